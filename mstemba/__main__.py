@@ -1,0 +1,3 @@
+from mstemba.cli import main
+
+main()

@@ -1,0 +1,219 @@
+"""The manifest: one JSON file that names the videos, their classes, subsets and actions once.
+
+{"format": "mstemba-manifest", "version": 1, "dataset": ..., "classes": [...],
+ "time_unit": "seconds" | "frames",
+ "videos": {id: {"path", "subset", "duration", "actions": [[class, start, end], ...]}}}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mstemba.errors import ManifestError
+
+FORMAT = "mstemba-manifest"
+VERSION = 1
+TIME_UNITS = ("seconds", "frames")
+VIDEO_SUFFIXES = frozenset(
+    [".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"]
+)
+_SUBSETS = {"train": "training", "val": "validation", "valid": "validation", "test": "testing"}
+
+
+class Action(NamedTuple):
+    """One labelled action, in the manifest's time unit."""
+
+    class_id: int
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Video:
+    """One entry of a manifest."""
+
+    id: str
+    path: Path | None
+    """None when the annotations name the video but no file was found for it."""
+    subset: str | None
+    """`training`, `validation`, `testing`, or None for a video without annotation."""
+    duration: float | None
+    actions: tuple[Action, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The videos of a workspace, by id, in the manifest's order."""
+
+    dataset: str
+    classes: tuple[str, ...]
+    time_unit: str
+    videos: dict[str, Video]
+
+    def subset(self, name: str) -> list[Video]:
+        """The videos of a subset that have a file."""
+        return [v for v in self.videos.values() if v.subset == name and v.path is not None]
+
+
+def subset_name(name: Any) -> str | None:
+    """`training`, `validation` or `testing` for the spellings in use; other names stay as they are."""
+    if name is None or str(name).strip() == "":
+        return None
+    name = str(name).strip().lower()
+    return _SUBSETS.get(name, name)
+
+
+def load_manifest(path: Path) -> Manifest:
+    """Read and check a manifest. Video paths are relative to its folder.
+
+    Raises ManifestError naming the entry that is wrong.
+    """
+    data = read_json_object(path)
+    if data.get("format") != FORMAT or data.get("version") != VERSION:
+        found = f"format {data.get('format')!r}, version {data.get('version')!r}"
+        raise ManifestError(
+            f"{path}: {found}; expected {FORMAT!r}, version {VERSION}. Make one with `mstemba init`"
+        )
+    classes = data.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ManifestError(f"{path}: `classes` must be a list of names")
+    if data.get("time_unit") not in TIME_UNITS:
+        raise ManifestError(
+            f"{path}: `time_unit` is {data.get('time_unit')!r}, expected one of {TIME_UNITS}"
+        )
+    if not isinstance(data.get("videos"), dict):
+        raise ManifestError(f"{path}: `videos` must be an object of entries by video id")
+    videos = {
+        id: _read_video(path, id, entry, len(classes)) for id, entry in data["videos"].items()
+    }
+    return Manifest(str(data.get("dataset", "")), tuple(classes), data["time_unit"], videos)
+
+
+def _read_video(manifest: Path, id: str, entry: Any, classes: int) -> Video:
+    where = f"{manifest}: video {id!r}"
+    if not isinstance(entry, dict):
+        raise ManifestError(f"{where}: expected an object, found {type(entry).__name__}")
+    actions = []
+    for number, item in enumerate(entry.get("actions", [])):
+        try:
+            action = parse_action(item)
+        except ValueError as error:
+            raise ManifestError(f"{where}, action {number}: {error}") from None
+        if not 0 <= action.class_id < classes:
+            raise ManifestError(
+                f"{where}, action {number}: unknown class id {action.class_id}; "
+                f"the manifest has {classes} classes, 0 to {classes - 1}"
+            )
+        actions.append(action)
+    file = entry.get("path")
+    return Video(
+        id=id,
+        path=None if file is None else manifest.parent / str(file),
+        subset=subset_name(entry.get("subset")),
+        duration=entry.get("duration"),
+        actions=tuple(actions),
+    )
+
+
+def parse_action(item: Any) -> Action:
+    """[class, start, end] with an integer class and finite times; ValueError says what is wrong."""
+    if not isinstance(item, (list, tuple)) or len(item) != 3:
+        raise ValueError(f"expected [class, start, end], found {item!r}")
+    class_id, start, end = item
+    if isinstance(class_id, bool) or not isinstance(class_id, int):
+        raise ValueError(f"class id {class_id!r} is not a whole number")
+    for time in (start, end):
+        if isinstance(time, bool) or not isinstance(time, (int, float)) or not math.isfinite(time):
+            raise ValueError(f"{time!r} is not a time")
+    return Action(class_id, float(start), float(end))
+
+
+def save_text(manifest: Manifest, folder: Path) -> str:
+    """The manifest as JSON text, one video a line, paths relative to `folder` where they lie below it."""
+    lines = []
+    for video in manifest.videos.values():
+        entry = {
+            "path": None if video.path is None else _relative(video.path, folder),
+            "subset": video.subset,
+            "duration": video.duration,
+            "actions": [list(action) for action in video.actions],
+        }
+        lines.append(f"  {json.dumps(video.id)}: {json.dumps(entry)}")
+    head = {
+        "format": FORMAT,
+        "version": VERSION,
+        "dataset": manifest.dataset,
+        "classes": list(manifest.classes),
+        "time_unit": manifest.time_unit,
+    }
+    fields = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
+    body = ' "videos": {\n' + ",\n".join(lines) + "\n }"
+    return "{\n" + ",\n".join([*fields, body]) + "\n}\n"
+
+
+def _relative(path: Path, folder: Path) -> str:
+    path, folder = path.resolve(), folder.resolve()
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; ManifestError when there is none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise ManifestError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ManifestError(f"{path}: expected a JSON object, found {type(data).__name__}")
+    return data
+
+
+_SPELLINGS: tuple[Callable[[Path, Path], str], ...] = (
+    lambda file, below: below.stem,
+    lambda file, below: below.with_suffix("").as_posix(),
+    lambda file, below: below.as_posix(),
+    lambda file, below: str(file),
+)
+
+
+def find_videos(inputs: Iterable[Path]) -> dict[str, Path]:
+    """Video files by id: those given, and those below the folders given.
+
+    The id is the file's stem; where two files share it, the path below the folder tells them
+    apart, so that two videos of one name never collide.
+    Raises ManifestError for a path that does not exist or a folder without a video.
+    """
+    found: list[tuple[Path, Path]] = []
+    for given in inputs:
+        if given.is_dir():
+            files = sorted(
+                f for f in given.rglob("*") if f.suffix.lower() in VIDEO_SUFFIXES and f.is_file()
+            )
+            if not files:
+                raise ManifestError(
+                    f"{given}: no video in this folder; looked for {', '.join(sorted(VIDEO_SUFFIXES))}"
+                )
+            found += [(file, file.relative_to(given)) for file in files]
+        elif given.exists():
+            found.append((given, Path(given.name)))
+        else:
+            raise ManifestError(f"{given}: no such file or folder")
+    ids: dict[str, Path] = {}
+    for spelling in _SPELLINGS:
+        names = [spelling(file, below) for file, below in found]
+        counts = Counter(names)
+        clashing = []
+        for pair, name in zip(found, names, strict=True):
+            if counts[name] == 1 and name not in ids:
+                ids[name] = pair[0]
+            else:
+                clashing.append(pair)
+        found = clashing
+    return dict(sorted(ids.items(), key=lambda item: str(item[1])))

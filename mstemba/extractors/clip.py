@@ -1,0 +1,88 @@
+"""CLIP image embeddings through open_clip: any of its models, by published tag or local file."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mstemba.errors import UsageError
+
+if TYPE_CHECKING:
+    from mstemba.extractors.encoder import FrameEncoder
+
+
+def describe(model: str) -> tuple[int, int]:
+    """(embedding width, input size) of an open_clip model, read without importing torch."""
+    folder = _configs()
+    file = folder / f"{model}.json"
+    if not file.is_file():
+        raise UsageError(
+            f"unknown CLIP model {model!r}; open_clip has {', '.join(_similar(folder, model))}"
+        )
+    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    size = config["vision_cfg"].get("image_size", 224)
+    return int(config["embed_dim"]), int(size[0] if isinstance(size, list) else size)
+
+
+def load(model: str, weights: str, device: str, precision: str) -> FrameEncoder:
+    """The image embedding, not normalised, as the published CLIP features are (MODEL.md, section 6).
+
+    Raises UsageError when the weights are not here and cannot be fetched, or do not fit the model.
+    """
+    from mstemba.extractors import torchvision_ops
+    from mstemba.extractors.encoder import FrameEncoder
+
+    torchvision_ops.ensure()
+    import open_clip
+
+    local = Path(weights).is_file()
+    if not local and weights not in open_clip.list_pretrained_tags_by_model(model):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise UsageError(f"no published weights {weights!r} of {model}; its tags: {tags}")
+    try:
+        network = open_clip.create_model(model, pretrained=weights)
+    except Exception as error:  # a hub, a socket, a file: each raises its own kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if local:
+            raise UsageError(f"{weights}: not weights of CLIP {model}: {reason}") from None
+        raise UsageError(
+            f"the weights {weights!r} of CLIP {model} are not here and could not be downloaded "
+            f"({reason}). Download {_where(model, weights)} on another machine and give the file by --weights"
+        ) from None
+    visual = network.visual
+    return FrameEncoder(
+        network, network.encode_image, visual.image_mean, visual.image_std, device, precision
+    )
+
+
+def default_at_hand() -> bool:
+    """Whether a cache of the hub holds something for the default weights."""
+    caches = [
+        Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub",
+        Path.home() / ".cache" / "clip",
+    ]
+    names = ("*vit_large_patch14_clip_224.openai*", "ViT-L-14.pt")
+    return any(any(cache.glob(name)) for cache in caches if cache.is_dir() for name in names)
+
+
+def _configs() -> Path:
+    package = importlib.util.find_spec("open_clip")
+    if package is None or package.origin is None:
+        raise UsageError("open_clip is not installed; run `pip install open_clip_torch`")
+    return Path(package.origin).parent / "model_configs"
+
+
+def _similar(folder: Path, model: str) -> list[str]:
+    names = sorted(file.stem for file in folder.glob("*.json"))
+    near = [name for name in names if name.lower().startswith(model.lower()[:5])]
+    return near or names
+
+
+def _where(model: str, tag: str) -> str:
+    import open_clip
+
+    config = open_clip.get_pretrained_cfg(model, tag)
+    return str(config.get("hf_hub") or config.get("url") or f"{model} {tag}")

@@ -1,0 +1,58 @@
+"""Cutting a sequence into the k streams of a dilated scan, and putting them together again.
+
+A clip of n steps gives streams of ceil(n / k) entries, the last of them zero where k does not
+divide n; those zeros are scanned like any step, unless the streams are ragged. ``interleaved`` puts
+step t at (t mod k, t // k); ``contiguous`` gives every stream ceil(n / k) neighbouring steps, so
+that where a step goes depends on the clip's own length.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def split_streams(x: Tensor, k: int, lengths: Tensor | None, split: str) -> Tensor:
+    """(B, T, D), zero from ``lengths`` (B,) on, to (B, k, ceil(T / k), D)."""
+    steps = x.shape[1]
+    size = -(-steps // k)
+    if split == "interleaved":
+        padded = F.pad(x, (0, 0, 0, size * k - steps))
+        return padded.reshape(len(x), size, k, x.shape[2]).transpose(1, 2)
+    own = _own_sizes(x, k, lengths)[:, None, None]
+    within = torch.arange(size, device=x.device)
+    step = torch.arange(k, device=x.device)[:, None] * own + within
+    step = torch.where(within < own, step, steps).clamp(max=steps)  # row ``steps`` is zero
+    return F.pad(x, (0, 0, 0, 1))[_rows(x)[:, None, None], step]
+
+
+def merge_streams(streams: Tensor, steps: int, lengths: Tensor | None, split: str) -> Tensor:
+    """Undo ``split_streams``: (B, k, L, D) to (B, T, D); rows from ``lengths`` on are arbitrary."""
+    if split == "interleaved":
+        return streams.transpose(1, 2).flatten(1, 2)[:, :steps]
+    k, size = streams.shape[1:3]
+    own = _own_sizes(streams, k, lengths, steps)[:, None]
+    step = torch.arange(steps, device=streams.device)
+    place = (step // own * size + step % own).clamp(max=k * size - 1)
+    return streams.flatten(1, 2)[_rows(streams)[:, None], place]
+
+
+def stream_mask(lengths: Tensor, k: int, size: int, ragged: bool) -> Tensor:
+    """(B, k, size) bool: the entries of each clip's streams that are scanned.
+
+    ``ragged`` leaves out the zeros at the end of the streams that got one step fewer.
+    """
+    late = torch.arange(k, device=lengths.device) if ragged else lengths.new_zeros(k)
+    sizes = (lengths[:, None] - late + k - 1) // k
+    return torch.arange(size, device=lengths.device) < sizes[..., None]
+
+
+def _own_sizes(x: Tensor, k: int, lengths: Tensor | None, steps: int | None = None) -> Tensor:
+    if lengths is None:
+        lengths = torch.full((len(x),), steps or x.shape[1], device=x.device)
+    return (lengths + k - 1) // k
+
+
+def _rows(x: Tensor) -> Tensor:
+    return torch.arange(len(x), device=x.device)

@@ -1,0 +1,1 @@
+"""The stages, in the order they run: init, decode, extract, train, evaluate, detect."""

@@ -1,0 +1,139 @@
+"""A trained model on disk, with everything needed to run it on a raw video: a folder with
+`model.safetensors` and `config.json` (architecture, classes, backbone specification, training options).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mstemba.errors import CheckpointError, UsageError
+from mstemba.pipeline.files import read_json
+from mstemba.pipeline.keys import file_sha256, spec_key
+from mstemba.pipeline.workspace import Workspace, get_current
+from mstemba.records import FeatureSpec, FloatArray
+
+if TYPE_CHECKING:
+    from mstemba.model.mstemba import MSTemba
+
+FORMAT = "mstemba-checkpoint"
+VERSION = 1
+CONFIG, WEIGHTS, DONE = "config.json", "model.safetensors", "done.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder, its configuration read and checked, its weights not yet loaded."""
+
+    folder: Path
+    arch: str
+    classes: tuple[str, ...]
+    spec: FeatureSpec
+    """The features it was trained on, and needs."""
+    weights_file: str | None
+    """Where the backbone's weights file was, if it was a local one."""
+    train_key: str
+
+    def load(self, device: str) -> MSTemba:
+        """The model in evaluation mode. Raises CheckpointError when the weights are damaged."""
+        from mstemba.model.checkpoint import load_model
+
+        return load_model(self.folder, device=device)
+
+    def sha256(self) -> str:
+        """Fingerprint of the weights."""
+        return file_sha256(self.folder / WEIGHTS)
+
+
+def make_config(
+    model: dict[str, Any],
+    classes: tuple[str, ...],
+    spec: FeatureSpec,
+    weights_file: str | None,
+    train: dict[str, Any],
+    key: str,
+) -> dict[str, Any]:
+    """The content of config.json. No time and no path of a run in it: equal runs give equal files."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": model,
+        "classes": list(classes),
+        "features": spec.as_dict(),
+        "features_key": spec_key(spec),
+        "weights_file": weights_file,
+        "train": train,
+        "key": key,
+    }
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a checkpoint folder, a run's folder (its chosen checkpoint), or a file in one.
+
+    Raises CheckpointError: nothing there, no configuration beside the weights, another version, or
+    a weights file that holds pickled code, which is refused and never executed.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() and (path / DONE).is_file():
+        folder = path / str(read_json(path / DONE)["checkpoint"])
+    if path.is_file() and path.name not in (WEIGHTS, CONFIG):
+        from mstemba.model.checkpoint import read_weights
+
+        read_weights(path)  # says what is wrong with the file before what is missing beside it
+        raise CheckpointError(
+            f"{path}: holds weights alone; a checkpoint is a folder with {WEIGHTS} and {CONFIG}, "
+            f"which names the classes and the backbone"
+        )
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder}: no checkpoint, it has no {name}. Make one with `mstemba train`"
+            )
+    try:
+        config = read_json(folder / CONFIG)
+        if config["format"] != FORMAT or config["version"] != VERSION:
+            raise CheckpointError(
+                f"{folder}: format {config['format']!r} version {config['version']}, expected {FORMAT!r} {VERSION}"
+            )
+        return Checkpoint(
+            folder=folder,
+            arch=config["model"]["arch"],
+            classes=tuple(config["classes"]),
+            spec=FeatureSpec.from_dict(config["features"]),
+            weights_file=config["weights_file"],
+            train_key=config["key"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / CONFIG}: damaged: {error!r}") from None
+
+
+def find_checkpoint(given: Path | None, workspace: Workspace | None) -> Checkpoint:
+    """The checkpoint named, else the one the workspace's last `train` made."""
+    if given is not None:
+        return open_checkpoint(given)
+    if workspace is None:
+        raise UsageError(
+            "no workspace here: name a --checkpoint, or run in a workspace with a trained model"
+        )
+    run = get_current(workspace.runs)
+    if run is None or not (run / DONE).is_file():
+        state = "its training has not finished" if run else "nothing was trained in it yet"
+        raise UsageError(f"{workspace.root}: {state}. Run `mstemba train`, or name a --checkpoint")
+    return open_checkpoint(run)
+
+
+def score(model: MSTemba, features: FloatArray) -> NDArray[np.float32]:
+    """(T, F) features of a whole video to (T, C) probabilities."""
+    import torch
+
+    device = next(model.parameters()).device
+    batch = torch.from_numpy(np.asarray(features, np.float32))[None].to(device)
+    with torch.inference_mode():
+        logits = model(batch).logits[0]
+    return logits.float().sigmoid().cpu().numpy()

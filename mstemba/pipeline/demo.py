@@ -1,0 +1,162 @@
+"""A small labelled video set that is rendered here, and the whole pipeline run on it.
+
+Figures move over a dim background; what they do are the actions, and two figures act at once, so
+that actions overlap. Every clip is drawn from its own seed; the last clips are held out for testing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Polygon
+from numpy.typing import NDArray
+
+from mstemba.data_manifests.manifest import Action, Manifest, Video, save_text
+from mstemba.pipeline.decode.pyav_reader import write_video
+from mstemba.pipeline.detect import DetectResult, detect
+from mstemba.pipeline.evaluate import Evaluation, evaluate
+from mstemba.pipeline.extract import ExtractResult, extract
+from mstemba.pipeline.files import write_atomically, write_text
+from mstemba.pipeline.init import init
+from mstemba.pipeline.options import DetectOptions, ExtractOptions, TrainOptions
+from mstemba.pipeline.progress import Event, Listener, silent
+from mstemba.pipeline.train import TrainResult, train
+
+FPS = 10
+SECONDS = 12
+SIZE = 128
+TRAINING_CLIPS, TEST_CLIPS = 10, 3
+# One list a figure: what it can do, one thing at a time.
+ACTIONS = (("disc jumps", "disc grows", "disc crosses"), ("triangle spins", "triangle shakes"))
+CLASSES = tuple(name for figure in ACTIONS for name in figure)
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo made."""
+
+    extraction: ExtractResult
+    training: TrainResult
+    evaluation: Evaluation
+    detection: DetectResult
+    seconds: float
+
+
+def demo(folder: Path, *, device: str = "auto", listen: Listener = silent) -> DemoResult:
+    """Render the videos below `folder` and run init, extract, train, evaluate and detect there."""
+    begin = time.perf_counter()
+    listen(
+        Event(
+            "demo",
+            f"rendering {TRAINING_CLIPS + TEST_CLIPS} clips of {SECONDS} s into {folder / 'videos'}",
+        )
+    )
+    annotations = render(folder)
+    workspace = init([folder / "videos"], annotations, root=folder).workspace
+    extraction = extract(
+        options=ExtractOptions(backbone="efficientnet-lite0", window=2, stride=2, device=device),
+        workspace=workspace,
+        listen=listen,
+    )
+    training = train(
+        TrainOptions(min_steps=300, epochs=1, device=device), workspace=workspace, listen=listen
+    )
+    evaluation = evaluate(workspace=workspace, device=device, listen=listen)
+    video = folder / "videos" / f"clip_{TRAINING_CLIPS:02d}.mp4"
+    detection = detect([video], DetectOptions(device=device), workspace=workspace, listen=listen)
+    return DemoResult(extraction, training, evaluation, detection, time.perf_counter() - begin)
+
+
+def render(folder: Path) -> Path:
+    """Write the clips that are not there yet, and their annotation file; gives its path."""
+    videos = {}
+    for number in range(TRAINING_CLIPS + TEST_CLIPS):
+        id = f"clip_{number:02d}"
+        subset = "training" if number < TRAINING_CLIPS else "testing"
+        tracks = [
+            _schedule(np.random.default_rng([number, i]), names) for i, names in enumerate(ACTIONS)
+        ]
+        path = folder / "videos" / f"{id}.mp4"
+        if not path.is_file():
+            rng = np.random.default_rng([number, len(ACTIONS)])
+            write_atomically(
+                path, lambda file, t=tracks, r=rng: write_video(file, _frames(t, r), FPS)
+            )
+        actions = tuple(action for track in tracks for action in track)
+        videos[id] = Video(id, path, subset, float(SECONDS), actions)
+    manifest = Manifest("demo", CLASSES, "seconds", videos)
+    annotations = folder / "annotations.json"
+    write_text(annotations, save_text(manifest, folder))
+    return annotations
+
+
+def _schedule(rng: np.random.Generator, names: tuple[str, ...]) -> list[Action]:
+    """What a figure does when: pauses and actions in turn, each of its actions at least once."""
+    order = [*rng.permutation(len(names)), *rng.integers(0, len(names), 10)]
+    actions, clock = [], float(rng.uniform(0.3, 1.2))
+    for choice in order:
+        end = clock + float(rng.uniform(1.4, 2.6))
+        if end > SECONDS:
+            break
+        actions.append(Action(CLASSES.index(names[choice]), round(clock, 2), round(end, 2)))
+        clock = end + float(rng.uniform(0.4, 1.0))
+    return actions
+
+
+def _frames(tracks: list[list[Action]], rng: np.random.Generator) -> Iterator[NDArray[np.uint8]]:
+    """The pictures of one clip, (SIZE, SIZE, 3) RGB."""
+    shade = rng.uniform(0.1, 0.3, 3)
+    colours = rng.uniform(0.5, 1.0, (2, 3))
+    figure = Figure(figsize=(1, 1), dpi=SIZE)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    for number in range(FPS * SECONDS):
+        axes.clear()
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.set_axis_off()
+        figure.set_facecolor(shade)
+        doing = [_current(track, number / FPS) for track in tracks]
+        axes.add_patch(_disc(*doing[0], colour=colours[0]))
+        axes.add_patch(_triangle(*doing[1], colour=colours[1]))
+        canvas.draw()
+        noise = rng.normal(0, 4, (SIZE, SIZE, 1))
+        picture = np.asarray(canvas.buffer_rgba())[..., :3]
+        yield np.clip(picture + noise, 0, 255).astype(np.uint8)
+
+
+def _current(track: list[Action], time: float) -> tuple[str, float]:
+    """What a figure does at a time, and for how many seconds already; "" when it rests."""
+    for action in track:
+        if action.start < time < action.end:
+            return CLASSES[action.class_id], time - action.start
+    return "", 0.0
+
+
+def _disc(action: str, t: float, colour: NDArray[np.floating]) -> Circle:
+    x, y, radius = 0.28, 0.3, 0.1
+    if action == "disc jumps":
+        y += 0.35 * abs(math.sin(2 * math.pi * t))
+    elif action == "disc grows":
+        radius += 0.1 * (1 - math.cos(2 * math.pi * t))
+    elif action == "disc crosses":
+        x += 0.25 * (1 - math.cos(2 * math.pi * t / 1.5))
+    return Circle((x, y), radius, color=colour)
+
+
+def _triangle(action: str, t: float, colour: NDArray[np.floating]) -> Polygon:
+    x, y, angle = 0.7, 0.75, math.pi / 2
+    if action == "triangle spins":
+        angle += 2 * math.pi * 0.8 * t
+    elif action == "triangle shakes":
+        x += 0.12 * math.sin(2 * math.pi * 2 * t)
+    corners = [angle + i * 2 * math.pi / 3 for i in range(3)]
+    return Polygon(
+        [(x + 0.16 * math.cos(a), y + 0.16 * math.sin(a)) for a in corners], color=colour
+    )

@@ -1,0 +1,28 @@
+"""CSV: one row a segment, for spreadsheets and pandas."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from mstemba.pipeline.files import write_text
+from mstemba.pipeline.outputs.detection import Detection
+
+
+def write_csv(detection: Detection, path: Path) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["video", "start", "end", "label", "class_id", "score"])
+    video = Path(detection.scores.video).name
+    for s in detection.segments:
+        label = _literal(s.label)
+        writer.writerow(
+            [_literal(video), f"{s.start:.3f}", f"{s.end:.3f}", label, s.class_id, f"{s.score:.4f}"]
+        )
+    write_text(path, text.getvalue())
+
+
+def _literal(text: str) -> str:
+    # A spreadsheet would run a cell that begins like a formula.
+    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

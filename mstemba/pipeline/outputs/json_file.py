@@ -1,0 +1,36 @@
+"""JSON: segments, time grid, provenance. Seconds throughout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mstemba.pipeline.files import write_json
+from mstemba.pipeline.outputs.detection import Detection
+
+
+def as_dict(detection: Detection) -> dict[str, Any]:
+    """The content of the file."""
+    scores = detection.scores
+    return {
+        "video": scores.video,
+        "duration": scores.duration,
+        "fps": scores.fps,
+        "classes": list(scores.classes),
+        "grid": scores.grid.as_dict(),
+        "segments": [
+            {
+                "label": s.label,
+                "class_id": s.class_id,
+                "start": round(s.start, 6),
+                "end": round(s.end, 6),
+                "score": round(s.score, 6),
+            }
+            for s in detection.segments
+        ],
+        "provenance": detection.provenance,
+    }
+
+
+def write_json_file(detection: Detection, path: Path) -> None:
+    write_json(path, as_dict(detection))

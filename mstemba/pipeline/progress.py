@@ -1,0 +1,25 @@
+"""How a stage tells what it is doing: events to a callback, so that programs and people can listen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Event:
+    """One piece of news. With `total` it is progress; with only a `message` it is a line to show."""
+
+    stage: str
+    message: str = ""
+    done: float = 0.0
+    total: float | None = None
+    unit: str = ""
+    warning: bool = False
+
+
+Listener = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """The listener that ignores everything."""

@@ -1,0 +1,180 @@
+"""The feature store: zarr v3, one store a feature specification, one array a video.
+
+    <store>/zarr.json            attributes: format, version, the specification and its key
+    <store>/<video id>/zarr.json attributes, written last: key, time grid, source, decoder, warnings
+    <store>/<video id>/c/...     (T, F), one shard a write
+
+An entry exists when its attributes do. They are written in one atomic rename after the last shard,
+so a killed extraction leaves nothing that reads as done.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from mstemba.errors import StoreError
+from mstemba.pipeline.keys import spec_key
+from mstemba.records import Features, FeatureSpec, FloatArray, TimeGrid
+
+FORMAT = "mstemba-features"
+VERSION = 1
+CHUNK_ROWS = 256
+SHARD_ROWS = 4096
+
+
+class FeatureStore:
+    """Features of many videos, all made by one specification."""
+
+    def __init__(self, root: Path, spec: FeatureSpec, weights_file: str | None = None) -> None:
+        self.root = root
+        self.spec = spec
+        self.weights_file = weights_file
+        """Where the backbone's weights were when the store was made, if they were a local file."""
+
+    @classmethod
+    def open(cls, root: Path) -> FeatureStore:
+        """Open an existing store. Raises StoreError when there is none, or it is another version's."""
+        attributes = _attributes(root)
+        if attributes is None or attributes.get("format") != FORMAT:
+            raise StoreError(f"{root}: no feature store. Make one with `mstemba extract`")
+        if attributes.get("version") != VERSION:
+            raise StoreError(
+                f"{root}: store version {attributes.get('version')}, expected {VERSION}"
+            )
+        return cls(root, FeatureSpec.from_dict(attributes["spec"]), attributes.get("weights_file"))
+
+    @classmethod
+    def create(cls, root: Path, spec: FeatureSpec, weights_file: str | None = None) -> FeatureStore:
+        """Open the store at `root`, or make it.
+
+        Raises StoreError naming the options that differ when it was built with others.
+        """
+        if _attributes(root) is not None:
+            store = cls.open(root)
+            if difference := store.spec.differences(spec):
+                raise StoreError(
+                    f"{root}: the store was built with {difference}. "
+                    f"Give another --store, or the options it was built with"
+                )
+            return store
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise StoreError(f"{root}: exists and is no feature store; give another --store")
+        attributes = {
+            "format": FORMAT,
+            "version": VERSION,
+            "spec": spec.as_dict(),
+            "key": spec_key(spec),
+            "weights_file": weights_file,
+        }
+        zarr.create_group(str(root), attributes=attributes, zarr_format=3)
+        return cls(root, spec, weights_file)
+
+    def entry(self, id: str) -> dict[str, Any] | None:
+        """What is known of a finished entry; None when there is none or it was not finished."""
+        attributes = _attributes(self._path(id))
+        return attributes if attributes and "key" in attributes else None
+
+    def read(self, id: str) -> Features:
+        """Load one entry. Raises StoreError when it is missing, unfinished or damaged."""
+        entry = self.entry(id)
+        if entry is None:
+            raise StoreError(f"{self.root}: no features of {id!r}. Run `mstemba extract`")
+        try:
+            values: FloatArray = np.asarray(zarr.open_array(str(self._path(id)), mode="r")[:])
+            grid = TimeGrid(np.asarray(entry["starts"], np.float64), entry["step"])
+            return Features(values, grid, entry["duration"], entry["fps"], entry["key"])
+        except (KeyError, ValueError, OSError) as error:
+            raise StoreError(
+                f"{self.root}: entry {id!r} is damaged: {error}; delete it and extract again"
+            ) from None
+
+    def writer(self, id: str) -> EntryWriter:
+        """Begin an entry, in place of whatever stands under its name."""
+        return EntryWriter(self._path(id), self.spec)
+
+    def bytes_of(self, id: str) -> int:
+        return sum(f.stat().st_size for f in self._path(id).rglob("*") if f.is_file())
+
+    def _path(self, id: str) -> Path:
+        # Quoting keeps every id one folder name; a leading dot would hide or climb.
+        name = quote(id, safe=" ()+,-=@[]_{}")
+        return self.root / (name.replace(".", "%2E") if name.startswith(".") else name)
+
+
+class EntryWriter:
+    """Takes rows as they come, writes whole shards, and makes the entry exist at the end."""
+
+    def __init__(self, path: Path, spec: FeatureSpec) -> None:
+        if path.exists():
+            # The marker goes first: a kill while the data is being removed must not leave a done entry.
+            (path / "zarr.json").unlink(missing_ok=True)
+            shutil.rmtree(path)
+        self._array: zarr.Array[Any] = zarr.create_array(
+            str(path),
+            shape=(0, spec.width),
+            chunks=(CHUNK_ROWS, spec.width),
+            shards=(SHARD_ROWS, spec.width),
+            dtype=spec.dtype,
+            zarr_format=3,
+        )
+        self._waiting: list[FloatArray] = []
+        self._rows_waiting = 0
+        self._starts: list[NDArray[np.float64]] = []
+
+    def append(self, rows: FloatArray, starts: NDArray[np.float64]) -> None:
+        """Add (M, F) rows and the times they start at, in seconds."""
+        if len(rows) == 0:
+            return
+        self._waiting.append(rows)
+        self._starts.append(starts)
+        self._rows_waiting += len(rows)
+        while self._rows_waiting >= SHARD_ROWS:
+            self._write(SHARD_ROWS)
+
+    def finish(self, key: str, step: float, **facts: Any) -> None:
+        """Write what waits, then the attributes that make the entry exist.
+
+        `facts` are stored with it: duration and fps in seconds, the source, the decoder, warnings.
+        """
+        if self._rows_waiting:
+            self._write(self._rows_waiting)
+        starts = np.concatenate(self._starts)
+        self._array.update_attributes(
+            {
+                "key": key,
+                "starts": starts.tolist(),
+                "step": step,
+                "rows": len(starts),
+                "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                **facts,
+            }
+        )
+
+    def _write(self, count: int) -> None:
+        rows = np.concatenate(self._waiting)
+        begin = self._array.shape[0]
+        self._array.resize((begin + count, rows.shape[1]))
+        self._array[begin:] = rows[:count]
+        self._waiting = [rows[count:]]
+        self._rows_waiting = len(rows) - count
+
+
+def _attributes(path: Path) -> dict[str, Any] | None:
+    # Read without zarr: looking up thousands of finished entries must take no time.
+    try:
+        metadata = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: damaged: {error}") from None
+    attributes = metadata.get("attributes", {})
+    return attributes if isinstance(attributes, dict) else None

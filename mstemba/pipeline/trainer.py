@@ -1,0 +1,269 @@
+"""The optimisation itself: AdamW, warm-up and cosine by step, averaged weights, resumable state.
+
+Every random draw follows from (seed, step) alone, so a resumed run needs no generator's state.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from mstemba.errors import MstembaError, UsageError
+from mstemba.model.checkpoint import save_weights
+from mstemba.model.config import ModelConfig
+from mstemba.model.losses import detection_loss
+from mstemba.model.mstemba import MSTemba
+from mstemba.pipeline import plots
+from mstemba.pipeline.checkpoint import WEIGHTS, score
+from mstemba.pipeline.dataset import Clip, random_batch
+from mstemba.pipeline.devices import pick_device
+from mstemba.pipeline.files import write_atomically
+from mstemba.pipeline.metrics import average_precision, mean_average_precision
+from mstemba.pipeline.options import TrainOptions
+from mstemba.pipeline.progress import Event, Listener
+
+STATE = "state.safetensors"
+LOG_EVERY = 10
+# How many training videos the training mAP is measured on: it only shows whether the model learns.
+TRAIN_MAP_CLIPS = 8
+
+
+class Trainer:
+    """One training run."""
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        training: Sequence[Clip],
+        validation: Sequence[Clip],
+        batch_size: int,
+        steps: int,
+    ) -> None:
+        self._options = options
+        self._training, self._validation = training, validation
+        self._batch_size, self._steps = batch_size, steps
+        self._accelerator = _accelerator(options)
+        self.model_config = ModelConfig(
+            arch=options.arch,
+            in_features=training[0].features.shape[1],
+            classes=training[0].labels.shape[1],
+            drop_path=options.drop_path,
+            dropout=options.dropout,
+        )
+        torch.manual_seed(options.seed)
+        model = MSTemba(self.model_config)
+        self._average = (
+            copy.deepcopy(model).to(self._accelerator.device).eval().requires_grad_(False)
+        )
+        optimizer = torch.optim.AdamW(_groups(model, options.weight_decay), lr=options.lr)
+        self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
+        self._step = 0
+        self._best: float | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files."""
+        return bool(self._accelerator.is_main_process)
+
+    def fit(self, run: Path, check_every: int, key: str, listen: Listener) -> float | None:
+        """Train to the end; the best validation mAP in percent, None without validation videos."""
+        if (run / STATE).is_file():
+            self._load_state(run / STATE, key)
+            listen(Event("train", f"going on from step {self._step} of {self._steps}"))
+        log = _Log(run, self._step) if self.is_main else None
+        saved = begin = time.perf_counter()
+        first = self._step
+        while self._step < self._steps:
+            terms = self._train_step()
+            at_check = self._step % check_every == 0 or self._step == self._steps
+            if self._step % LOG_EVERY == 0 or at_check:
+                values = {name: float(value) for name, value in terms.items()}
+                if not math.isfinite(loss := values["loss"]):
+                    raise MstembaError(
+                        f"training diverged: the loss is {loss} at step {self._step}. "
+                        f"Try a lower --lr, and look for NaN in the features"
+                    )
+                if log:
+                    log.write({"step": self._step, "lr": self._rate(self._step - 1), **values})
+                rate = (self._step - first) / (time.perf_counter() - begin)
+                listen(
+                    Event(
+                        "train",
+                        f"step {self._step}, loss {loss:.3f}, {rate:.1f} steps/s",
+                        self._step,
+                        self._steps,
+                    )
+                )
+            if at_check and self.is_main:
+                assert log is not None
+                log.write({"step": self._step, **self._check(run)})
+                if time.perf_counter() - saved > self._options.checkpoint_seconds:
+                    self._save_state(run / STATE, key)
+                    saved = time.perf_counter()
+        if self.is_main:
+            save_weights(run / "last" / WEIGHTS, self._average)
+            plots.curves(run / "metrics.jsonl", run / "curves.png")
+        self._accelerator.wait_for_everyone()
+        return self._best
+
+    def forget_state(self, run: Path) -> None:
+        """Delete the resumable state of a finished run."""
+        (run / STATE).unlink(missing_ok=True)
+
+    def _train_step(self) -> dict[str, Tensor]:
+        options, accelerator = self._options, self._accelerator
+        # Processes draw different batches; one process draws what it would draw alone.
+        draw = self._step * accelerator.num_processes + accelerator.process_index
+        torch.manual_seed(options.seed * 1_000_003 + draw + 1)
+        arrays = random_batch(
+            self._training, draw, self._batch_size, options.clip_length, options.seed
+        )
+        features, labels, mask = (torch.from_numpy(a).to(accelerator.device) for a in arrays)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate(self._step)
+        self._model.train()
+        with accelerator.autocast():
+            output = self._model(features, mask)
+        terms = detection_loss(
+            output,
+            labels,
+            mask,
+            auxiliary_weight=options.auxiliary_weight,
+            consistency_weight=options.consistency_weight,
+        )
+        accelerator.backward(terms.total)
+        norm = accelerator.clip_grad_norm_(self._model.parameters(), options.clip_grad)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._update_average()
+        self._step += 1
+        losses = {"loss": terms.total, "final": terms.final, "grad_norm": norm}
+        if terms.auxiliary:
+            losses |= {"auxiliary": sum(terms.auxiliary), "consistency": terms.consistency}
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _rate(self, step: int) -> float:
+        """Learning rate: a linear rise, then half a cosine to nothing, by optimiser step."""
+        rise = max(1, round(self._options.warmup * self._steps))
+        if step < rise:
+            return self._options.lr * (step + 1) / rise
+        done = (step - rise) / max(1, self._steps - rise)
+        return self._options.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # Early on the average follows closely, else it would remember the random start.
+        decay = min(self._options.ema, (1 + self._step) / (10 + self._step))
+        model = self._accelerator.unwrap_model(self._model)
+        torch._foreach_lerp_(list(self._average.parameters()), list(model.parameters()), 1 - decay)
+
+    def _check(self, run: Path) -> dict[str, float]:
+        """mAP of the averaged weights; the best on the validation videos are written down."""
+        measured = {"train_map": _map(self._average, self._training[:TRAIN_MAP_CLIPS])}
+        if self._validation:
+            value = measured["val_map"] = _map(self._average, self._validation)
+            if self._best is None or value > self._best:
+                self._best = value
+                save_weights(run / "best" / WEIGHTS, self._average)
+        return {name: value for name, value in measured.items() if math.isfinite(value)}
+
+    def _save_state(self, path: Path, key: str) -> None:
+        model = self._accelerator.unwrap_model(self._model)
+        tensors = {f"model.{n}": p.detach() for n, p in model.named_parameters()}
+        tensors |= {f"average.{n}": p for n, p in self._average.named_parameters()}
+        for name, parameter in model.named_parameters():
+            for part, value in self._moments(parameter).items():
+                tensors[f"{part}.{name}"] = value
+        metadata = {"key": key, "step": str(self._step), "best": json.dumps(self._best)}
+        write_atomically(
+            path, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata)
+        )
+
+    def _load_state(self, path: Path, key: str) -> None:
+        with safetensors.safe_open(path, "pt", device=str(self._accelerator.device)) as file:
+            metadata = file.metadata()
+            if metadata.get("key") != key:
+                raise UsageError(f"{path}: belongs to another run; delete it to begin again")
+            model = self._accelerator.unwrap_model(self._model)
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    parameter.copy_(file.get_tensor(f"model.{name}"))
+                    self._optimizer.state[parameter] = {
+                        "step": torch.tensor(float(metadata["step"])),
+                        "exp_avg": file.get_tensor(f"exp_avg.{name}"),
+                        "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}"),
+                    }
+                for name, parameter in self._average.named_parameters():
+                    parameter.copy_(file.get_tensor(f"average.{name}"))
+        self._step, self._best = int(metadata["step"]), json.loads(metadata["best"])
+
+    def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self._optimizer.state[parameter]
+        return {part: state[part] for part in ("exp_avg", "exp_avg_sq")}
+
+
+def _accelerator(options: TrainOptions) -> Accelerator:
+    device = pick_device(options.device)
+    precision = options.precision
+    if precision == "auto":
+        precision = "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "no"
+    AcceleratorState._reset_state()  # accelerate keeps the first call's settings for the whole process
+    return Accelerator(cpu=device == "cpu", mixed_precision=precision)
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay for matrices only; not for vectors, and not for A_log and D of the scan."""
+    free = [p for p in model.parameters() if p.ndim < 2 or getattr(p, "_no_weight_decay", False)]
+    names = {id(p) for p in free}
+    decayed = [p for p in model.parameters() if id(p) not in names]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+
+
+def _map(model: MSTemba, clips: Sequence[Clip]) -> float:
+    scores = np.concatenate([score(model, clip.features) for clip in clips])
+    labels = np.concatenate([clip.labels for clip in clips])
+    return mean_average_precision(average_precision(scores, labels), labels.sum(axis=0))
+
+
+class _Log:
+    """metrics.jsonl and TensorBoard; after a resume, what the killed run wrote too far is dropped."""
+
+    def __init__(self, run: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._path = run / "metrics.jsonl"
+        lines = self._path.read_text().splitlines() if self._path.is_file() else []
+        kept = [line for line in lines if _step_of(line) <= step]
+        self._path.write_text("".join(line + "\n" for line in kept))
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+
+    def write(self, values: dict[str, float]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+        for name, value in values.items():
+            if name != "step":
+                self._board.add_scalar(name, value, int(values["step"]))
+        self._board.flush()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return math.inf  # a line that the kill cut in two

@@ -1,0 +1,98 @@
+"""The folder in which the commands need no further word: where everything is, and what is current."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mstemba.errors import UsageError
+from mstemba.pipeline.files import write_text
+
+MARKER = "mstemba.toml"
+_CONTENT = """\
+# This file makes its folder an mstemba workspace: the commands run in it, or below it, need no paths.
+version = 1
+manifest = "manifest.json"
+"""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths of a workspace.
+
+    `current` files hold one name: the feature store of the last `extract` and the run of the last
+    `train`, which the later commands take when they are not told otherwise.
+    """
+
+    root: Path
+    manifest: Path
+
+    @property
+    def features(self) -> Path:
+        return self.root / "features"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def detections(self) -> Path:
+        return self.root / "detections"
+
+    @property
+    def fingerprints(self) -> Path:
+        return self.root / ".cache" / "fingerprints.json"
+
+
+def create_workspace(root: Path) -> Workspace:
+    """Make `root` a workspace; an existing one is left as it is."""
+    root.mkdir(parents=True, exist_ok=True)
+    if not (root / MARKER).is_file():
+        write_text(root / MARKER, _CONTENT)
+    return open_workspace(root)
+
+
+def open_workspace(root: Path) -> Workspace:
+    """The workspace at `root`. Raises UsageError when it is none."""
+    if not (root / MARKER).is_file():
+        raise UsageError(
+            f"{root} is no mstemba workspace: it has no {MARKER}. Make one with `mstemba init`"
+        )
+    return Workspace(root, root / _manifest_name(root / MARKER))
+
+
+def find_workspace(given: Path | None = None) -> Workspace | None:
+    """The workspace named by the option or by MSTEMBA_WORKSPACE, else the nearest one upwards, else None."""
+    if given is None and os.environ.get("MSTEMBA_WORKSPACE"):
+        given = Path(os.environ["MSTEMBA_WORKSPACE"])
+    if given is not None:
+        return open_workspace(given)
+    here = Path.cwd()
+    return next((open_workspace(f) for f in (here, *here.parents) if (f / MARKER).is_file()), None)
+
+
+def _manifest_name(marker: Path) -> str:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        data = tomllib.loads(marker.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{marker}: not readable as TOML: {error}") from None
+    return str(data.get("manifest", "manifest.json"))
+
+
+def set_current(folder: Path, name: str) -> None:
+    """Remember which entry of `folder` the later commands take."""
+    write_text(folder / "current", name + "\n")
+
+
+def get_current(folder: Path) -> Path | None:
+    """The remembered entry of `folder`, if it is still there."""
+    pointer = folder / "current"
+    if not pointer.is_file():
+        return None
+    entry = folder / pointer.read_text(encoding="utf-8").strip()
+    return entry if entry.is_dir() else None

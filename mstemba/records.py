@@ -1,0 +1,174 @@
+"""What travels between the stages: frozen dataclasses over numpy arrays, never an array without its time."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mstemba.errors import UsageError
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class TimeGrid:
+    """When every row of a (T, ...) array happens, in seconds from the start of the video.
+
+    `starts[i]` is the presentation time of the first frame of row i; row i lasts until the next
+    row starts. Constant-rate video gives an even grid; variable-rate video keeps its real times.
+    """
+
+    starts: NDArray[np.float64]
+    """(T,) strictly increasing, seconds."""
+    step: float
+    """Seconds from one row to the next: the mean over the video, and the length of the last row."""
+
+    def __post_init__(self) -> None:
+        if self.starts.ndim != 1 or len(self.starts) == 0:
+            raise ValueError(f"starts has shape {self.starts.shape}, expected (T,) with T >= 1")
+        if not np.all(np.diff(self.starts) > 0):
+            raise ValueError("starts must increase strictly")
+        if not self.step > 0:
+            raise ValueError(f"step is {self.step}, expected more than 0 seconds")
+
+    @classmethod
+    def even(cls, start: float, step: float, count: int) -> TimeGrid:
+        """A grid of `count` rows, `step` seconds apart."""
+        return cls(start + step * np.arange(count, dtype=np.float64), step)
+
+    @property
+    def start(self) -> float:
+        return float(self.starts[0])
+
+    @property
+    def count(self) -> int:
+        return len(self.starts)
+
+    @property
+    def ends(self) -> NDArray[np.float64]:
+        """(T,) seconds: where each row gives way to the next."""
+        return np.append(self.starts[1:], self.starts[-1] + self.step)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether start + i * step gives every row's time to half a step."""
+        even = self.start + self.step * np.arange(self.count)
+        return bool(np.abs(self.starts - even).max() <= self.step / 2)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"start": self.start, "step": self.step, "count": self.count}
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A batch of consecutive decoded frames."""
+
+    images: NDArray[np.uint8]
+    """(N, H, W, 3) RGB."""
+    times: NDArray[np.float64]
+    """(N,) presentation times, seconds from the start of the video."""
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.shape[-1] != 3 or self.images.dtype != np.uint8:
+            raise ValueError(
+                f"images are {self.images.dtype} {self.images.shape}, expected uint8 (N, H, W, 3)"
+            )
+        if self.times.shape != self.images.shape[:1]:
+            raise ValueError(f"{len(self.images)} images but times have shape {self.times.shape}")
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Everything that decides the numbers in a feature store, and nothing else.
+
+    Device, workers and batch size are not here: they must not change what is cached.
+    """
+
+    backbone: str
+    model: str
+    weights: str
+    """`package:...`, `tag:...` (a published, immutable name) or `sha256:...` (a local file)."""
+    width: int
+    input_size: int
+    """The decoder resizes the short side to this many pixels, then the centre square is taken."""
+    window: int = 16
+    stride: int = 16
+    every: int = 1
+    precision: str = "float32"
+    dtype: str = "float32"
+    decoder: str = "auto"
+    resize: str = "bilinear-in-decoder"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> FeatureSpec:
+        """Raises UsageError naming what is missing or unknown."""
+        known = {field.name for field in fields(cls)}
+        if set(data) != known:
+            odd = ", ".join(sorted(set(data) ^ known))
+            raise UsageError(f"feature specification does not match this version of mstemba: {odd}")
+        return cls(**data)
+
+    def differences(self, wanted: FeatureSpec) -> str:
+        """What differs, as `window=16 (wanted 8), ...`; empty when nothing does."""
+        mine, theirs = self.as_dict(), wanted.as_dict()
+        return ", ".join(
+            f"{k}={mine[k]} (wanted {theirs[k]})" for k in mine if mine[k] != theirs[k]
+        )
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of one video."""
+
+    values: FloatArray
+    """(T, F) float16 or float32."""
+    grid: TimeGrid
+    duration: float
+    """Seconds, from the start to the end of the last frame."""
+    fps: float
+    """Mean frames a second."""
+    key: str
+    """The cache key of the entry: what it was made from and how."""
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or len(self.values) != self.grid.count:
+            raise ValueError(
+                f"values have shape {self.values.shape}, expected ({self.grid.count}, F)"
+            )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Dense class probabilities of one video."""
+
+    probabilities: NDArray[np.float32]
+    """(T, C) in [0, 1]; several classes may be active at once."""
+    grid: TimeGrid
+    classes: tuple[str, ...]
+    video: str
+    duration: float
+    fps: float
+
+    def __post_init__(self) -> None:
+        expected = (self.grid.count, len(self.classes))
+        if self.probabilities.shape != expected:
+            raise ValueError(
+                f"probabilities have shape {self.probabilities.shape}, expected {expected}"
+            )
+
+
+@dataclass(frozen=True, order=True)
+class Segment:
+    """One detected action: seconds from the start of the video, score in [0, 1]."""
+
+    start: float
+    end: float
+    class_id: int
+    label: str
+    score: float

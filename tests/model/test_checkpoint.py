@@ -1,0 +1,213 @@
+"""Weights files: the authors' are accepted whole, everything else is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mstemba.errors import CheckpointError, UsageError
+from mstemba.model.checkpoint import (
+    infer_config,
+    load_model,
+    load_weights,
+    read_weights,
+    save_weights,
+)
+from mstemba.model.config import ModelConfig
+from mstemba.model.mstemba import MSTemba
+
+TINY = ModelConfig(5, 4, "mstemba", (8, 12, 16), state=3)
+
+
+def empty_weights(path: Path) -> dict[str, Tensor]:
+    return {name: torch.zeros(shape) for name, shape in json.loads(path.read_text()).items()}
+
+
+@pytest.mark.parametrize(
+    ("version", "arch", "parameters"),
+    [("v1", "mstemba", 10_040_829), ("v3", "mstemba-v3", 16_613_708)],
+)
+def test_official_checkpoints_fit(shared: Path, version: str, arch: str, parameters: int) -> None:
+    weights = empty_weights(shared / "golden" / f"official_{version}_charades_clip_shapes.json")
+    assert sum(w.numel() for w in weights.values()) == parameters
+    dead = sum(w.numel() for n, w in weights.items() if ".head." in n)
+    config = infer_config(weights)
+    assert config == ModelConfig(768, 157, arch)
+    with torch.device("meta"):
+        model = MSTemba(config)
+    live = sum(p.numel() for p in model.parameters())
+    assert live == parameters - dead
+    assert version == "v1" or live == 13_278_708
+    load_weights(model.to_empty(device="cpu"), weights)
+
+
+@pytest.mark.parametrize("version", ["v1", "v3"])
+def test_a_missing_official_parameter_is_named(shared: Path, version: str) -> None:
+    weights = empty_weights(shared / "golden" / f"official_{version}_charades_clip_shapes.json")
+    del weights["scale_proj2.bias"]
+    with torch.device("meta"):
+        model = MSTemba(infer_config(weights))
+    with pytest.raises(CheckpointError, match=r"missing: scale_proj2\.bias"):
+        load_weights(model, weights)
+
+
+def test_misfits_are_named_and_leave_the_model_alone() -> None:
+    model = MSTemba(TINY)
+    before = {name: w.clone() for name, w in model.state_dict().items()}
+    weights = {name: w + 1 for name, w in before.items()}
+    del weights["norm.bias"]
+    weights["head.weight"] = torch.zeros(9, 16)
+    weights |= {name: torch.zeros(1) for name in ("blocks.1.heads.weight", "x.head.bias")}
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(model, weights)
+    assert "missing: norm.bias" in str(caught.value)
+    assert "unknown: blocks.1.heads.weight, x.head.bias" in str(caught.value)
+    assert "head.weight (9, 16), expected (4, 16)" in str(caught.value)
+    assert all(torch.equal(w, before[name]) for name, w in model.state_dict().items())
+
+
+def test_many_misfits_are_counted() -> None:
+    with pytest.raises(CheckpointError, match=r"and \d+ more"):
+        load_weights(MSTemba(TINY), {})
+
+
+@pytest.mark.parametrize("arch", ["mstemba", "mstemba-v3"])
+def test_configuration_from_weights(arch: str) -> None:
+    config = ModelConfig(6, 3, arch, (8, 20, 12), state=5, expand=3, conv=2)
+    assert infer_config(MSTemba(config).state_dict()) == config
+
+
+def test_other_weights_are_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"found conv1\.weight, expected blocks\.0"):
+        infer_config({"conv1.weight": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match="A_log"):
+        infer_config({f"blocks.{i}.conv.weight": torch.zeros(4, 4, 3) for i in (0, 2, 4)})
+
+
+def test_a_file_gives_back_the_model(tmp_path: Path) -> None:
+    model, features = MSTemba(TINY).eval(), torch.randn(1, 9, 5)
+    expected = model(features).logits
+    state = model.state_dict()
+    save_weights(tmp_path / "w.safetensors", model)
+    torch.save(state, tmp_path / "bare.pth")
+    torch.save({"model": {f"module.{n}": w for n, w in state.items()}}, tmp_path / "wrapped.pt")
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "lightning.ckpt")
+    for name in ("w.safetensors", "bare.pth", "wrapped.pt", "lightning.ckpt"):
+        loaded = load_model(tmp_path / name)
+        assert not loaded.training
+        assert torch.equal(loaded(features).logits, expected)
+    assert load_model(tmp_path / "bare.pth", split="contiguous").config.split == "contiguous"
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_folder_gives_back_the_model_and_its_options(tmp_path: Path) -> None:
+    config = ModelConfig(5, 4, "mstemba-v3", (8, 12, 16), state=3, drop_path=0.1)
+    save_weights(tmp_path / "model.safetensors", MSTemba(config))
+    (tmp_path / "config.json").write_text(json.dumps({"model": config.to_dict(), "classes": []}))
+    assert load_model(tmp_path).config == config
+    (tmp_path / "config.json").write_text(json.dumps({"model": {**config.to_dict(), "depth": 2}}))
+    with pytest.raises(CheckpointError, match="unknown depth"):
+        load_model(tmp_path)
+    for text, message in (("{", "not JSON"), ("[]", "under 'model'")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(CheckpointError, match=message):
+            load_model(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_model(tmp_path)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, {"a": torch.ones(2)})
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_weights(path, {"a": torch.zeros(2)})
+    assert torch.equal(read_weights(path)["a"], torch.ones(2))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, form: str) -> None:
+    path, crater = tmp_path / "bomb.pt", tmp_path / "crater"
+    content = {"model": {"head.weight": torch.zeros(1)}, "extra": Bomb(crater)}
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(CheckpointError, match=r"refused .*never executed"):
+        read_weights(path)
+    assert not crater.exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_damaged_files_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"w{suffix}"
+    with pytest.raises(CheckpointError, match="no such file"):
+        read_weights(path)
+    if suffix == ".pt":
+        torch.save({"a": torch.zeros(500)}, path)
+    else:
+        save_weights(path, {"a": torch.zeros(500)})
+    whole = path.read_bytes()
+    damaged = [whole[:n] for n in (0, 1, 9, 200, len(whole) // 2, len(whole) - 30)]
+    for content in [*damaged, b"\xff" * 400, b"<html>not found</html>"]:
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=path.name):
+            read_weights(path)
+
+
+def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "w.npy").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"found \.npy, expected \.safetensors"):
+        read_weights(tmp_path / "w.npy")
+    for content, message in (([1], "found list"), ({"a": 1}, "'a' is int"), ({}, "found dict")):
+        torch.save(content, tmp_path / "w.pt")
+        with pytest.raises(CheckpointError, match=message):
+            read_weights(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arch": "mamba"}, "arch: found 'mamba', expected one of mstemba, mstemba-v3"),
+        ({"split": "odd"}, "split: found 'odd'"),
+        ({"classes": 0}, "classes: found 0, expected a positive integer"),
+        ({"in_features": 2.0}, "in_features: found 2.0"),
+        ({"widths": (8, 8)}, "widths: found 2 of them, expected three"),
+        ({"widths": (8, 8, -1)}, r"widths\[2\]: found -1"),
+        ({"widths": 8}, "widths: found 8"),
+        ({"drop_path": 1.0}, r"drop_path: found 1.0, expected a number in \[0, 1\)"),
+        ({"dropout": "x"}, "dropout: found 'x'"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_named(change: dict[str, object], message: str) -> None:
+    values = {**TINY.to_dict(), **change}
+    with pytest.raises(UsageError, match=message):
+        ModelConfig(**values)
+    with pytest.raises(CheckpointError, match=message):
+        ModelConfig.from_dict(values)
+
+
+def test_configuration_round_trip() -> None:
+    assert ModelConfig.from_dict(json.loads(json.dumps(TINY.to_dict()))) == TINY
+    with pytest.raises(CheckpointError, match="classes missing"):
+        ModelConfig.from_dict({"in_features": 3})
