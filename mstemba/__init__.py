@@ -5,7 +5,7 @@
     mstemba.extract(["videos"], mstemba.ExtractOptions(backbone="efficientnet-lite0"), store=...)
     result = mstemba.detect(["video.mp4"], checkpoint=..., output=...)
 
-Importing this package imports neither torch nor numpy; what is named below is loaded when it is used.
+Importing this package imports neither torch nor numpy: what is named below is loaded on use.
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
-"""The command line: parse, call one function of the pipeline, print. Heavy imports are inside the commands."""
+"""The command line: parse, call one function of the pipeline, print.
+
+Heavy imports are inside the commands, so that `--help` answers at once.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -25,6 +28,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+
+
+_Options = TypeVar("_Options")
+
+
+def _pick(options: type[_Options], arguments: dict[str, Any]) -> _Options:
+    """The options object made of a command's arguments of the same names."""
+    names = options.__dataclass_fields__  # type: ignore[attr-defined]
+    return options(**{name: arguments[name] for name in names})
 
 
 def _of(options: type, name: str) -> Any:
@@ -123,22 +135,11 @@ def extract(
 
     Example: mstemba extract --backbone clip
     """
+    arguments = locals()
     from mstemba.pipeline.extract import extract
     from mstemba.pipeline.workspace import find_workspace
 
-    options = ExtractOptions(
-        backbone,
-        model,
-        weights,
-        window,
-        stride,
-        every,
-        precision,
-        dtype,
-        decoder,
-        batch_size,
-        device,
-    )
+    options = _pick(ExtractOptions, arguments)
     with _console(quiet) as console:
         result = extract(
             videos or [],
@@ -158,6 +159,7 @@ def train(
     min_steps: Annotated[int, _of(TrainOptions, "min_steps")] = TrainOptions.min_steps,
     batch_size: Annotated[int, _of(TrainOptions, "batch_size")] = TrainOptions.batch_size,
     clip_length: Annotated[int, _of(TrainOptions, "clip_length")] = TrainOptions.clip_length,
+    min_crop: Annotated[float, _of(TrainOptions, "min_crop")] = TrainOptions.min_crop,
     lr: Annotated[float, _of(TrainOptions, "lr")] = TrainOptions.lr,
     warmup: Annotated[float, _of(TrainOptions, "warmup")] = TrainOptions.warmup,
     weight_decay: Annotated[float, _of(TrainOptions, "weight_decay")] = TrainOptions.weight_decay,
@@ -192,14 +194,11 @@ def train(
 
     Example: mstemba train --arch mstemba-v3
     """
+    arguments = locals()
     from mstemba.pipeline.train import train
     from mstemba.pipeline.workspace import find_workspace
 
-    options = TrainOptions(
-        arch, epochs, min_steps, batch_size, clip_length, lr, warmup, weight_decay, clip_grad, ema,
-        drop_path, dropout, auxiliary_weight, consistency_weight, val_fraction, seed, precision,
-        checkpoint_seconds, device,
-    )  # fmt: skip
+    options = _pick(TrainOptions, arguments)
     with _console(quiet) as console:
         result = train(
             options,
@@ -375,7 +374,10 @@ def _explain(error: OSError) -> str:
 
     where = f"{error.filename}: " if error.filename else ""
     if error.errno in FULL_DISK:
-        return f"{where}the disk is full ({error.strerror}). What was finished is kept: free some space and run the same command again"
+        return (
+            f"{where}the disk is full ({error.strerror}). What was finished is kept: "
+            f"free some space and run the same command again"
+        )
     return f"{where}{error.strerror or error}"
 
 

@@ -28,7 +28,9 @@ _LINE_EVERY = 10.0
 
 
 class Console:
-    """Renders events and results: a bar on a terminal, plain lines elsewhere, warnings on standard error.
+    """Renders events and results: a bar on a terminal, plain lines elsewhere.
+
+    Progress and warnings go to standard error, results to standard output.
 
     Text from files and names is printed literally, never as markup.
     """
@@ -166,7 +168,8 @@ class Console:
 
     def status(self, report: dict[str, Any]) -> None:
         self._line(
-            f"{report['workspace']}: {report['manifest_videos']} videos, {report['classes']} classes"
+            f"{report['workspace']}: {report['manifest_videos']} videos, "
+            f"{report['classes']} classes"
         )
         self._table(
             "features",

@@ -2,7 +2,7 @@
 
 
 class MstembaError(Exception):
-    """Something could not be done. The command line prints it as one line and exits with `exit_code`."""
+    """Something could not be done. The command line prints one line and exits with `exit_code`."""
 
     exit_code = 1
 

@@ -1,4 +1,4 @@
-"""What travels between the stages: frozen dataclasses over numpy arrays, never an array without its time."""
+"""What travels between the stages: numpy arrays that never go without their time."""
 
 from __future__ import annotations
 

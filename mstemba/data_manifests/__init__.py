@@ -1,1 +1,1 @@
-"""What the videos are and what happens in them: the manifest and the annotation files it is made from."""
+"""What the videos are and what happens in them: the manifest, and reading annotation files."""

@@ -60,6 +60,7 @@ def read_annotations(
     unit = time_unit or data.get("time_unit", "seconds")
     if unit not in TIME_UNITS:
         raise ManifestError(f"{path}: time unit {unit!r}; expected one of {', '.join(TIME_UNITS)}")
+    names: tuple[str, ...] | None
     if isinstance(data.get("database"), dict):
         entries, names = _from_activitynet(path, data["database"], classes)
     else:

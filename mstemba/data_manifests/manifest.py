@@ -21,7 +21,25 @@ FORMAT = "mstemba-manifest"
 VERSION = 1
 TIME_UNITS = ("seconds", "frames")
 VIDEO_SUFFIXES = frozenset(
-    [".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"]
+    [
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".flv",
+        ".gif",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ogv",
+        ".ts",
+        ".webm",
+        ".wmv",
+    ]
 )
 _SUBSETS = {"train": "training", "val": "validation", "valid": "validation", "test": "testing"}
 
@@ -62,11 +80,11 @@ class Manifest:
 
 
 def subset_name(name: Any) -> str | None:
-    """`training`, `validation` or `testing` for the spellings in use; other names stay as they are."""
+    """`training`, `validation` or `testing` for the spellings in use; others stay as they are."""
     if name is None or str(name).strip() == "":
         return None
-    name = str(name).strip().lower()
-    return _SUBSETS.get(name, name)
+    spelling = str(name).strip().lower()
+    return _SUBSETS.get(spelling, spelling)
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -135,7 +153,7 @@ def parse_action(item: Any) -> Action:
 
 
 def save_text(manifest: Manifest, folder: Path) -> str:
-    """The manifest as JSON text, one video a line, paths relative to `folder` where they lie below it."""
+    """The manifest as JSON text, one video a line; paths below `folder` are relative to it."""
     lines = []
     for video in manifest.videos.values():
         entry = {
@@ -198,7 +216,8 @@ def find_videos(inputs: Iterable[Path]) -> dict[str, Path]:
             )
             if not files:
                 raise ManifestError(
-                    f"{given}: no video in this folder; looked for {', '.join(sorted(VIDEO_SUFFIXES))}"
+                    f"{given}: no video in this folder; "
+                    f"looked for {', '.join(sorted(VIDEO_SUFFIXES))}"
                 )
             found += [(file, file.relative_to(given)) for file in files]
         elif given.exists():

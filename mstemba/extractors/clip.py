@@ -28,7 +28,7 @@ def describe(model: str) -> tuple[int, int]:
 
 
 def load(model: str, weights: str, device: str, precision: str) -> FrameEncoder:
-    """The image embedding, not normalised, as the published CLIP features are (MODEL.md, section 6).
+    """The image embedding, not L2-normalised, as the field's published CLIP features are.
 
     Raises UsageError when the weights are not here and cannot be fetched, or do not fit the model.
     """
@@ -50,7 +50,8 @@ def load(model: str, weights: str, device: str, precision: str) -> FrameEncoder:
             raise UsageError(f"{weights}: not weights of CLIP {model}: {reason}") from None
         raise UsageError(
             f"the weights {weights!r} of CLIP {model} are not here and could not be downloaded "
-            f"({reason}). Download {_where(model, weights)} on another machine and give the file by --weights"
+            f"({reason}). Download {_where(model, weights)} on another machine "
+            f"and give the file by --weights"
         ) from None
     visual = network.visual
     return FrameEncoder(

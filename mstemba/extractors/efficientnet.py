@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (ImageNet, 1280 wide): real weights that come with a package, nothing to download."""
+"""EfficientNet-Lite0 (ImageNet, 1280 wide): its real weights come with a package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backbones by name, and what each needs. Importing this, and resolving a name, imports no torch."""
+"""The backbones by name, and what each needs. Resolving a name imports no torch."""
 
 from __future__ import annotations
 

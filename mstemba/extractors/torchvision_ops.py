@@ -21,10 +21,10 @@ def ensure() -> None:
     global _library
     if _library is not None or _native_library_loads():
         return
-    _library = torch.library.Library("torchvision", "FRAGMENT")
+    _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
-        _library.define(name + _SIGNATURE)
-        _library.impl(name, _missing(name), "CompositeExplicitAutograd")
+        _library.define(name + _SIGNATURE)  # type: ignore[no-untyped-call]
+        _library.impl(name, _missing(name), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 
 
 def _native_library_loads() -> bool:

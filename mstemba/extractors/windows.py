@@ -25,7 +25,7 @@ class WindowPooler:
         self._skip = 0  # frames still to pass over, when stride > window
 
     def add(self, features: NDArray[np.float32], times: NDArray[np.float64]) -> Rows:
-        """Take (N, F) features and their (N,) times; give the rows that are complete: (M, F), (M,)."""
+        """Take (N, F) features and (N,) times; give the rows that are complete: (M, F), (M,)."""
         if self._features is not None:
             features = np.concatenate([self._features, features])
             times = np.concatenate([self._times, times])

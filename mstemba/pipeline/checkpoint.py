@@ -1,5 +1,7 @@
-"""A trained model on disk, with everything needed to run it on a raw video: a folder with
-`model.safetensors` and `config.json` (architecture, classes, backbone specification, training options).
+"""A trained model on disk, with everything needed to run it on a raw video.
+
+A checkpoint is a folder with `model.safetensors` and `config.json`, which holds the architecture,
+the classes, the backbone's specification and the training options.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def make_config(
     train: dict[str, Any],
     key: str,
 ) -> dict[str, Any]:
-    """The content of config.json. No time and no path of a run in it: equal runs give equal files."""
+    """The content of config.json; no time and no path of a run: equal runs give equal files."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -99,7 +101,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         config = read_json(folder / CONFIG)
         if config["format"] != FORMAT or config["version"] != VERSION:
             raise CheckpointError(
-                f"{folder}: format {config['format']!r} version {config['version']}, expected {FORMAT!r} {VERSION}"
+                f"{folder}: format {config['format']!r} version {config['version']}, "
+                f"expected {FORMAT!r} {VERSION}"
             )
         return Checkpoint(
             folder=folder,
@@ -136,4 +139,5 @@ def score(model: MSTemba, features: FloatArray) -> NDArray[np.float32]:
     batch = torch.from_numpy(np.asarray(features, np.float32))[None].to(device)
     with torch.inference_mode():
         logits = model(batch).logits[0]
-    return logits.float().sigmoid().cpu().numpy()
+    probabilities: NDArray[np.float32] = logits.float().sigmoid().cpu().numpy()
+    return probabilities

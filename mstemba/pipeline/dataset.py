@@ -57,7 +57,7 @@ class Clip:
 
 
 def load_clips(store: FeatureStore, manifest: Manifest, videos: Sequence[Video]) -> list[Clip]:
-    """The clips of these videos. Raises StoreError naming the first one whose features are missing."""
+    """The clips of these videos. Raises StoreError naming the first one without features."""
     clips = []
     used = 0
     for video in videos:
@@ -105,9 +105,11 @@ def split_validation(
 
 
 def random_batch(
-    clips: Sequence[Clip], step: int, batch_size: int, length: int, seed: int
+    clips: Sequence[Clip], step: int, batch_size: int, length: int, min_crop: float, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """The batch of one step: random crops of at most `length` rows, padded at the end.
+    """The batch of one step: random crops, padded at the end to the longest.
+
+    A crop has `min_crop` to all of the rows that fit into `length`, at a random place.
 
     Videos come in a new random order every epoch. Everything is drawn from (seed, step) alone, so
     a resumed run draws what the killed one would have. Returns features (B, L, F), labels
@@ -120,8 +122,10 @@ def random_batch(
     crops = []
     for clip in chosen:
         rows = len(clip.labels)
-        begin = int(rng.integers(0, rows - length + 1)) if rows > length else 0
-        window = slice(begin, begin + length)
+        most = min(rows, length)
+        count = int(rng.integers(max(1, round(min_crop * most)), most + 1))
+        begin = int(rng.integers(0, rows - count + 1))
+        window = slice(begin, begin + count)
         crops.append((clip.features[window], clip.labels[window]))
     longest = max(len(labels) for _, labels in crops)
     features = np.zeros((len(crops), longest, crops[0][0].shape[1]), np.float32)

@@ -1,7 +1,7 @@
 """A small labelled video set that is rendered here, and the whole pipeline run on it.
 
-Figures move over a dim background; what they do are the actions, and two figures act at once, so
-that actions overlap. Every clip is drawn from its own seed; the last clips are held out for testing.
+Two figures move over a dim background, and what they do are the actions, which overlap. Every clip
+is drawn from its own seed; the last clips are held out for testing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def demo(folder: Path, *, device: str = "auto", listen: Listener = silent) -> De
     listen(
         Event(
             "demo",
-            f"rendering {TRAINING_CLIPS + TEST_CLIPS} clips of {SECONDS} s into {folder / 'videos'}",
+            f"rendering {TRAINING_CLIPS + TEST_CLIPS} clips of {SECONDS} s below {folder}",
         )
     )
     annotations = render(folder)
@@ -85,10 +86,8 @@ def render(folder: Path) -> Path:
         ]
         path = folder / "videos" / f"{id}.mp4"
         if not path.is_file():
-            rng = np.random.default_rng([number, len(ACTIONS)])
-            write_atomically(
-                path, lambda file, t=tracks, r=rng: write_video(file, _frames(t, r), FPS)
-            )
+            frames = _frames(tracks, np.random.default_rng([number, len(ACTIONS)]))
+            write_atomically(path, partial(write_video, frames=frames, fps=FPS))
         actions = tuple(action for track in tracks for action in track)
         videos[id] = Video(id, path, subset, float(SECONDS), actions)
     manifest = Manifest("demo", CLASSES, "seconds", videos)
@@ -121,13 +120,13 @@ def _frames(tracks: list[list[Action]], rng: np.random.Generator) -> Iterator[ND
         axes.clear()
         axes.set(xlim=(0, 1), ylim=(0, 1))
         axes.set_axis_off()
-        figure.set_facecolor(shade)
+        figure.set_facecolor(tuple(shade))
         doing = [_current(track, number / FPS) for track in tracks]
         axes.add_patch(_disc(*doing[0], colour=colours[0]))
         axes.add_patch(_triangle(*doing[1], colour=colours[1]))
-        canvas.draw()
+        canvas.draw()  # type: ignore[no-untyped-call]
         noise = rng.normal(0, 4, (SIZE, SIZE, 1))
-        picture = np.asarray(canvas.buffer_rgba())[..., :3]
+        picture = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
         yield np.clip(picture + noise, 0, 255).astype(np.uint8)
 
 

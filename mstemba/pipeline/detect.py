@@ -1,4 +1,4 @@
-"""Raw video in, dense detections out: features by the checkpoint's own backbone, scores, segments, files."""
+"""Raw video in, dense detections out: features by the checkpoint's own backbone, then segments."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class _Detection:
         return self._fingerprints.of(path)
 
     def _name(self, id: str, path: Path) -> str:
-        """Stem of the video's result files: its id, unless another video's results have that name."""
+        """Stem of the video's result files: its id, unless another video's results have it."""
         # An id may hold folders (two videos of one name); their results lie side by side.
         name = id.replace("/", "__").replace("\\", "__")
         other = scored_video(self._scores_file(name))
@@ -167,7 +167,7 @@ class _Detection:
         return self._result.output / f"{name}.scores.npz"
 
     def _extract(self, inputs: Mapping[str, Path]) -> tuple[FeatureStore, dict[str, str]]:
-        """Features of these videos: from the workspace's store where it has them, else made now.
+        """Features of these videos: from the workspace's store if it has them, else made now.
 
         Returns the store and the name of each video's entry; videos that failed have none.
         """
@@ -193,7 +193,7 @@ class _Detection:
         return store, {id: e for id, e in entries.items() if e not in made.failed}
 
     def _entry(self, store: FeatureStore, id: str, path: Path) -> str:
-        """The video's name in the store: its id if that entry is of this very video, else one of its own."""
+        """The video's name in the store: its id if that entry is of this video, else a new one."""
         known = store.entry(id)
         if known is not None and known["key"] == self._entry_key(path):
             return id

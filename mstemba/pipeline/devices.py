@@ -6,7 +6,7 @@ from mstemba.errors import UsageError
 
 
 def pick_device(name: str) -> str:
-    """`auto` is the first GPU, Apple's, or the CPU. Raises UsageError when a named one is not there."""
+    """`auto` is the first GPU, Apple's, or the CPU. Raises UsageError when one is not there."""
     import torch
 
     if name == "auto":

@@ -1,4 +1,4 @@
-"""Videos to features: decode in one process, encode in this one, write to the store, skip what is done."""
+"""Videos to features: decode in one process, encode in this one, skip what is done."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _inputs(
         return find_videos(videos), []
     if manifest is None and workspace is None:
         raise UsageError(
-            "nothing to extract: give videos or --manifest, or run in a workspace made by `mstemba init`"
+            "nothing to extract: give videos or --manifest, or make a workspace with `mstemba init`"
         )
     entries = load_manifest(manifest or workspace.manifest).videos  # type: ignore[union-attr]
     inputs = {video.id: video.path for video in entries.values() if video.path is not None}
@@ -243,7 +243,7 @@ class _Entry:
 
 
 class _Progress:
-    """Work measured in bytes of video, so that the time left can be told before all files are opened."""
+    """Work measured in bytes of video: the time left is known before all files are opened."""
 
     def __init__(self, jobs: list[_Job], listen: Listener) -> None:
         self._sizes = {job.id: job.path.stat().st_size for job in jobs}

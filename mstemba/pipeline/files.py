@@ -13,7 +13,7 @@ FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: all of it appears, or nothing.
+    """Let `write` fill a temporary file beside `path`, then rename it: all appears, or nothing.
 
     The temporary name keeps the suffix, because some writers choose their format by it.
     """

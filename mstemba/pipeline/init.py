@@ -1,4 +1,4 @@
-"""Making a workspace: find the videos, read the annotations, write the manifest, say what is odd."""
+"""Making a workspace: videos and annotations to a manifest, and what is odd in them."""
 
 from __future__ import annotations
 

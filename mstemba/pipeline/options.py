@@ -69,9 +69,10 @@ class TrainOptions:
 
     arch: str = _option("mstemba", "mstemba (v1, local module, dilated SSM, fuser) or mstemba-v3.")
     epochs: int = _option(50, "Passes over the training videos.")
-    min_steps: int = _option(500, "Train at least this many steps, however few the videos.")
+    min_steps: int = _option(300, "Train at least this many steps, however few the videos.")
     batch_size: int = _option(4, "Clips in one step, at most the number of training videos.")
     clip_length: int = _option(512, "Longest random temporal crop, in feature rows.")
+    min_crop: float = _option(0.5, "Shortest random crop, as a share of the longest possible.")
     lr: float = _option(5e-4, "Peak learning rate of AdamW.")
     warmup: float = _option(0.1, "Share of the steps in which the rate rises; cosine afterwards.")
     weight_decay: float = _option(0.05, "AdamW weight decay of the matrices.")
@@ -94,6 +95,7 @@ class TrainOptions:
         for name in ("warmup", "drop_path", "dropout", "val_fraction", "ema"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"{name} is {value}, expected 0 <= {name} < 1")
+        _require(0 < self.min_crop <= 1, f"min_crop is {self.min_crop}, expected 0 < min_crop <= 1")
         _require(self.lr > 0, f"lr is {self.lr}, expected more than 0")
         _require(self.clip_grad > 0, f"clip_grad is {self.clip_grad}, expected more than 0")
         _one_of("arch", self.arch, ("mstemba", "mstemba-v3"))

@@ -1,4 +1,4 @@
-"""How a stage tells what it is doing: events to a callback, so that programs and people can listen."""
+"""How a stage tells what it is doing: events to a callback."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Event:
-    """One piece of news. With `total` it is progress; with only a `message` it is a line to show."""
+    """One piece of news: progress when it has a `total`, else a line to show."""
 
     stage: str
     message: str = ""

@@ -32,7 +32,7 @@ class VideoStatus:
 
 
 def status(workspace: Workspace) -> dict[str, Any]:
-    """Everything that a workspace holds, as plain data: `videos`, `stores`, `runs`, `detections`."""
+    """Everything a workspace holds, as plain data: `videos`, `stores`, `runs`, `detections`."""
     manifest = load_manifest(workspace.manifest)
     fingerprints = Fingerprints(workspace.fingerprints)
     current = get_current(workspace.features)

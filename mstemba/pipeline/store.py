@@ -42,7 +42,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, root: Path) -> FeatureStore:
-        """Open an existing store. Raises StoreError when there is none, or it is another version's."""
+        """Open an existing store. Raises StoreError if there is none, or of another version."""
         attributes = _attributes(root)
         if attributes is None or attributes.get("format") != FORMAT:
             raise StoreError(f"{root}: no feature store. Make one with `mstemba extract`")
@@ -115,7 +115,7 @@ class EntryWriter:
 
     def __init__(self, path: Path, spec: FeatureSpec) -> None:
         if path.exists():
-            # The marker goes first: a kill while the data is being removed must not leave a done entry.
+            # The marker goes first: a kill during the removal must not leave a done entry.
             (path / "zarr.json").unlink(missing_ok=True)
             shutil.rmtree(path)
         self._array: zarr.Array[Any] = zarr.create_array(

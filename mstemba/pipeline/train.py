@@ -1,4 +1,4 @@
-"""Features and labels to a trained model: plan the run, train it or resume it, keep the best and the last."""
+"""Features and labels to a trained model: plan the run, train or resume it, skip what is done."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class _Plan:
 
     @property
     def check_every(self) -> int:
-        """Steps between two measurements of mAP: an epoch, or a fiftieth of a long run of short ones."""
+        """Steps between two measurements of mAP: an epoch, at least a fiftieth of the run."""
         return max(self.epoch, math.ceil(self.steps / 50))
 
 

@@ -129,7 +129,12 @@ class Trainer:
         draw = self._step * accelerator.num_processes + accelerator.process_index
         torch.manual_seed(options.seed * 1_000_003 + draw + 1)
         arrays = random_batch(
-            self._training, draw, self._batch_size, options.clip_length, options.seed
+            self._training,
+            draw,
+            self._batch_size,
+            options.clip_length,
+            options.min_crop,
+            options.seed,
         )
         features, labels, mask = (torch.from_numpy(a).to(accelerator.device) for a in arrays)
         for group in self._optimizer.param_groups:
@@ -220,7 +225,8 @@ def _accelerator(options: TrainOptions) -> Accelerator:
     precision = options.precision
     if precision == "auto":
         precision = "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "no"
-    AcceleratorState._reset_state()  # accelerate keeps the first call's settings for the whole process
+    # accelerate keeps the settings of its first use for the whole process.
+    AcceleratorState._reset_state()
     return Accelerator(cpu=device == "cpu", mixed_precision=precision)
 
 
@@ -242,7 +248,7 @@ def _map(model: MSTemba, clips: Sequence[Clip]) -> float:
 
 
 class _Log:
-    """metrics.jsonl and TensorBoard; after a resume, what the killed run wrote too far is dropped."""
+    """metrics.jsonl and TensorBoard; a resumed run drops what the killed one wrote too far."""
 
     def __init__(self, run: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter

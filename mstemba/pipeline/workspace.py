@@ -1,17 +1,23 @@
-"""The folder in which the commands need no further word: where everything is, and what is current."""
+"""The folder in which the commands need no further word: where things are, what is current."""
 
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from mstemba.errors import UsageError
 from mstemba.pipeline.files import write_text
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 MARKER = "mstemba.toml"
 _CONTENT = """\
-# This file makes its folder an mstemba workspace: the commands run in it, or below it, need no paths.
+# This file makes its folder an mstemba workspace: commands run in it, or below it, need no paths.
 version = 1
 manifest = "manifest.json"
 """
@@ -63,7 +69,7 @@ def open_workspace(root: Path) -> Workspace:
 
 
 def find_workspace(given: Path | None = None) -> Workspace | None:
-    """The workspace named by the option or by MSTEMBA_WORKSPACE, else the nearest one upwards, else None."""
+    """The workspace given, or named by MSTEMBA_WORKSPACE, or the nearest one upwards, or None."""
     if given is None and os.environ.get("MSTEMBA_WORKSPACE"):
         given = Path(os.environ["MSTEMBA_WORKSPACE"])
     if given is not None:
@@ -73,10 +79,6 @@ def find_workspace(given: Path | None = None) -> Workspace | None:
 
 
 def _manifest_name(marker: Path) -> str:
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
     try:
         data = tomllib.loads(marker.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

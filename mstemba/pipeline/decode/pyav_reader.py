@@ -18,7 +18,7 @@ from mstemba.errors import DecodeError
 
 @dataclass(frozen=True)
 class Probe:
-    """What a container says about its best video stream, found without decoding more than a frame."""
+    """What a container says about its best video stream, found by decoding one frame."""
 
     width: int
     height: int
@@ -30,7 +30,7 @@ class Probe:
     offset: float
     """Seconds: where the container's clock starts. All times are relative to it."""
     times: NDArray[np.float64] | None
-    """(N,) presentation time of every packet, sorted; None when the file does not say all of them."""
+    """(N,) presentation time of every packet, sorted; None when some are not in the file."""
     rate: float
     """Nominal frames a second, 0 when unknown."""
 
@@ -119,7 +119,7 @@ class _Scaler:
         self._graph.push(frame)
         scaled = self._graph.pull()
         assert isinstance(scaled, VideoFrame)
-        return scaled.to_ndarray()
+        return np.asarray(scaled.to_ndarray(), np.uint8)
 
     def _build(self, frame: VideoFrame) -> av.filter.Graph:
         graph = av.filter.Graph()
@@ -158,7 +158,7 @@ def _first_frame(
 
 
 def _packet_times(path: Path, offset: float) -> NDArray[np.float64] | None:
-    """Presentation times of all packets, from the container alone: a pass over the file, no decoding."""
+    """Presentation times of all packets: a pass over the file without decoding."""
     with av.open(str(path)) as container:
         stream = _video_stream(container, path)
         stamps = [p.pts for p in container.demux(stream) if p.size and not p.is_discard]

@@ -17,7 +17,7 @@ from mstemba.records import Frames
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """A video to decode: short side resized to `size` pixels while decoding, then the centre square."""
+    """A video to decode, its short side resized to `size` pixels, and the centre square cut out."""
 
     path: Path
     size: int

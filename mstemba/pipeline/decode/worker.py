@@ -66,7 +66,8 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # FFmpeg's complaints; what matters comes back as events
         )
-        assert self._child.stdin and self._child.stdout
+        assert self._child.stdin
+        assert self._child.stdout
         self._queue: queue.Queue[Any] = queue.Queue(_AHEAD)
         self._thread = threading.Thread(
             target=self._read, args=(requests, self._child.stdin, self._child.stdout), daemon=True

@@ -13,7 +13,7 @@ from mstemba.records import Scores, TimeGrid
 
 
 def save_scores(path: Path, scores: Scores, key: str, video: Path, fingerprint: str) -> None:
-    """Write `probabilities` (T, C), `starts` (T,) in seconds, `classes`, and what else Scores holds.
+    """Write `probabilities` (T, C), `starts` (T,) in seconds, `classes`, and the rest of Scores.
 
     `video` and its content's `fingerprint` tell another video's scores of the same name apart.
     """

@@ -1,0 +1,97 @@
+"""The main job on a real recording with real weights, by the commands that the README gives."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mstemba.pipeline.decode import pyav_reader
+
+pytestmark = pytest.mark.slow
+
+EXTRACT = ("extract", "--backbone", "efficientnet-lite0", "--window", "2", "--stride", "1")
+
+
+@pytest.fixture(scope="module")
+def folder(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exercise recording cut into a training and a test clip, and its published labels."""
+    folder = tmp_path_factory.mktemp("exercise")
+    source = shared / "videos" / "exercise_routine.avi"
+    found = pyav_reader.probe(source)
+    frames = list(pyav_reader.decode(source, found, (found.width, found.height), every=1))
+    (folder / "videos").mkdir()
+    for name, begin, end in (("exercise_train", 0.0, 28.5), ("exercise_test", 28.5, 36.6)):
+        part = [image for image, seconds in frames if begin - 1e-6 < seconds < end - 1e-6]
+        pyav_reader.write_video(folder / "videos" / f"{name}.mp4", part, fps=10)
+    shutil.copy(shared / "annotations" / "exercise_routine_labels.json", folder)
+    return folder
+
+
+def run(folder: Path, *arguments: str) -> float:
+    """Seconds that the command took."""
+    begin = time.perf_counter()
+    command = [sys.executable, "-m", "mstemba", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "cached" in done.stdout or arguments[0] not in ("extract", "train")
+    return time.perf_counter() - begin
+
+
+@pytest.fixture(scope="module")
+def first_times(folder: Path) -> dict[str, float]:
+    annotations = ("--annotations", "exercise_routine_labels.json")
+    run(folder, "init", "--videos", "videos", *annotations)
+    times = {"extract": run(folder, *EXTRACT)}
+    # `train` says "cached" only when it is; the first time it says how long it took.
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "mstemba", "train"], cwd=folder, check=True)
+    return times | {"train": time.perf_counter() - begin}
+
+
+def test_the_defaults_reach_the_linear_probe_on_unseen_video(
+    folder: Path, first_times: dict[str, float]
+) -> None:
+    assert first_times["train"] < 300
+    run(folder, "evaluate", "--json", "result.json")
+    result = json.loads((folder / "result.json").read_text())
+    assert result["map"] >= 92, result
+    assert set(result["per_class"]) == set(json.loads(labels(folder))["classes"])
+
+
+def labels(folder: Path) -> str:
+    return (folder / "exercise_routine_labels.json").read_text()
+
+
+def test_the_same_commands_again_do_no_work(folder: Path, first_times: dict[str, float]) -> None:
+    assert run(folder, *EXTRACT) < first_times["extract"] / 10
+    assert run(folder, "train") < first_times["train"] / 10
+
+
+def test_detect_finds_the_actions_of_the_test_clip(
+    folder: Path, first_times: dict[str, float]
+) -> None:
+    run(folder, "detect", "videos/exercise_test.mp4")
+    for suffix in ("json", "csv", "png", "scores.npz"):
+        assert (folder / "detections" / f"exercise_test.{suffix}").stat().st_size > 0
+    found = json.loads((folder / "detections" / "exercise_test.json").read_text())
+    truth = json.loads(labels(folder))["videos"]["exercise_test"]["actions"]
+    matched = [
+        any(
+            segment["class_id"] == class_id and overlap(segment, start, end) > 0.5
+            for segment in found["segments"]
+        )
+        for class_id, start, end in truth
+    ]
+    assert sum(matched) >= 0.8 * len(truth)
+
+
+def overlap(segment: dict[str, float], start: float, end: float) -> float:
+    """Intersection over union of two spans in time."""
+    shared = min(segment["end"], end) - max(segment["start"], start)
+    return shared / (max(segment["end"], end) - min(segment["start"], start))
