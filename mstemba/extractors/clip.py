@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import importlib.util
 import json
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +24,8 @@ def describe(model: str) -> tuple[int, int]:
     file = folder / f"{model}.json"
     if not file.is_file():
         raise UsageError(
-            f"unknown CLIP model {model!r}; open_clip has {', '.join(_similar(folder, model))}"
+            f"unknown CLIP model {model!r}; of the models in {folder} "
+            f"the nearest are {', '.join(_similar(folder, model))}"
         )
     config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     size = config["vision_cfg"].get("image_size", 224)
@@ -43,14 +48,15 @@ def load(model: str, weights: str, device: str, precision: str) -> FrameEncoder:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise UsageError(f"no published weights {weights!r} of {model}; its tags: {tags}")
     try:
-        network = open_clip.create_model(model, pretrained=weights)
+        with _quiet_logging():
+            network = open_clip.create_model(model, pretrained=weights)
     except Exception as error:  # a hub, a socket, a file: each raises its own kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if local:
             raise UsageError(f"{weights}: not weights of CLIP {model}: {reason}") from None
         raise UsageError(
             f"the weights {weights!r} of CLIP {model} are not here and could not be downloaded "
-            f"({reason}). Download {_where(model, weights)} on another machine "
+            f"({reason.split('. ')[0]}). Download {_where(model, weights)} on another machine "
             f"and give the file by --weights"
         ) from None
     visual = network.visual
@@ -78,8 +84,17 @@ def _configs() -> Path:
 
 def _similar(folder: Path, model: str) -> list[str]:
     names = sorted(file.stem for file in folder.glob("*.json"))
-    near = [name for name in names if name.lower().startswith(model.lower()[:5])]
-    return near or names
+    return difflib.get_close_matches(model, names, n=6, cutoff=0)
+
+
+@contextlib.contextmanager
+def _quiet_logging() -> Iterator[None]:
+    # The hub's client logs each of its retries; what matters is in the exception.
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _where(model: str, tag: str) -> str:

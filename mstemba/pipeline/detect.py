@@ -174,7 +174,7 @@ class _Detection:
         spec = self._found.spec
         backbone = _backbone(self._found, self._weights, self._fingerprints)
         root = self._workspace.features if self._workspace else self._result.output / ".features"
-        store = FeatureStore.create(root / store_name(spec), spec, backbone.file)
+        store = FeatureStore.prepare(root / store_name(spec), spec, backbone.file)
         entries = {id: self._entry(store, id, path) for id, path in inputs.items()}
         options = ExtractOptions(
             precision=spec.precision,

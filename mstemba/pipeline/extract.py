@@ -67,9 +67,12 @@ def extract(
                 "no workspace here: say where the features go with --store, or run `mstemba init`"
             )
         store = workspace.features / store_name(spec)
-        set_current(workspace.features, store.name)
-    target = FeatureStore.create(store, spec, backbone.file)
-    result = extract_into(target, inputs, backbone, fingerprints, options, listen)
+    target = FeatureStore.prepare(store, spec, backbone.file)
+    try:
+        result = extract_into(target, inputs, backbone, fingerprints, options, listen)
+    finally:
+        if workspace is not None and store.parent == workspace.features and store.is_dir():
+            set_current(workspace.features, store.name)
     result.without_file = without_file
     return result
 
@@ -144,16 +147,19 @@ def extract_into(
     fingerprints.save()
     if todo:
         _Run(store, backbone, options, listen, result).do(todo)
-    _remember_failures(store.root, inputs, result.failed)
+    _remember_failures(store, inputs, result.failed)
     result.seconds = time.perf_counter() - begin
     return result
 
 
-def _remember_failures(root: Path, tried: Mapping[str, Path], failed: dict[str, str]) -> None:
-    file = root / FAILURES
+def _remember_failures(
+    store: FeatureStore, tried: Mapping[str, Path], failed: dict[str, str]
+) -> None:
+    file = store.root / FAILURES
     known: dict[str, str] = read_json(file) if file.is_file() else {}
     now = {id: reason for id, reason in known.items() if id not in tried} | failed
     if now != known:
+        store.make()
         write_json(file, now)
 
 
@@ -182,6 +188,7 @@ class _Run:
         device = pick_device(options.device)
         # Large batches only cost memory on a CPU (measured: 8 frames are 1.4 times as fast as 32).
         self._batch_size = options.batch_size or (8 if device == "cpu" else 64)
+        listen(Event("extract", f"loading {backbone.name} {backbone.model} on {device}"))
         self._encode = backbone.load(device, options.precision)
 
     def do(self, jobs: list[_Job]) -> None:

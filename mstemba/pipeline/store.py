@@ -53,8 +53,10 @@ class FeatureStore:
         return cls(root, FeatureSpec.from_dict(attributes["spec"]), attributes.get("weights_file"))
 
     @classmethod
-    def create(cls, root: Path, spec: FeatureSpec, weights_file: str | None = None) -> FeatureStore:
-        """Open the store at `root`, or make it.
+    def prepare(
+        cls, root: Path, spec: FeatureSpec, weights_file: str | None = None
+    ) -> FeatureStore:
+        """Open the store at `root`, or one that will be made there by its first writer.
 
         Raises StoreError naming the options that differ when it was built with others.
         """
@@ -68,15 +70,19 @@ class FeatureStore:
             return store
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise StoreError(f"{root}: exists and is no feature store; give another --store")
-        attributes = {
-            "format": FORMAT,
-            "version": VERSION,
-            "spec": spec.as_dict(),
-            "key": spec_key(spec),
-            "weights_file": weights_file,
-        }
-        zarr.create_group(str(root), attributes=attributes, zarr_format=3)
         return cls(root, spec, weights_file)
+
+    def make(self) -> None:
+        """Write the store's own attributes, if it is not there yet."""
+        if _attributes(self.root) is None:
+            attributes = {
+                "format": FORMAT,
+                "version": VERSION,
+                "spec": self.spec.as_dict(),
+                "key": spec_key(self.spec),
+                "weights_file": self.weights_file,
+            }
+            zarr.create_group(str(self.root), attributes=attributes, zarr_format=3)
 
     def entry(self, id: str) -> dict[str, Any] | None:
         """What is known of a finished entry; None when there is none or it was not finished."""
@@ -99,6 +105,7 @@ class FeatureStore:
 
     def writer(self, id: str) -> EntryWriter:
         """Begin an entry, in place of whatever stands under its name."""
+        self.make()
         return EntryWriter(self._path(id), self.spec)
 
     def bytes_of(self, id: str) -> int:
