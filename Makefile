@@ -26,6 +26,7 @@ docs: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing mstemba and what it needs into $(VENV): one to a few minutes"
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 

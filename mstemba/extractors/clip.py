@@ -101,4 +101,4 @@ def _where(model: str, tag: str) -> str:
     import open_clip
 
     config = open_clip.get_pretrained_cfg(model, tag)
-    return str(config.get("hf_hub") or config.get("url") or f"{model} {tag}")
+    return str(config.get("hf_hub") or config.get("url") or f"{model} {tag}").rstrip("/")

@@ -12,7 +12,7 @@ from mstemba.data_manifests.manifest import find_videos, load_manifest
 from mstemba.errors import DecodeError, UsageError
 from mstemba.extractors import registry
 from mstemba.extractors.windows import WindowPooler
-from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Restart
+from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart
 from mstemba.pipeline.decode.worker import decode_all
 from mstemba.pipeline.devices import pick_device
 from mstemba.pipeline.files import read_json, write_json
@@ -201,7 +201,9 @@ class _Run:
         entry: _Entry | None = None
         for index, event in decode_all(requests):
             job = jobs[index]
-            if isinstance(event, Frames):
+            if isinstance(event, Opened):
+                progress.opened(event.seconds)
+            elif isinstance(event, Frames):
                 entry = entry or _Entry(self._store.writer(job.id), spec)
                 entry.add(self._encode(event.images), event)
                 self._result.frames += len(event.images)
@@ -256,17 +258,22 @@ class _Progress:
         self._sizes = {job.id: job.path.stat().st_size for job in jobs}
         self._listen = listen
         self._done = self._frames = 0
+        self._seconds = 0.0
         self._begin = time.perf_counter()
+
+    def opened(self, seconds: float) -> None:
+        self._seconds = seconds
 
     def frames(self, job: _Job, count: int, reached: float) -> None:
         self._frames += count
-        rate = self._frames / (time.perf_counter() - self._begin)
-        self._tell(f"{job.id} at {reached:.0f} s, {self._frames} frames, {rate:.0f} frames/s")
+        share = min(1.0, reached / self._seconds) if self._seconds else 0.0
+        self._tell(f"{job.id} at {reached:.0f} s", self._done + share * self._sizes[job.id])
 
     def video(self, job: _Job) -> None:
         self._done += self._sizes[job.id]
-        self._tell(f"{job.id} done, {self._frames} frames")
+        self._tell(f"{job.id} done", self._done)
 
-    def _tell(self, message: str) -> None:
-        total = sum(self._sizes.values())
-        self._listen(Event("extract", message, self._done, total))
+    def _tell(self, what: str, done: float) -> None:
+        rate = self._frames / (time.perf_counter() - self._begin)
+        message = f"{what}, {self._frames} frames, {rate:.0f} frames/s"
+        self._listen(Event("extract", message, done, sum(self._sizes.values())))

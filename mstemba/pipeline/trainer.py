@@ -80,6 +80,8 @@ class Trainer:
 
     def fit(self, run: Path, check_every: int, key: str, listen: Listener) -> float | None:
         """Train to the end; the best validation mAP in percent, None without validation videos."""
+        if self.is_main:
+            _clear_half_written(run)
         if (run / STATE).is_file():
             self._load_state(run / STATE, key)
             listen(Event("train", f"going on from step {self._step} of {self._steps}"))
@@ -245,6 +247,13 @@ def _map(model: MSTemba, clips: Sequence[Clip]) -> float:
     scores = np.concatenate([score(model, clip.features) for clip in clips])
     labels = np.concatenate([clip.labels for clip in clips])
     return mean_average_precision(average_precision(scores, labels), labels.sum(axis=0))
+
+
+def _clear_half_written(run: Path) -> None:
+    """Delete the temporary files that a killed run left; they are as large as the model."""
+    for file in run.rglob(".*"):
+        if file.is_file():
+            file.unlink()
 
 
 class _Log:

@@ -75,7 +75,9 @@ def find_workspace(given: Path | None = None) -> Workspace | None:
     if given is not None:
         return open_workspace(given)
     here = Path.cwd()
-    return next((open_workspace(f) for f in (here, *here.parents) if (f / MARKER).is_file()), None)
+    found = next((f for f in (here, *here.parents) if (f / MARKER).is_file()), None)
+    # Relative, so that what is printed is as short as what a user would type.
+    return None if found is None else open_workspace(Path(os.path.relpath(found)))
 
 
 def _manifest_name(marker: Path) -> str:

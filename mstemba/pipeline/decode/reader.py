@@ -27,6 +27,14 @@ class DecodeRequest:
 
 
 @dataclass(frozen=True)
+class Opened:
+    """The video is readable; its frames follow."""
+
+    seconds: float
+    """When its last frame is shown, as the container says; 0 when it does not."""
+
+
+@dataclass(frozen=True)
 class Restart:
     """Forget the frames of this video so far: another decoder begins again."""
 
@@ -45,8 +53,8 @@ class DecodeReport:
     warnings: list[str] = field(default_factory=list)
 
 
-def decode(request: DecodeRequest) -> Iterator[Frames | Restart | DecodeReport]:
-    """Batches of frames, a Restart when decord gave up midway, and a DecodeReport at the end.
+def decode(request: DecodeRequest) -> Iterator[Opened | Frames | Restart | DecodeReport]:
+    """Opened, batches of frames, a Restart when decord gave up midway, a DecodeReport at the end.
 
     `auto` takes decord where it is exact and PyAV for the rest; a file on which decord fails is
     decoded whole by PyAV. Raises DecodeError when there is nothing to be had.
@@ -54,6 +62,7 @@ def decode(request: DecodeRequest) -> Iterator[Frames | Restart | DecodeReport]:
     if not request.path.is_file():
         raise DecodeError(f"{request.path}: no such file")
     found = pyav_reader.probe(request.path)
+    yield Opened(0.0 if found.times is None else float(found.times[-1]))
     warnings: list[str] = []
     if request.decoder in ("auto", "decord"):
         reason = decord_reader.why_not(found)

@@ -19,10 +19,10 @@ from dataclasses import replace
 from typing import IO, Any
 
 from mstemba.errors import DecodeError
-from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Restart, decode
+from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart, decode
 from mstemba.records import Frames
 
-DecodeEvent = Frames | Restart | DecodeReport | DecodeError
+DecodeEvent = Opened | Frames | Restart | DecodeReport | DecodeError
 # Batches waiting for the backbone: enough to ride out a slow keyframe, and little memory.
 _AHEAD = 3
 
