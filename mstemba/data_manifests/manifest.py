@@ -193,6 +193,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return data
 
 
+def as_paths(given: str | Path | Iterable[str | Path]) -> list[Path]:
+    """One path or several, as a list."""
+    return [Path(given)] if isinstance(given, (str, Path)) else [Path(path) for path in given]
+
+
 _SPELLINGS: tuple[Callable[[Path, Path], str], ...] = (
     lambda file, below: below.stem,
     lambda file, below: below.with_suffix("").as_posix(),

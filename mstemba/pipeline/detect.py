@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mstemba.data_manifests.manifest import Video, find_videos, load_manifest
+from mstemba.data_manifests.manifest import Video, as_paths, find_videos, load_manifest
 from mstemba.errors import CheckpointError, UsageError
 from mstemba.extractors import registry
 from mstemba.pipeline.checkpoint import Checkpoint, find_checkpoint, score
@@ -19,7 +18,7 @@ from mstemba.pipeline.keys import Fingerprints, digest, entry_key
 from mstemba.pipeline.options import DetectOptions, ExtractOptions
 from mstemba.pipeline.outputs import WRITERS, Detection
 from mstemba.pipeline.outputs.scores import load_scores, save_scores, scored_video
-from mstemba.pipeline.progress import Event, Listener, silent
+from mstemba.pipeline.progress import Listener, silent
 from mstemba.pipeline.segments import find_segments
 from mstemba.pipeline.store import FeatureStore
 from mstemba.pipeline.workspace import Workspace, find_workspace
@@ -41,7 +40,7 @@ class DetectResult:
 
 
 def detect(
-    videos: Iterable[str | Path],
+    videos: str | Path | Iterable[str | Path],
     options: DetectOptions | None = None,
     *,
     workspace: Workspace | None = None,
@@ -60,7 +59,7 @@ def detect(
     if unknown := [name for name in options.formats if name not in WRITERS]:
         raise UsageError(f"unknown format {unknown[0]!r}; there are {', '.join(WRITERS)}")
     workspace = workspace or find_workspace()
-    inputs = find_videos(Path(v) for v in videos)
+    inputs = find_videos(as_paths(videos))
     if not inputs:
         raise UsageError("name at least one video or folder")
     found = find_checkpoint(checkpoint, workspace)
@@ -69,6 +68,17 @@ def detect(
         raise UsageError("no workspace here: say with --output where the detections go")
     job = _Detection(found, options, workspace, output, weights, listen)
     return job.run(inputs)
+
+
+@dataclass(frozen=True)
+class _Job:
+    id: str
+    path: Path
+    fingerprint: str
+    name: str
+    """Stem of its result files."""
+    key: str
+    """Of its scores."""
 
 
 class _Detection:
@@ -93,111 +103,87 @@ class _Detection:
         self._result = DetectResult(output)
 
     def run(self, inputs: Mapping[str, Path]) -> DetectResult:
-        result = self._result
-        for id, path in list(inputs.items()):
-            try:
-                self._fingerprints.of(path)
-            except OSError as error:
-                result.failed[id] = f"{path}: {error.strerror}"
-        readable = {id: path for id, path in inputs.items() if id not in result.failed}
-        names = {id: self._name(id, path) for id, path in readable.items()}
-        kept = {
-            id: load_scores(self._scores_file(names[id]), self._key(p))
-            for id, p in readable.items()
-        }
-        result.cached = [id for id, scores in kept.items() if scores is not None]
-        made = self._score({id: path for id, path in readable.items() if kept[id] is None})
+        jobs = self._jobs(inputs)
+        kept = {job.id: load_scores(self._scores_file(job), job.key) for job in jobs}
+        self._result.cached = [id for id, scores in kept.items() if scores is not None]
+        score_job = self._scorer([job for job in jobs if kept[job.id] is None])
         truth = self._ground_truth()
-        for id, path in readable.items():
-            scores = kept[id]
-            if scores is None and id in made:
-                scores = made[id]()
-                save_scores(
-                    self._scores_file(names[id]), scores, self._key(path), path, self._sha(path)
-                )
-            if scores is not None:
-                self._write(
-                    id, names[id], replace(scores, video=str(path)), truth.get(path.resolve())
-                )
+        for job in jobs:
+            if job.id not in self._result.failed:
+                scores = kept[job.id] or score_job(job)
+                self._write(job, replace(scores, video=str(job.path)), truth)
         self._fingerprints.save()
-        return result
+        return self._result
 
-    def _score(self, inputs: Mapping[str, Path]) -> dict[str, Callable[[], Scores]]:
-        """What gives the scores of each video, one at a time, once its features are there."""
-        if not inputs:
-            return {}
-        store, entries = self._extract(inputs)
-        model = self._found.load(pick_device(self._options.device)) if entries else None
+    def _jobs(self, inputs: Mapping[str, Path]) -> list[_Job]:
+        """What there is to do; a video that cannot be read is a failure."""
+        jobs: list[_Job] = []
+        for id, path in inputs.items():
+            try:
+                sha = self._fingerprints.of(path)
+            except OSError as error:
+                self._result.failed[id] = f"{path}: {error.strerror}"
+                continue
+            name = self._name(id, path, sha, taken={job.name for job in jobs})
+            features = entry_key(self._found.spec, sha)
+            key = digest("detect", checkpoint=self._weights_sha, features=features)
+            jobs.append(_Job(id, path, sha, name, key))
+        return jobs
 
-        def run(entry: str) -> Scores:
-            assert model is not None
-            features = store.read(entry)
-            probabilities = score(model, features.values)
-            return Scores(
-                probabilities,
-                features.grid,
-                self._found.classes,
-                entry,
-                features.duration,
-                features.fps,
-            )
-
-        return {id: partial(run, entry) for id, entry in entries.items()}
-
-    def _key(self, path: Path) -> str:
-        """The key of a video's scores."""
-        return digest("detect", checkpoint=self._weights_sha, features=self._entry_key(path))
-
-    def _entry_key(self, path: Path) -> str:
-        return entry_key(self._found.spec, self._sha(path))
-
-    def _sha(self, path: Path) -> str:
-        return self._fingerprints.of(path)
-
-    def _name(self, id: str, path: Path) -> str:
-        """Stem of the video's result files: its id, unless another video's results have it."""
+    def _name(self, id: str, path: Path, sha: str, taken: set[str]) -> str:
+        """The video's id as a file name, unless another video's results have it."""
         # An id may hold folders (two videos of one name); their results lie side by side.
         name = id.replace("/", "__").replace("\\", "__")
-        other = scored_video(self._scores_file(name))
-        if other is None or other[0] == str(path.resolve()) or other[1] == self._sha(path):
-            return name
-        return f"{name}@{self._sha(path)[:8]}"
+        other = scored_video(self._result.output / f"{name}.scores.npz")
+        mine = other is None or other[0] == str(path.resolve()) or other[1] == sha
+        return name if mine and name not in taken else f"{name}@{sha[:8]}"
 
-    def _scores_file(self, name: str) -> Path:
-        return self._result.output / f"{name}.scores.npz"
+    def _scores_file(self, job: _Job) -> Path:
+        return self._result.output / f"{job.name}.scores.npz"
 
-    def _extract(self, inputs: Mapping[str, Path]) -> tuple[FeatureStore, dict[str, str]]:
-        """Features of these videos: from the workspace's store if it has them, else made now.
-
-        Returns the store and the name of each video's entry; videos that failed have none.
-        """
-        spec = self._found.spec
+    def _scorer(self, jobs: list[_Job]) -> Callable[[_Job], Scores]:
+        """Bring these videos' features up to date; gives what scores one of them and keeps it."""
+        if not jobs:
+            return _nothing_to_score
+        spec, options = self._found.spec, self._options
         backbone = _backbone(self._found, self._weights, self._fingerprints)
         root = self._workspace.features if self._workspace else self._result.output / ".features"
         store = FeatureStore.prepare(root / store_name(spec), spec, backbone.file)
-        entries = {id: self._entry(store, id, path) for id, path in inputs.items()}
-        options = ExtractOptions(
-            precision=spec.precision,
-            batch_size=self._options.batch_size,
-            device=self._options.device,
-        )
+        entries = {job.id: self._entry(store, job) for job in jobs}
         made = extract_into(
             store,
-            {entries[id]: path for id, path in inputs.items()},
+            {entries[job.id]: job.path for job in jobs},
             backbone,
             self._fingerprints,
-            options,
+            ExtractOptions(
+                precision=spec.precision, batch_size=options.batch_size, device=options.device
+            ),
             self._listen,
         )
         self._result.failed |= {id: made.failed[e] for id, e in entries.items() if e in made.failed}
-        return store, {id: e for id, e in entries.items() if e not in made.failed}
+        model = self._found.load(pick_device(options.device))
 
-    def _entry(self, store: FeatureStore, id: str, path: Path) -> str:
+        def score_job(job: _Job) -> Scores:
+            features = store.read(entries[job.id])
+            scores = Scores(
+                probabilities=score(model, features.values),
+                grid=features.grid,
+                classes=self._found.classes,
+                video=str(job.path),
+                duration=features.duration,
+                fps=features.fps,
+            )
+            save_scores(self._scores_file(job), scores, job.key, job.path, job.fingerprint)
+            return scores
+
+        return score_job
+
+    def _entry(self, store: FeatureStore, job: _Job) -> str:
         """The video's name in the store: its id if that entry is of this video, else a new one."""
-        known = store.entry(id)
-        if known is not None and known["key"] == self._entry_key(path):
-            return id
-        return f"{id}@{self._sha(path)[:8]}"
+        known = store.entry(job.id)
+        if known is not None and known["key"] == entry_key(self._found.spec, job.fingerprint):
+            return job.id
+        return f"{job.id}@{job.fingerprint[:8]}"
 
     def _ground_truth(self) -> dict[Path, tuple[Video, str]]:
         """Annotated videos and their time unit by file, where the workspace's manifest has them."""
@@ -212,21 +198,21 @@ class _Detection:
             if video.path is not None and video.actions
         }
 
-    def _write(self, id: str, name: str, scores: Scores, truth: tuple[Video, str] | None) -> None:
+    def _write(self, job: _Job, scores: Scores, truth: Mapping[Path, tuple[Video, str]]) -> None:
         options = self._options
         segments = find_segments(
             scores, options.threshold, options.low_threshold, options.min_length
         )
-        labelled = None if truth is None else _labelled(*truth, scores)
+        known = truth.get(job.path.resolve())
+        labelled = None if known is None else _labelled(*known, scores)
         detection = Detection(scores, segments, labelled, self._provenance())
         files = []
         for form in options.formats:
-            file = self._result.output / f"{name}.{form}"
+            file = self._result.output / f"{job.name}.{form}"
             WRITERS[form](detection, file)
             files.append(file)
-        self._result.files[id] = [*files, self._scores_file(name)]
-        self._result.detections[id] = detection
-        self._listen(Event("detect", f"{id}: {len(segments)} segments"))
+        self._result.files[job.id] = [*files, self._scores_file(job)]
+        self._result.detections[job.id] = detection
 
     def _provenance(self) -> dict[str, Any]:
         options = self._options
@@ -239,6 +225,10 @@ class _Detection:
             "low": options.low_threshold,
             "min_length": options.min_length,
         }
+
+
+def _nothing_to_score(job: _Job) -> Scores:
+    raise AssertionError(f"{job.id} has kept scores")
 
 
 def _labelled(video: Video, time_unit: str, scores: Scores) -> list[Segment]:

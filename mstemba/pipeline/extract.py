@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mstemba.data_manifests.manifest import find_videos, load_manifest
+from mstemba.data_manifests.manifest import as_paths, find_videos, load_manifest
 from mstemba.errors import DecodeError, UsageError
 from mstemba.extractors import registry
 from mstemba.extractors.windows import WindowPooler
@@ -42,7 +42,7 @@ class ExtractResult:
 
 
 def extract(
-    videos: Iterable[str | Path] = (),
+    videos: str | Path | Iterable[str | Path] = (),
     options: ExtractOptions | None = None,
     *,
     workspace: Workspace | None = None,
@@ -57,7 +57,7 @@ def extract(
     """
     options = options or ExtractOptions()
     workspace = workspace or find_workspace()
-    inputs, without_file = _inputs([Path(v) for v in videos], manifest, workspace)
+    inputs, without_file = _inputs(as_paths(videos), manifest, workspace)
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
     backbone = registry.resolve(options.backbone, options.model, options.weights, fingerprints.of)
     spec = make_spec(backbone, options)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mstemba.data_manifests.annotations import Report, join, read_annotations
-from mstemba.data_manifests.manifest import Manifest, Video, find_videos, save_text
+from mstemba.data_manifests.manifest import Manifest, Video, as_paths, find_videos, save_text
 from mstemba.errors import UsageError
 from mstemba.pipeline.files import write_text
 from mstemba.pipeline.workspace import Workspace, create_workspace
@@ -32,7 +32,7 @@ class InitResult:
 
 
 def init(
-    videos: Iterable[Path],
+    videos: str | Path | Iterable[str | Path],
     annotations: Path | None = None,
     *,
     root: Path = Path(),
@@ -46,7 +46,7 @@ def init(
     only. Raises ManifestError for a path that is not there, a folder without videos, or an
     annotation file that cannot be read; odd entries are reported.
     """
-    files = find_videos(videos)
+    files = find_videos(as_paths(videos))
     if not files:
         raise UsageError("name at least one video or folder with --videos")
     if annotations is None:
