@@ -86,7 +86,14 @@ def _from_activitynet(
     path: Path, database: dict[str, Any], classes: tuple[str, ...] | None
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     try:
-        labels = sorted({a["label"] for e in database.values() for a in e.get("annotations", [])})
+        labels = sorted(
+            {
+                label
+                for e in database.values()
+                for a in _list(e, "annotations")
+                if (label := _label(a))
+            }
+        )
         names = classes or tuple(labels)
         ids = {name: number for number, name in enumerate(names)}
         entries = {
@@ -95,7 +102,10 @@ def _from_activitynet(
                 "duration": entry.get("duration"),
                 # A label outside the given classes becomes -1, which is reported as unknown.
                 "actions": [
-                    [ids.get(a["label"], -1), *a["segment"]] for a in entry.get("annotations", [])
+                    [ids.get(str(_label(a)), -1), *a["segment"]]
+                    if _label(a) and isinstance(a.get("segment"), list)
+                    else a
+                    for a in _list(entry, "annotations")
                 ],
             }
             for id, entry in database.items()
@@ -105,15 +115,35 @@ def _from_activitynet(
     return entries, names
 
 
+def _label(annotation: Any) -> str | None:
+    label = annotation.get("label") if isinstance(annotation, dict) else None
+    return label if isinstance(label, str) else None
+
+
+def _list(entry: dict[str, Any], name: str) -> list[Any]:
+    listed = entry.get(name, [])
+    return listed if isinstance(listed, list) else [listed]
+
+
 def _highest_class(entries: dict[str, Any]) -> int:
-    ids = [item[0] for entry in entries.values() for item in entry.get("actions", []) if item]
+    ids = [
+        item[0]
+        for entry in entries.values()
+        for item in _list(entry, "actions")
+        if isinstance(item, list) and item
+    ]
     return max((id for id in ids if isinstance(id, int)), default=-1)
 
 
 def _read_entry(id: str, entry: dict[str, Any], classes: int, report: Report) -> Video:
     duration = entry.get("duration")
+    if duration is not None and (
+        isinstance(duration, bool) or not isinstance(duration, (int, float)) or not duration >= 0
+    ):
+        report.count(report.left_out, "malformed duration", f"{duration!r} in {id}")
+        duration = None
     actions: list[Action] = []
-    for item in entry.get("actions", []):
+    for item in _list(entry, "actions"):
         example = f"{item!r} in {id}"
         try:
             action = parse_action(item)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter
@@ -74,6 +75,10 @@ class Manifest:
     time_unit: str
     videos: dict[str, Video]
 
+    def __post_init__(self) -> None:
+        if twice := [name for name, count in Counter(self.classes).items() if count > 1]:
+            raise ManifestError(f"class name {twice[0]!r} is there twice; names must differ")
+
     def subset(self, name: str) -> list[Video]:
         """The videos of a subset that have a file."""
         return [v for v in self.videos.values() if v.subset == name and v.path is not None]
@@ -117,8 +122,11 @@ def _read_video(manifest: Path, id: str, entry: Any, classes: int) -> Video:
     where = f"{manifest}: video {id!r}"
     if not isinstance(entry, dict):
         raise ManifestError(f"{where}: expected an object, found {type(entry).__name__}")
+    listed = entry.get("actions", [])
+    if not isinstance(listed, list):
+        raise ManifestError(f"{where}: `actions` is {listed!r}, expected a list")
     actions = []
-    for number, item in enumerate(entry.get("actions", [])):
+    for number, item in enumerate(listed):
         try:
             action = parse_action(item)
         except ValueError as error:
@@ -147,9 +155,15 @@ def parse_action(item: Any) -> Action:
     if isinstance(class_id, bool) or not isinstance(class_id, int):
         raise ValueError(f"class id {class_id!r} is not a whole number")
     for time in (start, end):
-        if isinstance(time, bool) or not isinstance(time, (int, float)) or not math.isfinite(time):
+        if isinstance(time, bool) or not isinstance(time, (int, float)):
             raise ValueError(f"{time!r} is not a time")
-    return Action(class_id, float(start), float(end))
+    try:
+        action = Action(class_id, float(start), float(end))
+    except OverflowError:
+        raise ValueError("a time is beyond any float") from None
+    if not (math.isfinite(action.start) and math.isfinite(action.end)):
+        raise ValueError(f"{item!r} has a time that is not finite")
+    return action
 
 
 def save_text(manifest: Manifest, folder: Path) -> str:
@@ -193,6 +207,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return data
 
 
+def _is_video(path: Path) -> bool:
+    # macOS leaves `._name.mp4` files that hold no video.
+    leftover = path.name.startswith("._")
+    return path.suffix.lower() in VIDEO_SUFFIXES and not leftover and path.is_file()
+
+
 def as_paths(given: str | Path | Iterable[str | Path]) -> list[Path]:
     """One path or several, as a list."""
     return [Path(given)] if isinstance(given, (str, Path)) else [Path(path) for path in given]
@@ -216,9 +236,7 @@ def find_videos(inputs: Iterable[Path]) -> dict[str, Path]:
     found: list[tuple[Path, Path]] = []
     for given in inputs:
         if given.is_dir():
-            files = sorted(
-                f for f in given.rglob("*") if f.suffix.lower() in VIDEO_SUFFIXES and f.is_file()
-            )
+            files = sorted(f for f in given.rglob("*") if _is_video(f))
             if not files:
                 raise ManifestError(
                     f"{given}: no video in this folder; "
@@ -229,6 +247,7 @@ def find_videos(inputs: Iterable[Path]) -> dict[str, Path]:
             found.append((given, Path(given.name)))
         else:
             raise ManifestError(f"{given}: no such file or folder")
+    found = list({file.resolve(): (file, below) for file, below in reversed(found)}.values())[::-1]
     ids: dict[str, Path] = {}
     for spelling in _SPELLINGS:
         names = [spelling(file, below) for file, below in found]
@@ -240,4 +259,7 @@ def find_videos(inputs: Iterable[Path]) -> dict[str, Path]:
             else:
                 clashing.append(pair)
         found = clashing
+    for file, _ in found:  # its own path is the id of another: number it
+        number = next(n for n in itertools.count(2) if f"{file} ({n})" not in ids)
+        ids[f"{file} ({number})"] = file
     return dict(sorted(ids.items(), key=lambda item: str(item[1])))

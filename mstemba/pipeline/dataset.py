@@ -94,7 +94,7 @@ def split_validation(
     if validation or fraction == 0:
         return training, validation
     count = round(fraction * len(training))
-    if count < 2:
+    if min(count, len(training) - count) < 2:
         return training, []
     by_hash = sorted(training, key=lambda v: hashlib.sha256(v.id.encode()).hexdigest())
     held_out = {v.id for v in by_hash[:count]}

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import load_manifest
 from mstemba.errors import CheckpointError, UsageError
 from mstemba.pipeline.checkpoint import Checkpoint, find_checkpoint, score
-from mstemba.pipeline.dataset import load_clips, with_features
+from mstemba.pipeline.dataset import Clip, load_clips, with_features
 from mstemba.pipeline.devices import pick_device
 from mstemba.pipeline.extract import store_name
 from mstemba.pipeline.metrics import average_precision, mean_average_precision
@@ -88,16 +89,26 @@ def evaluate(
     for number, clip in enumerate(clips, 1):
         scores.append(score(model, clip.features))
         listen(Event("evaluate", clip.id, number, len(clips)))
+    return _measure(clips, np.concatenate(scores), found, subset, missing)
+
+
+def _measure(
+    clips: list[Clip],
+    scores: NDArray[np.float32],
+    found: Checkpoint,
+    subset: str,
+    missing: list[str],
+) -> Evaluation:
     truth = np.concatenate([clip.labels for clip in clips])
-    ap = average_precision(np.concatenate(scores), truth)
+    ap = average_precision(scores, truth)
     counts = truth.sum(axis=0)
     return Evaluation(
         map=mean_average_precision(ap, counts),
         per_class={
             name: float(100 * value) if count else None
-            for name, value, count in zip(labels.classes, ap, counts, strict=True)
+            for name, value, count in zip(found.classes, ap, counts, strict=True)
         },
-        positives=dict(zip(labels.classes, counts.tolist(), strict=True)),
+        positives=dict(zip(found.classes, counts.tolist(), strict=True)),
         subset=subset,
         videos=len(clips),
         rows=len(truth),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mstemba.data_manifests.manifest import as_paths, find_videos, load_manifest
-from mstemba.errors import DecodeError, UsageError
+from mstemba.errors import DecodeError, StoreError, UsageError
 from mstemba.extractors import registry
 from mstemba.extractors.windows import WindowPooler
 from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart
@@ -132,7 +132,10 @@ def extract_into(
             result.failed[id] = f"{path}: {error.strerror}"
             continue
         job = _Job(id, path, fingerprint, entry_key(store.spec, fingerprint))
-        entry = store.entry(id)
+        try:
+            entry = store.entry(id)
+        except StoreError:
+            entry = None  # damaged: made again
         if entry is not None and entry["key"] == job.key:
             result.cached.append(id)
             continue

@@ -36,6 +36,7 @@ def entry_key(spec: FeatureSpec, fingerprint: str) -> str:
 
 
 def file_sha256(path: Path) -> str:
+    """SHA-256 of the whole file, in hexadecimal."""
     sha = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -46,8 +47,8 @@ def file_sha256(path: Path) -> str:
 class Fingerprints:
     """SHA-256 of whole files, remembered by path, size and modification time.
 
-    The memory only saves reading: losing it, or two processes overwriting each other's, costs
-    time and never a wrong answer.
+    Losing the memory, or two processes overwriting each other's, costs time and nothing else. A
+    file rewritten with the same size and the same time passes for unchanged.
     """
 
     def __init__(self, cache: Path | None = None) -> None:
@@ -55,9 +56,13 @@ class Fingerprints:
         self._known: dict[str, list[Any]] = {}
         if cache is not None and cache.is_file():
             try:
-                self._known = read_json(cache)
+                known = read_json(cache)
             except ValueError:
-                self._known = {}  # a damaged memory is an empty one
+                known = None  # a damaged memory is an empty one
+            if isinstance(known, dict):
+                self._known = {
+                    k: v for k, v in known.items() if isinstance(v, list) and len(v) == 3
+                }
 
     def of(self, path: Path) -> str:
         """Fingerprint of the file's content. Raises OSError when it cannot be read."""

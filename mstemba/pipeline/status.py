@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mstemba.data_manifests.manifest import load_manifest
-from mstemba.errors import MstembaError
+from mstemba.errors import MstembaError, StoreError
 from mstemba.pipeline.checkpoint import CONFIG, DONE
 from mstemba.pipeline.extract import FAILURES
 from mstemba.pipeline.files import read_json
@@ -44,7 +44,10 @@ def status(workspace: Workspace) -> dict[str, Any]:
             stores.append({"name": root.name, "current": root == current, "problem": str(error)})
             continue
         stores.append({"name": root.name, "current": root == current, **store.spec.as_dict()})
-        failures = read_json(root / FAILURES) if (root / FAILURES).is_file() else {}
+        try:
+            failures = read_json(root / FAILURES)
+        except (OSError, ValueError):
+            failures = {}
         for video in manifest.videos.values():
             state = _state(store, video.id, video.path, fingerprints, failures)
             videos.append(VideoStatus(video.id, video.subset, root.name, *state).__dict__)
@@ -70,7 +73,10 @@ def _state(
 ) -> tuple[str, str, int, str]:
     if path is None or not path.is_file():
         return "no file", str(path or ""), 0, ""
-    entry = store.entry(id)
+    try:
+        entry = store.entry(id)
+    except StoreError as error:
+        return "damaged", str(error), 0, ""
     if entry is not None:
         size, made = store.bytes_of(id), entry["made"]
         if entry["key"] != entry_key(store.spec, fingerprints.of(path)):
@@ -90,15 +96,20 @@ def _runs(workspace: Workspace) -> list[dict[str, Any]]:
     current = get_current(workspace.runs)
     runs = []
     for run in sorted(p for p in workspace.runs.glob("*") if (p / "last" / CONFIG).is_file()):
-        config = read_json(run / "last" / CONFIG)
+        try:
+            config = read_json(run / "last" / CONFIG)
+            arch, backbone = config["model"]["arch"], config["features"]["backbone"]
+        except (OSError, ValueError, KeyError, TypeError):
+            runs.append({"name": run.name, "current": run == current, "state": "damaged"})
+            continue
         done = read_json(run / DONE) if (run / DONE).is_file() else None
         runs.append(
             {
                 "name": run.name,
                 "current": run == current,
                 "state": "done" if done else "unfinished",
-                "arch": config["model"]["arch"],
-                "backbone": config["features"]["backbone"],
+                "arch": arch,
+                "backbone": backbone,
                 "checkpoint": done and done["checkpoint"],
                 "score": done and done["score"],
                 "steps": done and done["steps"],

@@ -10,6 +10,7 @@ so a killed extraction leaves nothing that reads as done.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
@@ -20,8 +21,9 @@ from urllib.parse import quote
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
 
-from mstemba.errors import StoreError
+from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.keys import spec_key
 from mstemba.records import Features, FeatureSpec, FloatArray, TimeGrid
 
@@ -50,7 +52,11 @@ class FeatureStore:
             raise StoreError(
                 f"{root}: store version {attributes.get('version')}, expected {VERSION}"
             )
-        return cls(root, FeatureSpec.from_dict(attributes["spec"]), attributes.get("weights_file"))
+        try:
+            spec = FeatureSpec.from_dict(attributes.get("spec") or {})
+        except UsageError as error:
+            raise StoreError(f"{root}: {error}") from None
+        return cls(root, spec, attributes.get("weights_file"))
 
     @classmethod
     def prepare(
@@ -96,9 +102,11 @@ class FeatureStore:
             raise StoreError(f"{self.root}: no features of {id!r}. Run `mstemba extract`")
         try:
             values: FloatArray = np.asarray(zarr.open_array(str(self._path(id)), mode="r")[:])
+            if np.isnan(values).any():
+                raise ValueError("NaN in it, as from a lost shard or an overflow in the backbone")
             grid = TimeGrid(np.asarray(entry["starts"], np.float64), entry["step"])
             return Features(values, grid, entry["duration"], entry["fps"], entry["key"])
-        except (KeyError, ValueError, OSError) as error:
+        except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
             raise StoreError(
                 f"{self.root}: entry {id!r} is damaged: {error}; delete it and extract again"
             ) from None
@@ -113,8 +121,13 @@ class FeatureStore:
 
     def _path(self, id: str) -> Path:
         # Quoting keeps every id one folder name; a leading dot would hide or climb.
-        name = quote(id, safe=" ()+,-=@[]_{}")
-        return self.root / (name.replace(".", "%2E") if name.startswith(".") else name)
+        name = quote(id, safe=" ()+,-=@[]_{}", errors="surrogateescape")
+        if name.startswith(".") or name.endswith(".json"):
+            name = name.replace(".", "%2E")
+        if len(name) > 200:
+            sha = hashlib.sha256(id.encode(errors="surrogateescape")).hexdigest()
+            name = f"{name[:150]}%{sha[:32]}"
+        return self.root / (name or "%")
 
 
 class EntryWriter:
@@ -131,6 +144,8 @@ class EntryWriter:
             chunks=(CHUNK_ROWS, spec.width),
             shards=(SHARD_ROWS, spec.width),
             dtype=spec.dtype,
+            fill_value=np.nan,  # rows whose shard is lost do not read as zeros
+            compressors=ZstdCodec(level=0, checksum=True),
             zarr_format=3,
         )
         self._waiting: list[FloatArray] = []
@@ -183,5 +198,7 @@ def _attributes(path: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: damaged: {error}") from None
+    if not isinstance(metadata, dict):
+        raise StoreError(f"{path}: damaged: its metadata is no object")
     attributes = metadata.get("attributes", {})
     return attributes if isinstance(attributes, dict) else None

@@ -98,5 +98,5 @@ def get_current(folder: Path) -> Path | None:
     pointer = folder / "current"
     if not pointer.is_file():
         return None
-    entry = folder / pointer.read_text(encoding="utf-8").strip()
-    return entry if entry.is_dir() else None
+    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+    return folder / name if name and (folder / name).is_dir() else None

@@ -31,8 +31,15 @@ class Probe:
     """Seconds: where the container's clock starts. All times are relative to it."""
     times: NDArray[np.float64] | None
     """(N,) presentation time of every packet, sorted; None when some are not in the file."""
+    length: float
+    """Seconds that the container's header promises, 0 when it says nothing."""
     rate: float
     """Nominal frames a second, 0 when unknown."""
+
+    @property
+    def looks_cut(self) -> bool:
+        """Whether packets that the header promises are not there."""
+        return self.times is not None and self.times[-1] < self.length - 1
 
 
 def probe(path: Path) -> Probe:
@@ -53,6 +60,7 @@ def probe(path: Path) -> Probe:
                 container=container.format.name,
                 offset=offset,
                 times=_packet_times(path, offset),
+                length=(container.duration or 0) / av.time_base,
                 rate=float(stream.average_rate or 0),
             )
     except (av.FFmpegError, OSError) as error:
@@ -60,19 +68,20 @@ def probe(path: Path) -> Probe:
 
 
 def decode(
-    path: Path, found: Probe, size: tuple[int, int], every: int
+    path: Path, found: Probe, size: tuple[int, int], every: int, careful: bool = False
 ) -> Iterator[tuple[NDArray[np.uint8], float]]:
     """Every `every`-th frame as RGB (H, W, 3) of `size` = (W, H), with its time in seconds.
 
-    A packet that cannot be decoded is skipped and counted; the count is raised as
-    `DamagedPackets` after the last frame.
+    `careful` is for a file known to be damaged: one thread, so that how many frames come out does
+    not depend on the machine. A packet that cannot be decoded is skipped and counted; the count is
+    raised as `DamagedPackets` after the last frame.
     """
     turns = found.rotation // 90
     scale_to = (size[1], size[0]) if turns % 2 else size
     damaged = number = 0
     with av.open(str(path)) as container:
         stream = _video_stream(container, path)
-        stream.thread_type = "AUTO"
+        stream.thread_type = "SLICE" if careful or found.looks_cut else "AUTO"
         scaler = _Scaler(stream, scale_to)
         for packet in container.demux(stream):
             try:
@@ -84,11 +93,13 @@ def decode(
                 if number % every == 0:
                     image = np.rot90(scaler(frame), turns) if turns else scaler(frame)
                     # A frame without a time is placed by the nominal rate.
-                    time = (
-                        frame.time - found.offset
-                        if frame.time is not None
-                        else number / (found.rate or 1)
-                    )
+                    if "avi" in found.container and found.times is not None:
+                        # AVI has no presentation times; with B-frames FFmpeg's guesses go back.
+                        time = found.times[min(number, len(found.times) - 1)]
+                    elif frame.time is not None:
+                        time = frame.time - found.offset
+                    else:
+                        time = number / (found.rate or 1)
                     yield np.ascontiguousarray(image), float(time)
                 number += 1
     if damaged:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,7 @@ def decode(request: DecodeRequest) -> Iterator[Opened | Frames | Restart | Decod
     found = pyav_reader.probe(request.path)
     yield Opened(0.0 if found.times is None else float(found.times[-1]))
     warnings: list[str] = []
+    decode_av = pyav_reader.decode
     if request.decoder in ("auto", "decord"):
         reason = decord_reader.why_not(found)
         if reason is None:
@@ -72,12 +74,13 @@ def decode(request: DecodeRequest) -> Iterator[Opened | Frames | Restart | Decod
                 return
             except decord_reader.DecordFailed as error:
                 reason = str(error)
+                decode_av = partial(decode_av, careful=True)
                 yield Restart()
         if request.decoder == "decord":
             raise DecodeError(
                 f"{request.path}: decord cannot read it: {reason}. Try --decoder auto"
             )
-    yield from _batches(request, found, pyav_reader.decode, "av", warnings)
+    yield from _batches(request, found, decode_av, "av", warnings)
 
 
 def resized(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -120,6 +123,12 @@ def _batches(
     # The last frame kept may have `every` - 1 unused ones behind it.
     end = found.times[-1] if found.times is not None else clock.last
     duration = max(float(end), clock.last) + 1 / fps
+    if found.times is not None and (seen := clock.count + clock.refused) < (
+        said := len(found.times[:: request.every])
+    ):
+        warnings.append(f"{seen} of {said} frames could be decoded")
+    if duration < found.length - 1:
+        warnings.append(f"ends at {duration:.1f} s, its header says {found.length:.1f} s")
     yield DecodeReport(name, clock.count, fps, duration, warnings)
 
 

@@ -1,8 +1,8 @@
 """Decoding in a process of its own: it overlaps with the backbone, and a decoder that crashes takes
 only its own video with it.
 
-The child is started as `python -m mstemba.pipeline.decode.worker`, not by multiprocessing, so that
-notebooks and scripts without a main guard can call `mstemba.extract`.
+The child is a plain `python -c`, not multiprocessing's, so that notebooks, and scripts without a
+main guard, can call `mstemba.extract`.
 """
 
 from __future__ import annotations
@@ -60,8 +60,13 @@ class _Process:
     """The child, and a thread that reads ahead from it."""
 
     def __init__(self, requests: list[DecodeRequest]) -> None:
+        # The parent's own search path: a `queue.py` in the current folder must not get in the way.
         self._child = subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [
+                sys.executable,
+                "-c",
+                f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # FFmpeg's complaints; what matters comes back as events
@@ -80,8 +85,8 @@ class _Process:
                 pickle.dump(requests, stdin)
             while True:
                 self._queue.put(pickle.load(stdout))
-        except (EOFError, OSError, pickle.UnpicklingError):
-            self._queue.put(None)  # the child is done, or gone in the middle of a message
+        except Exception:  # the child is done, or gone in the middle of a message
+            self._queue.put(None)
 
     def events(self) -> Iterator[DecodeEvent]:
         while (event := self._queue.get()) is not None:
@@ -121,7 +126,3 @@ def main() -> None:
                 out.flush()
     except BrokenPipeError:
         os._exit(0)  # the parent has gone; nobody is left to tell
-
-
-if __name__ == "__main__":
-    main()

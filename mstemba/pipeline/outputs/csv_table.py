@@ -11,6 +11,7 @@ from mstemba.pipeline.outputs.detection import Detection
 
 
 def write_csv(detection: Detection, path: Path) -> None:
+    """Columns video, start, end, label, class_id, score; seconds."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["video", "start", "end", "label", "class_id", "score"])
@@ -25,4 +26,5 @@ def write_csv(detection: Detection, path: Path) -> None:
 
 def _literal(text: str) -> str:
     # A spreadsheet would run a cell that begins like a formula.
-    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    text = "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    return text.replace("\r", " ")  # the csv module does not quote it

@@ -73,4 +73,6 @@ def _bars(axes: Axes, segments: list[Segment], class_id: int, y: float, colour: 
 
 def _plain(text: str) -> str:
     # matplotlib would typeset $...$ and break lines; names are shown as they are.
+    text = text.encode("utf-8", "backslashreplace").decode()
+    text = text if len(text) <= 60 else f"{text[:59]}…"
     return text.replace("$", r"\$").replace("\n", " ")

@@ -4,12 +4,16 @@ format needs no second pass."""
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from mstemba.pipeline.files import write_atomically
 from mstemba.records import Scores, TimeGrid
+
+# What numpy raises for one kind of damage or another.
+DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 def save_scores(path: Path, scores: Scores, key: str, video: Path, fingerprint: str) -> None:
@@ -50,7 +54,7 @@ def load_scores(path: Path, key: str) -> Scores | None:
             )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except DAMAGED:
         return None  # damaged: made again
 
 
@@ -59,5 +63,5 @@ def scored_video(path: Path) -> tuple[str, str] | None:
     try:
         with np.load(path, allow_pickle=False) as data:
             return str(data["video"]), str(data["fingerprint"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except DAMAGED:
         return None
