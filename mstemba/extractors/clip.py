@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mstemba.errors import UsageError
+from mstemba.extractors.weights import reading
 
 if TYPE_CHECKING:
     from mstemba.extractors.encoder import FrameEncoder
@@ -47,22 +48,30 @@ def load(model: str, weights: str, device: str, precision: str) -> FrameEncoder:
     if not local and weights not in open_clip.list_pretrained_tags_by_model(model):
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise UsageError(f"no published weights {weights!r} of {model}; its tags: {tags}")
-    try:
-        with _quiet_logging():
+    if local:
+        with reading(weights, f"CLIP {model}"):
             network = open_clip.create_model(model, pretrained=weights)
-    except Exception as error:  # a hub, a socket, a file: each raises its own kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if local:
-            raise UsageError(f"{weights}: not weights of CLIP {model}: {reason}") from None
-        raise UsageError(
-            f"the weights {weights!r} of CLIP {model} are not here and could not be downloaded "
-            f"({reason.split('. ')[0]}). Download {_where(model, weights)} on another machine "
-            f"and give the file by --weights"
-        ) from None
+    else:
+        network = _fetch(model, weights)
     visual = network.visual
     return FrameEncoder(
         network, network.encode_image, visual.image_mean, visual.image_std, device, precision
     )
+
+
+def _fetch(model: str, tag: str) -> Any:
+    import open_clip
+
+    try:
+        with _quiet_logging():
+            return open_clip.create_model(model, pretrained=tag)
+    except Exception as error:  # a hub, a socket: each raises its own kinds
+        reason = str(error).strip().split(". ")[0].splitlines() or [type(error).__name__]
+        raise UsageError(
+            f"the weights {tag!r} of CLIP {model} are not here and could not be downloaded "
+            f"({reason[0]}). Download {_where(model, tag)} on another machine "
+            f"and give the file by --weights"
+        ) from None
 
 
 def default_at_hand() -> bool:

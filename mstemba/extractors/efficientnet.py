@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mstemba.errors import UsageError
+from mstemba.extractors.weights import reading
 
 if TYPE_CHECKING:
     from mstemba.extractors.encoder import FrameEncoder
@@ -44,18 +45,12 @@ def load(model: str, weights: str, device: str, precision: str) -> FrameEncoder:
     from mstemba.extractors.encoder import FrameEncoder
 
     network = EfficientNet.from_name(model)
-    try:
+    with reading(weights, model):
         state = torch.load(weights, map_location="cpu", weights_only=True)
         network.load_state_dict(state)
-    except Exception as error:  # whatever a wrong file makes torch raise
-        raise UsageError(f"{weights}: not weights of {model}: {_first_line(error)}") from None
 
     def forward(images: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = network.extract_features(images)
         return features.mean(dim=(2, 3))
 
     return FrameEncoder(network, forward, _MEAN, _STD, device, precision)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -83,7 +83,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: no such checkpoint")
     folder = path if path.is_dir() else path.parent
     if path.is_dir() and (path / DONE).is_file():
-        folder = path / str(read_json(path / DONE)["checkpoint"])
+        folder = path / read_done(path)["checkpoint"]
     if path.is_file() and path.name not in (WEIGHTS, CONFIG):
         from mstemba.model.checkpoint import read_weights
 
@@ -116,6 +116,18 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{folder / CONFIG}: damaged: {error!r}") from None
 
 
+def read_done(run: Path) -> dict[str, Any]:
+    """The marker of a finished run. Raises CheckpointError when it is damaged."""
+    try:
+        done: dict[str, Any] = read_json(run / DONE)
+        if done["checkpoint"] in ("best", "last"):
+            return done
+        problem = f"checkpoint {done['checkpoint']!r}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = repr(error)
+    raise CheckpointError(f"{run / DONE}: damaged: {problem}; delete the run and train again")
+
+
 def find_checkpoint(given: Path | None, workspace: Workspace | None) -> Checkpoint:
     """The checkpoint named, else the one the workspace's last `train` made."""
     if given is not None:
@@ -126,8 +138,10 @@ def find_checkpoint(given: Path | None, workspace: Workspace | None) -> Checkpoi
         )
     run = get_current(workspace.runs)
     if run is None or not (run / DONE).is_file():
-        state = "its training has not finished" if run else "nothing was trained in it yet"
-        raise UsageError(f"{workspace.root}: {state}. Run `mstemba train`, or name a --checkpoint")
+        raise UsageError(
+            f"no training has finished in the workspace {workspace.root.resolve()}: "
+            f"run `mstemba train`, or name a --checkpoint"
+        )
     return open_checkpoint(run)
 
 

@@ -146,6 +146,8 @@ class _Detection:
         if not jobs:
             return _nothing_to_score
         spec, options = self._found.spec, self._options
+        # Before the long part: a damaged checkpoint should not cost an extraction.
+        model = self._found.load(pick_device(options.device))
         backbone = _backbone(self._found, self._weights, self._fingerprints)
         root = self._workspace.features if self._workspace else self._result.output / ".features"
         store = FeatureStore.prepare(root / store_name(spec), spec, backbone.file)
@@ -161,7 +163,6 @@ class _Detection:
             self._listen,
         )
         self._result.failed |= {id: made.failed[e] for id, e in entries.items() if e in made.failed}
-        model = self._found.load(pick_device(options.device))
 
         def score_job(job: _Job) -> Scores:
             features = store.read(entries[job.id])

@@ -100,6 +100,8 @@ def _measure(
     missing: list[str],
 ) -> Evaluation:
     truth = np.concatenate([clip.labels for clip in clips])
+    if not truth.any():
+        raise UsageError(f"no row of subset {subset!r} falls into an action: nothing to measure")
     ap = average_precision(scores, truth)
     counts = truth.sum(axis=0)
     return Evaluation(

@@ -74,7 +74,7 @@ class FeatureStore:
                     f"Give another --store, or the options it was built with"
                 )
             return store
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        if root.exists() and not _is_empty(root):
             raise StoreError(f"{root}: exists and is no feature store; give another --store")
         return cls(root, spec, weights_file)
 
@@ -188,6 +188,11 @@ class EntryWriter:
         self._array[begin:] = rows[:count]
         self._waiting = [rows[count:]]
         self._rows_waiting = len(rows) - count
+
+
+def _is_empty(folder: Path) -> bool:
+    # A killed first write leaves nothing but zarr's temporary file.
+    return folder.is_dir() and all(file.suffix == ".partial" for file in folder.iterdir())
 
 
 def _attributes(path: Path) -> dict[str, Any] | None:

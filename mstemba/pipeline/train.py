@@ -12,16 +12,27 @@ from typing import Any
 
 import numpy as np
 
-from mstemba.data_manifests.manifest import Manifest, load_manifest
+from mstemba.data_manifests.manifest import Manifest, load_manifest, read_json_object
 from mstemba.errors import UsageError
-from mstemba.pipeline.checkpoint import CONFIG, DONE, make_config
+from mstemba.pipeline.checkpoint import CONFIG, DONE, make_config, read_done
 from mstemba.pipeline.dataset import Clip, load_clips, split_validation, with_features
-from mstemba.pipeline.files import read_json, write_json
+from mstemba.pipeline.files import write_json
 from mstemba.pipeline.keys import digest
 from mstemba.pipeline.options import TrainOptions, numeric
 from mstemba.pipeline.progress import Event, Listener, silent
 from mstemba.pipeline.store import FeatureStore
 from mstemba.pipeline.workspace import Workspace, find_workspace, get_current, set_current
+
+# What a run puts into its folder.
+RUN_FILES = {
+    "best",
+    "last",
+    "tensorboard",
+    "metrics.jsonl",
+    "curves.png",
+    "state.safetensors",
+    DONE,
+}
 
 
 @dataclass(frozen=True)
@@ -59,32 +70,16 @@ def train(
     labels = load_manifest(manifest or _need(workspace, "--manifest").manifest)
     store = find_store(features, workspace)
     plan = _plan(options, labels, store)
-    if plan.missing:
-        listen(
-            Event(
-                "train",
-                f"{len(plan.missing)} training or validation videos have no features "
-                f"and are left out, for example {plan.missing[0]}",
-                warning=True,
-            )
-        )
-    if output is None:
-        runs = _need(workspace, "--output").runs
-        output = runs / f"{options.arch}-{plan.key[:8]}"
-        set_current(runs, output.name)
-    _check_run_folder(output, plan.key)
-    if (output / DONE).is_file():
-        return _result(output, cached=True)
-    if not plan.validation:
-        listen(
-            Event(
-                "train",
-                f"{len(plan.training)} training videos are too few to hold some out "
-                "for validation: the last averaged weights are kept",
-            )
-        )
-    _run(plan, store, labels, output, listen)
-    return _result(output, cached=False)
+    run = output or _need(workspace, "--output").runs / f"{options.arch}-{plan.key[:8]}"
+    _check_run_folder(run, plan.key)
+    cached = (run / DONE).is_file()
+    if not cached:
+        for message in plan.remarks:
+            listen(Event("train", message, warning=True))
+        _run(plan, store, labels, run, listen)
+    if workspace is not None and run.parent == workspace.runs:
+        set_current(workspace.runs, run.name)
+    return _result(run, cached)
 
 
 def find_store(given: Path | None, workspace: Workspace | None) -> FeatureStore:
@@ -110,7 +105,8 @@ class _Plan:
     options: TrainOptions
     training: list[Clip]
     validation: list[Clip]
-    missing: list[str]
+    remarks: list[str]
+    """What a user should know before it starts."""
     key: str
 
     @property
@@ -137,19 +133,33 @@ def _plan(options: TrainOptions, manifest: Manifest, store: FeatureStore) -> _Pl
     if not wanted:
         raise UsageError("the manifest has no video in the subset `training`")
     videos, missing = with_features(store, wanted)
-    training, validation = split_validation(manifest, videos, options.val_fraction)
-    parts = (load_clips(store, manifest, training), load_clips(store, manifest, validation))
-    if not any(clip.labels.any() for clip in parts[0]):
+    parts = split_validation(manifest, videos, options.val_fraction)
+    training, validation = (load_clips(store, manifest, part) for part in parts)
+    if not any(clip.labels.any() for clip in training):
         raise UsageError(
             "no row of the training features falls into an action: check the manifest's times"
         )
+    remarks = []
+    if missing:
+        remarks.append(
+            f"{len(missing)} training or validation videos have no features and are left out, "
+            f"for example {missing[0]}"
+        )
+    if not any(clip.labels.any() for clip in validation):
+        reason = (
+            "no row of the validation videos falls into an action"
+            if validation
+            else f"{len(training)} training videos are too few to hold some out for validation"
+        )
+        remarks.append(f"{reason}: the last averaged weights are kept")
+        validation = []
     key = digest(
         "train",
         options=numeric(options),
         classes=manifest.classes,
-        clips=[_clip_keys(store, clips) for clips in parts],
+        clips=[_clip_keys(store, clips) for clips in (training, validation)],
     )
-    return _Plan(options, *parts, missing, key)
+    return _Plan(options, training, validation, remarks, key)
 
 
 def _clip_keys(store: FeatureStore, clips: Sequence[Clip]) -> list[list[str]]:
@@ -162,19 +172,24 @@ def _clip_keys(store: FeatureStore, clips: Sequence[Clip]) -> list[list[str]]:
 
 
 def _check_run_folder(output: Path, key: str) -> None:
-    if not output.exists() or not any(output.iterdir()):
-        return
+    """Refuse a folder that holds something else than this run, finished or not."""
     config = output / "last" / CONFIG
-    if not config.is_file():
-        raise UsageError(f"{output}: exists and is no training run; give another --output")
-    if read_json(config).get("key") != key:
-        raise UsageError(
-            f"{output}: holds a run with other options, features or labels; give another --output"
-        )
+    if config.is_file():
+        if read_json_object(config).get("key") != key:
+            raise UsageError(
+                f"{output}: holds a run with other options, features or labels; "
+                f"give another --output"
+            )
+    elif output.is_dir():
+        names = {file.name for file in output.iterdir() if not file.name.startswith(".")}
+        if foreign := sorted(names - RUN_FILES):
+            raise UsageError(
+                f"{output}: no training run, it holds {foreign[0]}; give another --output"
+            )
 
 
 def _result(run: Path, cached: bool) -> TrainResult:
-    done = read_json(run / DONE)
+    done = read_done(run)
     return TrainResult(
         run, done["checkpoint"], done["score"], done["steps"], done["seconds"], cached
     )
@@ -197,7 +212,8 @@ def _run(
         plan.key,
     )
     if trainer.is_main:
-        for name in ("best", "last") if plan.validation else ("last",):
+        # `last` first: a run folder is known by it.
+        for name in ("last", "best") if plan.validation else ("last",):
             write_json(output / name / CONFIG, config)
     best = trainer.fit(output, plan.check_every, plan.key, listen)
     if trainer.is_main:
@@ -210,3 +226,4 @@ def _run(
         }
         write_json(output / DONE, done)
         trainer.forget_state(output)
+    trainer.wait()

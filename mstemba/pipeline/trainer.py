@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ import safetensors.torch
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from tensorboard.compat.proto.event_pb2 import Event as EventRecord
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor, nn
 
 from mstemba.errors import MstembaError, UsageError
@@ -30,7 +34,7 @@ from mstemba.pipeline import plots
 from mstemba.pipeline.checkpoint import WEIGHTS, score
 from mstemba.pipeline.dataset import Clip, random_batch
 from mstemba.pipeline.devices import pick_device
-from mstemba.pipeline.files import write_atomically
+from mstemba.pipeline.files import write_atomically, write_text
 from mstemba.pipeline.metrics import average_precision, mean_average_precision
 from mstemba.pipeline.options import TrainOptions
 from mstemba.pipeline.progress import Event, Listener
@@ -121,6 +125,10 @@ class Trainer:
         self._accelerator.wait_for_everyone()
         return self._best
 
+    def wait(self) -> None:
+        """Until every process of a distributed run is here."""
+        self._accelerator.wait_for_everyone()
+
     def forget_state(self, run: Path) -> None:
         """Delete the resumable state of a finished run."""
         (run / STATE).unlink(missing_ok=True)
@@ -195,9 +203,8 @@ class Trainer:
             for part, value in self._moments(parameter).items():
                 tensors[f"{part}.{name}"] = value
         metadata = {"key": key, "step": str(self._step), "best": json.dumps(self._best)}
-        write_atomically(
-            path, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata)
-        )
+        content = safetensors.torch.save(tensors, metadata)
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
     def _load_state(self, path: Path, key: str) -> None:
         with safetensors.safe_open(path, "pt", device=str(self._accelerator.device)) as file:
@@ -260,21 +267,48 @@ class _Log:
     """metrics.jsonl and TensorBoard; a resumed run drops what the killed one wrote too far."""
 
     def __init__(self, run: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self._path = run / "metrics.jsonl"
         lines = self._path.read_text().splitlines() if self._path.is_file() else []
         kept = [line for line in lines if _step_of(line) <= step]
-        self._path.write_text("".join(line + "\n" for line in kept))
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        write_text(self._path, "".join(line + "\n" for line in kept))
+        self._board = _Board(run / "tensorboard")
+        for line in kept:
+            self._board.write(json.loads(line))
 
     def write(self, values: dict[str, float]) -> None:
         with self._path.open("a") as file:
             file.write(json.dumps(values) + "\n")
-        for name, value in values.items():
-            if name != "step":
-                self._board.add_scalar(name, value, int(values["step"]))
-        self._board.flush()
+        self._board.write(values)
+
+
+class _Board:
+    """One TensorBoard event file, begun anew.
+
+    torch's SummaryWriter writes from a thread, which can only print what goes wrong; this one
+    raises in the caller when the disk is full.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self._file = (folder / f"events.out.tfevents.{time.time():.0f}").open("wb")
+        self._records = RecordWriter(self._file)
+        self._add(EventRecord(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def write(self, values: dict[str, float]) -> None:
+        summary = Summary(
+            value=[
+                Summary.Value(tag=name, simple_value=value)
+                for name, value in values.items()
+                if name != "step"
+            ]
+        )
+        step = int(values["step"])
+        self._add(EventRecord(wall_time=time.time(), step=step, summary=summary))
+
+    def _add(self, record: EventRecord) -> None:
+        self._records.write(record.SerializeToString())
+        self._file.flush()
 
 
 def _step_of(line: str) -> float:

@@ -96,8 +96,9 @@ def decode(
                     if "avi" in found.container and found.times is not None:
                         # AVI has no presentation times; with B-frames FFmpeg's guesses go back.
                         time = found.times[min(number, len(found.times) - 1)]
-                    elif frame.time is not None:
-                        time = frame.time - found.offset
+                    elif frame.pts is not None:
+                        # The very arithmetic of `_packet_times`: equal to the last bit.
+                        time = frame.pts * float(stream.time_base or 0) - found.offset
                     else:
                         time = number / (found.rate or 1)
                     yield np.ascontiguousarray(image), float(time)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,10 @@ def write_png(detection: Detection, path: Path) -> None:
             0.5, 0.5, "no action detected", transform=axes.transAxes, ha="center", va="center"
         )
     axes.set_title(_plain(title), loc="left")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    with warnings.catch_warnings():
+        # The font lacks some scripts, whose letters are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))
 
 
 def _classes_to_draw(detection: Detection) -> list[int]:

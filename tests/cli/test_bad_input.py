@@ -1,0 +1,492 @@
+"""Mistakes and damaged files: one clear line, the right exit code, and nothing lost.
+
+The commands run in this process, by the entry point that the console script calls: to start Python
+and torch for each of them would take minutes. The other files here start processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import warnings
+import wave
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from mstemba.cli import main
+from mstemba.pipeline.store import FeatureStore
+from tests.cli.conftest import (
+    EXTRACT,
+    TRAIN,
+    complaint,
+    contents,
+    current_run,
+    current_store,
+    edit_json,
+    entries,
+    environment,
+    film,
+)
+
+
+class Runner(Protocol):
+    """Runs `mstemba` with these words."""
+
+    def __call__(
+        self,
+        *args: str | Path,
+        cwd: Path,
+        expect: int | None = 0,
+        env: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture
+def mstemba(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Runner:
+    """As tests.cli.conftest.mstemba, in this process; what is raised fails the test."""
+    monkeypatch.delenv("MSTEMBA_WORKSPACE", raising=False)
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])  # the decoder is a process
+
+    def run(
+        *args: str | Path,
+        cwd: Path,
+        expect: int | None = 0,
+        env: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        for name, value in (env or {}).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["mstemba", *map(str, args)])
+        capfd.readouterr()
+        # A process would print warnings on standard error.
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            with pytest.raises(SystemExit) as ended:
+                main()
+        said = capfd.readouterr()
+        assert [str(w.message) for w in warned if w.category is UserWarning] == []
+        code = ended.value.code or 0
+        assert expect in (None, code), said
+        return subprocess.CompletedProcess(args, int(code), said.out, said.err)
+
+    return run
+
+
+def nothing(workspace: Path) -> None:
+    """The workspace is fine; the command is not."""
+
+
+def manifest(change: Callable[[Any], object]) -> Callable[[Path], None]:
+    """Edit the manifest by hand."""
+    return lambda workspace: edit_json(workspace / "manifest.json", change)
+
+
+def config(change: Callable[[Any], object]) -> Callable[[Path], None]:
+    """Edit the checkpoint's config.json by hand."""
+    return lambda workspace: edit_json(current_run(workspace) / "last" / "config.json", change)
+
+
+def text(name: str, content: str) -> Callable[[Path], None]:
+    """Write a text file into the workspace."""
+
+    def write(workspace: Path) -> None:
+        (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / name).write_text(content)
+
+    return write
+
+
+def without(name: str) -> Callable[[Path], None]:
+    """Delete a folder of the workspace."""
+    return lambda workspace: shutil.rmtree(workspace / name)
+
+
+def without_in_run(name: str) -> Callable[[Path], None]:
+    """Delete a file of the current run."""
+    return lambda workspace: (current_run(workspace) / name).unlink()
+
+
+def silence(workspace: Path) -> None:
+    with wave.open(str(workspace / "sound.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(bytes(16000))
+
+
+def store_of_window_8(workspace: Path) -> None:
+    spec = FeatureStore.open(current_store(workspace)).spec
+    FeatureStore.prepare(workspace / "other.zarr", replace(spec, window=8)).make()
+
+
+def cut_weights(workspace: Path) -> None:
+    file = current_run(workspace) / "last" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+class Evil:
+    """Unpickling it makes a file in the current folder."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("executed",)
+
+
+def evil_file(workspace: Path) -> None:
+    (workspace / "evil.pt").write_bytes(pickle.dumps({"head.weight": Evil()}))
+
+
+def evil_weights(workspace: Path) -> None:
+    (current_run(workspace) / "last" / "model.safetensors").write_bytes(pickle.dumps(Evil()))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command that cannot work, and words that the user must see."""
+
+    id: str
+    args: tuple[str, ...]
+    words: tuple[str, ...]
+    prepare: Callable[[Path], None] = nothing
+    code: int = 2
+    env: dict[str, str] = field(default_factory=dict)
+
+
+LABELS = ("init", "--videos", "videos", "--annotations")
+DETECT = ("detect", "videos/v2.mp4")
+OTHER = "other.zarr"
+FAILED = "mstemba: 1 of the videos failed"
+
+CASES = [
+    # Inputs that are not there, or are something else.
+    Case("extract-missing-file", ("extract", "no.mp4"), ("no.mp4", "no such file")),
+    Case("detect-missing-file", ("detect", "no.mp4"), ("no.mp4", "no such file")),
+    Case("init-missing-file", ("init", "--videos", "no.mp4"), ("no.mp4", "no such file")),
+    Case("empty-folder", ("extract", "empty"), ("empty", "no video"), text("empty/a.txt", "")),
+    Case("audio-extract", (*EXTRACT, "sound.wav"), ("only audio", FAILED), silence, 1),
+    Case("audio-detect", ("detect", "sound.wav"), ("only audio", FAILED), silence, 1),
+    Case(
+        "text-as-mp4", (*EXTRACT, "t.mp4"), ("not a readable video", FAILED), text("t.mp4", "hi"), 1
+    ),
+    Case("empty-mp4", (*EXTRACT, "t.mp4"), ("not a readable video", FAILED), text("t.mp4", ""), 1),
+    # Annotations and manifest.
+    Case("no-annotations", (*LABELS, "no.json"), ("no.json", "no such file")),
+    Case("annotations-text", (*LABELS, "a.json"), ("a.json", "JSON"), text("a.json", "a b")),
+    Case("annotations-list", (*LABELS, "a.json"), ("a.json", "object"), text("a.json", "[]")),
+    Case("annotations-empty", (*LABELS, "a.json"), ("a.json", "no entries"), text("a.json", "{}")),
+    Case(
+        "annotations-entry-text",
+        (*LABELS, "a.json"),
+        ("a.json", "'v0'"),
+        text("a.json", '{"v0": "training"}'),
+    ),
+    Case(
+        "no-class-file",
+        (*LABELS, "labels.json", "--classes", "no.txt"),
+        ("no.txt",),
+    ),
+    Case(
+        "unit-unknown",
+        (*LABELS, "labels.json", "--time-unit", "hours"),
+        ("hours", "seconds, frames"),
+    ),
+    Case(
+        "manifest-unknown-class",
+        TRAIN,
+        ("manifest.json", "'v0'", "unknown class id 3", "0 to 2"),
+        manifest(lambda m: m["videos"]["v0"]["actions"].append([3, 0.0, 1.0])),
+    ),
+    Case(
+        "manifest-action-of-words",
+        TRAIN,
+        ("'v0'", "[class, start, end]"),
+        manifest(lambda m: m["videos"]["v0"]["actions"].append("runs")),
+    ),
+    Case(
+        "manifest-actions-null",
+        TRAIN,
+        ("manifest.json", "'v0'"),
+        manifest(lambda m: m["videos"]["v0"].update(actions=None)),
+    ),
+    Case(
+        "manifest-other-version",
+        ("extract",),
+        ("version 9", "version 1"),
+        manifest(lambda m: m.update(version=9)),
+    ),
+    Case("manifest-text", ("extract",), ("manifest.json", "JSON"), text("manifest.json", "{")),
+    Case(
+        "manifest-gone",
+        ("train",),
+        ("manifest.json", "no such file"),
+        lambda workspace: (workspace / "manifest.json").unlink(),
+    ),
+    Case(
+        "no-training-video",
+        TRAIN,
+        ("training",),
+        manifest(lambda m: [v.update(subset="testing") for v in m["videos"].values()]),
+    ),
+    Case(
+        "no-action-in-time",
+        TRAIN,
+        ("no row", "times"),
+        manifest(
+            lambda m: [v.update(actions=[[0, 500, 600]]) for v in m["videos"].values()],
+        ),
+    ),
+    Case("subset-unknown", ("evaluate", "--subset", "final"), ("'final'",)),
+    Case("workspace-file-damaged", ("status",), ("mstemba.toml",), text("mstemba.toml", "= 1")),
+    # Stores and checkpoints that do not fit.
+    Case(
+        "store-of-another-window",
+        (*EXTRACT, "--store", OTHER),
+        (OTHER, "window=8 (wanted 4)"),
+        store_of_window_8,
+    ),
+    Case(
+        "store-is-another-folder",
+        (*EXTRACT, "--store", "videos"),
+        ("videos", "no feature store"),
+    ),
+    Case(
+        "features-do-not-fit",
+        ("evaluate", "--features", OTHER),
+        (OTHER, "window=8 (wanted 4)"),
+        store_of_window_8,
+    ),
+    Case("features-missing", ("train", "--features", "no.zarr"), ("no.zarr", "no feature store")),
+    Case("nothing-extracted", ("train",), ("no features", "mstemba extract"), without("features")),
+    Case(
+        "classes-differ",
+        ("evaluate",),
+        ("3 classes", "4"),
+        manifest(lambda m: m["classes"].append("sits")),
+    ),
+    Case(
+        "run-folder-of-other-options",
+        (*TRAIN, "--seed", "7", "--output", "runs/RUN"),
+        ("other options", "--output"),
+        lambda workspace: current_run(workspace).rename(workspace / "runs" / "RUN"),
+    ),
+    # Checkpoints that are none.
+    Case("no-checkpoint", (*DETECT, "--checkpoint", "no"), ("no: no such checkpoint",)),
+    Case("never-trained", DETECT, ("no training has finished", "mstemba train"), without("runs")),
+    Case("never-trained-evaluate", ("evaluate",), ("no training has finished",), without("runs")),
+    Case(
+        "training-unfinished",
+        DETECT,
+        ("no training has finished", "mstemba train"),
+        without_in_run("done.json"),
+    ),
+    Case("no-config", ("evaluate",), ("config.json",), without_in_run("last/config.json")),
+    Case("no-weights", DETECT, ("model.safetensors",), without_in_run("last/model.safetensors")),
+    Case("config-of-no-kind", ("evaluate",), ("config.json",), config(lambda c: c.clear())),
+    Case(
+        "config-of-other-classes",
+        ("evaluate", "--checkpoint", "runs"),
+        ("runs", "config.json"),
+    ),
+    Case("weights-cut", ("evaluate",), ("model.safetensors", "whole"), cut_weights),
+    Case("pickled-code", (*DETECT, "--checkpoint", "evil.pt"), ("evil.pt", "refused"), evil_file),
+    Case("pickled-as-safetensors", ("evaluate",), ("model.safetensors",), evil_weights),
+    Case(
+        "pickled-backbone",
+        (*EXTRACT, "--weights", "evil.pt", "--store", "s"),
+        ("evil.pt",),
+        evil_file,
+    ),
+    # Options.
+    Case("backbone-unknown", ("extract", "--backbone", "vgg"), ("'vgg'", "clip, efficientnet")),
+    Case("clip-model-unknown", ("extract", "--model", "ViT-Z"), ("'ViT-Z'", "nearest")),
+    Case("weights-missing", (*EXTRACT, "--weights", "no/w.pth"), ("no/w.pth", "no such file")),
+    Case("format-unknown", (*DETECT, "--format", "json,xls"), ("'xls'", "json, csv, png")),
+    Case("window-0", ("extract", "--window", "0"), ("window is 0", "1 or more")),
+    Case("stride-negative", ("extract", "--stride", "-1"), ("stride is -1", "1 or more")),
+    Case("threshold-2", (*DETECT, "--threshold", "2"), ("threshold is 2", "<= 1")),
+    Case("threshold-nan", (*DETECT, "--threshold", "nan"), ("threshold is nan",)),
+    Case("low-over-threshold", (*DETECT, "--low", "0.9"), ("low is 0.9", "0.5")),
+    Case("epochs-0", ("train", "--epochs", "0"), ("epochs is 0", "1 or more")),
+    Case("arch-unknown", ("train", "--arch", "lstm"), ("'lstm'", "mstemba-v3")),
+    Case("lr-nan", ("train", "--lr", "nan"), ("lr is nan",)),
+    Case("device-unknown", (*TRAIN, "--device", "tpu", "--seed", "7"), ("'tpu'", "cuda")),
+    Case("workspace-is-none", ("train", "--workspace", "videos"), ("videos", "mstemba init")),
+    Case(
+        "workspace-of-the-environment-is-none",
+        ("train",),
+        ("nowhere", "mstemba init"),
+        env={"MSTEMBA_WORKSPACE": "nowhere"},
+    ),
+    # Outputs that cannot be.
+    Case("json-below-a-file", ("status", "--json", "labels.json/x"), ("labels.json",), code=1),
+    Case("output-is-a-file", (*DETECT, "--output", "labels.json"), ("labels.json",), code=1),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_one_clear_line_and_nothing_lost(case: Case, workspace: Path, mstemba: Runner) -> None:
+    case.prepare(workspace)
+    before = contents(workspace)
+    result = mstemba(*case.args, cwd=workspace, expect=case.code, env=case.env)
+    complaint(result)
+    for word in case.words:
+        assert word in result.stderr
+    assert not (workspace / "executed").exists()
+    after = contents(workspace)
+    assert {name: after.get(name) for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (("status",), "--workspace"),
+        (("extract",), "--manifest"),
+        (("train",), "--manifest"),
+        (("evaluate",), "--checkpoint"),
+        (("detect", "v.mp4"), "--checkpoint"),
+        ((*EXTRACT, "v.mp4"), "--store"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_outside_a_workspace_the_option_to_give_is_named(
+    args: tuple[str, ...], word: str, tmp_path: Path, mstemba: Runner
+) -> None:
+    film(tmp_path / "v.mp4")
+    assert word in complaint(mstemba(*args, cwd=tmp_path, expect=2))
+    assert [file.name for file in tmp_path.iterdir()] == ["v.mp4"]
+
+
+@pytest.fixture
+def with_corrupt_video(fresh: Path) -> Path:
+    """A workspace in which v1, between two good videos, is cut in half: its index is lost."""
+    whole = fresh / "videos" / "v1.mp4"
+    (fresh / "whole.mp4").write_bytes(whole.read_bytes())
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    return fresh
+
+
+def test_a_corrupt_video_fails_alone_and_only_it_is_tried_again(
+    with_corrupt_video: Path, mstemba: Runner
+) -> None:
+    workspace = with_corrupt_video
+    first = mstemba(*EXTRACT, cwd=workspace, expect=1)
+    assert "2 extracted, 0 cached, 1 failed" in first.stdout
+    assert "failed: v1: " in first.stderr
+    complaint(first)
+
+    report = json.loads(mstemba("status", "--json", "-", cwd=workspace).stdout)
+    assert [v["state"] for v in report["videos"]] == ["done", "failed", "done"]
+    assert "v1.mp4" in report["videos"][1]["detail"]
+
+    second = mstemba(*EXTRACT, cwd=workspace, expect=1)
+    assert "0 extracted, 2 cached, 1 failed" in second.stdout
+
+    (workspace / "whole.mp4").replace(workspace / "videos" / "v1.mp4")
+    third = mstemba(*EXTRACT, cwd=workspace)
+    assert "1 extracted, 2 cached, 0 failed" in third.stdout
+    assert list(entries(current_store(workspace))) == ["v0", "v1", "v2"]
+
+
+def test_videos_that_all_failed_can_be_repaired(tmp_path: Path, mstemba: Runner) -> None:
+    # The first run has nothing to write, and must leave nothing that stops the second.
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "v0.mp4").write_text("no video")
+    mstemba("init", "--videos", "videos", cwd=tmp_path)
+    complaint(mstemba(*EXTRACT, cwd=tmp_path, expect=1))
+    film(tmp_path / "videos" / "v0.mp4")
+    assert "1 extracted" in mstemba(*EXTRACT, cwd=tmp_path).stdout
+
+
+def test_detect_goes_on_after_a_bad_video(
+    with_corrupt_video: Path, finished: Path, mstemba: Runner
+) -> None:
+    workspace = with_corrupt_video
+    shutil.copytree(finished / "runs", workspace / "runs")
+    result = mstemba("detect", "videos", "--format", "json", cwd=workspace, expect=1)
+    assert "failed: v1: " in result.stderr
+    complaint(result)
+    assert sorted(f.name for f in (workspace / "detections").glob("*.json")) == [
+        "v0.json",
+        "v2.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda v: v.update(actions=None), id="actions-null"),
+        pytest.param(lambda v: v.update(actions=7), id="actions-number"),
+        pytest.param(lambda v: v.update(actions=[7]), id="action-number"),
+        pytest.param(lambda v: v.update(actions=[["jump", 0, 1]]), id="class-name"),
+        pytest.param(lambda v: v.update(actions=[[0, None, 1]]), id="start-null"),
+        pytest.param(lambda v: v.update(duration="long"), id="duration-word"),
+    ],
+)
+def test_an_odd_entry_is_told_and_the_others_are_kept(
+    change: Callable[[Any], object], tmp_path: Path, mstemba: Runner
+) -> None:
+    film(tmp_path / "videos" / "v0.mp4")
+    film(tmp_path / "videos" / "v1.mp4")
+    good = {"subset": "training", "duration": 0.8, "actions": [[0, 0.1, 0.5]]}
+    odd = dict(good)
+    change(odd)
+    (tmp_path / "labels.json").write_text(json.dumps({"v0": odd, "v1": good}))
+    result = mstemba(*LABELS, "labels.json", cwd=tmp_path, expect=None)
+    assert result.returncode in (0, 1)
+    assert "v0" in result.stderr
+    made = json.loads((tmp_path / "manifest.json").read_text())
+    assert made["videos"]["v1"]["actions"] == [[0, 0.1, 0.5]]
+
+
+def test_labels_that_cannot_be_used_are_counted_and_the_rest_is_kept(
+    tmp_path: Path, mstemba: Runner
+) -> None:
+    film(tmp_path / "videos" / "v0.mp4")
+    entry = {"subset": "training", "duration": 0.8, "actions": [[0, 0.1, 0.5], [5, 0.1, 0.5]]}
+    (tmp_path / "labels.json").write_text(json.dumps({"classes": ["a"], "videos": {"v0": entry}}))
+    result = mstemba(*LABELS, "labels.json", cwd=tmp_path, expect=1)
+    assert "1 actions" in complaint(result)
+    assert "warning: class id outside 0 to 0: 1 left out" in result.stderr
+    made = json.loads((tmp_path / "manifest.json").read_text())
+    assert made["videos"]["v0"]["actions"] == [[0, 0.1, 0.5]]
+
+
+def test_a_hand_edited_manifest_is_not_lost_by_init(workspace: Path, mstemba: Runner) -> None:
+    edit_json(workspace / "manifest.json", lambda m: m.update(dataset="edited by hand"))
+    result = mstemba(*LABELS, "labels.json", cwd=workspace)
+    assert "manifest.json.bak" in result.stdout
+    assert json.loads((workspace / "manifest.json.bak").read_text())["dataset"] == "edited by hand"
+
+
+def test_a_test_set_without_a_single_action_has_no_map(workspace: Path, mstemba: Runner) -> None:
+    edit_json(workspace / "manifest.json", lambda m: m["videos"]["v2"].update(actions=[]))
+    result = mstemba("evaluate", "--json", "-", cwd=workspace, expect=2)
+    assert "action" in complaint(result)
+    assert result.stdout == ""
+
+
+def test_a_failed_extraction_does_not_take_the_current_features_away(
+    workspace: Path, mstemba: Runner
+) -> None:
+    (workspace / "bad.pth").write_text("no weights")
+    before = current_store(workspace)
+    mstemba(*EXTRACT, "--weights", "bad.pth", cwd=workspace, expect=2)
+    assert current_store(workspace) == before
+
+
+def test_validation_videos_without_an_action_do_not_stop_the_training(
+    workspace: Path, mstemba: Runner
+) -> None:
+    edit_json(
+        workspace / "manifest.json",
+        lambda m: m["videos"]["v1"].update(subset="validation", actions=[]),
+    )
+    mstemba(*TRAIN, cwd=workspace)
+    assert "cached" in mstemba(*TRAIN, cwd=workspace).stdout
