@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -36,6 +37,7 @@ class Console:
     """
 
     def __init__(self, quiet: bool = False) -> None:
+        quiet = quiet or os.environ.get("RANK", "0") != "0"  # one voice for all processes
         self._quiet = quiet
         self._out = RichConsole(
             quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True
@@ -122,7 +124,7 @@ class Console:
         if result.backup:
             self._line(f"the former manifest was different and is kept as {result.backup}")
         if count := result.report.left_out.total():
-            raise SomeFailed(f"{count} actions cannot be used and are not in the manifest")
+            raise SomeFailed(f"{count} annotations cannot be used and are not in the manifest")
 
     def extract(self, result: ExtractResult) -> None:
         rate = f", {result.frames / result.seconds:.0f} frames/s" if result.frames else ""

@@ -59,7 +59,9 @@ class TimeGrid:
         return bool(np.abs(self.starts - even).max() <= self.step / 2)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"start": self.start, "step": self.step, "count": self.count}
+        """start, step and count in seconds; `starts` as well where these do not give them."""
+        even = {"start": self.start, "step": self.step, "count": self.count}
+        return even if self.is_even else {**even, "starts": self.starts.tolist()}
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class FeatureSpec:
     backbone: str
     model: str
     weights: str
-    """`package:...`, `tag:...` (a published, immutable name) or `sha256:...` (a local file)."""
+    """`tag:...` (a published, immutable name) or `sha256:...` (a file's content)."""
     width: int
     input_size: int
     """The decoder resizes the short side to this many pixels, then the centre square is taken."""

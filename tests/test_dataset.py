@@ -26,6 +26,7 @@ from mstemba.pipeline.dataset import (
     split_validation,
     with_features,
 )
+from mstemba.pipeline.keys import Fingerprints, entry_key
 from mstemba.pipeline.store import FeatureStore
 from mstemba.records import FeatureSpec, TimeGrid
 
@@ -89,10 +90,15 @@ def test_labels_of_the_published_annotations_are_the_authors_own(shared: Path, n
         assert zlib.crc32(np.packbits(labels.astype(np.uint8)).tobytes()) == expected["crc32"], pair
 
 
-def test_frames_become_seconds_by_the_videos_own_rate() -> None:
+def test_frames_become_seconds_by_the_real_times_of_the_rows() -> None:
     video = Video("v", None, None, None, (Action(1, 50, 100),))
-    assert in_seconds(video, "frames", 20.0) == [Action(1, 2.5, 5.0)]
-    assert in_seconds(video, "seconds", 20.0) == [Action(1, 50, 100)]
+    even = TimeGrid.even(0.0, 0.5, 9)  # 10 frames a row, 20 frames a second
+    assert in_seconds(video, "frames", even, 10) == [Action(1, 2.5, 5.0)]
+    assert in_seconds(video, "seconds", even, 10) == [Action(1, 50, 100)]
+    slowing = TimeGrid(np.array([0.0, 1.0, 3.0, 7.0]), 2.0)
+    assert in_seconds(video, "frames", slowing, 25) == [Action(1, 3.0, 9.0)]
+    beyond = Video("v", None, None, None, (Action(1, 62.5, 150),))
+    assert in_seconds(beyond, "frames", slowing, 25) == [Action(1, 5.0, 13.0)]
 
 
 # Clips from a store
@@ -116,7 +122,7 @@ def manifest_of(videos: list[Video], unit: str = "seconds") -> Manifest:
     return Manifest("d", CLASSES, unit, {v.id: v for v in videos})
 
 
-@pytest.mark.parametrize(("unit", "scale"), [("seconds", 1), ("frames", 4)])
+@pytest.mark.parametrize(("unit", "scale"), [("seconds", 1), ("frames", SPEC.stride)])
 def test_a_clip_has_the_labels_of_its_rows_in_either_unit(
     tmp_path: Path, unit: str, scale: int
 ) -> None:
@@ -137,17 +143,34 @@ def test_features_past_the_memory_limit_are_read_again(
     kept = load_clips(store, manifest_of(videos), videos)
     monkeypatch.setattr(dataset, "MEMORY", 6 * 2 * 4)
     small = load_clips(store, manifest_of(videos), videos)
-    assert [clip._values is None for clip in small] == [False, True]
     for one, other in zip(kept, small, strict=True):
         assert np.array_equal(one.features, other.features)
+        assert one.features is one.features
+        assert other.features is not other.features
 
 
 def test_missing_features_are_named(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s", {"a": 6})
     videos = [video("a"), video("b")]
-    assert with_features(store, videos) == (videos[:1], ["b"])
+    assert with_features(store, videos, Fingerprints()) == (videos[:1], ["b"])
     with pytest.raises(StoreError, match="'b'"):
         load_clips(store, manifest_of(videos), videos)
+
+
+def test_features_of_another_file_do_not_count(tmp_path: Path) -> None:
+    store = FeatureStore.prepare(tmp_path / "s", SPEC)
+    file = tmp_path / "a.mp4"
+    file.write_bytes(b"what the features were made of")
+    writer = store.writer("a")
+    writer.append(np.zeros((2, SPEC.width), np.float32), np.arange(2.0))
+    key = entry_key(SPEC, Fingerprints().of(file))
+    writer.finish(key, 1.0, duration=2.0, fps=1.0)
+    videos = [Video("a", file, "training", None)]
+    assert with_features(store, videos, Fingerprints()) == (videos, [])
+    file.write_bytes(b"something else")
+    assert with_features(store, videos, Fingerprints()) == ([], ["a"])
+    file.unlink()
+    assert with_features(store, videos, Fingerprints()) == (videos, [])
 
 
 # The validation split

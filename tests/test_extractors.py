@@ -253,6 +253,31 @@ def resolve(name: str, model: str | None = None, weights: str | None = None) -> 
     return registry.resolve(name, model, weights, file_sha256)
 
 
+def test_openais_weights_get_the_activation_they_were_trained_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The weights cannot be had here; what open_clip is asked for can.
+    asked: dict[str, Any] = {}
+
+    def create_model(model: str, **options: Any) -> Any:
+        asked.update(options, model=model)
+        raise OSError("no network")
+
+    torchvision_ops.ensure()
+    import open_clip
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    for model, tag, quick in (
+        ("ViT-L-14", "openai", True),
+        ("ViT-L-14-quickgelu", "openai", True),
+        ("ViT-L-14", "laion2b_s32b_b82k", False),
+    ):
+        with pytest.raises(UsageError):
+            clip.load(model, tag, "cpu", "float32")
+        assert (asked["model"], asked["force_quick_gelu"]) == (model, quick)
+    assert open_clip.get_model_config(registry.BACKBONES["clip"].default_model)["quick_gelu"]
+
+
 def test_an_unknown_backbone_or_model_lists_the_choices() -> None:
     with pytest.raises(UsageError, match=r"'resnet'.*clip, efficientnet-lite0"):
         resolve("resnet")
@@ -264,7 +289,11 @@ def test_an_unknown_backbone_or_model_lists_the_choices() -> None:
 
 def test_the_identity_of_weights_is_their_tag_or_their_content(tmp_path: Path) -> None:
     found = resolve("clip")
-    assert (found.model, found.identity, found.file) == ("ViT-L-14", "tag:openai", None)
+    assert (found.model, found.identity, found.file) == (
+        "ViT-L-14-quickgelu",
+        "tag:openai",
+        None,
+    )
     assert (found.width, found.input_size) == (768, 224)
     for name in ("a.pt", "b.safetensors"):
         (tmp_path / name).write_bytes(b"content")

@@ -52,8 +52,8 @@ def read_annotations(
 ) -> tuple[Manifest, Report]:
     """Read an annotation file into a manifest without video paths.
 
-    `classes` and `time_unit` stand in where the file has none: without them classes are named
-    `class_0`... up to the highest id and times are seconds.
+    `classes` and `time_unit` are used in place of the file's own. Where there are none, classes are
+    named `class_0`... up to the highest id, and times are seconds.
     Raises ManifestError when the file as a whole cannot be read; odd entries are reported.
     """
     data = read_json_object(path)

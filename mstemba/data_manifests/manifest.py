@@ -197,7 +197,7 @@ def _relative(path: Path, folder: Path) -> str:
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; ManifestError when there is none."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:

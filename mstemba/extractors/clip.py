@@ -36,7 +36,9 @@ def describe(model: str) -> tuple[int, int]:
 def load(model: str, weights: str, device: str, precision: str) -> FrameEncoder:
     """The image embedding, not L2-normalised, as the field's published CLIP features are.
 
-    Raises UsageError when the weights are not here and cannot be fetched, or do not fit the model.
+    A local file cannot tell which activation it was trained with: OpenAI's own weights need a
+    model whose name ends in `-quickgelu`, as the default's does. Raises UsageError when the weights
+    are not here and cannot be fetched, or do not fit the model.
     """
     from mstemba.extractors import torchvision_ops
     from mstemba.extractors.encoder import FrameEncoder
@@ -50,7 +52,9 @@ def load(model: str, weights: str, device: str, precision: str) -> FrameEncoder:
         raise UsageError(f"no published weights {weights!r} of {model}; its tags: {tags}")
     if local:
         with reading(weights, f"CLIP {model}"):
-            network = open_clip.create_model(model, pretrained=weights)
+            network = open_clip.create_model(
+                model, pretrained=weights, force_preprocess_cfg=_pixels(model)
+            )
     else:
         network = _fetch(model, weights)
     visual = network.visual
@@ -64,7 +68,10 @@ def _fetch(model: str, tag: str) -> Any:
 
     try:
         with _quiet_logging():
-            return open_clip.create_model(model, pretrained=tag)
+            # open_clip only warns when the activation is not the one the weights were trained with.
+            config = open_clip.get_pretrained_cfg(model, tag)
+            quick = bool(config.get("quick_gelu", False))
+            return open_clip.create_model(model, pretrained=tag, force_quick_gelu=quick)
     except Exception as error:  # a hub, a socket: each raises its own kinds
         reason = str(error).strip().split(". ")[0].splitlines() or [type(error).__name__]
         raise UsageError(
@@ -72,6 +79,15 @@ def _fetch(model: str, tag: str) -> Any:
             f"({reason[0]}). Download {_where(model, tag)} on another machine "
             f"and give the file by --weights"
         ) from None
+
+
+def _pixels(model: str) -> dict[str, Any]:
+    """Mean and deviation of pixels that the published weights of this model share."""
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    config = open_clip.get_pretrained_cfg(model, tags[0]) if tags else {}
+    return {name: config[name] for name in ("mean", "std") if name in config}
 
 
 def default_at_hand() -> bool:

@@ -38,9 +38,12 @@ class FrameEncoder:
     @torch.inference_mode()
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, S, S, 3) uint8 RGB to (N, F) float32."""
+        # TF32, cuDNN's default, is not float32; and a feature must not depend on the device.
+        exact = self._autocast is None
         pixels = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float()
-        with torch.autocast(
-            self._device.type, dtype=self._autocast, enabled=self._autocast is not None
+        with (
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=not exact),
+            torch.autocast(self._device.type, dtype=self._autocast, enabled=not exact),
         ):
             features = self._forward((pixels - self._mean) / self._std)
         return features.float().cpu().numpy()

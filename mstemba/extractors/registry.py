@@ -59,7 +59,7 @@ class Backbone:
 BACKBONES = {
     "clip": Backbone(
         summary="CLIP image embedding, any open_clip model",
-        default_model="ViT-L-14",
+        default_model="ViT-L-14-quickgelu",
         default_weights=lambda: "openai",
         licence="MIT (OpenAI weights); other tags have their own",
         source="downloaded by open_clip, or a local file by --weights",

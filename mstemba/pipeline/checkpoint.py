@@ -32,7 +32,8 @@ class Checkpoint:
     """A checkpoint folder, its configuration read and checked, its weights not yet loaded."""
 
     folder: Path
-    arch: str
+    model: dict[str, Any]
+    """The network's configuration."""
     classes: tuple[str, ...]
     spec: FeatureSpec
     """The features it was trained on, and needs."""
@@ -49,6 +50,10 @@ class Checkpoint:
     def sha256(self) -> str:
         """Fingerprint of the weights."""
         return file_sha256(self.folder / WEIGHTS)
+
+    def key_parts(self) -> dict[str, Any]:
+        """What decides the scores, beside the features."""
+        return {"weights": self.sha256(), "model": self.model, "classes": self.classes}
 
 
 def make_config(
@@ -106,7 +111,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             )
         return Checkpoint(
             folder=folder,
-            arch=config["model"]["arch"],
+            model=dict(config["model"]),
             classes=tuple(config["classes"]),
             spec=FeatureSpec.from_dict(config["features"]),
             weights_file=config["weights_file"],

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import Action, Manifest, Video
 from mstemba.errors import UsageError
+from mstemba.pipeline.keys import Fingerprints, entry_key
 from mstemba.pipeline.store import FeatureStore
 from mstemba.records import TimeGrid
 
@@ -31,49 +31,83 @@ def label_matrix(actions: Sequence[Action], grid: TimeGrid, classes: int) -> NDA
     return labels
 
 
-def in_seconds(video: Video, time_unit: str, fps: float) -> list[Action]:
-    """The video's actions with times in seconds."""
+def in_seconds(video: Video, time_unit: str, grid: TimeGrid, frames_per_row: int) -> list[Action]:
+    """The video's actions with times in seconds; frame numbers by the real times of the rows."""
     if time_unit == "seconds":
         return list(video.actions)
-    return [Action(a.class_id, a.start / fps, a.end / fps) for a in video.actions]
+    frames = frames_per_row * np.arange(grid.count + 1)
+    seconds = np.append(grid.starts, grid.ends[-1])
+    per_frame = grid.step / frames_per_row
+
+    def time(frame: float) -> float:
+        beyond = max(0.0, frame - frames[-1])
+        return float(np.interp(frame, frames, seconds) + beyond * per_frame)
+
+    return [Action(a.class_id, time(a.start), time(a.end)) for a in video.actions]
 
 
-@dataclass
 class Clip:
-    """One video: its labels, and its features on demand."""
+    """One video: its labels, and its features when they are asked for."""
 
-    id: str
-    labels: NDArray[np.bool_]
-    """(T, C)"""
-    _store: FeatureStore
-    _values: NDArray[np.float32] | None
+    def __init__(self, id: str, labels: NDArray[np.bool_], store: FeatureStore, keep: bool) -> None:
+        self.id = id
+        self.labels = labels
+        """(T, C)"""
+        self._store = store
+        self._keep = keep
+        self._values: NDArray[np.float32] | None = None
 
     @property
     def features(self) -> NDArray[np.float32]:
-        """(T, F) float32."""
+        """(T, F) float32. Raises StoreError when they are damaged."""
         if self._values is not None:
             return self._values
-        return self._store.read(self.id).values.astype(np.float32, copy=False)
+        values = self._store.read(self.id).values.astype(np.float32, copy=False)
+        if self._keep:
+            self._values = values
+        return values
 
 
 def load_clips(store: FeatureStore, manifest: Manifest, videos: Sequence[Video]) -> list[Clip]:
-    """The clips of these videos. Raises StoreError naming the first one without features."""
+    """The clips of these videos. Raises StoreError naming the first one without features.
+
+    The features themselves are read later, and kept if all of them fit into MEMORY.
+    """
+    spec = store.spec
+    grids = {video.id: store.grid(video.id) for video in videos}
+    rows = sum(grid.count for grid in grids.values())
+    keep = rows * spec.width * np.dtype(np.float32).itemsize <= MEMORY
     clips = []
-    used = 0
     for video in videos:
-        features = store.read(video.id)
-        actions = in_seconds(video, manifest.time_unit, features.fps)
-        labels = label_matrix(actions, features.grid, len(manifest.classes))
-        values = features.values.astype(np.float32, copy=False)
-        used += values.nbytes
-        clips.append(Clip(video.id, labels, store, values if used <= MEMORY else None))
+        grid = grids[video.id]
+        actions = in_seconds(video, manifest.time_unit, grid, spec.stride * spec.every)
+        labels = label_matrix(actions, grid, len(manifest.classes))
+        clips.append(Clip(video.id, labels, store, keep))
     return clips
 
 
-def with_features(store: FeatureStore, videos: Sequence[Video]) -> tuple[list[Video], list[str]]:
-    """The videos that have features in the store, and the ids of those that have not."""
-    have = [video for video in videos if store.entry(video.id) is not None]
-    return have, [video.id for video in videos if store.entry(video.id) is None]
+def with_features(
+    store: FeatureStore, videos: Sequence[Video], fingerprints: Fingerprints
+) -> tuple[list[Video], list[str]]:
+    """The videos whose features are in the store, and the ids of those whose are not.
+
+    Features of another file than the manifest's, or of its former content, do not count. A video
+    whose file is gone keeps the features it has.
+    """
+    have, missing = [], []
+    for video in videos:
+        entry = store.entry(video.id)
+        current = entry is not None and (
+            video.path is None
+            or not video.path.is_file()
+            or entry["key"] == entry_key(store.spec, fingerprints.of(video.path))
+        )
+        if current:
+            have.append(video)
+        else:
+            missing.append(video.id)
+    fingerprints.save()
+    return have, missing
 
 
 def split_validation(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mstemba.data_manifests.manifest import Video, as_paths, find_videos, load_manifest
-from mstemba.errors import CheckpointError, UsageError
+from mstemba.errors import CheckpointError, StoreError, UsageError
 from mstemba.extractors import registry
 from mstemba.pipeline.checkpoint import Checkpoint, find_checkpoint, score
 from mstemba.pipeline.dataset import in_seconds
 from mstemba.pipeline.devices import pick_device
-from mstemba.pipeline.extract import extract_into, make_spec, store_name
+from mstemba.pipeline.extract import entry_names, extract_into, make_spec, store_name
 from mstemba.pipeline.keys import Fingerprints, digest, entry_key
 from mstemba.pipeline.options import DetectOptions, ExtractOptions
 from mstemba.pipeline.outputs import WRITERS, Detection
@@ -23,6 +24,9 @@ from mstemba.pipeline.segments import find_segments
 from mstemba.pipeline.store import FeatureStore
 from mstemba.pipeline.workspace import Workspace, find_workspace
 from mstemba.records import Scores, Segment
+
+# Bytes of a result file's stem: file systems allow 255 for the whole name.
+LONGEST_NAME = 200
 
 
 @dataclass
@@ -98,7 +102,7 @@ class _Detection:
         self._workspace = workspace
         self._listen = listen
         self._weights = weights
-        self._weights_sha = found.sha256()
+        self._checkpoint = found.key_parts()
         self._fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
         self._result = DetectResult(output)
 
@@ -109,8 +113,13 @@ class _Detection:
         score_job = self._scorer([job for job in jobs if kept[job.id] is None])
         truth = self._ground_truth()
         for job in jobs:
-            if job.id not in self._result.failed:
+            if job.id in self._result.failed:
+                continue
+            try:
                 scores = kept[job.id] or score_job(job)
+            except StoreError as error:
+                self._result.failed[job.id] = str(error)
+            else:
                 self._write(job, replace(scores, video=str(job.path)), truth)
         self._fingerprints.save()
         return self._result
@@ -126,7 +135,7 @@ class _Detection:
                 continue
             name = self._name(id, path, sha, taken={job.name for job in jobs})
             features = entry_key(self._found.spec, sha)
-            key = digest("detect", checkpoint=self._weights_sha, features=features)
+            key = digest("detect", checkpoint=self._checkpoint, features=features)
             jobs.append(_Job(id, path, sha, name, key))
         return jobs
 
@@ -134,6 +143,8 @@ class _Detection:
         """The video's id as a file name, unless another video's results have it."""
         # An id may hold folders (two videos of one name); their results lie side by side.
         name = id.replace("/", "__").replace("\\", "__")
+        if len(os.fsencode(name)) > LONGEST_NAME:
+            name = f"{os.fsencode(name)[:LONGEST_NAME].decode(errors='ignore')}@{sha[:8]}"
         other = scored_video(self._result.output / f"{name}.scores.npz")
         mine = other is None or other[0] == str(path.resolve()) or other[1] == sha
         return name if mine and name not in taken else f"{name}@{sha[:8]}"
@@ -151,7 +162,8 @@ class _Detection:
         backbone = _backbone(self._found, self._weights, self._fingerprints)
         root = self._workspace.features if self._workspace else self._result.output / ".features"
         store = FeatureStore.prepare(root / store_name(spec), spec, backbone.file)
-        entries = {job.id: self._entry(store, job) for job in jobs}
+        paths = {job.id: job.path for job in jobs}
+        entries = entry_names(store, paths, self._fingerprints, self._workspace)
         made = extract_into(
             store,
             {entries[job.id]: job.path for job in jobs},
@@ -179,13 +191,6 @@ class _Detection:
 
         return score_job
 
-    def _entry(self, store: FeatureStore, job: _Job) -> str:
-        """The video's name in the store: its id if that entry is of this video, else a new one."""
-        known = store.entry(job.id)
-        if known is not None and known["key"] == entry_key(self._found.spec, job.fingerprint):
-            return job.id
-        return f"{job.id}@{job.fingerprint[:8]}"
-
     def _ground_truth(self) -> dict[Path, tuple[Video, str]]:
         """Annotated videos and their time unit by file, where the workspace's manifest has them."""
         if self._workspace is None or not self._workspace.manifest.is_file():
@@ -205,7 +210,8 @@ class _Detection:
             scores, options.threshold, options.low_threshold, options.min_length
         )
         known = truth.get(job.path.resolve())
-        labelled = None if known is None else _labelled(*known, scores)
+        spec = self._found.spec
+        labelled = None if known is None else _labelled(*known, scores, spec.stride * spec.every)
         detection = Detection(scores, segments, labelled, self._provenance())
         files = []
         for form in options.formats:
@@ -219,8 +225,8 @@ class _Detection:
         options = self._options
         return {
             "checkpoint": str(self._found.folder),
-            "checkpoint_sha256": self._weights_sha,
-            "arch": self._found.arch,
+            "checkpoint_sha256": self._checkpoint["weights"],
+            "arch": self._found.model["arch"],
             "features": self._found.spec.as_dict(),
             "threshold": options.threshold,
             "low": options.low_threshold,
@@ -232,10 +238,10 @@ def _nothing_to_score(job: _Job) -> Scores:
     raise AssertionError(f"{job.id} has kept scores")
 
 
-def _labelled(video: Video, time_unit: str, scores: Scores) -> list[Segment]:
+def _labelled(video: Video, time_unit: str, scores: Scores, frames_per_row: int) -> list[Segment]:
     return [
         Segment(a.start, a.end, a.class_id, scores.classes[a.class_id], 1.0)
-        for a in in_seconds(video, time_unit, scores.fps)
+        for a in in_seconds(video, time_unit, scores.grid, frames_per_row)
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from mstemba.errors import UsageError
 
 
@@ -13,11 +15,14 @@ def pick_device(name: str) -> str:
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
-    kind = name.split(":")[0]
-    if kind not in ("cpu", "cuda", "mps"):
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
         raise UsageError(f"unknown device {name!r}; expected auto, cpu, cuda, cuda:N or mps")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"--device {name}: this torch ({torch.__version__}) sees no CUDA GPU")
+    kind, _, index = name.partition(":")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device {name}: this torch ({torch.__version__}) sees "
+            f"{torch.cuda.device_count()} CUDA GPUs"
+        )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UsageError(f"--device {name}: this torch ({torch.__version__}) has no mps")
     return name

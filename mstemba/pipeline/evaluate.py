@@ -15,6 +15,7 @@ from mstemba.pipeline.checkpoint import Checkpoint, find_checkpoint, score
 from mstemba.pipeline.dataset import Clip, load_clips, with_features
 from mstemba.pipeline.devices import pick_device
 from mstemba.pipeline.extract import store_name
+from mstemba.pipeline.keys import Fingerprints
 from mstemba.pipeline.metrics import average_precision, mean_average_precision
 from mstemba.pipeline.progress import Event, Listener, silent
 from mstemba.pipeline.store import FeatureStore
@@ -68,7 +69,8 @@ def evaluate(
         raise CheckpointError(_class_difference(found, labels.classes))
     store = _matching_store(found, features, workspace)
     wanted = labels.subset(subset)
-    videos, missing = with_features(store, wanted)
+    fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
+    videos, missing = with_features(store, wanted, fingerprints)
     if not videos:
         reason = "no video with a file" if not wanted else "no video with features"
         raise UsageError(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import as_paths, find_videos, load_manifest
-from mstemba.errors import DecodeError, StoreError, UsageError
+from mstemba.errors import DecodeError, MstembaError, StoreError, UsageError
 from mstemba.extractors import registry
 from mstemba.extractors.windows import WindowPooler
 from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart
-from mstemba.pipeline.decode.worker import decode_all
+from mstemba.pipeline.decode.worker import DecodeEvent, decode_all
 from mstemba.pipeline.devices import pick_device
 from mstemba.pipeline.files import read_json, write_json
 from mstemba.pipeline.keys import Fingerprints, entry_key, spec_key
@@ -57,7 +60,8 @@ def extract(
     """
     options = options or ExtractOptions()
     workspace = workspace or find_workspace()
-    inputs, without_file = _inputs(as_paths(videos), manifest, workspace)
+    videos = as_paths(videos)
+    inputs, without_file = _inputs(videos, manifest, workspace)
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
     backbone = registry.resolve(options.backbone, options.model, options.weights, fingerprints.of)
     spec = make_spec(backbone, options)
@@ -68,6 +72,9 @@ def extract(
             )
         store = workspace.features / store_name(spec)
     target = FeatureStore.prepare(store, spec, backbone.file)
+    if videos:
+        names = entry_names(target, inputs, fingerprints, workspace)
+        inputs = {names[id]: path for id, path in inputs.items()}
     try:
         result = extract_into(target, inputs, backbone, fingerprints, options, listen)
     finally:
@@ -113,6 +120,43 @@ def _inputs(
     return inputs, [video.id for video in entries.values() if video.path is None]
 
 
+def entry_names(
+    store: FeatureStore,
+    inputs: Mapping[str, Path],
+    fingerprints: Fingerprints,
+    workspace: Workspace | None,
+) -> dict[str, str]:
+    """What videos that are given by hand are called in the store, by their id.
+
+    A video of the workspace's manifest has its id there. Another one keeps the id it has from its
+    file name, or gets some of its fingerprint added where another video has that name.
+    """
+    known: dict[Path, str] = {}
+    if workspace is not None and workspace.manifest.is_file():
+        entries = load_manifest(workspace.manifest).videos.values()
+        known = {v.path.resolve(): v.id for v in entries if v.path is not None}
+    reserved = set(known.values())
+    return {
+        id: known.get(path.resolve()) or _free_name(store, id, path, fingerprints, reserved)
+        for id, path in inputs.items()
+    }
+
+
+def _free_name(
+    store: FeatureStore, id: str, path: Path, fingerprints: Fingerprints, reserved: set[str]
+) -> str:
+    try:
+        sha = fingerprints.of(path)
+        entry = None if id in reserved else store.entry(id)
+        if id not in reserved and (entry is None or entry["key"] == entry_key(store.spec, sha)):
+            return id
+    except StoreError:
+        return id  # damaged: to be made again
+    except OSError:
+        return id  # unreadable: fails under its own name
+    return f"{id}@{sha[:8]}"
+
+
 def extract_into(
     store: FeatureStore,
     inputs: Mapping[str, Path],
@@ -155,11 +199,20 @@ def extract_into(
     return result
 
 
+def read_failures(root: Path) -> dict[str, str]:
+    """Why videos failed, by id, as the last extractions into a store found."""
+    try:
+        failures = read_json(root / FAILURES)
+    except (OSError, ValueError):
+        return {}  # none yet, or damaged: the next failure writes it anew
+    return failures if isinstance(failures, dict) else {}
+
+
 def _remember_failures(
     store: FeatureStore, tried: Mapping[str, Path], failed: dict[str, str]
 ) -> None:
     file = store.root / FAILURES
-    known: dict[str, str] = read_json(file) if file.is_file() else {}
+    known = read_failures(store.root)
     now = {id: reason for id, reason in known.items() if id not in tried} | failed
     if now != known:
         store.make()
@@ -188,6 +241,7 @@ class _Run:
         self._store = store
         self._listen = listen
         self._result = result
+        self._entry: _Entry | None = None
         device = pick_device(options.device)
         # Large batches only cost memory on a CPU (measured: 8 frames are 1.4 times as fast as 32).
         self._batch_size = options.batch_size or (8 if device == "cpu" else 64)
@@ -201,31 +255,42 @@ class _Run:
             for j in jobs
         ]
         progress = _Progress(jobs, self._listen)
-        entry: _Entry | None = None
-        for index, event in decode_all(requests):
-            job = jobs[index]
-            if isinstance(event, Opened):
-                progress.opened(event.seconds)
-            elif isinstance(event, Frames):
-                entry = entry or _Entry(self._store.writer(job.id), spec)
-                entry.add(self._encode(event.images), event)
-                self._result.frames += len(event.images)
-                progress.frames(job, len(event.images), float(event.times[-1]))
-            elif isinstance(event, Restart):
-                entry = None  # what was written is no entry without its marker
-            elif isinstance(event, DecodeReport):
-                assert entry is not None, "a report follows frames"
-                entry.finish(job, event)
-                entry = None
-                self._result.made.append(job.id)
-                for warning in event.warnings:
-                    self._listen(Event("extract", f"{job.id}: {warning}", warning=True))
-                progress.video(job)
-            elif isinstance(event, DecodeError):
-                entry = None
-                self._result.failed[job.id] = str(event)
-                self._listen(Event("extract", str(event), warning=True))
-                progress.video(job)
+        with contextlib.closing(decode_all(requests)) as events:
+            for index, event in events:
+                try:
+                    self._take(jobs[index], event, progress)
+                except MstembaError as error:
+                    self._fail(jobs[index], error, progress)
+
+    def _take(self, job: _Job, event: DecodeEvent, progress: _Progress) -> None:
+        """One event of one video; events of a video that has failed are passed over."""
+        if job.id in self._result.failed:
+            return
+        if isinstance(event, DecodeError):
+            raise event
+        if isinstance(event, Opened):
+            progress.opened(event.seconds)
+        elif isinstance(event, Frames):
+            self._entry = self._entry or _Entry(self._store.writer(job.id), self._store.spec)
+            self._entry.add(self._encode(event.images), event)
+            self._result.frames += len(event.images)
+            progress.frames(job, len(event.images), float(event.times[-1]))
+        elif isinstance(event, Restart):
+            self._entry = None  # what was written is no entry without its marker
+        elif isinstance(event, DecodeReport):
+            assert self._entry is not None, "a report follows frames"
+            self._entry.finish(job, event)
+            self._entry = None
+            self._result.made.append(job.id)
+            for warning in event.warnings:
+                self._listen(Event("extract", f"{job.id}: {warning}", warning=True))
+            progress.video(job)
+
+    def _fail(self, job: _Job, error: MstembaError, progress: _Progress) -> None:
+        self._entry = None
+        self._result.failed[job.id] = str(error)
+        self._listen(Event("extract", str(error), warning=True))
+        progress.video(job)
 
 
 class _Entry:
@@ -236,7 +301,13 @@ class _Entry:
         self._pooler = WindowPooler(spec.window, spec.stride)
         self._spec = spec
 
-    def add(self, features: Any, frames: Frames) -> None:
+    def add(self, features: NDArray[np.float32], frames: Frames) -> None:
+        """Raises MstembaError for features that are not finite, or not in the store's type."""
+        if not np.isfinite(features.astype(self._spec.dtype)).all():
+            raise MstembaError(
+                f"the backbone gave NaN or infinity at {frames.times[0]:.1f} s: "
+                f"try --precision float32 --dtype float32"
+            )
         self._writer.append(*self._pooler.add(features, frames.times))
 
     def finish(self, job: _Job, report: DecodeReport) -> None:

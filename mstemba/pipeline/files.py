@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+TEMPORARY = ".writing-"
+"""How the names of files begin that are not whole yet."""
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -18,7 +21,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     The temporary name keeps the suffix, because some writers choose their format by it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    # Short, because the name itself may be as long as the file system allows.
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{name}{path.suffix}")
     try:
         write(temporary)
         with temporary.open("rb+") as file:
@@ -45,8 +50,3 @@ def write_json(path: Path, data: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below `folder`."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -65,7 +65,7 @@ def init(
 
 def _class_names(path: Path) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--classes {path}: cannot be read: {error}") from None
     return tuple(line.strip() for line in lines if line.strip())

@@ -5,6 +5,7 @@ No heavy import here: the command line reads its defaults from these classes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -41,7 +42,9 @@ class ExtractOptions:
     """How frames become feature rows."""
 
     backbone: str = _option("clip", "Backbone; `mstemba backbones` lists them.")
-    model: str | None = _option(None, "Model of the backbone's family, e.g. ViT-B-32 for clip.")
+    model: str | None = _option(
+        None, "Model of the backbone's family [default: ViT-L-14-quickgelu for clip]."
+    )
     weights: str | None = _option(None, "A published tag of that model, or a local weights file.")
     window: int = _option(16, "Frames averaged into one feature row.")
     stride: int = _option(16, "Frames from one row to the next.")
@@ -55,6 +58,7 @@ class ExtractOptions:
     device: str = _runtime("auto", "auto, cpu, cuda, cuda:1, mps.")
 
     def __post_init__(self) -> None:
+        _require_finite(self)
         for name in ("window", "stride", "every", "batch_size"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"{name} is {value}, expected 1 or more")
@@ -84,11 +88,12 @@ class TrainOptions:
     consistency_weight: float = _option(0.1, "v3: weight of the consistency of the streams.")
     val_fraction: float = _option(0.1, "Training videos held out to choose the best checkpoint.")
     seed: int = _option(0, "Seed of weights, crops and dropout.")
-    precision: str = _option("auto", "auto (bf16 on a GPU that has it), no, bf16 or fp16.")
+    precision: str = _option("auto", "auto (bf16 on a GPU that has it), no or bf16.")
     checkpoint_seconds: float = _runtime(20.0, "Least time between two resumable states.")
     device: str = _runtime("auto", "auto, cpu, cuda, mps.")
 
     def __post_init__(self) -> None:
+        _require_finite(self)
         for name in ("epochs", "min_steps", "batch_size", "clip_length"):
             value = getattr(self, name)
             _require(value >= 1, f"{name} is {value}, expected 1 or more")
@@ -96,10 +101,14 @@ class TrainOptions:
             value = getattr(self, name)
             _require(0 <= value < 1, f"{name} is {value}, expected 0 <= {name} < 1")
         _require(0 < self.min_crop <= 1, f"min_crop is {self.min_crop}, expected 0 < min_crop <= 1")
+        for name in ("weight_decay", "auxiliary_weight", "consistency_weight"):
+            value = getattr(self, name)
+            _require(value >= 0, f"{name} is {value}, expected 0 or more")
+        _require(0 <= self.seed < 2**32, f"seed is {self.seed}, expected 0 <= seed < 2^32")
         _require(self.lr > 0, f"lr is {self.lr}, expected more than 0")
         _require(self.clip_grad > 0, f"clip_grad is {self.clip_grad}, expected more than 0")
         _one_of("arch", self.arch, ("mstemba", "mstemba-v3"))
-        _one_of("precision", self.precision, ("auto", "no", "bf16", "fp16"))
+        _one_of("precision", self.precision, ("auto", "no", "bf16"))
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,7 @@ class DetectOptions:
     device: str = _runtime("auto", "auto, cpu, cuda, cuda:1, mps.")
 
     def __post_init__(self) -> None:
+        _require_finite(self)
         _require(
             0 < self.threshold <= 1, f"threshold is {self.threshold}, expected 0 < threshold <= 1"
         )
@@ -125,11 +135,19 @@ class DetectOptions:
             0 <= self.low_threshold <= self.threshold,
             f"low is {self.low}, expected 0 <= low <= threshold ({self.threshold})",
         )
+        size = self.batch_size
+        _require(size is None or size >= 1, f"batch_size is {size}, expected 1 or more")
         _require(self.min_length >= 0, f"min_length is {self.min_length}, expected 0 s or more")
 
     @property
     def low_threshold(self) -> float:
         return 0.6 * self.threshold if self.low is None else self.low
+
+
+def _require_finite(options: Any) -> None:
+    for name, value in asdict(options).items():
+        finite = not isinstance(value, float) or math.isfinite(value)
+        _require(finite, f"{name} is {value}, expected a number")
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -14,7 +14,6 @@ class Event:
     message: str = ""
     done: float = 0.0
     total: float | None = None
-    unit: str = ""
     warning: bool = False
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from mstemba.data_manifests.manifest import load_manifest
 from mstemba.errors import MstembaError, StoreError
 from mstemba.pipeline.checkpoint import CONFIG, DONE
-from mstemba.pipeline.extract import FAILURES
+from mstemba.pipeline.extract import read_failures
 from mstemba.pipeline.files import read_json
 from mstemba.pipeline.keys import Fingerprints, entry_key
 from mstemba.pipeline.store import FeatureStore
@@ -44,10 +44,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
             stores.append({"name": root.name, "current": root == current, "problem": str(error)})
             continue
         stores.append({"name": root.name, "current": root == current, **store.spec.as_dict()})
-        try:
-            failures = read_json(root / FAILURES)
-        except (OSError, ValueError):
-            failures = {}
+        failures = read_failures(root)
         for video in manifest.videos.values():
             state = _state(store, video.id, video.path, fingerprints, failures)
             videos.append(VideoStatus(video.id, video.subset, root.name, *state).__dict__)

@@ -32,6 +32,9 @@ VERSION = 1
 CHUNK_ROWS = 256
 SHARD_ROWS = 4096
 
+# What zarr, its codecs and the checks raise for one kind of damage or another.
+_DAMAGE = (KeyError, TypeError, ValueError, OSError, RuntimeError)
+
 
 class FeatureStore:
     """Features of many videos, all made by one specification."""
@@ -97,19 +100,34 @@ class FeatureStore:
 
     def read(self, id: str) -> Features:
         """Load one entry. Raises StoreError when it is missing, unfinished or damaged."""
+        grid, entry = self.grid(id), self._known(id)
+        try:
+            values: FloatArray = np.asarray(zarr.open_array(str(self._path(id)), mode="r")[:])
+            if not np.isfinite(values).all():
+                raise ValueError("NaN in it, as from a lost shard")
+            return Features(values, grid, entry["duration"], entry["fps"], entry["key"])
+        except _DAMAGE as error:
+            raise self._damaged(id, error) from None
+
+    def grid(self, id: str) -> TimeGrid:
+        """When the rows of an entry are; raises StoreError as `read` does."""
+        entry = self._known(id)
+        try:
+            return TimeGrid(np.asarray(entry["starts"], np.float64), entry["step"])
+        except _DAMAGE as error:
+            raise self._damaged(id, error) from None
+
+    def _known(self, id: str) -> dict[str, Any]:
         entry = self.entry(id)
         if entry is None:
             raise StoreError(f"{self.root}: no features of {id!r}. Run `mstemba extract`")
-        try:
-            values: FloatArray = np.asarray(zarr.open_array(str(self._path(id)), mode="r")[:])
-            if np.isnan(values).any():
-                raise ValueError("NaN in it, as from a lost shard or an overflow in the backbone")
-            grid = TimeGrid(np.asarray(entry["starts"], np.float64), entry["step"])
-            return Features(values, grid, entry["duration"], entry["fps"], entry["key"])
-        except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
-            raise StoreError(
-                f"{self.root}: entry {id!r} is damaged: {error}; delete it and extract again"
-            ) from None
+        return entry
+
+    def _damaged(self, id: str, error: Exception) -> StoreError:
+        return StoreError(
+            f"{self.root}: entry {id!r} is damaged: {error}; "
+            f"delete {self._path(id).name} there and extract again"
+        )
 
     def writer(self, id: str) -> EntryWriter:
         """Begin an entry, in place of whatever stands under its name."""

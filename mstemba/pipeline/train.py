@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mstemba.errors import UsageError
 from mstemba.pipeline.checkpoint import CONFIG, DONE, make_config, read_done
 from mstemba.pipeline.dataset import Clip, load_clips, split_validation, with_features
 from mstemba.pipeline.files import write_json
-from mstemba.pipeline.keys import digest
+from mstemba.pipeline.keys import Fingerprints, digest
 from mstemba.pipeline.options import TrainOptions, numeric
 from mstemba.pipeline.progress import Event, Listener, silent
 from mstemba.pipeline.store import FeatureStore
@@ -69,7 +70,8 @@ def train(
     workspace = workspace or find_workspace()
     labels = load_manifest(manifest or _need(workspace, "--manifest").manifest)
     store = find_store(features, workspace)
-    plan = _plan(options, labels, store)
+    fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
+    plan = _plan(options, labels, store, fingerprints)
     run = output or _need(workspace, "--output").runs / f"{options.arch}-{plan.key[:8]}"
     _check_run_folder(run, plan.key)
     cached = (run / DONE).is_file()
@@ -116,7 +118,7 @@ class _Plan:
     @property
     def epoch(self) -> int:
         """Steps in one pass over the training videos."""
-        return math.ceil(len(self.training) / self.batch_size)
+        return math.ceil(len(self.training) / (self.batch_size * _processes()))
 
     @property
     def steps(self) -> int:
@@ -128,11 +130,13 @@ class _Plan:
         return max(self.epoch, math.ceil(self.steps / 50))
 
 
-def _plan(options: TrainOptions, manifest: Manifest, store: FeatureStore) -> _Plan:
+def _plan(
+    options: TrainOptions, manifest: Manifest, store: FeatureStore, fingerprints: Fingerprints
+) -> _Plan:
     wanted = [v for s in ("training", "validation") for v in manifest.subset(s)]
     if not wanted:
         raise UsageError("the manifest has no video in the subset `training`")
-    videos, missing = with_features(store, wanted)
+    videos, missing = with_features(store, wanted, fingerprints)
     parts = split_validation(manifest, videos, options.val_fraction)
     training, validation = (load_clips(store, manifest, part) for part in parts)
     if not any(clip.labels.any() for clip in training):
@@ -142,7 +146,8 @@ def _plan(options: TrainOptions, manifest: Manifest, store: FeatureStore) -> _Pl
     remarks = []
     if missing:
         remarks.append(
-            f"{len(missing)} training or validation videos have no features and are left out, "
+            f"{len(missing)} training or validation videos have no features, or of another file, "
+            f"and are left out, "
             f"for example {missing[0]}"
         )
     if not any(clip.labels.any() for clip in validation):
@@ -158,8 +163,14 @@ def _plan(options: TrainOptions, manifest: Manifest, store: FeatureStore) -> _Pl
         options=numeric(options),
         classes=manifest.classes,
         clips=[_clip_keys(store, clips) for clips in (training, validation)],
+        processes=_processes(),
     )
     return _Plan(options, training, validation, remarks, key)
+
+
+def _processes() -> int:
+    """Processes that `accelerate launch` or `torchrun` started; each adds a batch to every step."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _clip_keys(store: FeatureStore, clips: Sequence[Clip]) -> list[list[str]]:
@@ -208,7 +219,7 @@ def _run(
         manifest.classes,
         store.spec,
         store.weights_file,
-        asdict(plan.options),
+        numeric(plan.options),
         plan.key,
     )
     if trainer.is_main:

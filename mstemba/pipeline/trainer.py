@@ -34,7 +34,7 @@ from mstemba.pipeline import plots
 from mstemba.pipeline.checkpoint import WEIGHTS, score
 from mstemba.pipeline.dataset import Clip, random_batch
 from mstemba.pipeline.devices import pick_device
-from mstemba.pipeline.files import write_atomically, write_text
+from mstemba.pipeline.files import TEMPORARY, write_atomically, write_text
 from mstemba.pipeline.metrics import average_precision, mean_average_precision
 from mstemba.pipeline.options import TrainOptions
 from mstemba.pipeline.progress import Event, Listener
@@ -234,8 +234,10 @@ def _accelerator(options: TrainOptions) -> Accelerator:
     precision = options.precision
     if precision == "auto":
         precision = "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "no"
-    # accelerate keeps the settings of its first use for the whole process.
-    AcceleratorState._reset_state()
+    # accelerate keeps the settings and the device of its first use for the whole process.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)
     return Accelerator(cpu=device == "cpu", mixed_precision=precision)
 
 
@@ -258,8 +260,8 @@ def _map(model: MSTemba, clips: Sequence[Clip]) -> float:
 
 def _clear_half_written(run: Path) -> None:
     """Delete the temporary files that a killed run left; they are as large as the model."""
-    for file in run.rglob(".*"):
-        if file.is_file():
+    for pattern in (f"{TEMPORARY}*", ".*.tmp"):
+        for file in run.rglob(pattern):
             file.unlink()
 
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from mstemba.errors import UsageError
 from mstemba.pipeline.files import write_text
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 MARKER = "mstemba.toml"
 _CONTENT = """\

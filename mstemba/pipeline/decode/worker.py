@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import IO, Any
 
@@ -27,7 +27,7 @@ DecodeEvent = Opened | Frames | Restart | DecodeReport | DecodeError
 _AHEAD = 3
 
 
-def decode_all(requests: Sequence[DecodeRequest]) -> Iterator[tuple[int, DecodeEvent]]:
+def decode_all(requests: Sequence[DecodeRequest]) -> Generator[tuple[int, DecodeEvent]]:
     """Decode videos one after another, ahead of the consumer.
 
     Yields (index of the request, event). Every request ends with one DecodeReport or one
@@ -91,7 +91,10 @@ class _Process:
     def events(self) -> Iterator[DecodeEvent]:
         while (event := self._queue.get()) is not None:
             yield event
-        self._child.wait()
+        try:
+            self._child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._child.kill()  # it does not know that nobody listens any more
 
     def last_words(self) -> str:
         code = self._child.wait()
@@ -123,6 +126,10 @@ def main() -> None:
                     out.flush()
             except DecodeError as error:
                 pickle.dump(error, out)
+                out.flush()
+            except (MemoryError, ValueError, RuntimeError) as error:
+                # Not foreseen: the video fails, and the reason is not lost with this process.
+                pickle.dump(DecodeError(f"{request.path}: {error!r}"), out)
                 out.flush()
     except BrokenPipeError:
         os._exit(0)  # the parent has gone; nobody is left to tell

@@ -1,0 +1,91 @@
+"""Extraction as a whole: a video's trouble stays its own, and no name takes another's place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mstemba.extractors import registry
+from mstemba.pipeline.extract import FAILURES, ExtractResult, extract
+from mstemba.pipeline.init import init
+from mstemba.pipeline.options import ExtractOptions
+from mstemba.pipeline.store import FeatureStore
+from mstemba.pipeline.workspace import Workspace
+from tests.videos import encode
+
+OPTIONS = ExtractOptions(backbone="efficientnet-lite0", window=4, stride=4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """Two videos of one name in two folders, in the manifest as `m1/cam` and `m2/cam`."""
+    for number, folder in enumerate(("m1", "m2")):
+        path = tmp_path / "videos" / folder / "cam.mp4"
+        path.parent.mkdir(parents=True)
+        encode(path, 8 + 4 * number)
+    return init([tmp_path / "videos"], root=tmp_path).workspace
+
+
+def rows(result: ExtractResult) -> dict[str, int]:
+    store = FeatureStore.open(result.store)
+    return {id: store.read(id).grid.count for id in result.made}
+
+
+def test_a_video_given_by_hand_never_takes_the_place_of_another(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    assert rows(extract(options=OPTIONS, workspace=workspace)) == {"m1/cam": 2, "m2/cam": 3}
+    for folder, count in (("x", 16), ("y", 20)):
+        (tmp_path / folder).mkdir()
+        encode(tmp_path / folder / "cam.mp4", count)
+    first = extract(tmp_path / "x" / "cam.mp4", OPTIONS, workspace=workspace)
+    second = extract(tmp_path / "y" / "cam.mp4", OPTIONS, workspace=workspace)
+    assert first.made == ["cam"]
+    assert [id.split("@")[0] for id in second.made] == ["cam"]
+    assert second.made != first.made
+    again = extract(options=OPTIONS, workspace=workspace)
+    assert again.cached == ["m1/cam", "m2/cam"]
+
+
+def test_a_video_of_the_manifest_has_its_id_also_when_it_is_given_by_hand(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    extract(options=OPTIONS, workspace=workspace)
+    by_hand = extract(tmp_path / "videos" / "m2" / "cam.mp4", OPTIONS, workspace=workspace)
+    assert by_hand.cached == ["m2/cam"]
+
+
+def test_features_that_are_not_finite_fail_their_video_alone(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = registry.Resolved.load
+
+    def overflowing(self: registry.Resolved, device: str, precision: str) -> object:
+        encode = load(self, device, precision)
+        batches = iter([np.float32(np.inf)])  # in the first batch of the first video
+        return lambda images: encode(images) + next(batches, np.float32(0))
+
+    monkeypatch.setattr(registry.Resolved, "load", overflowing)
+    result = extract(options=OPTIONS, workspace=workspace)
+    assert result.made == ["m2/cam"]
+    assert "NaN or infinity at 0.0 s" in result.failed["m1/cam"]
+    monkeypatch.undo()
+    assert extract(options=OPTIONS, workspace=workspace).made == ["m1/cam"]
+
+
+def test_a_damaged_list_of_failures_is_none(workspace: Workspace) -> None:
+    store = extract(options=OPTIONS, workspace=workspace).store
+    (store / FAILURES).write_text("{half")
+    assert extract(options=OPTIONS, workspace=workspace).cached == ["m1/cam", "m2/cam"]
