@@ -256,7 +256,9 @@ def detect(
     ),
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder of the results [default: the workspace's detections/]."),
+        typer.Option(
+            help="Folder of the results [default: detections/ of the workspace, or here]."
+        ),
     ] = None,
     checkpoint: CheckpointOption = None,
     weights: Annotated[

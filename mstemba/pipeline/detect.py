@@ -67,9 +67,7 @@ def detect(
     if not inputs:
         raise UsageError("name at least one video or folder")
     found = find_checkpoint(checkpoint, workspace)
-    output = output or (workspace.detections if workspace else None)
-    if output is None:
-        raise UsageError("no workspace here: say with --output where the detections go")
+    output = output or (workspace.detections if workspace else Path("detections"))
     job = _Detection(found, options, workspace, output, weights, listen)
     return job.run(inputs)
 

@@ -90,10 +90,10 @@ def test_a_video_of_the_same_name_elsewhere_keeps_its_own_results(
     film(tmp_path / "second" / "v.mp4", 2)
     for folder in ("first", "second"):
         mstemba(
-            "detect", f"{folder}/v.mp4", "--checkpoint", current_run(finished), "--output", "out",
+            "detect", f"{folder}/v.mp4", "--checkpoint", current_run(finished),
             "--format", "json", cwd=tmp_path,
         )  # fmt: skip
-    videos = [json.loads(f.read_text())["video"] for f in (tmp_path / "out").glob("*.json")]
+    videos = [json.loads(f.read_text())["video"] for f in (tmp_path / "detections").glob("*.json")]
     assert sorted(videos) == ["first/v.mp4", "second/v.mp4"]
 
 

@@ -60,7 +60,7 @@ def _read(path: Path, size: tuple[int, int], indices: list[int], count: int) -> 
         if len(reader) != count:
             raise DecordFailed(f"decord counts {len(reader)} frames, the container {count}")
         images: NDArray[np.uint8] = reader.get_batch(indices).asnumpy()
-    except (decord.DECORDError, RuntimeError, OSError) as error:
+    except (decord.DECORDError, RuntimeError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise DecordFailed(reason[0]) from None
     if images.shape != (len(indices), height, width, 3):
