@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # Seconds between two lines of progress where there is no terminal to redraw.
 _LINE_EVERY = 10.0
+_PIPE_WIDTH = 200
 
 
 class Console:
@@ -40,7 +41,13 @@ class Console:
         quiet = quiet or os.environ.get("RANK", "0") != "0"  # one voice for all processes
         self._quiet = quiet
         self._out = RichConsole(
-            quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True
+            # Tables are not folded for a pipe or a file, which has no width.
+            width=None if sys.stdout.isatty() else _PIPE_WIDTH,
+            quiet=quiet,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            soft_wrap=True,
         )
         self._err = RichConsole(
             stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True

@@ -6,6 +6,9 @@
 
 An entry exists when its attributes do. They are written in one atomic rename after the last shard,
 so a killed extraction leaves nothing that reads as done.
+
+zarr is imported where arrays are read or written: looking up what is done needs only JSON, and no
+time.
 """
 
 from __future__ import annotations
@@ -15,17 +18,18 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 
 from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.keys import spec_key
 from mstemba.records import Features, FeatureSpec, FloatArray, TimeGrid
+
+if TYPE_CHECKING:
+    import zarr
 
 FORMAT = "mstemba-features"
 VERSION = 1
@@ -91,6 +95,8 @@ class FeatureStore:
                 "key": spec_key(self.spec),
                 "weights_file": self.weights_file,
             }
+            import zarr
+
             zarr.create_group(str(self.root), attributes=attributes, zarr_format=3)
 
     def entry(self, id: str) -> dict[str, Any] | None:
@@ -100,6 +106,8 @@ class FeatureStore:
 
     def read(self, id: str) -> Features:
         """Load one entry. Raises StoreError when it is missing, unfinished or damaged."""
+        import zarr
+
         grid, entry = self.grid(id), self._known(id)
         try:
             values: FloatArray = np.asarray(zarr.open_array(str(self._path(id)), mode="r")[:])
@@ -152,6 +160,9 @@ class EntryWriter:
     """Takes rows as they come, writes whole shards, and makes the entry exist at the end."""
 
     def __init__(self, path: Path, spec: FeatureSpec) -> None:
+        import zarr
+        from zarr.codecs import ZstdCodec
+
         if path.exists():
             # The marker goes first: a kill during the removal must not leave a done entry.
             (path / "zarr.json").unlink(missing_ok=True)
@@ -214,7 +225,6 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _attributes(path: Path) -> dict[str, Any] | None:
-    # Read without zarr: looking up thousands of finished entries must take no time.
     try:
         metadata = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
