@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes does not matter here; on CI the same examples are drawn every time.
+settings.register_profile("mstemba", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("mstemba")
 
 SHARED = Path(os.environ.get("MSTEMBA_TEST_DATA", Path(__file__).parents[2] / "shared"))
 
