@@ -67,7 +67,7 @@ def demo(folder: Path, *, device: str = "auto", listen: Listener = silent) -> De
         listen=listen,
     )
     training = train(
-        TrainOptions(min_steps=300, epochs=1, device=device), workspace=workspace, listen=listen
+        TrainOptions(min_steps=200, epochs=1, device=device), workspace=workspace, listen=listen
     )
     evaluation = evaluate(workspace=workspace, device=device, listen=listen)
     video = folder / "videos" / f"clip_{TRAINING_CLIPS:02d}.mp4"
