@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import mstemba
 from mstemba.extractors import registry
 from mstemba.pipeline.extract import FAILURES, ExtractResult, extract
 from mstemba.pipeline.init import init
@@ -89,3 +91,24 @@ def test_a_damaged_list_of_failures_is_none(workspace: Workspace) -> None:
     store = extract(options=OPTIONS, workspace=workspace).store
     (store / FAILURES).write_text("{half")
     assert extract(options=OPTIONS, workspace=workspace).cached == ["m1/cam", "m2/cam"]
+
+
+def test_the_library_takes_paths_as_text(tmp_path: Path) -> None:
+    """The README's way: one video, a run of two steps on it, detections."""
+    video = str(encode(tmp_path / "v.mp4", 12))
+    labels = {"v": {"subset": "training", "duration": 1.2, "actions": [[0, 0.3, 0.9]]}}
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    made = mstemba.init(video, str(tmp_path / "labels.json"), root=str(tmp_path))
+    manifest, store = str(made.workspace.manifest), str(tmp_path / "s.zarr")
+    mstemba.extract(video, OPTIONS, store=store)
+    run = str(tmp_path / "run")
+    options = mstemba.TrainOptions(min_steps=2, epochs=1)
+    mstemba.train(options, manifest=manifest, features=store, output=run)
+    measured = mstemba.evaluate(
+        checkpoint=run, manifest=manifest, features=store, subset="training"
+    )
+    assert 0 < measured.map <= 100
+    found = mstemba.detect(video, checkpoint=run, output=str(tmp_path / "out"))
+    assert found.detections["v"].scores.probabilities.shape == (3, 1)
+    assert (tmp_path / "out" / "v.json").is_file()
+    assert mstemba.load_model(str(tmp_path / "run" / "last")).config.classes == 1

@@ -15,6 +15,7 @@ from mstemba.pipeline.checkpoint import Checkpoint, find_checkpoint, score
 from mstemba.pipeline.dataset import in_seconds
 from mstemba.pipeline.devices import pick_device
 from mstemba.pipeline.extract import entry_names, extract_into, make_spec, store_name
+from mstemba.pipeline.files import as_path
 from mstemba.pipeline.keys import Fingerprints, digest, entry_key
 from mstemba.pipeline.options import DetectOptions, ExtractOptions
 from mstemba.pipeline.outputs import WRITERS, Detection
@@ -48,8 +49,8 @@ def detect(
     options: DetectOptions | None = None,
     *,
     workspace: Workspace | None = None,
-    checkpoint: Path | None = None,
-    output: Path | None = None,
+    checkpoint: str | Path | None = None,
+    output: str | Path | None = None,
     weights: str | None = None,
     listen: Listener = silent,
 ) -> DetectResult:
@@ -66,9 +67,9 @@ def detect(
     inputs = find_videos(as_paths(videos))
     if not inputs:
         raise UsageError("name at least one video or folder")
-    found = find_checkpoint(checkpoint, workspace)
-    output = output or (workspace.detections if workspace else Path("detections"))
-    job = _Detection(found, options, workspace, output, weights, listen)
+    found = find_checkpoint(as_path(checkpoint), workspace)
+    folder = as_path(output) or (workspace.detections if workspace else Path("detections"))
+    job = _Detection(found, options, workspace, folder, weights, listen)
     return job.run(inputs)
 
 

@@ -15,6 +15,7 @@ from mstemba.pipeline.checkpoint import Checkpoint, find_checkpoint, score
 from mstemba.pipeline.dataset import Clip, load_clips, with_features
 from mstemba.pipeline.devices import pick_device
 from mstemba.pipeline.extract import store_name
+from mstemba.pipeline.files import as_path
 from mstemba.pipeline.keys import Fingerprints
 from mstemba.pipeline.metrics import average_precision, mean_average_precision
 from mstemba.pipeline.progress import Event, Listener, silent
@@ -46,9 +47,9 @@ class Evaluation:
 def evaluate(
     *,
     workspace: Workspace | None = None,
-    checkpoint: Path | None = None,
-    manifest: Path | None = None,
-    features: Path | None = None,
+    checkpoint: str | Path | None = None,
+    manifest: str | Path | None = None,
+    features: str | Path | None = None,
     subset: str = "testing",
     device: str = "auto",
     listen: Listener = silent,
@@ -59,15 +60,15 @@ def evaluate(
     checkpoint was made for other classes or other features.
     """
     workspace = workspace or find_workspace()
-    found = find_checkpoint(checkpoint, workspace)
+    found = find_checkpoint(as_path(checkpoint), workspace)
     if manifest is None:
         if workspace is None:
             raise UsageError("no workspace here: give --manifest, or make one with `mstemba init`")
         manifest = workspace.manifest
-    labels = load_manifest(manifest)
+    labels = load_manifest(Path(manifest))
     if labels.classes != found.classes:
         raise CheckpointError(_class_difference(found, labels.classes))
-    store = _matching_store(found, features, workspace)
+    store = _matching_store(found, as_path(features), workspace)
     wanted = labels.subset(subset)
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
     videos, missing = with_features(store, wanted, fingerprints)

@@ -10,7 +10,7 @@ from pathlib import Path
 from mstemba.data_manifests.manifest import as_paths, find_videos, load_manifest
 from mstemba.errors import StoreError, UsageError
 from mstemba.extractors import registry
-from mstemba.pipeline.files import read_json, write_json
+from mstemba.pipeline.files import as_path, read_json, write_json
 from mstemba.pipeline.keys import Fingerprints, entry_key, spec_key
 from mstemba.pipeline.options import ExtractOptions
 from mstemba.pipeline.progress import Event, Listener, silent
@@ -52,8 +52,8 @@ def extract(
     options: ExtractOptions | None = None,
     *,
     workspace: Workspace | None = None,
-    manifest: Path | None = None,
-    store: Path | None = None,
+    manifest: str | Path | None = None,
+    store: str | Path | None = None,
     listen: Listener = silent,
 ) -> ExtractResult:
     """Extract the features of the workspace's videos, of a manifest's, or of files and folders.
@@ -64,25 +64,26 @@ def extract(
     options = options or ExtractOptions()
     workspace = workspace or find_workspace()
     videos = as_paths(videos)
-    inputs, without_file = _inputs(videos, manifest, workspace)
+    inputs, without_file = _inputs(videos, as_path(manifest), workspace)
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
     backbone = registry.resolve(options.backbone, options.model, options.weights, fingerprints.of)
     spec = make_spec(backbone, options)
-    if store is None:
+    root = as_path(store)
+    if root is None:
         if workspace is None:
             raise UsageError(
                 "no workspace here: say where the features go with --store, or run `mstemba init`"
             )
-        store = workspace.features / store_name(spec)
-    target = FeatureStore.prepare(store, spec, backbone.file)
+        root = workspace.features / store_name(spec)
+    target = FeatureStore.prepare(root, spec, backbone.file)
     if videos:
         names = entry_names(target, inputs, fingerprints, workspace)
         inputs = {names[id]: path for id, path in inputs.items()}
     try:
         result = extract_into(target, inputs, backbone, fingerprints, options, listen)
     finally:
-        if workspace is not None and store.parent == workspace.features and store.is_dir():
-            set_current(workspace.features, store.name)
+        if workspace is not None and root.parent == workspace.features and root.is_dir():
+            set_current(workspace.features, root.name)
     result.without_file = without_file
     return result
 

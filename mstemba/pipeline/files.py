@@ -15,6 +15,11 @@ TEMPORARY = ".writing-"
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+def as_path(path: str | Path | None) -> Path | None:
+    """A path that a caller may have given as text."""
+    return None if path is None else Path(path)
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it: all appears, or nothing.
 

@@ -33,11 +33,11 @@ class InitResult:
 
 def init(
     videos: str | Path | Iterable[str | Path],
-    annotations: Path | None = None,
+    annotations: str | Path | None = None,
     *,
-    root: Path = Path(),
+    root: str | Path = ".",
     dataset: str | None = None,
-    classes: Path | None = None,
+    classes: str | Path | None = None,
     time_unit: str | None = None,
 ) -> InitResult:
     """Make `root` a workspace whose manifest joins these videos with their annotations.
@@ -55,11 +55,11 @@ def init(
         )
         report = Report()
     else:
-        names = None if classes is None else _class_names(classes)
-        read, report = read_annotations(annotations, names, time_unit)
+        names = None if classes is None else _class_names(Path(classes))
+        read, report = read_annotations(Path(annotations), names, time_unit)
         manifest = join(read, files, report)
     manifest = replace(manifest, dataset=dataset or manifest.dataset)
-    workspace = create_workspace(root)
+    workspace = create_workspace(Path(root))
     return InitResult(workspace, manifest, report, _write(workspace, manifest))
 
 
