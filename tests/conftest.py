@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,17 @@ settings.register_profile("mstemba", deadline=None, derandomize="CI" in os.envir
 settings.load_profile("mstemba")
 
 SHARED = Path(os.environ.get("MSTEMBA_TEST_DATA", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch's waiting threads spin: on a busy machine two of them are far slower than one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

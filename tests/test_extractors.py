@@ -26,12 +26,7 @@ from tests.videos import encode, moving
 PICTURES = np.stack(moving(6, 224, 224))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # torchvision beside a torch that it was not built for

@@ -151,14 +151,16 @@ def _free_name(
 ) -> str:
     try:
         sha = fingerprints.of(path)
-        entry = None if id in reserved else store.entry(id)
-        if id not in reserved and (entry is None or entry["key"] == entry_key(store.spec, sha)):
-            return id
-    except StoreError:
-        return id  # damaged: to be made again
     except OSError:
         return id  # unreadable: fails under its own name
-    return f"{id}@{sha[:8]}"
+    other = f"{id}@{sha[:8]}"
+    if id in reserved:
+        return other
+    try:
+        entry = store.entry(id)
+    except StoreError:
+        return id  # damaged: to be made again
+    return id if entry is None or entry["key"] == entry_key(store.spec, sha) else other
 
 
 def extract_into(
