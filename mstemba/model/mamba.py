@@ -1,31 +1,39 @@
-"""The bidirectional ("v2") Mamba block of Vision Mamba (Zhu et al., arXiv 2401.09417, sec. 3.2)."""
+"""The bidirectional ("v2") Mamba block of Vision Mamba (Zhu et al., arXiv 2401.09417, sec. 3.2).
+
+W blocks over W sets of sequences of one length run together: every step below is one call for all
+of them and for both directions of time. ``x_WNLD`` is W sets of N sequences of L steps.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mstemba.model.config import dt_rank
-from mstemba.model.scan import selective_scan
+from mstemba.model.scan import Reverse, causal_convolution, selective_scan
 
 DT_MIN, DT_MAX = 1e-3, 0.1
 """Initial step sizes are log-uniform between these (Gu and Dao, arXiv 2312.00752, section 3.6)."""
+CHUNK = 8192
+"""Steps scored at a time without gradients: what is E wide is never larger than this."""
 
 
 class BidirectionalMamba(nn.Module):
-    """Mamba mixer run forwards and backwards in time, with shared input and output projections.
+    """The parameters of a Mamba mixer, forwards and backwards in time; ``mix`` runs them.
 
     The backward direction has its own convolution, projections and state matrix (names in ``_b``);
-    the two are averaged. Both depend on padding only through ``mask``.
+    the input and output projections are shared.
     """
 
     def __init__(self, width: int, state: int = 16, expand: int = 2, conv: int = 4) -> None:
         super().__init__()
         inner, rank = expand * width, dt_rank(width)
-        self.state, self.rank, self.scan_backend = state, rank, "auto"
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, conv, groups=inner)
         self.x_proj = nn.Linear(inner, rank + 2 * state, bias=False)
@@ -37,58 +45,6 @@ class BidirectionalMamba(nn.Module):
         self.A_b_log, self.D_b = _state_matrix(inner, state), _undecayed(torch.ones(inner))
         self.out_proj = nn.Linear(inner, width, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mix (N, L, width) along time.
-
-        Args:
-            x: zero wherever ``mask`` is False.
-            mask: (N, L) bool, False at the end of a shorter sequence. Such steps are not scanned:
-                the state of the backward direction is still zero at the first real step it meets.
-
-        Returns:
-            The mixed sequence (N, L, width) and the state read-out C, averaged over the two
-            directions, (N, L, S); both are zero where ``mask`` is False.
-        """
-        x, gate = self.in_proj(x).chunk(2, dim=-1)
-        absent = None if mask is None else ~mask[..., None]
-        forward, C = self._scan(
-            x, absent, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D, False
-        )
-        backward, C_b = self._scan(
-            x, absent, self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b, True
-        )
-        # One gate for both directions: gating each of them first gives the same sum.
-        mixed = self.out_proj((forward + backward) * F.silu(gate) / 2)
-        return mixed, (C + C_b) / 2
-
-    def _scan(
-        self,
-        x: Tensor,
-        absent: Tensor | None,
-        conv: nn.Conv1d,
-        x_proj: nn.Linear,
-        dt_proj: nn.Linear,
-        A_log: Tensor,
-        D: Tensor,
-        reverse: bool,
-    ) -> tuple[Tensor, Tensor]:
-        u = F.silu(_causal_convolution(x, conv, reverse))
-        if absent is not None:  # the convolution's bias would otherwise drive the state
-            u = u.masked_fill(absent, 0)
-        step, B, C = x_proj(u).split([self.rank, self.state, self.state], dim=-1)
-        y = selective_scan(
-            u,
-            F.linear(step, dt_proj.weight),
-            -torch.exp(A_log.float()),
-            B,
-            C,
-            D.float(),
-            delta_bias=dt_proj.bias.float(),
-            reverse=reverse,
-            backend=self.scan_backend,
-        )
-        return y, C
-
 
 class _Layer(nn.Module):
     """The residual branch of a block: normalise, then mix."""
@@ -97,10 +53,6 @@ class _Layer(nn.Module):
         super().__init__()
         self.mixer = BidirectionalMamba(width, state, expand, conv)
         self.norm = nn.RMSNorm(width, eps=1e-5)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        pair: tuple[Tensor, Tensor] = self.mixer(self.norm(x), mask)
-        return pair
 
 
 class MambaBlock(nn.Module):
@@ -113,30 +65,175 @@ class MambaBlock(nn.Module):
         self.layers = nn.ModuleList([_Layer(width, state, expand, conv)])
         self.norm_f = nn.RMSNorm(width, eps=1e-5)
         self.drop_path = drop_path
+        self.scan_backend = "auto"
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(N, L, width) to the same, and C (N, L, S); see ``BidirectionalMamba.forward``."""
-        mixed, C = self.layers[0](x, mask)
-        return self.norm_f(x + self._drop(mixed)), C
+        """One block over (N, L, width), see ``run_blocks``."""
+        y, C = run_blocks([self], x[None], None if mask is None else mask[None])
+        return y[0], C[0]
 
-    def _drop(self, x: Tensor) -> Tensor:
+    def drop(self, x_WNLD: Tensor) -> Tensor:
         """Stochastic depth (arXiv 1603.09382): drop whole sequences, rescale the rest."""
         if not self.training or self.drop_path == 0:
-            return x
+            return x_WNLD
         keep = 1 - self.drop_path
-        return x * (torch.rand(len(x), 1, 1, device=x.device) < keep).to(x.dtype) / keep
+        kept = torch.rand(*x_WNLD.shape[:2], 1, 1, device=x_WNLD.device) < keep
+        return x_WNLD * kept.to(x_WNLD.dtype) / keep
 
 
-def _causal_convolution(x: Tensor, conv: nn.Conv1d, reverse: bool) -> Tensor:
-    """Depthwise convolution of (N, L, E) over a step and those before it (after it in ``reverse``).
+def run_blocks(
+    blocks: Sequence[MambaBlock], x: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run W blocks of one shape, block w over the sequences x[w].
 
-    Convolving the reversed sequence is correlating with the reversed taps, so nothing is flipped.
+    Args:
+        x: (W, N, L, width), zero wherever ``mask`` is False. May be a view.
+        mask: (W, N, L) bool, False at the end of a shorter sequence. Such steps are not scanned:
+            the state of the backward direction is still zero at the first real step it meets.
+
+    Returns:
+        The sequences (W, N, L, width), and the read-out C of their states, averaged over both
+        directions, (W, N, L, S). Rows where ``mask`` is False are arbitrary.
     """
-    taps = conv.weight.flip(-1) if reverse else conv.weight
-    reach = taps.shape[-1] - 1
-    padded = F.pad(x.transpose(1, 2), (0, reach) if reverse else (reach, 0))
-    convolved = F.conv1d(padded, taps, conv.bias, groups=conv.groups)
-    return convolved.transpose(1, 2).contiguous()  # channels last, as the scan reads it
+    layers: list[Any] = [block.layers[0] for block in blocks]
+    weights = _stack([layer.mixer for layer in layers])
+    normed = _rms_norm(x, [layer.norm for layer in layers])
+    absent = None if mask is None else ~mask[..., None]
+    backend = blocks[0].scan_backend
+    if not torch.is_grad_enabled() and x.shape[2] > CHUNK:
+        mixed, C = _mix_in_chunks(weights, normed, absent, backend)
+    else:
+        mixed, C = _mix(weights, normed, absent, backend)
+    return _rms_norm(x + blocks[0].drop(mixed), [block.norm_f for block in blocks]), C
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Of W mixers, stacked; where the two directions differ, forwards (W) before backwards (W)."""
+
+    in_proj: Tensor
+    conv: Tensor
+    conv_bias: Tensor
+    x_proj: Tensor
+    dt_proj: Tensor
+    dt_bias: Tensor
+    A: Tensor
+    D: Tensor
+    out_proj: Tensor
+
+    @property
+    def sizes(self) -> list[int]:
+        """How x_proj's result splits: rank of the step size, states of B, states of C."""
+        rank, states = self.dt_proj.shape[2], self.A.shape[2]
+        return [rank, states, states]
+
+    def direction(self, reverse: bool) -> _Weights:
+        """Those of one direction."""
+        both = ("conv", "conv_bias", "x_proj", "dt_proj", "dt_bias", "A", "D")
+        one = {name: getattr(self, name).chunk(2)[reverse] for name in both}
+        return _Weights(in_proj=self.in_proj, out_proj=self.out_proj, **one)
+
+
+def _mix(
+    weights: _Weights, x: Tensor, absent: Tensor | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    """The mixers over (W, N, L, width), and C (W, N, L, S), the means over both directions."""
+    mixed, C = _scan(weights, x, absent, "both", backend)
+    return mixed / 2, torch.stack(C.chunk(2)).mean(0)
+
+
+def _mix_in_chunks(
+    weights: _Weights, x: Tensor, absent: Tensor | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    """``_mix`` without gradients; beside its result, memory does not grow with the length.
+
+    One sweep a direction, each chunk from the state that the one before left. The convolution is
+    given the steps that its taps reach beyond the chunk.
+    """
+    length, reach = x.shape[2], weights.conv.shape[2] - 1
+    mixed = torch.zeros_like(x)
+    C = x.new_zeros(*x.shape[:3], weights.A.shape[2])
+    starts = range(0, length, CHUNK)
+    for reverse in (False, True):
+        own = weights.direction(reverse)
+        state = own.A.new_zeros(len(own.A), x.shape[1], *own.A.shape[1:])
+        for start in reversed(starts) if reverse else starts:
+            stop = min(start + CHUNK, length)
+            first, last = max(0, start - reach), min(length, stop + reach)
+            hidden = None if absent is None else absent[:, :, first:last]
+            keep = slice(start - first, stop - first)
+            y, C_one = _scan(own, x[:, :, first:last], hidden, reverse, backend, state, keep)
+            mixed[:, :, start:stop] += y / 2
+            C[:, :, start:stop] += C_one / 2
+    return mixed, C
+
+
+def _scan(
+    weights: _Weights,
+    x: Tensor,
+    absent: Tensor | None,
+    reverse: Reverse,
+    backend: str,
+    state: Tensor | None = None,
+    keep: slice = slice(None),
+) -> tuple[Tensor, Tensor]:
+    """Project in, convolve, scan, gate, project out; of the steps ``keep`` only."""
+    x, gate = _project(x, weights.in_proj).chunk(2, dim=-1)
+    u = causal_convolution(x, weights.conv, weights.conv_bias, reverse, backend=backend)
+    if absent is not None:  # the convolution's bias would otherwise drive the state
+        u = u.masked_fill(absent if reverse != "both" else torch.cat([absent, absent]), 0)
+    u, gate = u[:, :, keep], gate[:, :, keep]
+    step, B, C = torch.split(_project(u, weights.x_proj), weights.sizes, dim=-1)
+    y = selective_scan(
+        u,
+        _project(step, weights.dt_proj),
+        weights.A,
+        B,
+        C,
+        weights.D,
+        gate,
+        weights.dt_bias,
+        reverse,
+        state=state,
+        backend=backend,
+    )
+    return _project(y, weights.out_proj), C
+
+
+def _stack(mixers: Sequence[BidirectionalMamba]) -> _Weights:
+    both = [(m.conv1d, m.x_proj, m.dt_proj, m.A_log, m.D) for m in mixers]
+    both += [(m.conv1d_b, m.x_proj_b, m.dt_proj_b, m.A_b_log, m.D_b) for m in mixers]
+    conv, x_proj, dt_proj, A_log, D = zip(*both, strict=True)
+    return _Weights(
+        in_proj=_stacked([m.in_proj.weight for m in mixers]),
+        conv=torch.cat([c.weight.transpose(0, 1) for c in conv]).float(),
+        conv_bias=torch.stack([c.bias for c in conv]).float(),
+        x_proj=torch.stack([p.weight for p in x_proj]),
+        dt_proj=torch.stack([p.weight for p in dt_proj]),
+        dt_bias=torch.stack([p.bias for p in dt_proj]).float(),
+        A=-torch.exp(torch.stack(A_log).float()),
+        D=torch.stack(D).float(),
+        out_proj=_stacked([m.out_proj.weight for m in mixers]),
+    )
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
+
+
+def _project(x: Tensor, weight: Tensor) -> Tensor:
+    """(G, N, L, in) times (G, out, in): one matrix product for every set."""
+    if len(weight) == 1:
+        return F.linear(x, weight[0])
+    y = torch.bmm(x.flatten(1, 2), weight.transpose(1, 2))
+    return y.view(*x.shape[:3], y.shape[2])
+
+
+def _rms_norm(x: Tensor, norms: Sequence[nn.RMSNorm]) -> Tensor:
+    width, eps = x.shape[-1:], norms[0].eps
+    if len(norms) == 1:
+        return F.rms_norm(x, width, norms[0].weight, eps)
+    return F.rms_norm(x, width, None, eps) * torch.stack([n.weight for n in norms])[:, None, None]
 
 
 def _undecayed(value: Tensor) -> nn.Parameter:

@@ -1,5 +1,7 @@
 """Cutting a sequence into the k streams of a dilated scan, and putting them together again.
 
+Streams come first, (k, B, L, D): each is a set of sequences for the block that scans it.
+
 A clip of n steps gives streams of ceil(n / k) entries, the last of them zero where k does not
 divide n; those zeros are scanned like any step, unless the streams are ragged. ``interleaved`` puts
 step t at (t mod k, t // k); ``contiguous`` gives every stream ceil(n / k) neighbouring steps, so
@@ -14,24 +16,25 @@ from torch import Tensor
 
 
 def split_streams(x: Tensor, k: int, lengths: Tensor | None, split: str) -> Tensor:
-    """(B, T, D), zero from ``lengths`` (B,) on, to (B, k, ceil(T / k), D)."""
+    """(B, T, D), zero from ``lengths`` (B,) on, to (k, B, ceil(T / k), D), a view where it can."""
     steps = x.shape[1]
     size = -(-steps // k)
-    if split == "interleaved":
-        padded = F.pad(x, (0, 0, 0, size * k - steps))
-        return padded.reshape(len(x), size, k, x.shape[2]).transpose(1, 2)
+    if split == "interleaved" or k == 1:
+        padded = F.pad(x, (0, 0, 0, size * k - steps)) if steps % k else x
+        return padded.view(len(x), size, k, x.shape[2]).permute(2, 0, 1, 3)
     own = _own_sizes(x, k, lengths)[:, None, None]
     within = torch.arange(size, device=x.device)
     step = torch.arange(k, device=x.device)[:, None] * own + within
     step = torch.where(within < own, step, steps).clamp(max=steps)  # row ``steps`` is zero
-    return F.pad(x, (0, 0, 0, 1))[_rows(x)[:, None, None], step]
+    return F.pad(x, (0, 0, 0, 1))[_rows(x)[:, None, None], step].transpose(0, 1)
 
 
 def merge_streams(streams: Tensor, steps: int, lengths: Tensor | None, split: str) -> Tensor:
-    """Undo ``split_streams``: (B, k, L, D) to (B, T, D); rows from ``lengths`` on are arbitrary."""
-    if split == "interleaved":
-        return streams.transpose(1, 2).flatten(1, 2)[:, :steps]
-    k, size = streams.shape[1:3]
+    """Undo ``split_streams``: (k, B, L, D) to (B, T, D); rows from ``lengths`` on are arbitrary."""
+    k, _, size, _ = streams.shape
+    if split == "interleaved" or k == 1:
+        return streams.permute(1, 2, 0, 3).flatten(1, 2)[:, :steps]
+    streams = streams.transpose(0, 1)
     own = _own_sizes(streams, k, lengths, steps)[:, None]
     step = torch.arange(steps, device=streams.device)
     place = (step // own * size + step % own).clamp(max=k * size - 1)
@@ -39,12 +42,12 @@ def merge_streams(streams: Tensor, steps: int, lengths: Tensor | None, split: st
 
 
 def stream_mask(lengths: Tensor, k: int, size: int, ragged: bool) -> Tensor:
-    """(B, k, size) bool: the entries of each clip's streams that are scanned.
+    """(k, B, size) bool: the entries of each clip's streams that are scanned.
 
     ``ragged`` leaves out the zeros at the end of the streams that got one step fewer.
     """
     late = torch.arange(k, device=lengths.device) if ragged else lengths.new_zeros(k)
-    sizes = (lengths[:, None] - late + k - 1) // k
+    sizes = (lengths - late[:, None] + k - 1) // k
     return torch.arange(size, device=lengths.device) < sizes[..., None]
 
 

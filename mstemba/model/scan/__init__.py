@@ -1,20 +1,30 @@
-"""The selective scan of Mamba (Gu and Dao, arXiv 2312.00752, section 3), and what it runs on.
+"""The two time-mixing operations of a Mamba block, and what they run on.
 
-``reference`` is readable PyTorch on any device; ``cpu`` is compiled by Numba. Both give the same
-numbers within float32 rounding, forward and backward.
+``selective_scan`` (Gu and Dao, arXiv 2312.00752, section 3) and the short causal convolution before
+it. Every backend is a module of this package with the functions ``scan`` and ``convolve``;
+``reference`` is readable PyTorch and the oracle of the others.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mstemba.errors import UsageError
+
+Reverse = bool | Literal["both"]
+"""Direction of time. ``both``: the first half of the sets runs forwards, the second backwards."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,35 +46,88 @@ def selective_scan(
     D: Tensor | None = None,
     z: Tensor | None = None,
     delta_bias: Tensor | None = None,
+    reverse: Reverse = False,
     *,
-    reverse: bool = False,
+    state: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Run h_t = exp(delta_t A) h_(t-1) + delta_t B_t u_t and return y_t = C_t . h_t + D u_t.
 
     ``delta`` is first passed through softplus(delta + delta_bias); y is multiplied by silu(z) when
-    z is given. The state starts at zero. Arithmetic is float32 (float64 stays float64 on the
-    reference); the result has the type of ``u``.
+    z is given. Arithmetic is float32 (float64 stays float64 on the reference) whatever the type of
+    the inputs; the result has the type of ``u``.
+
+    One call scans G sets of weights, each over N sequences of L steps and E channels. Without the
+    leading G, every tensor is of a single set.
 
     Args:
-        u, delta, z: (N, L, E), N sequences of L steps and E channels; N may be 0.
-        A: (E, S), negative. B, C: (N, L, S). D, delta_bias: (E,).
-        reverse: run from the last step to the first; equal to flip, scan, flip.
+        u, delta: (G, N, L, E). N may be 0.
+        A: (G, E, S), negative. B, C: (G, N, L, S). D, delta_bias: (G, E).
+        z: the shape of the result.
+        reverse: True runs from the last step to the first; equal to flip, scan, flip. ``both`` runs
+            the first G / 2 sets forwards and the others backwards, and adds set i + G / 2 to set i
+            before the gate: a bidirectional block is one call.
+        state: (G, N, E, S) float32, contiguous: h before the first step, overwritten by h after the
+            last one, so that a long sequence can be scanned in pieces. Zero when None. Only without
+            gradients.
         backend: a name from ``backends()``, or ``auto``.
 
     Returns:
-        (N, L, E), differentiable once with respect to every tensor.
+        (G, N, L, E), with ``both`` (G / 2, N, L, E); differentiable once by every tensor.
 
     Raises:
         UsageError: shapes that do not fit together, or a backend that cannot run here.
     """
-    _check_shapes(u, delta, A, B, C, D, z, delta_bias)
-    name = choose(backend, u.device, u.dtype)
-    module = importlib.import_module(f"{__name__}.{name}")
-    work = torch.float64 if u.dtype == torch.float64 and name == "reference" else torch.float32
-    optional = [None if t is None else t.to(work) for t in (D, z, delta_bias)]
-    y: Tensor = module.scan(*(t.to(work) for t in (u, delta, A, B, C)), *optional, reverse)
-    return y.to(u.dtype)
+    if u.dim() == 3:
+        u, delta, A, B, C = (t[None] for t in (u, delta, A, B, C))
+        D, z, delta_bias, state = (
+            None if t is None else t[None] for t in (D, z, delta_bias, state)
+        )
+        y = selective_scan(
+            u, delta, A, B, C, D, z, delta_bias, reverse, state=state, backend=backend
+        )
+        return y[0]
+    _check_scan(u, delta, A, B, C, D, z, delta_bias, reverse, state)
+    module = _load(backend, u, carries=state is not None)
+    D = A.new_zeros(A.shape[:2]) if D is None else D
+    delta_bias = A.new_zeros(A.shape[:2]) if delta_bias is None else delta_bias
+    scanned: Tensor = module.scan(u, delta, A, B, C, D, z, delta_bias, reverse, state)
+    return scanned
+
+
+def causal_convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    reverse: Reverse = False,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """silu(bias + sum_j weight_j x_(t - K + 1 + j)): each step with the K - 1 before it.
+
+    Args:
+        x: (G, N, L, E); zero before the first step. With ``both`` (G / 2, N, L, E): each set is
+            convolved by the weights i forwards and i + G / 2 backwards.
+        weight: (G, E, K). bias: (G, E).
+        reverse: True takes the steps after instead of those before: flip, convolve, flip.
+        backend: as in ``selective_scan``.
+
+    Returns:
+        (G, N, L, E), of the type of x, differentiable once by every tensor.
+
+    Raises:
+        UsageError: shapes that do not fit together, or a backend that cannot run here.
+    """
+    sets, channels = weight.shape[:2]
+    _expect("bias", bias, (sets, channels))
+    given = _half(sets) if reverse == "both" else sets
+    if x.dim() != 4 or (x.shape[0], x.shape[3]) != (given, channels) or x.shape[2] < 1:
+        raise UsageError(
+            f"convolution: x has shape {tuple(x.shape)}, "
+            f"expected ({given}, N, L, {channels}) with L >= 1"
+        )
+    y: Tensor = _load(backend, x).convolve(x, weight, bias, reverse)
+    return y
 
 
 def backends() -> list[Backend]:
@@ -76,23 +139,53 @@ def backends() -> list[Backend]:
     ]
 
 
-def choose(backend: str, device: torch.device, dtype: torch.dtype = torch.float32) -> str:
+def choose(
+    backend: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    carries: bool = False,
+) -> str:
     """The backend that runs a scan of ``dtype`` on ``device``; ``auto`` takes the fastest.
+
+    ``carries``: whether it must start from a state and return one, which ``cuda`` cannot. What
+    ``auto`` takes, and why, is logged once.
 
     Raises UsageError, with what is missing and the choices, for one that cannot.
     """
     if backend == "auto":
-        fast = device.type == "cpu" and dtype != torch.float64 and _missing_for_cpu() is None
-        return "cpu" if fast else "reference"
+        return _choose_automatically(device.type, dtype, carries)
     choices = ", ".join(["auto", *(b.name for b in backends() if b.available)])
     if backend not in _BACKENDS:
         raise UsageError(f"scan backend: found {backend!r}, expected one of {choices}")
-    missing = _BACKENDS[backend][1]()
-    if missing is None and backend == "cpu" and device.type != "cpu":
-        missing = f"it runs on CPU tensors, found {device}"
+    missing = _BACKENDS[backend][1]() or _unfit(backend, device.type, dtype, carries)
     if missing is not None:
         raise UsageError(f"scan backend {backend!r} cannot run: {missing}; choices: {choices}")
     return backend
+
+
+@cache
+def _choose_automatically(device: str, dtype: torch.dtype, carries: bool) -> str:
+    passed_over: list[str] = []
+    for name, (description, find_missing) in _BACKENDS.items():
+        reason = _unfit(name, device, dtype, carries) or find_missing()
+        if reason is None:
+            because = "".join(f"; {other}" for other in passed_over)
+            log.info("scan backend %s (%s)%s", name, description, because)
+            return name
+        passed_over.append(f"not {name}: {reason}")
+    raise AssertionError("the reference runs everywhere")
+
+
+def _unfit(backend: str, device: str, dtype: torch.dtype, carries: bool) -> str | None:
+    """Why an installed backend cannot take these tensors."""
+    home = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}.get(backend)
+    if home is not None and device != home and not (backend == "triton" and _interprets_triton()):
+        return f"it runs on {home.upper()} tensors, found {device}"
+    if backend != "reference" and dtype == torch.float64:
+        return "it computes in float32, found float64"
+    if backend == "cuda" and carries:
+        return "mamba-ssm's kernel cannot start from a state"
+    return None
 
 
 @cache
@@ -110,7 +203,16 @@ _BACKENDS: dict[str, tuple[str, Callable[[], str | None]]] = {
 }
 
 
-def _check_shapes(
+def _interprets_triton() -> bool:
+    return False
+
+
+def _load(backend: str, tensor: Tensor, carries: bool = False) -> ModuleType:
+    name = choose(backend, tensor.device, tensor.dtype, carries)
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def _check_scan(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -119,21 +221,42 @@ def _check_shapes(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
+    reverse: Reverse,
+    state: Tensor | None,
 ) -> None:
-    if u.dim() != 3 or u.shape[1] < 1:
-        raise UsageError(f"scan: u has shape {tuple(u.shape)}, expected (N, L, E) with L >= 1")
-    if A.dim() != 2:
-        raise UsageError(f"scan: A has shape {tuple(A.shape)}, expected (E, S)")
-    (n, length, channels), states = u.shape, A.shape[1]
+    if u.dim() != 4 or u.shape[2] < 1:
+        raise UsageError(
+            f"scan: u has shape {tuple(u.shape)}, expected (G, N, L, E) or (N, L, E) with L >= 1"
+        )
+    if A.dim() != 3:
+        raise UsageError(f"scan: A has shape {tuple(A.shape)}, expected (G, E, S)")
+    (sets, n, length, channels), states = u.shape, A.shape[2]
+    result = (_half(sets) if reverse == "both" else sets, n, length, channels)
     expected = {
-        "delta": (delta, (n, length, channels)),
-        "A": (A, (channels, states)),
-        "B": (B, (n, length, states)),
-        "C": (C, (n, length, states)),
-        "D": (D, (channels,)),
-        "z": (z, (n, length, channels)),
-        "delta_bias": (delta_bias, (channels,)),
+        "delta": (delta, (sets, n, length, channels)),
+        "A": (A, (sets, channels, states)),
+        "B": (B, (sets, n, length, states)),
+        "C": (C, (sets, n, length, states)),
+        "D": (D, (sets, channels)),
+        "z": (z, result),
+        "delta_bias": (delta_bias, (sets, channels)),
+        "state": (state, (sets, n, channels, states)),
     }
     for name, (tensor, shape) in expected.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise UsageError(f"scan: {name} has shape {tuple(tensor.shape)}, expected {shape}")
+        if tensor is not None:
+            _expect(name, tensor, shape)
+    if state is not None and torch.is_grad_enabled():
+        raise UsageError("scan: a state is carried only under torch.no_grad()")
+    if state is not None and (state.dtype != torch.float32 or not state.is_contiguous()):
+        raise UsageError(f"scan: state is {state.dtype}, expected contiguous torch.float32")
+
+
+def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != shape:
+        raise UsageError(f"scan: {name} has shape {tuple(tensor.shape)}, expected {shape}")
+
+
+def _half(sets: int) -> int:
+    if sets % 2:
+        raise UsageError(f"scan: found {sets} sets, expected an even number for both directions")
+    return sets // 2
