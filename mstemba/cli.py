@@ -188,7 +188,7 @@ def train(
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Train MS-Temba on the training videos.
+    """Train a network on the training videos.
 
     A finished run is not repeated; an unfinished one goes on where it stopped.
 

@@ -9,16 +9,19 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from mstemba.errors import CheckpointError
-from mstemba.model.config import ModelConfig
-from mstemba.model.mstemba import MSTemba
+from mstemba.errors import CheckpointError, UsageError
+from mstemba.model.architectures import build, config_from_dict
+from mstemba.model.config import Config, ModelConfig
+
+if TYPE_CHECKING:
+    from mstemba.model.architectures import Network
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 """Names inside a checkpoint folder; the configuration is under the key ``model``."""
@@ -27,6 +30,14 @@ WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 _DEAD_HEAD = re.compile(r"(blocks\.\d+(\.\d+)?|interaction_block)\.head\.(weight|bias)")
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
+
+# The weight that each architecture is known by.
+_KNOWN_BY = {
+    "mstemba": "blocks.0.conv.weight",
+    "mstemba-v3": "blocks.0.linear.weight",
+    "ms-tct": "stages.0.merge.weight",
+    "pdan": "stage1.conv_1x1.weight",
+}
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -52,33 +63,19 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     )
 
 
-def infer_config(weights: Mapping[str, Tensor]) -> ModelConfig:
+def infer_config(weights: Mapping[str, Tensor]) -> Config:
     """The configuration of the network these weights belong to, from their names and shapes.
 
-    ``split``, ``drop_path`` and ``dropout`` leave no trace in weights and are the defaults. Raises
-    CheckpointError where the weights are of no MS-Temba.
+    ``split``, ``heads``, ``drop_path`` and ``dropout`` leave no trace in weights and are the
+    defaults. Raises CheckpointError where the weights are of no architecture there is.
     """
-    if "blocks.0.conv.weight" in weights:
-        arch, local = "mstemba", "conv"
-    elif "blocks.0.linear.weight" in weights:
-        arch, local = "mstemba-v3", "linear"
-    else:
-        raise CheckpointError(
-            f"not MS-Temba weights: found {_some(list(weights)) or 'nothing'}, "
-            "expected blocks.0.conv.weight (v1) or blocks.0.linear.weight (v3)"
-        )
-    mixer = "blocks.1.layers.0.mixer"
-    widths = tuple(_shape(weights, f"blocks.{i}.{local}.weight")[0] for i in (0, 2, 4))
-    inner, state = (*_shape(weights, f"{mixer}.A_log"), 0)[:2]
-    return ModelConfig(
-        arch=arch,
-        in_features=_shape(weights, "proj.weight")[-1],
-        classes=_shape(weights, "head.weight")[0],
-        widths=widths,
-        state=state,
-        expand=inner // widths[0],
-        conv=_shape(weights, f"{mixer}.conv1d.weight")[-1],
-    )
+    arch = next((arch for arch, name in _KNOWN_BY.items() if name in weights), None)
+    if arch is None:
+        known = ", ".join(f"{name} ({arch})" for arch, name in _KNOWN_BY.items())
+        found = _some(list(weights)) or "nothing"
+        raise CheckpointError(f"weights of no known network: found {found}, expected {known}")
+    shape_of = {"ms-tct": _ms_tct_shape, "pdan": _pdan_shape}.get(arch, _mstemba_shape)
+    return config_from_dict({"arch": arch, **shape_of(weights)})
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -128,13 +125,13 @@ def load_model(
     path: str | os.PathLike[str],
     device: torch.device | str | None = None,
     split: str | None = None,
-) -> MSTemba:
+) -> Network:
     """The network of a weights file, or of a folder with ``model.safetensors`` and ``config.json``.
 
     Args:
         path: in a bare file the configuration is inferred from the weights.
         device: where the model is put; the CPU when None.
-        split: replaces the configuration's. The released v1 weights were trained with
+        split: of MS-Temba; replaces the configuration's. The released v1 weights were trained with
             ``contiguous``, which a bare file cannot tell; the default there is ``interleaved``.
 
     Returns:
@@ -142,6 +139,7 @@ def load_model(
 
     Raises:
         CheckpointError: see ``read_weights``, ``infer_config`` and ``load_weights``.
+        UsageError: a split for a network that does not split its input.
     """
     path = Path(path)
     values: dict[str, Any]
@@ -151,11 +149,52 @@ def load_model(
     else:
         weights = read_weights(path)
         values = infer_config(weights).to_dict()
+    config = config_from_dict(values)
     if split is not None:
-        values["split"] = split
-    model = MSTemba(ModelConfig.from_dict(values))
+        if not isinstance(config, ModelConfig):
+            raise UsageError(f"split: found {split!r}, but {config.arch} has none; leave it out")
+        config = ModelConfig.from_dict({**values, "split": split})
+    model = build(config)
     load_weights(model, weights)
     return model.to(device or "cpu").eval()
+
+
+def _mstemba_shape(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    local = "conv" if _KNOWN_BY["mstemba"] in weights else "linear"
+    mixer = "blocks.1.layers.0.mixer"
+    widths = [_shape(weights, f"blocks.{i}.{local}.weight")[0] for i in (0, 2, 4)]
+    inner, state = (*_shape(weights, f"{mixer}.A_log"), 0)[:2]
+    return {
+        "in_features": _shape(weights, "proj.weight")[-1],
+        "classes": _shape(weights, "head.weight")[0],
+        "widths": widths,
+        "state": state,
+        "expand": inner // widths[0],
+        "conv": _shape(weights, f"{mixer}.conv1d.weight")[-1],
+    }
+
+
+def _ms_tct_shape(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    widths = [_shape(weights, f"stages.{i}.merge.weight")[0] for i in range(4)]
+    inner = _shape(weights, "stages.0.blocks.0.local.expand.weight")[0]
+    return {
+        "in_features": (*_shape(weights, "stages.0.merge.weight"), 0)[1],
+        "classes": _shape(weights, "head.weight")[0],
+        "widths": widths,
+        "blocks": _count(weights, r"stages\.0\.blocks\.\d+\.norm1\.weight"),
+        "expand": inner // widths[0],
+        "mixed": _shape(weights, "fuse.weight")[0],
+    }
+
+
+def _pdan_shape(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    width, in_features = (*_shape(weights, "stage1.conv_1x1.weight"), 0)[:2]
+    return {
+        "in_features": in_features,
+        "classes": _shape(weights, "stage1.conv_out.weight")[0],
+        "width": width,
+        "blocks": _count(weights, r"stage1\.layers\.\d+\.conv_1x1\.weight"),
+    }
 
 
 def _read_pickle(path: Path) -> Any:
@@ -208,8 +247,13 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
     if name not in weights or weights[name].dim() == 0:
-        raise CheckpointError(f"not whole MS-Temba weights: {name} is missing or a scalar")
+        raise CheckpointError(f"incomplete weights: {name} is missing or a scalar")
     return tuple(weights[name].shape)
+
+
+def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
+    """How many of the weights have such a name."""
+    return sum(re.fullmatch(pattern, name) is not None for name in weights)
 
 
 def _some(names: list[str], limit: int = 4) -> str:

@@ -6,26 +6,79 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self, TypeAlias
 
 from mstemba.errors import CheckpointError, UsageError
 
-ARCHITECTURES = ("mstemba", "mstemba-v3")
+VERSIONS = ("mstemba", "mstemba-v3")
 SPLITS = ("interleaved", "contiguous")
+_IN_WORDS = {3: "three", 4: "four"}
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The shape of an MS-Temba network (arXiv 2501.06138).
+class _Config:
+    """What every network has, and the way to JSON and back.
 
-    ``mstemba`` is version 1 of the paper, ``mstemba-v3`` its CVPR 2026 version. Raises UsageError,
-    naming what was found and what was expected, for a value no network can have.
+    Raises UsageError, naming what was found and what was expected, for a value no network can have.
     """
 
     in_features: int
     """Width F of one feature row."""
     classes: int
     """Number C of action classes."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain JSON values; ``from_dict`` reads it back."""
+        values = dataclasses.asdict(self).items()
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read ``to_dict``'s form. Raises CheckpointError for an unknown, missing or bad value."""
+        fields = dataclasses.fields(cls)
+        unknown = sorted(set(values) - {field.name for field in fields})
+        if unknown:
+            raise CheckpointError(
+                f"model configuration: unknown {', '.join(unknown)}; "
+                f"expected {', '.join(field.name for field in fields)}"
+            )
+        required = {field.name for field in fields if field.default is dataclasses.MISSING}
+        missing = sorted(required - set(values))
+        if missing:
+            raise CheckpointError(f"model configuration: {', '.join(missing)} missing")
+        try:
+            return cls(**values)
+        except UsageError as error:
+            raise CheckpointError(f"model configuration: {error}") from error
+
+    def _expect_positive_integers(self, *names: str) -> None:
+        for name in names:
+            _expect_positive_integer(name, getattr(self, name))
+
+    def _expect_probabilities(self, *names: str) -> None:
+        for name in names:
+            _expect_probability(name, getattr(self, name))
+
+    def _expect_widths(self, widths: object, count: int) -> None:
+        """Check ``widths``, and keep them as a tuple."""
+        expected = _IN_WORDS[count]
+        if not isinstance(widths, (tuple, list)):
+            raise UsageError(f"widths: found {widths!r}, expected {expected} positive integers")
+        if len(widths) != count:
+            raise UsageError(f"widths: found {len(widths)} of them, expected {expected}")
+        for index, width in enumerate(widths):
+            _expect_positive_integer(f"widths[{index}]", width)
+        object.__setattr__(self, "widths", tuple(widths))
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Config):
+    """The shape of an MS-Temba network (arXiv 2501.06138).
+
+    ``mstemba`` is version 1 of the paper, ``mstemba-v3`` its CVPR 2026 version. Raises UsageError,
+    naming what was found and what was expected, for a value no network can have.
+    """
+
     arch: str = "mstemba"
     widths: tuple[int, ...] = (256, 384, 576)
     """Channels at scales 1, 2 and 3; the fuser works at the last one."""
@@ -43,42 +96,70 @@ class ModelConfig:
     """Probability of zeroing an input feature in training."""
 
     def __post_init__(self) -> None:
-        _expect_choice("arch", self.arch, ARCHITECTURES)
+        _expect_choice("arch", self.arch, VERSIONS)
         _expect_choice("split", self.split, SPLITS)
-        if isinstance(self.widths, str) or not isinstance(self.widths, (tuple, list)):
-            raise UsageError(f"widths: found {self.widths!r}, expected three positive integers")
-        object.__setattr__(self, "widths", tuple(self.widths))
-        if len(self.widths) != 3:
-            raise UsageError(f"widths: found {len(self.widths)} of them, expected three")
-        for index, width in enumerate(self.widths):
-            _expect_positive_integer(f"widths[{index}]", width)
-        for name in ("in_features", "classes", "state", "expand", "conv"):
-            _expect_positive_integer(name, getattr(self, name))
-        for name in ("drop_path", "dropout"):
-            _expect_probability(name, getattr(self, name))
+        self._expect_widths(self.widths, 3)
+        self._expect_positive_integers("in_features", "classes", "state", "expand", "conv")
+        self._expect_probabilities("drop_path", "dropout")
 
-    def to_dict(self) -> dict[str, Any]:
-        """The configuration as plain JSON values; ``from_dict`` reads it back."""
-        return {**dataclasses.asdict(self), "widths": list(self.widths)}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Read ``to_dict``'s form. Raises CheckpointError for an unknown, missing or bad value."""
-        fields = dataclasses.fields(cls)
-        unknown = sorted(set(values) - {field.name for field in fields})
-        if unknown:
-            raise CheckpointError(
-                f"model configuration: unknown {', '.join(unknown)}; "
-                f"expected {', '.join(field.name for field in fields)}"
+@dataclass(frozen=True)
+class MSTCTConfig(_Config):
+    """The shape of an MS-TCT network (arXiv 2112.03902); the defaults are the paper's.
+
+    Raises UsageError, naming what was found and what was expected, for a value no network can have.
+    """
+
+    arch: str = "ms-tct"
+    widths: tuple[int, ...] = (256, 384, 576, 864)
+    """Channels at the four stages, each at half the temporal resolution of the one before."""
+    blocks: int = 3
+    """Global-local relational blocks of a stage."""
+    heads: int = 8
+    """Heads of the self-attention."""
+    expand: int = 8
+    """Inner channels of a local relation per channel of its input."""
+    mixed: int = 512
+    """Channels of every scale in the mixer."""
+    dropout: float = 0.0
+    """Probability of zeroing an input of the network or of its head in training (authors: 0.5)."""
+
+    def __post_init__(self) -> None:
+        _expect_choice("arch", self.arch, ("ms-tct",))
+        self._expect_widths(self.widths, 4)
+        names = ("in_features", "classes", "blocks", "heads", "expand", "mixed")
+        self._expect_positive_integers(*names)
+        self._expect_probabilities("dropout")
+        if any(width % self.heads for width in self.widths):
+            raise UsageError(
+                f"heads: found {self.heads}, expected a divisor of the widths "
+                f"{', '.join(map(str, self.widths))}"
             )
-        required = {field.name for field in fields if field.default is dataclasses.MISSING}
-        missing = sorted(required - set(values))
-        if missing:
-            raise CheckpointError(f"model configuration: {', '.join(missing)} missing")
-        try:
-            return cls(**values)
-        except UsageError as error:
-            raise CheckpointError(f"model configuration: {error}") from error
+
+
+@dataclass(frozen=True)
+class PDANConfig(_Config):
+    """The shape of a PDAN network (Dai et al., WACV 2021); the defaults are the paper's.
+
+    Raises UsageError, naming what was found and what was expected, for a value no network can have.
+    """
+
+    arch: str = "pdan"
+    width: int = 512
+    """Channels of the bottleneck and of every block."""
+    blocks: int = 5
+    """Blocks of dilated attention; block i has dilation 2^i, counted from 0."""
+    dropout: float = 0.0
+    """Probability of zeroing an output of a block's branch in training (authors: 0.5)."""
+
+    def __post_init__(self) -> None:
+        _expect_choice("arch", self.arch, ("pdan",))
+        self._expect_positive_integers("in_features", "classes", "width", "blocks")
+        self._expect_probabilities("dropout")
+
+
+Config: TypeAlias = ModelConfig | MSTCTConfig | PDANConfig
+"""Any network's configuration."""
 
 
 def dt_rank(width: int) -> int:

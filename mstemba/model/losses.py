@@ -1,4 +1,4 @@
-"""The training loss: cross-entropy of the fused scores and of every scale, and consistency."""
+"""The training loss: cross-entropy of fused and of scales' scores, consistency, heat map."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mstemba.errors import UsageError
-from mstemba.model.mstemba import Output
+from mstemba.model.output import Output
 
 Reduction = Literal["steps", "elements", "released"]
+
+REACH = 2
+"""Actions' lengths on either side of its centre where an action is in the heat map."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,10 @@ class LossTerms:
     total: Tensor
     final: Tensor
     auxiliary: tuple[Tensor, ...]
-    """One per scale, fine to coarse; empty for ``mstemba``."""
+    """One per scale, fine to coarse; of ``mstemba-v3``, empty for the others."""
     consistency: Tensor
+    heatmap: Tensor | None = None
+    """Of the actions' centres; of ``ms-tct``, None for the others."""
 
 
 def detection_loss(
@@ -33,37 +38,34 @@ def detection_loss(
     *,
     auxiliary_weight: float = 0.3,
     consistency_weight: float = 100.0,
+    heatmap_weight: float = 0.05,
     reduction: Reduction = "steps",
 ) -> LossTerms:
-    """final + auxiliary_weight * sum(auxiliary) + consistency_weight * consistency.
+    """The weighted sum of the terms that the output has, and cross-entropy.
+
+    final + auxiliary_weight * sum(auxiliary) + consistency_weight * consistency
+    + heatmap_weight * heatmap
 
     Args:
         output: of the network, for B clips of T steps and C classes.
         labels: (B, T, C), 0 or 1, any numeric type.
         mask: (B, T) bool, True at real steps; all of them when None.
+        heatmap_weight: alpha of MS-TCT (arXiv 2112.03902, section 3.4); 0.05 is the authors'.
         reduction: ``steps`` divides the cross-entropy summed over real steps and all classes by the
             number of real steps; ``elements`` further divides by C; ``released`` is the authors'
-            code: padded steps are in the sum, but not in the number it is divided by.
+            code: padded steps are in the sum, but not in the number it is divided by. The heat map
+            has a divisor of its own.
 
     Raises:
         UsageError: labels or mask of another shape, no real step, or an unknown reduction.
     """
-    shape = tuple(output.logits.shape)
-    if tuple(labels.shape) != shape:
-        raise UsageError(f"labels: found shape {tuple(labels.shape)}, expected {shape}")
-    if mask is None:
-        mask = torch.ones(shape[:2], dtype=torch.bool, device=labels.device)
-    if mask.dtype != torch.bool or tuple(mask.shape) != shape[:2]:
-        raise UsageError(
-            f"mask: found {mask.dtype} of shape {tuple(mask.shape)}, "
-            f"expected torch.bool of shape {shape[:2]}"
-        )
+    mask = _checked_mask(output, labels, mask)
     real_steps = int(mask.sum())
     if real_steps == 0:
         raise UsageError("mask: found no real step, expected at least one")
     if reduction not in ("steps", "elements", "released"):
         raise UsageError(f"reduction: found {reduction!r}, expected steps, elements or released")
-    divisor = real_steps * (shape[2] if reduction == "elements" else 1)
+    divisor = real_steps * (labels.shape[2] if reduction == "elements" else 1)
     counted = None if reduction == "released" else mask
 
     final = _cross_entropy(output.logits, labels, counted) / divisor
@@ -71,7 +73,58 @@ def detection_loss(
     total = final + consistency_weight * output.consistency
     for term in auxiliary:
         total = total + auxiliary_weight * term
-    return LossTerms(total, final, auxiliary, output.consistency)
+    heatmap = None
+    if output.center_logits is not None:
+        heatmap = _center_loss(output.center_logits, labels, mask)
+        total = total + heatmap_weight * heatmap
+    return LossTerms(total, final, auxiliary, output.consistency, heatmap)
+
+
+def center_heatmap(labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the middles of the actions are (MS-TCT, arXiv 2112.03902, section 3.4).
+
+    An action is a longest run of positive labels of one class. With its middle m (the later one of
+    two) and its length of d steps, it puts exp(-((t - m) / (d + 1/4))^2) at the steps t from m - 2d
+    to m + 2d, the width of the authors' code; of several actions of a class the largest counts.
+
+    Args:
+        labels: (B, T, C), 0 or 1, any numeric type.
+        mask: (B, T) bool, True at real steps; there are no actions elsewhere.
+
+    Returns:
+        The heat map (B, T, C) in [0, 1], float32, and its centres (B, T, C), bool.
+    """
+    active = ((labels > 0.5) & mask[..., None]).transpose(1, 2)
+    clips, classes, steps = active.shape
+    edges = torch.diff(F.pad(active.flatten(0, 1).to(torch.int8), (1, 1)))
+    # Both lists go row by row and forwards in time: the i-th end is that of the i-th beginning.
+    row, begin = (edges == 1).nonzero(as_tuple=True)
+    end = (edges == -1).nonzero(as_tuple=True)[1]
+    middle, length = (begin + end) // 2, (end - begin)[:, None]
+    distance = torch.arange(steps, device=labels.device) - middle[:, None]
+    bumps = torch.exp(-((distance / (length + 0.25)) ** 2))
+    bumps = bumps.masked_fill(distance.abs() > REACH * length, 0)
+    heat = bumps.new_zeros(clips * classes, steps)
+    heat = heat.scatter_reduce(0, row[:, None].expand_as(bumps), bumps, "amax")
+    centers = torch.zeros_like(heat, dtype=torch.bool)
+    centers[row, middle] = True
+    shape = (clips, classes, steps)
+    return heat.view(shape).transpose(1, 2), centers.view(shape).transpose(1, 2)
+
+
+def _checked_mask(output: Output, labels: Tensor, mask: Tensor | None) -> Tensor:
+    """The mask given, or one of all steps. Raises UsageError for another shape or type."""
+    shape = tuple(output.logits.shape)
+    if tuple(labels.shape) != shape:
+        raise UsageError(f"labels: found shape {tuple(labels.shape)}, expected {shape}")
+    if mask is None:
+        return torch.ones(shape[:2], dtype=torch.bool, device=labels.device)
+    if mask.dtype != torch.bool or tuple(mask.shape) != shape[:2]:
+        raise UsageError(
+            f"mask: found {mask.dtype} of shape {tuple(mask.shape)}, "
+            f"expected torch.bool of shape {shape[:2]}"
+        )
+    return mask
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
@@ -79,3 +132,18 @@ def _cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tenso
     if mask is not None:
         logits, labels = logits[mask], labels[mask]
     return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="sum")
+
+
+def _center_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """Focal loss of the heat map, summed over real steps and divided by the number of actions.
+
+    With the target g and the probability p: -(1 - p)^2 log p at a centre and
+    -(1 - g)^4 p^2 log(1 - p) elsewhere (CornerNet, arXiv 1808.01244, equation 1).
+    """
+    heat, centers = center_heatmap(labels, mask)
+    x = logits.float()
+    p = torch.sigmoid(x)
+    at_center = (1 - p) ** 2 * F.logsigmoid(x)
+    elsewhere = (1 - heat) ** 4 * p**2 * F.logsigmoid(-x)
+    terms = torch.where(centers, at_center, elsewhere).masked_fill(~mask[..., None], 0)
+    return -terms.sum() / centers.sum().clamp(min=1)

@@ -20,7 +20,7 @@ from mstemba.pipeline.workspace import Workspace, get_current
 from mstemba.records import FeatureSpec, FloatArray
 
 if TYPE_CHECKING:
-    from mstemba.model.mstemba import MSTemba
+    from mstemba.model.architectures import Network
 
 FORMAT = "mstemba-checkpoint"
 VERSION = 1
@@ -41,7 +41,7 @@ class Checkpoint:
     """Where the backbone's weights file was, if it was a local one."""
     train_key: str
 
-    def load(self, device: str) -> MSTemba:
+    def load(self, device: str) -> Network:
         """The model in evaluation mode. Raises CheckpointError when the weights are damaged."""
         from mstemba.model.checkpoint import load_model
 
@@ -150,7 +150,7 @@ def find_checkpoint(given: Path | None, workspace: Workspace | None) -> Checkpoi
     return open_checkpoint(run)
 
 
-def score(model: MSTemba, features: FloatArray) -> NDArray[np.float32]:
+def score(model: Network, features: FloatArray) -> NDArray[np.float32]:
     """(T, F) features of a whole video to (T, C) probabilities."""
     import torch
 

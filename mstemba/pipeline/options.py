@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from mstemba.errors import UsageError
+from mstemba.model.architectures import ARCHITECTURES
 
 
 def _runtime(default: Any, help: str) -> Any:
@@ -69,9 +70,11 @@ class ExtractOptions:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How MS-Temba is trained. Lengths count feature rows, rates are per optimiser step."""
+    """How a network is trained. Lengths count feature rows, rates are per optimiser step."""
 
-    arch: str = _option("mstemba", "mstemba (v1, local module, dilated SSM, fuser) or mstemba-v3.")
+    arch: str = _option(
+        "mstemba", "mstemba (v1), mstemba-v3, or for comparison ms-tct (87 M parameters) or pdan."
+    )
     epochs: int = _option(50, "Passes over the training videos.")
     min_steps: int = _option(300, "Train at least this many steps, however few the videos.")
     batch_size: int = _option(4, "Clips in one step, at most the number of training videos.")
@@ -82,10 +85,12 @@ class TrainOptions:
     weight_decay: float = _option(0.05, "AdamW weight decay of the matrices.")
     clip_grad: float = _option(1.0, "Largest norm of the gradient.")
     ema: float = _option(0.995, "Decay of the averaged weights, which are the ones kept.")
-    drop_path: float = _option(0.1, "Chance to skip a Mamba block's branch while training.")
-    dropout: float = _option(0.1, "Dropout of the projected features while training.")
-    auxiliary_weight: float = _option(0.02, "v3: weight of each scale's own loss.")
-    consistency_weight: float = _option(0.1, "v3: weight of the consistency of the streams.")
+    drop_path: float = _option(0.1, "MS-Temba: chance to skip a block's branch while training.")
+    dropout: float = _option(0.1, "Dropout of the features (pdan: of its blocks) while training.")
+    auxiliary_weight: float = _option(0.02, "mstemba-v3: weight of each scale's own loss.")
+    consistency_weight: float = _option(
+        0.1, "mstemba-v3: weight of the consistency of the streams."
+    )
     val_fraction: float = _option(0.1, "Training videos held out to choose the best checkpoint.")
     seed: int = _option(0, "Seed of weights, crops and dropout.")
     precision: str = _option("auto", "auto (bf16 on a GPU that has it), no or bf16.")
@@ -107,7 +112,7 @@ class TrainOptions:
         _require(0 <= self.seed < 2**32, f"seed is {self.seed}, expected 0 <= seed < 2^32")
         _require(self.lr > 0, f"lr is {self.lr}, expected more than 0")
         _require(self.clip_grad > 0, f"clip_grad is {self.clip_grad}, expected more than 0")
-        _one_of("arch", self.arch, ("mstemba", "mstemba-v3"))
+        _one_of("arch", self.arch, ARCHITECTURES)
         _one_of("precision", self.precision, ("auto", "no", "bf16"))
 
 

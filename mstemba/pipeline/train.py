@@ -60,7 +60,7 @@ def train(
     output: str | Path | None = None,
     listen: Listener = silent,
 ) -> TrainResult:
-    """Train MS-Temba on the training videos of a manifest.
+    """Train a network on the training videos of a manifest.
 
     A finished run with the same key is returned as it is; an unfinished one goes on from its last
     state and ends bit for bit (on a CPU) as if it had not been stopped. Raises UsageError when

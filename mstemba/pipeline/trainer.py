@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors
@@ -26,10 +26,9 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor, nn
 
 from mstemba.errors import MstembaError, UsageError
+from mstemba.model.architectures import build, make_config
 from mstemba.model.checkpoint import save_weights
-from mstemba.model.config import ModelConfig
 from mstemba.model.losses import detection_loss
-from mstemba.model.mstemba import MSTemba
 from mstemba.pipeline import plots
 from mstemba.pipeline.checkpoint import WEIGHTS, score
 from mstemba.pipeline.dataset import Clip, random_batch
@@ -38,6 +37,9 @@ from mstemba.pipeline.files import TEMPORARY, write_atomically, write_text
 from mstemba.pipeline.metrics import average_precision, mean_average_precision
 from mstemba.pipeline.options import TrainOptions
 from mstemba.pipeline.progress import Event, Listener
+
+if TYPE_CHECKING:
+    from mstemba.model.architectures import Network
 
 STATE = "state.safetensors"
 LOG_EVERY = 10
@@ -60,15 +62,15 @@ class Trainer:
         self._training, self._validation = training, validation
         self._batch_size, self._steps = batch_size, steps
         self._accelerator = _accelerator(options)
-        self.model_config = ModelConfig(
-            arch=options.arch,
+        self.model_config = make_config(
+            options.arch,
             in_features=training[0].features.shape[1],
             classes=training[0].labels.shape[1],
             drop_path=options.drop_path,
             dropout=options.dropout,
         )
         torch.manual_seed(options.seed)
-        model = MSTemba(self.model_config)
+        model = build(self.model_config)
         self._average = (
             copy.deepcopy(model).to(self._accelerator.device).eval().requires_grad_(False)
         )
@@ -168,6 +170,8 @@ class Trainer:
         losses = {"loss": terms.total, "final": terms.final, "grad_norm": norm}
         if terms.auxiliary:
             losses |= {"auxiliary": sum(terms.auxiliary), "consistency": terms.consistency}
+        if terms.heatmap is not None:
+            losses["heatmap"] = terms.heatmap
         return {name: value.detach() for name, value in losses.items()}
 
     def _rate(self, step: int) -> float:
@@ -252,7 +256,7 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def _map(model: MSTemba, clips: Sequence[Clip]) -> float:
+def _map(model: Network, clips: Sequence[Clip]) -> float:
     scores = np.concatenate([score(model, clip.features) for clip in clips])
     labels = np.concatenate([clip.labels for clip in clips])
     return mean_average_precision(average_precision(scores, labels), labels.sum(axis=0))

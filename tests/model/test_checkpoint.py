@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mstemba.errors import CheckpointError, UsageError
+from mstemba.model.architectures import ARCHITECTURES, build, config_from_dict
 from mstemba.model.checkpoint import (
     infer_config,
     load_model,
@@ -19,10 +20,18 @@ from mstemba.model.checkpoint import (
     read_weights,
     save_weights,
 )
-from mstemba.model.config import ModelConfig
+from mstemba.model.config import Config, ModelConfig, MSTCTConfig, PDANConfig
 from mstemba.model.mstemba import MSTemba
 
 TINY = ModelConfig(5, 4, "mstemba", (8, 12, 16), state=3)
+# One of every architecture, with all that leaves a trace in weights other than by default.
+SMALL: dict[str, Config] = {
+    "mstemba": ModelConfig(6, 3, "mstemba", (8, 20, 12), state=5, expand=3, conv=2),
+    "mstemba-v3": ModelConfig(6, 3, "mstemba-v3", (8, 20, 12), state=5, expand=3, conv=2),
+    "ms-tct": MSTCTConfig(6, 3, widths=(8, 16, 8, 24), blocks=2, expand=3, mixed=7),
+    "pdan": PDANConfig(6, 3, width=7, blocks=4),
+}
+small = pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
 
 
 def empty_weights(path: Path) -> dict[str, Tensor]:
@@ -77,10 +86,13 @@ def test_many_misfits_are_counted() -> None:
         load_weights(MSTemba(TINY), {})
 
 
-@pytest.mark.parametrize("arch", ["mstemba", "mstemba-v3"])
-def test_configuration_from_weights(arch: str) -> None:
-    config = ModelConfig(6, 3, arch, (8, 20, 12), state=5, expand=3, conv=2)
-    assert infer_config(MSTemba(config).state_dict()) == config
+def test_the_table_speaks_of_every_architecture() -> None:
+    assert tuple(SMALL) == ARCHITECTURES
+
+
+@small
+def test_configuration_from_weights(config: Config) -> None:
+    assert infer_config(build(config).state_dict()) == config
 
 
 def test_other_weights_are_refused() -> None:
@@ -88,6 +100,39 @@ def test_other_weights_are_refused() -> None:
         infer_config({"conv1.weight": torch.zeros(1)})
     with pytest.raises(CheckpointError, match="A_log"):
         infer_config({f"blocks.{i}.conv.weight": torch.zeros(4, 4, 3) for i in (0, 2, 4)})
+
+
+@small
+def test_incomplete_weights_are_refused(config: Config) -> None:
+    weights = build(config).state_dict()
+    for name in weights:
+        with pytest.raises(CheckpointError):
+            load_weights(build(config), {n: w for n, w in weights.items() if n != name})
+    for wrong in (torch.zeros(()), torch.zeros(8)):
+        with pytest.raises(CheckpointError):
+            infer_config(dict.fromkeys(weights, wrong))
+
+
+@small
+def test_every_architecture_comes_back_from_a_file_and_from_a_folder(
+    tmp_path: Path, config: Config
+) -> None:
+    model, features = build(config).eval(), torch.randn(1, 9, 6)
+    save_weights(tmp_path / "model.safetensors", model)
+    (tmp_path / "config.json").write_text(json.dumps({"model": config.to_dict()}))
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        loaded = load_model(path)
+        assert type(loaded) is type(model)
+        assert loaded.config == config
+        assert not loaded.training
+        assert torch.equal(loaded(features).logits, model(features).logits)
+
+
+@pytest.mark.parametrize("arch", ["ms-tct", "pdan"])
+def test_a_split_is_of_ms_temba_only(tmp_path: Path, arch: str) -> None:
+    save_weights(tmp_path / "w.safetensors", build(SMALL[arch]))
+    with pytest.raises(UsageError, match=f"split: found 'contiguous', but {arch} has none"):
+        load_model(tmp_path / "w.safetensors", split="contiguous")
 
 
 def test_a_file_gives_back_the_model(tmp_path: Path) -> None:
@@ -207,7 +252,46 @@ def test_a_configuration_that_cannot_be_is_named(change: dict[str, object], mess
         ModelConfig.from_dict(values)
 
 
-def test_configuration_round_trip() -> None:
-    assert ModelConfig.from_dict(json.loads(json.dumps(TINY.to_dict()))) == TINY
+@pytest.mark.parametrize(
+    ("arch", "change", "message"),
+    [
+        ("ms-tct", {"widths": (8, 8, 8)}, "widths: found 3 of them, expected four"),
+        ("ms-tct", {"widths": 8}, "widths: found 8, expected four positive integers"),
+        ("ms-tct", {"heads": 3}, "heads: found 3, expected a divisor of the widths 8, 16, 8, 24"),
+        ("ms-tct", {"blocks": 0}, "blocks: found 0, expected a positive integer"),
+        ("ms-tct", {"mixed": 1.5}, "mixed: found 1.5"),
+        ("ms-tct", {"dropout": 1}, r"dropout: found 1, expected a number in \[0, 1\)"),
+        ("pdan", {"width": True}, "width: found True"),
+        ("pdan", {"dropout": -0.5}, "dropout: found -0.5"),
+        ("pdan", {"in_features": 0}, "in_features: found 0"),
+    ],
+)
+def test_a_baseline_that_cannot_be_is_named(
+    arch: str, change: dict[str, object], message: str
+) -> None:
+    config = SMALL[arch]
+    values = {**config.to_dict(), **change}
+    with pytest.raises(UsageError, match=message):
+        type(config)(**values)
+    with pytest.raises(CheckpointError, match=message):
+        config_from_dict(values)
+
+
+@small
+def test_configuration_round_trip(config: Config) -> None:
+    written = json.loads(json.dumps(config.to_dict()))
+    assert written["arch"] in ARCHITECTURES
+    assert config_from_dict(written) == config
+    assert type(config).from_dict(written) == config
+
+
+def test_a_configuration_says_its_architecture() -> None:
     with pytest.raises(CheckpointError, match="classes missing"):
         ModelConfig.from_dict({"in_features": 3})
+    for arch in ("lstm", 5, None):
+        with pytest.raises(CheckpointError, match=f"arch: found {arch!r}, expected one of mstemba"):
+            config_from_dict({**TINY.to_dict(), "arch": arch})
+    with pytest.raises(UsageError, match="arch: found 'pdan', expected one of ms-tct"):
+        MSTCTConfig(5, 4, "pdan")
+    with pytest.raises(UsageError, match="arch: found 'mstemba', expected one of pdan"):
+        PDANConfig(5, 4, "mstemba")

@@ -1,0 +1,115 @@
+"""PDAN: Pyramid Dilated Attention Network (Dai et al., WACV 2021, pp. 2970-2979).
+
+A bottleneck, then blocks of dilated attention whose reach doubles from block to block, each with a
+residual connection, and a linear head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mstemba.model.config import PDANConfig
+from mstemba.model.inputs import check_features, clear, padded_steps
+from mstemba.model.output import Output, initialise_head
+
+TAPS = 3
+"""Steps that a dilated attention layer looks at: t - dilation, t and t + dilation."""
+
+
+class DilatedAttention(nn.Module):
+    """Attention over the three steps t - d, t, t + d, with weights of its own for every channel.
+
+    The paper's Dilated Attention Layer (DAL) as the authors released it: a channel's weights are
+    the softmax over the three of query times key, and a learned offset for each of the three
+    is added to the values. Steps beyond either end are zero, as in a padded convolution.
+    """
+
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+        self.rel_t = nn.Parameter(torch.randn(width, 1, TAPS))
+        # Without bias: a key or value of a step that is zero stays zero.
+        self.key_conv = nn.Conv1d(width, width, 1, bias=False)
+        self.query_conv = nn.Conv1d(width, width, 1, bias=False)
+        self.value_conv = nn.Conv1d(width, width, 1, bias=False)
+        for conv in (self.key_conv, self.query_conv, self.value_conv):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, T), zero at padded steps, to the same."""
+        keys = self._neighbours(self.key_conv(x))
+        values = self._neighbours(self.value_conv(x)) + self.rel_t
+        weights = (self.query_conv(x)[..., None] * keys).softmax(-1)
+        y: Tensor = (weights * values).sum(-1)
+        return y
+
+    def _neighbours(self, x: Tensor) -> Tensor:
+        """(B, width, T) to (B, width, T, 3): every step's neighbours, zero beyond the ends."""
+        padded, steps = F.pad(x, (self.dilation, self.dilation)), x.shape[2]
+        shifts = range(0, TAPS * self.dilation, self.dilation)
+        return torch.stack([padded[..., shift : shift + steps] for shift in shifts], dim=-1)
+
+
+class PDANBlock(nn.Module):
+    """x + dropout(linear(relu(attention(x))))."""
+
+    def __init__(self, width: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.conv_attention = DilatedAttention(width, dilation)
+        self.conv_1x1 = nn.Conv1d(width, width, 1)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, T), zero at padded steps, to the same shape."""
+        y: Tensor = self.dropout(self.conv_1x1(F.relu(self.conv_attention(x))))
+        return x + y
+
+
+class PDANStage(nn.Module):
+    """Bottleneck, blocks of dilation 1, 2, 4, ..., head."""
+
+    def __init__(self, config: PDANConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.conv_1x1 = nn.Conv1d(config.in_features, width, 1)
+        self.layers = nn.ModuleList(
+            PDANBlock(width, 2**i, config.dropout) for i in range(config.blocks)
+        )
+        self.conv_out = nn.Conv1d(width, config.classes, 1)
+        initialise_head(self.conv_out)
+
+    def forward(self, x: Tensor, absent: Tensor | None) -> Tensor:
+        """(B, F, T) to (B, C, T); ``absent`` is (B, 1, T), True at padded steps."""
+        x = clear(self.conv_1x1(x), absent)
+        for layer in self.layers:
+            x = clear(layer(x), absent)
+        y: Tensor = self.conv_out(x)
+        return y
+
+
+class PDAN(nn.Module):
+    """The network, of one stage. Parameter names are those of the authors' checkpoints."""
+
+    def __init__(self, config: PDANConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stage1 = PDANStage(config)
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Output:
+        """Score every step of every clip.
+
+        Args:
+            features: (B, T, F), T >= 1, of any floating-point type, finite at real steps.
+            mask: (B, T) bool, True at real steps, which come first and are at least one a clip.
+                A clip's scores do not depend on how far it is padded, or with what.
+
+        Raises:
+            UsageError: see ``check_features``.
+        """
+        lengths = check_features(features, mask, self.config.in_features)
+        absent = padded_steps(lengths, features.shape[1])
+        x = clear(features.to(self.stage1.conv_1x1.weight.dtype), absent).transpose(1, 2)
+        logits = self.stage1(x, None if absent is None else absent.transpose(1, 2)).transpose(1, 2)
+        return Output(logits, [], logits.new_zeros((), dtype=torch.float32))
