@@ -20,8 +20,8 @@ from mstemba.model.scan import Reverse, causal_convolution, selective_scan
 
 DT_MIN, DT_MAX = 1e-3, 0.1
 """Initial step sizes are log-uniform between these (Gu and Dao, arXiv 2312.00752, section 3.6)."""
-CHUNK = 8192
-"""Steps scored at a time without gradients: what is E wide is never larger than this."""
+CHUNK = {"cpu": 2048, "cuda": 32_768}
+"""Steps scored at a time without gradients. On a CPU what a chunk needs stays in its caches."""
 
 
 class BidirectionalMamba(nn.Module):
@@ -100,8 +100,9 @@ def run_blocks(
     normed = _rms_norm(x, [layer.norm for layer in layers])
     absent = None if mask is None else ~mask[..., None]
     backend = blocks[0].scan_backend
-    if not torch.is_grad_enabled() and x.shape[2] > CHUNK:
-        mixed, C = _mix_in_chunks(weights, normed, absent, backend)
+    chunk = CHUNK.get(x.device.type, x.shape[2])
+    if not torch.is_grad_enabled() and x.shape[2] > chunk:
+        mixed, C = _mix_in_chunks(weights, normed, absent, backend, chunk)
     else:
         mixed, C = _mix(weights, normed, absent, backend)
     return _rms_norm(x + blocks[0].drop(mixed), [block.norm_f for block in blocks]), C
@@ -138,51 +139,64 @@ def _mix(
     weights: _Weights, x: Tensor, absent: Tensor | None, backend: str
 ) -> tuple[Tensor, Tensor]:
     """The mixers over (W, N, L, width), and C (W, N, L, S), the means over both directions."""
-    mixed, C = _scan(weights, x, absent, "both", backend)
-    return mixed / 2, torch.stack(C.chunk(2)).mean(0)
+    x, gate = _project(x, weights.in_proj).chunk(2, dim=-1)
+    y, C = _scan(weights, x, gate, absent, "both", backend)
+    return _project(y, weights.out_proj) / 2, torch.stack(C.chunk(2)).mean(0)
 
 
 def _mix_in_chunks(
-    weights: _Weights, x: Tensor, absent: Tensor | None, backend: str
+    weights: _Weights, x: Tensor, absent: Tensor | None, backend: str, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """``_mix`` without gradients; beside its result, memory does not grow with the length.
+    """``_mix`` without gradients, so many steps at a time.
 
-    One sweep a direction, each chunk from the state that the one before left. The convolution is
-    given the steps that its taps reach beyond the chunk.
+    One sweep a direction, each chunk from the state that the one before left, and convolved with
+    the steps beyond it that its taps reach. Two tensors as wide as E are kept for the whole length:
+    what is scanned, and the result of the backward sweep.
     """
     length, reach = x.shape[2], weights.conv.shape[2] - 1
-    mixed = torch.zeros_like(x)
+    to_inner, to_gate = weights.in_proj.chunk(2, dim=1)
+    inner = x.new_empty(*x.shape[:3], to_inner.shape[1])
+    y, mixed = torch.empty_like(inner), torch.empty_like(x)
     C = x.new_zeros(*x.shape[:3], weights.A.shape[2])
-    starts = range(0, length, CHUNK)
-    for reverse in (False, True):
+    starts = range(0, length, chunk)
+    for reverse in (True, False):
         own = weights.direction(reverse)
         state = own.A.new_zeros(len(own.A), x.shape[1], *own.A.shape[1:])
         for start in reversed(starts) if reverse else starts:
-            stop = min(start + CHUNK, length)
-            first, last = max(0, start - reach), min(length, stop + reach)
+            stop = min(start + chunk, length)
+            rows, first, last = slice(start, stop), max(0, start - reach), min(length, stop + reach)
+            if reverse:
+                inner[:, :, rows] = _project(x[:, :, rows], to_inner)
             hidden = None if absent is None else absent[:, :, first:last]
             keep = slice(start - first, stop - first)
-            y, C_one = _scan(own, x[:, :, first:last], hidden, reverse, backend, state, keep)
-            mixed[:, :, start:stop] += y / 2
-            C[:, :, start:stop] += C_one / 2
+            one, C_one = _scan(
+                own, inner[:, :, first:last], None, hidden, reverse, backend, state, keep
+            )
+            C[:, :, rows] += C_one / 2
+            if reverse:
+                y[:, :, rows] = one
+            else:
+                gate = F.silu(_project(x[:, :, rows], to_gate))
+                gated = one.add_(y[:, :, rows]).mul_(gate)
+                mixed[:, :, rows] = _project(gated, weights.out_proj) / 2
     return mixed, C
 
 
 def _scan(
     weights: _Weights,
     x: Tensor,
+    gate: Tensor | None,
     absent: Tensor | None,
     reverse: Reverse,
     backend: str,
     state: Tensor | None = None,
     keep: slice = slice(None),
 ) -> tuple[Tensor, Tensor]:
-    """Project in, convolve, scan, gate, project out; of the steps ``keep`` only."""
-    x, gate = _project(x, weights.in_proj).chunk(2, dim=-1)
+    """Convolve, scan and gate (W, N, L, E), of the steps ``keep`` only; and C of every set."""
     u = causal_convolution(x, weights.conv, weights.conv_bias, reverse, backend=backend)
     if absent is not None:  # the convolution's bias would otherwise drive the state
         u = u.masked_fill(absent if reverse != "both" else torch.cat([absent, absent]), 0)
-    u, gate = u[:, :, keep], gate[:, :, keep]
+    u = u[:, :, keep]
     step, B, C = torch.split(_project(u, weights.x_proj), weights.sizes, dim=-1)
     y = selective_scan(
         u,
@@ -197,7 +211,7 @@ def _scan(
         state=state,
         backend=backend,
     )
-    return _project(y, weights.out_proj), C
+    return y, C
 
 
 def _stack(mixers: Sequence[BidirectionalMamba]) -> _Weights:

@@ -79,19 +79,19 @@ class MSTemba(nn.Module):
         """Score every step of every clip.
 
         Args:
-            features: (B, T, F), T >= 1, of any floating-point type.
+            features: (B, T, F), T >= 1, of any floating-point type, finite at real steps.
             mask: (B, T) bool, True at real steps, which come first and are at least one a clip.
                 A clip's scores do not depend on how far it is padded, or with what.
 
         Raises:
-            UsageError: another shape or type, naming what was found and what was expected.
+            UsageError: see ``check_features``.
         """
         lengths = check_features(features, mask, self.config.in_features)
         absent = padded_steps(lengths, features.shape[1])
         features = clear(features.to(self.proj.weight.dtype), absent)
         x = clear(self.proj(self.dropout(features)), absent)
         consistency = x.new_zeros((), dtype=torch.float32)
-        scales, scale_logits = [], []
+        fused, scale_logits = x.new_zeros(()), []
         for k, project in enumerate((self.scale_proj1, self.scale_proj2, self.scale_proj3), 1):
             local, block = self.blocks[2 * k - 2], self.blocks[2 * k - 1]
             x, C, scanned = self._dilated(block, clear(local(x), absent), k, lengths)
@@ -100,8 +100,7 @@ class MSTemba(nn.Module):
                 consistency = consistency + _inconsistency(C, scanned)
             if self.config.arch == "mstemba-v3":
                 scale_logits.append(self.block_heads[k - 1](x))
-            scales.append(self.norm(project(x)))
-        fused = scales[0] + scales[1] + scales[2]
+            fused = fused + self.norm(project(x))
         real = None if absent is None else ~absent[..., 0]
         fused, _ = self.interaction_block(clear(fused, absent), real)
         return Output(self.head(fused), scale_logits, consistency)

@@ -13,7 +13,7 @@ from torch import Tensor
 from mstemba.errors import UsageError
 from mstemba.model.config import ModelConfig
 from mstemba.model.losses import detection_loss
-from mstemba.model.mamba import BidirectionalMamba, MambaBlock
+from mstemba.model.mamba import CHUNK, BidirectionalMamba, MambaBlock
 from mstemba.model.mstemba import MSTemba
 from mstemba.model.output import PRIOR, Output
 
@@ -90,6 +90,32 @@ def test_what_stands_in_the_padding_changes_nothing(arch: str, split: str) -> No
             assert torch.equal(a, b)
 
 
+@kinds
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_scoring_in_chunks_is_one_pass(
+    monkeypatch: pytest.MonkeyPatch, arch: str, split: str, backend: str
+) -> None:
+    model = tiny(arch, split).eval()
+    model.set_scan_backend(backend)
+    features, mask = torch.randn(2, 61, 5), prefix([61, 40], 61)
+    with torch.no_grad():
+        expected = model(features, mask)
+        for chunk in (7, 16, 60):
+            monkeypatch.setitem(CHUNK, "cpu", chunk)
+            found = model(features, mask)
+            for a, b in zip(found.scale_logits, expected.scale_logits, strict=True):
+                torch.testing.assert_close(a[mask], b[mask], rtol=0, atol=1e-5)
+            torch.testing.assert_close(found.logits[mask], expected.logits[mask], rtol=0, atol=1e-5)
+            torch.testing.assert_close(found.consistency, expected.consistency)
+
+
+def test_chunks_are_not_used_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, features = tiny(), torch.randn(1, 30, 5)
+    expected = model(features).logits
+    monkeypatch.setitem(CHUNK, "cpu", 7)
+    assert torch.equal(model(features).logits, expected)
+
+
 def test_a_full_mask_is_no_mask() -> None:
     model, features = tiny(), torch.randn(2, 7, 5)
     full = torch.ones(2, 7, dtype=torch.bool)
@@ -108,6 +134,8 @@ def test_features_of_another_precision_are_converted() -> None:
         (torch.randn(2, 0, 5), "steps >= 1"),
         (torch.randn(7, 5), r"found shape \(7, 5\)"),
         (torch.ones(2, 7, 5, dtype=torch.int64), "int64"),
+        (torch.ones(2, 7, 5).index_fill(1, torch.tensor(3), math.nan), "nan in clip 0 at step 3"),
+        (torch.ones(1, 7, 5) / torch.tensor([1.0, 1, 1, 1, 0]), "inf in clip 0 at step 0"),
     ],
 )
 def test_wrong_features_are_named(features: Tensor, message: str) -> None:

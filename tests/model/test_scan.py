@@ -285,6 +285,6 @@ def test_shapes_that_do_not_fit_are_named() -> None:
     with pytest.raises(UsageError, match="found 1 sets, expected an even number"):
         selective_scan(u, delta, A, B, C, reverse="both")
     with pytest.raises(UsageError, match=r"x has shape .*, expected \(1, N, L, 4\)"):
-        causal_convolution(u[None], torch.ones(2, 4, 3), torch.ones(2, 4), "both")
+        causal_convolution(u[None, ..., :3], torch.ones(2, 4, 3), torch.ones(2, 4), "both")
     with pytest.raises(UsageError, match="L >= 1"):
         selective_scan(u[:, :0], delta[:, :0], A, B[:, :0], C[:, :0])

@@ -2,9 +2,9 @@
 
 Channels are independent, so they are cut into blocks of ``WIDTH``: every innermost loop runs over
 one block with a fixed trip count, which LLVM turns into vector instructions, and every (set,
-sequence, block) is one work item. The kernels hold no GIL, and the items are shared out among plain
-Python threads, as many as torch uses: unlike Numba's own thread pools these may be entered from
-several threads at once, survive a fork, and do not load a second OpenMP beside torch's.
+sequence, block) is one work item. The kernels hold no GIL, and the items are shared out among torch's own
+threads: unlike Numba's thread pools these may be entered from several threads at once, and no
+second pool competes with them.
 
 Results do not depend on the number of threads: an item is always computed the same way, and sums
 over items are made afterwards, in a fixed order. The kernels themselves are in ``cpu_kernels``.
@@ -13,7 +13,7 @@ over items are made afterwards, in a fixed order. The kernels themselves are in 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -23,11 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mstemba.model.scan import Reverse, cpu_kernels
-from mstemba.model.scan.cpu_kernels import CHUNK, WIDTH
+from mstemba.model.scan import Reverse, cpu_kernels, reference
+from mstemba.model.scan.cpu_kernels import CHUNK, TAPS, WIDTH
+from mstemba.model.scan.threads import share_out
 
 _UPDATES_PER_THREAD = 200_000
 """State updates (steps x states x channels) below which another thread costs more than it saves."""
+_SHARES = 8
+"""Shares of the work for each thread, so that one that is held up does not hold up the others."""
 
 
 def scan(
@@ -53,6 +56,8 @@ def scan(
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, reverse: Reverse) -> Tensor:
     """See ``mstemba.model.scan.causal_convolution``; every tensor is on the CPU."""
+    if weight.shape[2] > TAPS:  # nobody's Mamba has more
+        return reference.convolve(x, weight, bias, reverse)
     y: Tensor = cast(Any, _Convolution).apply(x.float(), weight.float(), bias.float(), reverse)
     return y.to(x.dtype)
 
@@ -130,10 +135,10 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, reverse: Reverse) -> Tensor:
         ctx.save_for_backward(x, weight, bias)
         ctx.reverse = reverse
-        sets, channels, taps = weight.shape
+        sets, channels, _ = weight.shape
         y = x.new_empty(sets, *x.shape[1:3], _blocks(channels) * WIDTH)
         arrays = (_rows(x), *_taps(weight, bias), _split(y), *_directions(reverse))
-        _run(cpu_kernels.convolve_forward, arrays, x, y.numel() * taps)
+        _run(cpu_kernels.convolve_forward, arrays, x, y.numel() * TAPS)
         return y[..., :channels]
 
     @staticmethod
@@ -143,10 +148,10 @@ class _Convolution(torch.autograd.Function):
         sets, channels, taps = weight.shape
         n, blocks = x.shape[1], _blocks(channels)
         dx = x.new_empty(*x.shape[:3], blocks * WIDTH)
-        dw, db = x.new_empty(sets, n, blocks, taps, WIDTH), x.new_empty(sets, n, blocks, WIDTH)
+        dw, db = x.new_empty(sets, n, blocks, TAPS, WIDTH), x.new_empty(sets, n, blocks, WIDTH)
         arrays = (_rows(x), *_taps(weight, bias), _rows(dy), _split(dx), dw.numpy(), db.numpy())
         _run(cpu_kernels.convolve_backward, (*arrays, *_directions(ctx.reverse)), x, dy.numel() * 4)
-        dweight = _from_blocks(dw, channels).sum(1).transpose(1, 2)
+        dweight = _from_blocks(dw, channels).sum(1).transpose(1, 2)[..., -taps:]
         return dx[..., :channels], dweight, db.flatten(2)[..., :channels].sum(1), None
 
 
@@ -160,13 +165,9 @@ def _run(
     """
     items = results.shape[0] * results.shape[1] * _blocks(results.shape[3])
     threads = max(1, min(torch.get_num_threads(), items, updates // _UPDATES_PER_THREAD))
-    if threads == 1:
-        kernel(*arguments, 0, items)
-        return
-    bounds = [items * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(kernel, *arguments, *share) for share in pairwise(bounds)]:
-            done.result()
+    shares = min(items, threads * _SHARES) if threads > 1 else 1
+    bounds = [items * i // shares for i in range(shares + 1)]
+    share_out(partial(kernel, *arguments), pairwise(bounds), threads)
 
 
 def _directions(reverse: Reverse) -> tuple[bool, bool]:
@@ -190,8 +191,9 @@ def _scan_arrays(inputs: list[Any]) -> tuple[Any, ...]:
 
 
 def _taps(weight: Tensor, bias: Tensor) -> tuple[Any, Any]:
-    """(G, E, K) and (G, E) to (G, blocks, K, WIDTH) and (G, blocks, WIDTH)."""
-    return _to_blocks(weight.transpose(1, 2)).numpy(), _split(bias)
+    """(G, E, K) and (G, E) to (G, blocks, TAPS, WIDTH) and (G, blocks, WIDTH)."""
+    filled = F.pad(weight.detach(), (TAPS - weight.shape[2], 0))
+    return _to_blocks(filled.transpose(1, 2)).numpy(), _split(bias)
 
 
 def _rows(x: Tensor) -> tuple[Any, tuple[int, ...]]:

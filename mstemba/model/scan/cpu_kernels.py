@@ -14,6 +14,8 @@ from mstemba.model.scan.vector import compiled, exp, sigmoid, softplus
 
 WIDTH = 64
 """Channels of one block: whole vector registers, few enough that all states stay in L1 cache."""
+TAPS = 4
+"""Taps of the convolution; fewer are filled up with zeros."""
 CHUNK = 16
 """Steps between two saved states. The backward pass recomputes the states in between."""
 
@@ -231,29 +233,49 @@ def scan_backward(  # type: ignore[no-untyped-def]
 
 
 @compiled(inline="always")
-def _source(t, j, taps, backwards):  # type: ignore[no-untyped-def]
-    """The step that tap j reads for step t."""
-    return t + taps - 1 - j if backwards else t - taps + 1 + j
+def _sources(strides, g, n, t, backwards, lane):  # type: ignore[no-untyped-def]
+    """Where the four steps that step t is made of begin, for weights 0 to 3."""
+    sign = -1 if backwards else 1
+    last = _at(strides, g, n, t) + lane
+    return (
+        last - 3 * sign * strides[2],
+        last - 2 * sign * strides[2],
+        last - sign * strides[2],
+        last,
+    )
 
 
 @compiled(inline="always")
 def _convolve_step(  # type: ignore[no-untyped-def]
-    x, strides, weight, bias, given, g, n, b, t, length, backwards, total
-) -> None:
+    x, strides, weight, bias, given, n, t, length, backwards, lane, total
+):
+    """total = bias + weight . x of one step and block."""
+    if TAPS - 1 <= t < length - TAPS + 1:
+        # Written out: with the sum in a register this is four times as fast as a loop over taps.
+        x0, x1, x2, x3 = _sources(strides, given, n, t, backwards, lane)
+        for c in range(WIDTH):
+            total[c] = (
+                bias[c]
+                + weight[0, c] * x[np.uintp(x0 + c)]
+                + weight[1, c] * x[np.uintp(x1 + c)]
+                + weight[2, c] * x[np.uintp(x2 + c)]
+                + weight[3, c] * x[np.uintp(x3 + c)]
+            )
+        return
     for c in range(WIDTH):
-        total[c] = bias[g, b, c]
-    for j in range(weight.shape[2]):
-        source = _source(t, j, weight.shape[2], backwards)
+        total[c] = bias[c]
+    for j in range(TAPS):
+        source = t + TAPS - 1 - j if backwards else t - TAPS + 1 + j
         if 0 <= source < length:
-            at = _at(strides, given, n, source) + b * WIDTH
+            at = _at(strides, given, n, source) + lane
             for c in range(WIDTH):
-                total[c] += weight[g, b, j, c] * x[np.uintp(at + c)]
+                total[c] += weight[j, c] * x[np.uintp(at + c)]
 
 
 @compiled()
 def convolve_forward(  # type: ignore[no-untyped-def]
     x_rows, weight, bias, y, both, reverse, start, stop
-) -> None:
+):
     """Fill y (G, N, L, blocks, WIDTH) with silu of the convolved x."""
     x, strides = x_rows
     _, sequences, length, blocks, _ = y.shape
@@ -261,11 +283,12 @@ def convolve_forward(  # type: ignore[no-untyped-def]
     total = np.empty(WIDTH, np.float32)
     for item in range(start, stop):
         given, n, b = item // blocks // sequences, item // blocks % sequences, item % blocks
-        for t in range(length):
-            for second in range(2 if both else 1):
-                g, backwards = given + second * half, reverse or second == 1
+        for second in range(2 if both else 1):
+            g, backwards = given + second * half, reverse or second == 1
+            weight_b, bias_b = weight[g, b], bias[g, b]
+            for t in range(length):
                 _convolve_step(
-                    x, strides, weight, bias, given, g, n, b, t, length, backwards, total
+                    x, strides, weight_b, bias_b, given, n, t, length, backwards, b * WIDTH, total
                 )
                 for c in range(WIDTH):
                     y[g, n, t, b, c] = total[c] * sigmoid(total[c])
@@ -274,32 +297,34 @@ def convolve_forward(  # type: ignore[no-untyped-def]
 @compiled()
 def convolve_backward(  # type: ignore[no-untyped-def]
     x_rows, weight, bias, dy_rows, dx, dweight, dbias, both, reverse, start, stop
-) -> None:
+):
     """Fill dx (of both directions together), and dweight and dbias of every sequence."""
     (x, strides), (dy, dy_strides) = x_rows, dy_rows
     _, sequences, length, blocks, _ = dx.shape
-    half, taps = dweight.shape[0] // 2, weight.shape[2]
+    half = dweight.shape[0] // 2
     total = np.empty(WIDTH, np.float32)
     for item in range(start, stop):
         given, n, b = item // blocks // sequences, item // blocks % sequences, item % blocks
         dx[given, n, :, b] = _ZERO
         for second in range(2 if both else 1):
             g, backwards = given + second * half, reverse or second == 1
-            dweight[g, n, b] = _ZERO
+            weight_b, bias_b, dweight_b = weight[g, b], bias[g, b], dweight[g, n, b]
+            dweight_b[:] = _ZERO
             dbias[g, n, b] = _ZERO
             for t in range(length):
                 _convolve_step(
-                    x, strides, weight, bias, given, g, n, b, t, length, backwards, total
+                    x, strides, weight_b, bias_b, given, n, t, length, backwards, b * WIDTH, total
                 )
                 dy_at = _at(dy_strides, g, n, t) + b * WIDTH
                 for c in range(WIDTH):
                     gate = sigmoid(total[c])
-                    total[c] = dy[np.uintp(dy_at + c)] * gate * (_ONE + total[c] * (_ONE - gate))
+                    slope = gate * (_ONE + total[c] * (_ONE - gate))
+                    total[c] = dy[np.uintp(dy_at + c)] * slope
                     dbias[g, n, b, c] += total[c]
-                for j in range(taps):
-                    source = _source(t, j, taps, backwards)
+                for j in range(TAPS):
+                    source = t + TAPS - 1 - j if backwards else t - TAPS + 1 + j
                     if 0 <= source < length:
                         at = _at(strides, given, n, source) + b * WIDTH
                         for c in range(WIDTH):
-                            dx[given, n, source, b, c] += weight[g, b, j, c] * total[c]
-                            dweight[g, n, b, j, c] += x[np.uintp(at + c)] * total[c]
+                            dx[given, n, source, b, c] += weight_b[j, c] * total[c]
+                            dweight_b[j, c] += x[np.uintp(at + c)] * total[c]

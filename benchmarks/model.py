@@ -1,0 +1,299 @@
+"""The whole network against its floor, by scan backend, precision and length.
+
+    python benchmarks/model.py [--device cuda] [--arch mstemba-v3] [--features 1024] [--classes 51]
+
+The floor is the time that the network's matrix products alone would take at the rate of one large
+product, measured in the same run. Reported:
+
+- ``backends``: forward and training step (forward, a plain sum as the loss, backward) by backend,
+  with all streams and directions together, and with one call each, as the authors arrange it;
+  others' scans in the place of ours;
+- ``variants``: bfloat16 autocast, torch.compile and, on a GPU, a CUDA graph;
+- ``lengths``: forward by length, what doubling it costs, and the memory of hours and days;
+- ``training memory``: the peak of a step against the activations (B, T, ...) that it keeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from common import (
+    large_product_rate,
+    mebibytes,
+    peak_allocated,
+    peak_memory,
+    readable,
+    save,
+    show,
+    times,
+)
+from peers import Scan, peers
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from mstemba.errors import UsageError
+from mstemba.model import mamba, mstemba
+from mstemba.model.architectures import build, make_config
+from mstemba.model.mstemba import MSTemba
+from mstemba.model.scan import Reverse, backends, choose
+
+STEPS = 2500
+LENGTHS = (625, 1250, 2500, 5000, 10_000, 20_000)
+LONG = {"an hour": 5_400, "a day": 130_000}
+"""Rows of 16 frames at 24 frames a second."""
+
+
+def forward(network: MSTemba, features: Tensor) -> None:
+    with torch.no_grad():
+        network(features)
+
+
+def step(network: MSTemba, features: Tensor) -> None:
+    network.zero_grad(set_to_none=True)
+    output = network(features)
+    loss = output.logits.sum() + output.consistency + sum(x.sum() for x in output.scale_logits)
+    loss.backward()
+
+
+def product_operations(network: MSTemba, features: Tensor) -> int:
+    """Floating-point operations of the matrix products of one forward pass."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(features)
+    return counter.get_total_flops()
+
+
+@contextmanager
+def separate_calls() -> Iterator[None]:
+    """One block after another and one direction after the other, as the authors arrange it."""
+
+    def run_blocks(
+        blocks: list[mamba.MambaBlock], x: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        masks = [None if mask is None else mask[i : i + 1] for i in range(len(blocks))]
+        parts = [blocks_together([b], x[i : i + 1], masks[i]) for i, b in enumerate(blocks)]
+        return torch.cat([y for y, _ in parts]), torch.cat([C for _, C in parts])
+
+    def scan(
+        weights: Any, x: Tensor, gate: Tensor, absent: Tensor | None, _: Reverse, backend: str
+    ) -> tuple[Tensor, Tensor]:
+        ways = [
+            scan_together(weights.direction(way), x, gate, absent, way, backend)
+            for way in (False, True)
+        ]
+        return ways[0][0] + ways[1][0], torch.cat([ways[0][1], ways[1][1]])
+
+    blocks_together, scan_together = mamba.run_blocks, mamba._scan
+    mstemba.run_blocks, mamba._scan = run_blocks, scan
+    try:
+        yield
+    finally:
+        mstemba.run_blocks, mamba._scan = blocks_together, scan_together
+
+
+@contextmanager
+def scanned_by(peer: Scan) -> Iterator[None]:
+    """Somebody else's scan in the place of ours; it takes one set and one direction at a time."""
+
+    def scan(u, delta, A, B, C, D, z, bias, reverse, **_):  # type: ignore[no-untyped-def]
+        signals = [t.flip(2) if reverse else t for t in (u, delta, B, C, z)]
+        sets = [
+            peer(*(t[g] for t in signals[:2]), A[g], *(t[g] for t in signals[2:4]), D[g],
+                 signals[4][g], bias[g])
+            for g in range(len(u))
+        ]  # fmt: skip
+        y = torch.stack(sets)
+        return y.flip(2) if reverse else y
+
+    ours, mamba.selective_scan = mamba.selective_scan, scan
+    try:
+        with separate_calls():
+            yield
+    finally:
+        mamba.selective_scan = ours
+
+
+def by_backend(network: MSTemba, features: Tensor, floor: float, seconds: float) -> list[dict]:
+    """Forward and step with every backend that can run here, ours and others'."""
+    ways: list[tuple[str, str, Any]] = []
+    for backend in backends():
+        try:
+            choose(backend.name, features.device)
+        except UsageError as error:  # says what is missing
+            print(error)
+            continue
+        ways.append((backend.name, "together", nullcontext()))
+        ways.append((backend.name, "separate calls", separate_calls()))
+    ways += [(name, "separate calls", scanned_by(scan)) for name, (scan, _) in peers().items()]
+    rows = []
+    for name, arrangement, context in ways:
+        network.set_scan_backend(name if name in {b.name for b in backends()} else "auto")
+        with context:
+            for kind, call, products in (("forward", forward, 1), ("training step", step, 3)):
+                taken = times(partial(call, network, features), features.device, seconds)
+                row = {"scan": name, "arrangement": arrangement, "kind": kind, "seconds": taken}
+                rows.append({**row, "x_floor": taken["best"] / (products * floor)})
+    network.set_scan_backend("auto")
+    return rows
+
+
+def variants(network: MSTemba, features: Tensor, seconds: float, compiles: bool) -> list[dict]:
+    """Ways to run the same network that need no change of it."""
+    device = features.device
+    calls: dict[str, Callable[[], None]] = {"float32": partial(forward, network, features)}
+
+    def autocast() -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            forward(network, features)
+
+    calls["bfloat16 autocast"] = autocast
+    if compiles:
+        calls["torch.compile"] = partial(forward, torch.compile(network), features)
+    if device.type == "cuda":
+        calls["CUDA graph"] = cuda_graph(network, features)
+    rows = []
+    for name, call in calls.items():
+        try:
+            call()  # compiles
+            rows.append({"variant": name, "seconds": times(call, device, seconds)})
+        except Exception as error:  # a compiler that is missing is a finding, not a failure
+            rows.append({"variant": name, "failed": f"{type(error).__name__}: {error}"[:200]})
+    return rows
+
+
+def cuda_graph(network: MSTemba, features: Tensor) -> Callable[[], None]:
+    """Replays one recorded forward pass, without the check of the features."""
+    check, mstemba.check_features = mstemba.check_features, lambda *_: None
+    try:
+        forward(network, features)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            forward(network, features)
+    finally:
+        mstemba.check_features = check
+    return graph.replay
+
+
+def by_length(network: MSTemba, features: int, device: torch.device, seconds: float) -> list[dict]:
+    rows: list[dict] = []
+    for length in (*LENGTHS, *LONG.values()):
+        x = torch.randn(1, length, features, device=device)
+        call = partial(forward, network, x)
+        taken = times(call, device, seconds)
+        row = {"steps": length, "seconds": taken, "peak_bytes": peak_memory(call, device)}
+        half = next((r for r in rows if 2 * r["steps"] == length), None)
+        if half is not None:
+            row["x_half_as_long"] = taken["median"] / half["seconds"]["median"]
+        rows.append(row)
+    return rows
+
+
+def training_memory(network: MSTemba, features: Tensor) -> dict[str, Any]:
+    """The peak of a step, by torch's allocator, against the activations that autograd keeps.
+
+    Activations are kept tensors as long as the clip or its streams, each storage once. The states
+    that the scan restarts from and the stacked weights are not among them, but in the peak.
+    """
+    step(network, features)  # the gradients of the weights exist from here on
+    parts = {-(-features.shape[1] // k) + extra for k in (1, 2, 3) for extra in (-1, 0, 1)}
+    kept: dict[int, tuple[int, bool]] = {}
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            activation = bool(parts.intersection(tensor.shape))
+            kept[storage.data_ptr()] = (storage.nbytes(), activation)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = network(features)
+    found = {
+        "activation_bytes": sum(size for size, activation in kept.values() if activation),
+        "other_kept_bytes": sum(size for size, activation in kept.values() if not activation),
+    }
+    del output
+    found["peak_bytes"] = peak_allocated(partial(step, network, features), features.device)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--arch", default="mstemba-v3", choices=("mstemba", "mstemba-v3"))
+    parser.add_argument("--features", type=int, default=1024)
+    parser.add_argument("--classes", type=int, default=51)
+    parser.add_argument("--seconds", type=float, default=3.0, help="time for one measurement")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, too")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    torch.manual_seed(0)
+    config = make_config(options.arch, options.features, options.classes)
+    network = build(config).to(device)
+    features = torch.randn(1, STEPS, options.features, device=device)
+    rate = large_product_rate(device)
+    operations = product_operations(network, features)
+    floor = operations / rate
+    print(f"{operations / 1e9:.1f} GFLOP in products, {rate / 1e9:.0f} GFLOP/s: {readable(floor)}")
+    found = {
+        "arch": options.arch,
+        "steps": STEPS,
+        "features": options.features,
+        "classes": options.classes,
+        "product_operations": operations,
+        "product_rate": rate,
+        "floor_seconds": floor,
+        "backends": by_backend(network, features, floor, options.seconds),
+        "variants": variants(network.eval(), features, options.seconds, options.compile),
+        "lengths": by_length(network, options.features, device, options.seconds),
+        "training_memory": training_memory(network.train(), features),
+    }
+    report(found)
+    print(save(f"model-{options.arch}", device, found))
+
+
+def report(found: dict[str, Any]) -> None:
+    title = f"{found['arch']}, {found['steps']} steps, floor {readable(found['floor_seconds'])}"
+    rows = [
+        [
+            r["scan"],
+            r["arrangement"],
+            r["kind"],
+            readable(r["seconds"]["best"]),
+            f"{r['x_floor']:.2f}",
+        ]
+        for r in found["backends"]
+    ]
+    show(title, ["scan", "streams and directions", "what", "time", "x floor"], rows)
+    base = found["variants"][0]["seconds"]["best"]
+    rows = [
+        [r["variant"], readable(r["seconds"]["best"]), f"{base / r['seconds']['best']:.2f} x"]
+        if "seconds" in r
+        else [r["variant"], r["failed"], "-"]
+        for r in found["variants"]
+    ]
+    show("Forward", ["variant", "time", "speed-up"], rows)
+    rows = [
+        [
+            f"{r['steps']:,}",
+            readable(r["seconds"]["median"]),
+            f"{r['x_half_as_long']:.2f}" if "x_half_as_long" in r else "-",
+            mebibytes(r["peak_bytes"]),
+        ]
+        for r in found["lengths"]
+    ]
+    show("Scoring by length", ["steps", "time", "x half as long", "peak memory"], rows)
+    memory = found["training_memory"]
+    print(
+        f"training step: activations {mebibytes(memory['activation_bytes'])}, other things kept "
+        f"{mebibytes(memory['other_kept_bytes'])}, peak {mebibytes(memory['peak_bytes'])} = "
+        f"{memory['peak_bytes'] / memory['activation_bytes']:.2f} x the activations"
+    )
+
+
+if __name__ == "__main__":
+    main()

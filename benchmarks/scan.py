@@ -1,0 +1,149 @@
+"""The selective scan by backend, against the reference and against the scans that others publish.
+
+    python benchmarks/scan.py [--device cuda] [--lengths 64,2500] [--channels 1024] [--states 16]
+
+One sequence, one direction, softplus, D and gate included; forward alone, and forward with
+backward. Time is the fastest of several calls, memory the peak of one, error the largest difference
+from the reference relative to its largest value. What would not fit into memory is not run, and
+the table says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from common import mebibytes, memory_here, peak_memory, readable, save, show, times
+from peers import peers
+from torch import Tensor
+
+from mstemba.errors import UsageError
+from mstemba.model.scan import backends, choose, selective_scan
+
+LENGTHS = (64, 256, 1024, 2500, 8192, 32_768, 131_072)
+FORWARD, TRAINING = "forward", "forward+backward"
+
+
+def arguments(length: int, channels: int, states: int, device: torch.device) -> list[Tensor]:
+    """u, delta, A, B, C, D, z and delta_bias of one sequence."""
+    g = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g)
+
+    A = -torch.arange(1.0, states + 1).repeat(channels, 1)
+    wide, narrow = (1, length, channels), (1, length, states)
+    tensors = [normal(*wide), normal(*wide), A, normal(*narrow), normal(*narrow)]
+    tensors += [normal(channels), normal(*wide), normal(channels) - 4]
+    return [tensor.to(device).requires_grad_() for tensor in tensors]
+
+
+def candidates(device: torch.device) -> dict[str, tuple[Callable[..., Tensor], int]]:
+    """By name: the scan, and how many tensors of (L, E, S) it holds with gradients."""
+    found: dict[str, tuple[Callable[..., Tensor], int]] = {}
+    for backend in backends():
+        try:
+            choose(backend.name, device)
+        except UsageError as error:  # says what is missing
+            print(error)
+            continue
+        held = 5 if backend.name == "reference" else 0
+        found[f"ours: {backend.name}"] = (partial(selective_scan, backend=backend.name), held)
+    return found | peers()
+
+
+def training(scan: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    y = scan(*inputs)
+    return list(torch.autograd.grad(y.sum(), inputs))
+
+
+@torch.no_grad()
+def forward(scan: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    return [scan(*inputs)]
+
+
+def error(found: list[Tensor], expected: list[Tensor] | None) -> float | None:
+    if expected is None:
+        return None
+    pairs = zip(found, expected, strict=True)
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+
+
+def measure(
+    length: int, channels: int, states: int, device: torch.device, seconds: float
+) -> list[dict[str, Any]]:
+    """Every candidate on sequences of one length."""
+    inputs, rows = arguments(length, channels, states, device), []
+    expected: dict[str, list[Tensor] | None] = {FORWARD: None, TRAINING: None}
+    found = candidates(device)
+    # The reference first: the others' errors are measured against it.
+    for name in sorted(found, key=lambda name: name != "ours: reference"):
+        scan, held = found[name]
+        state_bytes = length * channels * states * 4
+        for kind, call in ((FORWARD, forward), (TRAINING, training)):
+            tensors = held if kind == TRAINING or name == "mamba-ssm reference" else held // 2
+            row: dict[str, Any] = {"length": length, "scan": name, "kind": kind}
+            rows.append(row)
+            if name == "ours: reference" and kind == FORWARD:
+                tensors = 0
+            if tensors * state_bytes > 0.6 * memory_here(device):
+                row["skipped"] = f"needs about {tensors * state_bytes / 2**30:.0f} GiB"
+                continue
+            run = partial(call, scan, inputs)
+            result = run()
+            if name == "ours: reference":
+                expected[kind] = result
+            row["error"] = error(result, expected[kind])
+            del result
+            row["seconds"] = times(run, device, seconds)
+            row["peak_bytes"] = peak_memory(run, device)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """The rows as text, with the time relative to the reference of the same length and kind."""
+    base = {
+        (row["length"], row["kind"]): row["seconds"]["best"]
+        for row in rows
+        if row["scan"] == "ours: reference" and "seconds" in row
+    }
+    lines = []
+    for row in rows:
+        start = [row["scan"], f"{row['length']:,}", row["kind"]]
+        if "skipped" in row:
+            lines.append([*start, row["skipped"], "-", "-", "-"])
+            continue
+        best, reference = row["seconds"]["best"], base.get((row["length"], row["kind"]))
+        ratio = "-" if reference is None else f"{reference / best:.3g} x"
+        worst = "-" if row["error"] is None else f"{row['error']:.1e}"
+        lines.append([*start, readable(best), ratio, mebibytes(row["peak_bytes"]), worst])
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)))
+    parser.add_argument("--channels", type=int, default=1024)
+    parser.add_argument("--states", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=1.0, help="time for one measurement")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    rows = []
+    for length in map(int, options.lengths.split(",")):
+        rows += measure(length, options.channels, options.states, device, options.seconds)
+    columns = ["scan", "steps", "what", "time", "x reference", "peak memory", "error"]
+    show(
+        f"Selective scan, {options.channels} channels, {options.states} states",
+        columns,
+        table(rows),
+    )
+    sizes = {"channels": options.channels, "states": options.states}
+    print(save("scan", device, {**sizes, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
