@@ -87,12 +87,14 @@ def separate_calls() -> Iterator[None]:
         ]
         return ways[0][0] + ways[1][0], torch.cat([ways[0][1], ways[1][1]])
 
-    blocks_together, scan_together = mamba.run_blocks, mamba._scan
+    blocks_together, scan_together, chunk = mamba.run_blocks, mamba._scan, dict(mamba.CHUNK)
+    mamba.CHUNK.clear()
     mstemba.run_blocks, mamba._scan = run_blocks, scan
     try:
         yield
     finally:
         mstemba.run_blocks, mamba._scan = blocks_together, scan_together
+        mamba.CHUNK.update(chunk)
 
 
 @contextmanager

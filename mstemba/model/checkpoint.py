@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -125,6 +126,7 @@ def load_model(
     path: str | os.PathLike[str],
     device: torch.device | str | None = None,
     split: str | None = None,
+    padding: str | None = None,
 ) -> Network:
     """The network of a weights file, or of a folder with ``model.safetensors`` and ``config.json``.
 
@@ -133,13 +135,15 @@ def load_model(
         device: where the model is put; the CPU when None.
         split: of MS-Temba; replaces the configuration's. The released v1 weights were trained with
             ``contiguous``, which a bare file cannot tell; the default there is ``interleaved``.
+        padding: of MS-Temba; replaces the configuration's. ``released`` scores clips padded to a
+            fixed length as the authors' code does, ``masked``, the default, as if each were alone.
 
     Returns:
         The model in evaluation mode, float32.
 
     Raises:
         CheckpointError: see ``read_weights``, ``infer_config`` and ``load_weights``.
-        UsageError: a split for a network that does not split its input.
+        UsageError: a split or a padding for a network that has no such choice.
     """
     path = Path(path)
     values: dict[str, Any]
@@ -150,10 +154,12 @@ def load_model(
         weights = read_weights(path)
         values = infer_config(weights).to_dict()
     config = config_from_dict(values)
-    if split is not None:
+    for name, value in (("split", split), ("padding", padding)):
+        if value is None:
+            continue
         if not isinstance(config, ModelConfig):
-            raise UsageError(f"split: found {split!r}, but {config.arch} has none; leave it out")
-        config = ModelConfig.from_dict({**values, "split": split})
+            raise UsageError(f"{name}: found {value!r}, but {config.arch} has none; leave it out")
+        config = dataclasses.replace(config, **{name: value})
     model = build(config)
     load_weights(model, weights)
     return model.to(device or "cpu").eval()

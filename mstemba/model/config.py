@@ -12,6 +12,7 @@ from mstemba.errors import CheckpointError, UsageError
 
 VERSIONS = ("mstemba", "mstemba-v3")
 SPLITS = ("interleaved", "contiguous")
+PADDINGS = ("masked", "released")
 _IN_WORDS = {3: "three", 4: "four"}
 
 
@@ -90,6 +91,9 @@ class ModelConfig(_Config):
     """Taps of the depthwise causal convolution."""
     split: str = "interleaved"
     """The k streams of scale k: t = i + j k, or k contiguous parts (released v1 code)."""
+    padding: str = "masked"
+    """What the mask leaves out reaches no real step, or, ``released``, is zeros that are scanned
+    like any step: what the authors' code makes of clips padded to a fixed length."""
     drop_path: float = 0.0
     """Probability of skipping the mixer of a block, per sequence, in training."""
     dropout: float = 0.0
@@ -98,6 +102,7 @@ class ModelConfig(_Config):
     def __post_init__(self) -> None:
         _expect_choice("arch", self.arch, VERSIONS)
         _expect_choice("split", self.split, SPLITS)
+        _expect_choice("padding", self.padding, PADDINGS)
         self._expect_widths(self.widths, 3)
         self._expect_positive_integers("in_features", "classes", "state", "expand", "conv")
         self._expect_probabilities("drop_path", "dropout")

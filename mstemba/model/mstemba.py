@@ -81,7 +81,8 @@ class MSTemba(nn.Module):
         Args:
             features: (B, T, F), T >= 1, of any floating-point type, finite at real steps.
             mask: (B, T) bool, True at real steps, which come first and are at least one a clip.
-                A clip's scores do not depend on how far it is padded, or with what.
+                A clip's scores do not depend on how far it is padded, or with what, unless the
+                configuration's ``padding`` is ``released``.
 
         Raises:
             UsageError: see ``check_features``.
@@ -89,6 +90,8 @@ class MSTemba(nn.Module):
         lengths = check_features(features, mask, self.config.in_features)
         absent = padded_steps(lengths, features.shape[1])
         features = clear(features.to(self.proj.weight.dtype), absent)
+        if self.config.padding == "released":
+            lengths = absent = None
         x = clear(self.proj(self.dropout(features)), absent)
         consistency = x.new_zeros((), dtype=torch.float32)
         fused, scale_logits = x.new_zeros(()), []

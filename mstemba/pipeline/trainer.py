@@ -28,7 +28,9 @@ from torch import Tensor, nn
 from mstemba.errors import MstembaError, UsageError
 from mstemba.model.architectures import build, make_config
 from mstemba.model.checkpoint import save_weights
+from mstemba.model.config import ModelConfig
 from mstemba.model.losses import detection_loss
+from mstemba.model.scan import explain
 from mstemba.pipeline import plots
 from mstemba.pipeline.checkpoint import WEIGHTS, score
 from mstemba.pipeline.dataset import Clip, random_batch
@@ -91,6 +93,8 @@ class Trainer:
         if (run / STATE).is_file():
             self._load_state(run / STATE, key)
             listen(Event("train", f"going on from step {self._step} of {self._steps}"))
+        if isinstance(self.model_config, ModelConfig):
+            listen(Event("train", explain(self._accelerator.device)))
         log = _Log(run, self._step) if self.is_main else None
         saved = begin = time.perf_counter()
         first = self._step

@@ -129,10 +129,13 @@ def test_every_architecture_comes_back_from_a_file_and_from_a_folder(
 
 
 @pytest.mark.parametrize("arch", ["ms-tct", "pdan"])
-def test_a_split_is_of_ms_temba_only(tmp_path: Path, arch: str) -> None:
+@pytest.mark.parametrize(("name", "value"), [("split", "contiguous"), ("padding", "released")])
+def test_a_split_and_a_padding_are_of_ms_temba_only(
+    tmp_path: Path, arch: str, name: str, value: str
+) -> None:
     save_weights(tmp_path / "w.safetensors", build(SMALL[arch]))
-    with pytest.raises(UsageError, match=f"split: found 'contiguous', but {arch} has none"):
-        load_model(tmp_path / "w.safetensors", split="contiguous")
+    with pytest.raises(UsageError, match=f"{name}: found '{value}', but {arch} has none"):
+        load_model(tmp_path / "w.safetensors", **{name: value})
 
 
 def test_a_file_gives_back_the_model(tmp_path: Path) -> None:
@@ -147,7 +150,8 @@ def test_a_file_gives_back_the_model(tmp_path: Path) -> None:
         loaded = load_model(tmp_path / name)
         assert not loaded.training
         assert torch.equal(loaded(features).logits, expected)
-    assert load_model(tmp_path / "bare.pth", split="contiguous").config.split == "contiguous"
+    released = load_model(tmp_path / "bare.pth", split="contiguous", padding="released").config
+    assert (released.split, released.padding) == ("contiguous", "released")
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -107,6 +108,17 @@ def test_scoring_in_chunks_is_one_pass(
                 torch.testing.assert_close(a[mask], b[mask], rtol=0, atol=1e-5)
             torch.testing.assert_close(found.logits[mask], expected.logits[mask], rtol=0, atol=1e-5)
             torch.testing.assert_close(found.consistency, expected.consistency)
+
+
+def test_released_padding_is_zeros_that_are_scanned() -> None:
+    masked, features = tiny(), torch.randn(2, 9, 5)
+    released = MSTemba(replace(masked.config, padding="released"))
+    released.load_state_dict(masked.state_dict())
+    mask = prefix([9, 6], 9)
+    zeroed = features.masked_fill(~mask[..., None], 0)
+    found = released(features.masked_fill(~mask[..., None], math.nan), mask).logits
+    assert torch.equal(found, masked(zeroed).logits)
+    assert not torch.allclose(found[1, :6], masked(features, mask).logits[1, :6], atol=1e-4)
 
 
 def test_chunks_are_not_used_in_training(monkeypatch: pytest.MonkeyPatch) -> None:

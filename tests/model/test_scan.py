@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any
@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mstemba.errors import UsageError
-from mstemba.model.scan import Reverse, causal_convolution, choose, selective_scan
+from mstemba.model import scan
+from mstemba.model.scan import (
+    Reverse,
+    causal_convolution,
+    choose,
+    explain,
+    selective_scan,
+    threads,
+)
 
 CPU = torch.device("cpu")
 NAMES = ["cpu", "reference"]
@@ -204,8 +212,8 @@ def test_nan_and_infinity_are_not_hidden(backend: str, where: int) -> None:
 def test_cpu_is_reproducible_to_the_bit_for_any_number_of_threads() -> None:
     tensors = single(2, 300, 192, 16)
     results = []
-    for threads in (1, 2, 2, 3):
-        torch.set_num_threads(threads)
+    for count in (1, 2, 2, 3):
+        torch.set_num_threads(count)
         results.append(run(tensors, "cpu"))
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
@@ -269,6 +277,62 @@ def test_state_is_carried_without_gradients_only() -> None:
         selective_scan(u, delta, A, B, C, state=torch.zeros(1, 1, 4, 3))
     with torch.no_grad(), pytest.raises(UsageError, match="float64, expected contiguous"):
         selective_scan(u, delta, A, B, C, state=torch.zeros(1, 1, 4, 3, dtype=torch.float64))
+
+
+@pytest.fixture
+def fresh_choice() -> Iterator[None]:
+    """Nothing that was chosen before is remembered, nor what is chosen here afterwards."""
+    scan._choose_automatically.cache_clear()
+    yield
+    scan._choose_automatically.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_choice")
+def test_auto_takes_the_fastest_that_can_run_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing = {"cpu": "no Numba", "cuda": "no kernels", "triton": None, "reference": None}
+    for name, reason in missing.items():
+        entry = (f"the {name} one", lambda reason=reason: reason)
+        monkeypatch.setitem(scan._BACKENDS, name, entry)
+    caplog.set_level("INFO")
+    gpu = torch.device("cuda")
+    assert choose("auto", gpu) == "triton"
+    assert "scan backend triton for cuda, torch.float32" in caplog.text
+    assert explain(gpu) == "scan backend triton (the triton one); not cuda: no kernels"
+    assert explain(CPU) == "scan backend reference (the reference one); not cpu: no Numba"
+    assert choose("auto", gpu, torch.float64) == "reference"
+    with pytest.raises(UsageError, match="'cuda' cannot run: no kernels; choices: auto, triton"):
+        choose("cuda", gpu)
+    monkeypatch.setitem(scan._BACKENDS, "cuda", ("", lambda: None))
+    scan._choose_automatically.cache_clear()
+    assert choose("auto", gpu) == "cuda"
+    assert choose("auto", gpu, carries=True) == "triton"
+    with pytest.raises(UsageError, match="cannot start from a state"):
+        choose("cuda", gpu, carries=True)
+
+
+def test_the_environment_names_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MSTEMBA_SCAN", "reference")
+    assert choose("auto", CPU) == "reference"
+    assert explain(CPU) == "scan backend reference, named by MSTEMBA_SCAN"
+    monkeypatch.setenv("MSTEMBA_SCAN", "warp")
+    with pytest.raises(UsageError, match="'warp'"):
+        choose("auto", CPU)
+
+
+def test_work_is_shared_out_and_failures_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(item: int) -> None:
+        raise ValueError(f"item {item}")
+
+    for pool in (threads._openmp(), None):
+        monkeypatch.setattr(threads, "_openmp", lambda pool=pool: pool)
+        for count in (1, 2, 5):
+            done: list[int] = []
+            threads.share_out(done.append, [(i,) for i in range(20)], count)
+            assert sorted(done) == list(range(20))
+            with pytest.raises(ValueError, match="item"):
+                threads.share_out(fail, [(1,), (2,)], count)
 
 
 def test_a_backend_that_cannot_run_is_named_with_the_choices() -> None:

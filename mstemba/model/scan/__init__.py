@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +24,8 @@ from mstemba.errors import UsageError
 
 Reverse = bool | Literal["both"]
 """Direction of time. ``both``: the first half of the sets runs forwards, the second backwards."""
+
+ENVIRONMENT = "MSTEMBA_SCAN"
 
 log = logging.getLogger(__name__)
 
@@ -147,13 +150,15 @@ def choose(
 ) -> str:
     """The backend that runs a scan of ``dtype`` on ``device``; ``auto`` takes the fastest.
 
-    ``carries``: whether it must start from a state and return one, which ``cuda`` cannot. What
-    ``auto`` takes, and why, is logged once.
+    MSTEMBA_SCAN in the environment names another than ``auto`` takes. ``carries``: whether it must
+    start from a state and return one, which ``cuda`` cannot.
 
     Raises UsageError, with what is missing and the choices, for one that cannot.
     """
     if backend == "auto":
-        return _choose_automatically(device.type, dtype, carries)
+        backend = os.environ.get(ENVIRONMENT, "auto")
+    if backend == "auto":
+        return _choose_automatically(device.type, dtype, carries)[0]
     choices = ", ".join(["auto", *(b.name for b in backends() if b.available)])
     if backend not in _BACKENDS:
         raise UsageError(f"scan backend: found {backend!r}, expected one of {choices}")
@@ -163,25 +168,39 @@ def choose(
     return backend
 
 
+def explain(device: torch.device) -> str:
+    """One line for a log: what ``auto`` takes on this device, and why not what is before it."""
+    if named := os.environ.get(ENVIRONMENT):
+        return f"scan backend {choose(named, device)}, named by {ENVIRONMENT}"
+    name, passed_over = _choose_automatically(device.type, torch.float32, False)
+    reasons = "".join(f"; not {other}" for other in passed_over)
+    return f"scan backend {name} ({_BACKENDS[name][0]}){reasons}"
+
+
 @cache
-def _choose_automatically(device: str, dtype: torch.dtype, carries: bool) -> str:
+def _choose_automatically(
+    device: str, dtype: torch.dtype, carries: bool
+) -> tuple[str, tuple[str, ...]]:
+    """The name, and the faster ones for such a device that cannot run, each with the reason."""
     passed_over: list[str] = []
-    for name, (description, find_missing) in _BACKENDS.items():
-        reason = _unfit(name, device, dtype, carries) or find_missing()
-        if reason is None:
-            because = "".join(f"; {other}" for other in passed_over)
-            log.info("scan backend %s (%s)%s", name, description, because)
-            return name
-        passed_over.append(f"not {name}: {reason}")
+    for name, (_, find_missing) in _BACKENDS.items():
+        if name != "reference" and device != _HOME[name]:
+            continue
+        missing = find_missing() or _unfit(name, device, dtype, carries)
+        if missing is None:
+            log.info("scan backend %s for %s, %s", name, device, dtype)
+            return name, tuple(passed_over)
+        passed_over.append(f"{name}: {missing}")
     raise AssertionError("the reference runs everywhere")
 
 
 def _unfit(backend: str, device: str, dtype: torch.dtype, carries: bool) -> str | None:
     """Why an installed backend cannot take these tensors."""
-    home = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}.get(backend)
-    if home is not None and device != home and not (backend == "triton" and _interprets_triton()):
-        return f"it runs on {home.upper()} tensors, found {device}"
-    if backend != "reference" and dtype == torch.float64:
+    if backend == "reference":
+        return None
+    if device != _HOME[backend] and not (backend == "triton" and _interprets_triton()):
+        return f"it runs on {_HOME[backend].upper()} tensors, found {device}"
+    if dtype == torch.float64:
         return "it computes in float32, found float64"
     if backend == "cuda" and carries:
         return "mamba-ssm's kernel cannot start from a state"
@@ -197,14 +216,42 @@ def _missing_for_cpu() -> str | None:
     return None
 
 
-_BACKENDS: dict[str, tuple[str, Callable[[], str | None]]] = {
-    "cpu": ("compiled by Numba, CPU tensors", _missing_for_cpu),
-    "reference": ("plain PyTorch, any device", lambda: None),
-}
+@cache
+def _missing_for_cuda() -> str | None:
+    # Their Python packages install without the kernels; only the compiled modules tell.
+    wanted = ("mamba_ssm", "selective_scan_cuda", "causal_conv1d", "causal_conv1d_cuda")
+    absent = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if absent:
+        return f"no module {absent[0]}; install mamba-ssm and causal-conv1d with their CUDA kernels"
+    return _missing_gpu()
+
+
+@cache
+def _missing_for_triton() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; it comes with torch's CUDA builds for Linux"
+    return None if _interprets_triton() else _missing_gpu()
+
+
+def _missing_gpu() -> str | None:
+    if not torch.cuda.is_available():
+        return f"this torch ({torch.__version__}) sees no GPU"
+    return None
 
 
 def _interprets_triton() -> bool:
-    return False
+    """Triton's interpreter runs kernels on the CPU, slowly: for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+# Fastest first, of those for one kind of device.
+_BACKENDS: dict[str, tuple[str, Callable[[], str | None]]] = {
+    "cpu": ("compiled by Numba", _missing_for_cpu),
+    "cuda": ("kernels of mamba-ssm and causal-conv1d", _missing_for_cuda),
+    "triton": ("Triton kernels of our own", _missing_for_triton),
+    "reference": ("plain PyTorch", lambda: None),
+}
+_HOME = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 
 
 def _load(backend: str, tensor: Tensor, carries: bool = False) -> ModuleType:

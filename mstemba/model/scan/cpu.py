@@ -2,9 +2,9 @@
 
 Channels are independent, so they are cut into blocks of ``WIDTH``: every innermost loop runs over
 one block with a fixed trip count, which LLVM turns into vector instructions, and every (set,
-sequence, block) is one work item. The kernels hold no GIL, and the items are shared out among torch's own
-threads: unlike Numba's thread pools these may be entered from several threads at once, and no
-second pool competes with them.
+sequence, block) is one work item. The kernels hold no GIL, and the items are shared out among
+torch's own threads: unlike Numba's thread pools these may be entered from several threads at once,
+and no second pool competes with them.
 
 Results do not depend on the number of threads: an item is always computed the same way, and sums
 over items are made afterwards, in a fixed order. The kernels themselves are in ``cpu_kernels``.
