@@ -38,7 +38,7 @@ VIDEO = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 # `keys.VERSIONS` and pin the new digests here.
 PINNED_STORE = "d133a5613ef6ba0c098c1864e62400c92bc2dcf26b10a5da50c20db4037e4d31"
 PINNED_ENTRY = "553d95a2995dada7508c3d6e4f9fe4d22a34b9be6b8f4ebfb3309440a3dd51b9"
-PINNED_TRAIN = "f4473bbc7de1d8099c3ea0f5365365d55d794978edc11af1add58ca6e1d31e4d"
+PINNED_TRAIN = "ae4358549aef17a63c2c03637dd4f5028ada803ddc82d9807c036a95743a868c"
 
 
 def test_the_key_of_a_store_is_pinned() -> None:
