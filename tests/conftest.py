@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from hypothesis import settings
 # How long an example takes does not matter here; on CI the same examples are drawn every time.
 settings.register_profile("mstemba", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("mstemba")
+
+# Without an NVIDIA GPU the tests of Triton's kernels run in its interpreter, which must be chosen
+# before anything imports Triton.
+if shutil.which("nvidia-smi") is None:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SHARED = Path(os.environ.get("MSTEMBA_TEST_DATA", Path(__file__).parents[2] / "shared"))
 

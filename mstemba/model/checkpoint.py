@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import pickle
@@ -159,7 +158,7 @@ def load_model(
             continue
         if not isinstance(config, ModelConfig):
             raise UsageError(f"{name}: found {value!r}, but {config.arch} has none; leave it out")
-        config = dataclasses.replace(config, **{name: value})
+        config = ModelConfig.from_dict({**config.to_dict(), name: value})
     model = build(config)
     load_weights(model, weights)
     return model.to(device or "cpu").eval()

@@ -209,6 +209,22 @@ def test_nan_and_infinity_are_not_hidden(backend: str, where: int) -> None:
 
 
 @needs_cpu
+def test_cpu_keeps_a_few_states_for_the_backward_pass_and_not_all() -> None:
+    tensors, kept = single(1, 640, 64, 16), dict[int, int]()
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        selective_scan(*tensors, backend="cpu")
+    inputs = sum(t.nbytes for t in tensors)
+    states = tensors[0].nbytes * 16
+    assert sum(kept.values()) <= inputs + states / 15
+
+
+@needs_cpu
 def test_cpu_is_reproducible_to_the_bit_for_any_number_of_threads() -> None:
     tensors = single(2, 300, 192, 16)
     results = []

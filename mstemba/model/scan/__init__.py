@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -219,10 +220,10 @@ def _missing_for_cpu() -> str | None:
 @cache
 def _missing_for_cuda() -> str | None:
     # Their Python packages install without the kernels; only the compiled modules tell.
-    wanted = ("mamba_ssm", "selective_scan_cuda", "causal_conv1d", "causal_conv1d_cuda")
-    absent = [name for name in wanted if importlib.util.find_spec(name) is None]
-    if absent:
-        return f"no module {absent[0]}; install mamba-ssm and causal-conv1d with their CUDA kernels"
+    wanted = {"mamba-ssm": "selective_scan_cuda", "causal-conv1d": "causal_conv1d_cuda"}
+    for package, module in wanted.items():
+        if importlib.util.find_spec(module) is None:
+            return f"{package}'s compiled kernels ({module}) are not installed"
     return _missing_gpu()
 
 
@@ -230,12 +231,20 @@ def _missing_for_cuda() -> str | None:
 def _missing_for_triton() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; it comes with torch's CUDA builds for Linux"
-    return None if _interprets_triton() else _missing_gpu()
+    if _interprets_triton():
+        return None
+    if missing := _missing_gpu():
+        return missing
+    if torch.cuda.get_device_capability() < (7, 0):
+        return "the GPU is older than compute capability 7.0"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton launches its kernels through a C compiler; install gcc"
+    return None
 
 
 def _missing_gpu() -> str | None:
-    if not torch.cuda.is_available():
-        return f"this torch ({torch.__version__}) sees no GPU"
+    if not torch.cuda.is_available() or torch.version.cuda is None:
+        return f"this torch ({torch.__version__}) sees no NVIDIA GPU"
     return None
 
 

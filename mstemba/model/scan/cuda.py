@@ -1,0 +1,80 @@
+"""The scan and the convolution by the CUDA kernels of mamba-ssm and causal-conv1d.
+
+Those keep time last and know one direction. So sets become groups of channels, backward sets are
+flipped in time on the way in and out, and each function is one call for all sets. Results come back
+rounded to the type of ``u``, also those of the two directions that are then added.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from causal_conv1d import causal_conv1d_fn
+from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+from torch import Tensor
+
+from mstemba.model.scan import Reverse, reference
+
+
+def scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor | None,
+    delta_bias: Tensor,
+    reverse: Reverse,
+    state: Tensor | None,
+) -> Tensor:
+    """See ``mstemba.model.scan.selective_scan``; ``state`` is None, the kernel cannot carry it."""
+    if u.numel() == 0:  # a grid of no programs is an error
+        return reference.scan(u, delta, A, B, C, D, z, delta_bias, reverse, state)
+    sets, n, length, _ = u.shape
+    A, D, delta_bias = (t.float().flatten(0, 1).contiguous() for t in (A, D, delta_bias))
+    u, delta = (_time_last(t.to(u.dtype), reverse).flatten(1, 2) for t in (u, delta))
+    B, C = (_time_last(t.to(u.dtype), reverse) for t in (B, C))
+    gate = None
+    if z is not None and reverse != "both":
+        gate = _time_last(z.to(u.dtype), reverse).flatten(1, 2)
+    y = selective_scan_fn(u, delta, A, B, C, D, gate, delta_bias, delta_softplus=True)
+    y = _time_first(y.view(n, sets, -1, length), reverse)
+    if reverse == "both":
+        forwards, backwards = y.float().chunk(2)
+        y = forwards + backwards
+        y = (y if z is None else y * F.silu(z.float())).to(u.dtype)
+    return y
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor, reverse: Reverse) -> Tensor:
+    """See ``mstemba.model.scan.causal_convolution``."""
+    sets, _, taps = weight.shape
+    if x.numel() == 0 or not 2 <= taps <= 4:  # the kernel has these numbers of taps only
+        return reference.convolve(x, weight, bias, reverse)
+    x = torch.cat([x, x]) if reverse == "both" else x
+    _, n, length, _ = x.shape
+    y = causal_conv1d_fn(
+        _time_last(x, reverse).flatten(1, 2),
+        weight.flatten(0, 1).contiguous(),
+        bias.to(weight.dtype).flatten(),
+        activation="silu",
+    )
+    return _time_first(y.view(n, sets, -1, length), reverse)
+
+
+def _time_last(x: Tensor, reverse: Reverse) -> Tensor:
+    """(G, N, L, ...) to contiguous (N, G, ..., L), time in the order of each set's direction."""
+    return _flip(x, reverse).permute(1, 0, 3, 2).contiguous()
+
+
+def _time_first(x: Tensor, reverse: Reverse) -> Tensor:
+    """The way back: a view as far as nothing is flipped."""
+    return _flip(x.permute(1, 0, 3, 2), reverse)
+
+
+def _flip(x: Tensor, reverse: Reverse) -> Tensor:
+    if reverse == "both":
+        forwards, backwards = x.chunk(2)
+        return torch.cat([forwards, backwards.flip(2)])
+    return x.flip(2) if reverse else x
