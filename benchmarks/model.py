@@ -121,24 +121,29 @@ def scanned_by(peer: Scan) -> Iterator[None]:
 
 def by_backend(network: MSTemba, features: Tensor, floor: float, seconds: float) -> list[dict]:
     """Forward and step with every backend that can run here, ours and others'."""
-    ways: list[tuple[str, str, Any]] = []
+    calls = (("forward", forward, 1), ("training step", step, 3))
+    ways: list[tuple[str, str, Any, Any]] = []
     for backend in backends():
         try:
             choose(backend.name, features.device)
         except UsageError as error:  # says what is missing
             print(error)
             continue
-        ways.append((backend.name, "together", nullcontext()))
-        ways.append((backend.name, "separate calls", separate_calls()))
-    ways += [(name, "separate calls", scanned_by(scan)) for name, (scan, _) in peers().items()]
+        ways.append((backend.name, "together", nullcontext, calls))
+        ways.append((backend.name, "separate calls", separate_calls, calls))
+    for name, peer in peers().items():
+        trains = features.shape[1] <= peer.trains_up_to
+        context = partial(scanned_by, peer.scan)
+        ways.append((name, "separate calls", context, calls if trains else calls[:1]))
     rows = []
-    for name, arrangement, context in ways:
+    for name, arrangement, context, wanted in ways:
         network.set_scan_backend(name if name in {b.name for b in backends()} else "auto")
-        with context:
-            for kind, call, products in (("forward", forward, 1), ("training step", step, 3)):
+        with context():
+            for kind, call, products in wanted:
                 taken = times(partial(call, network, features), features.device, seconds)
                 row = {"scan": name, "arrangement": arrangement, "kind": kind, "seconds": taken}
                 rows.append({**row, "x_floor": taken["best"] / (products * floor)})
+                print(f"{name}, {arrangement}, {kind}: {readable(taken['best'])}", flush=True)
     network.set_scan_backend("auto")
     return rows
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,18 +22,31 @@ from torch import Tensor
 Scan = Callable[..., Tensor]
 
 
-def peers() -> dict[str, tuple[Scan, int]]:
-    """By name: a function of (u, delta, A, B, C, D, z, delta_bias), each (N, L, E) or as in ours,
-    and how many tensors of (L, E, S) it holds at a time with gradients.
-    """
-    found: dict[str, tuple[Scan, int]] = {}
+class Candidate(NamedTuple):
+    """A scan to be measured: one set, forwards, (N, L, E), with softplus, D and the gate."""
+
+    scan: Scan
+    """Of (u, delta, A, B, C, D, z, delta_bias)."""
+    held: int = 0
+    """Tensors of (L, E, S) that it holds without gradients."""
+    held_in_training: int = 0
+    trains_up_to: int = 1 << 30
+    """Steps beyond which its backward pass takes longer than anybody waits."""
+
+
+def peers() -> dict[str, Candidate]:
+    """Those that are installed, by name."""
+    found: dict[str, Candidate] = {}
     if importlib.util.find_spec("mambapy") is not None:
-        found["mambapy pscan"] = (_mambapy, 8)
+        found["mambapy pscan"] = Candidate(_mambapy, 4, 8)
     module = _mamba_ssm()
     if module is not None:
-        found["mamba-ssm reference"] = (_channels_first(module.selective_scan_ref), 6)
+        # It takes one step after another out of tensors of (L, E, S), and the gradient of each of
+        # these reads is a tensor of that size: quadratic in L.
+        reference = _channels_first(module.selective_scan_ref)
+        found["mamba-ssm reference"] = Candidate(reference, 3, 6, trains_up_to=256)
         if "MAMBA_SSM_SOURCE" not in os.environ:
-            found["mamba-ssm kernel"] = (_channels_first(module.selective_scan_fn), 0)
+            found["mamba-ssm kernel"] = Candidate(_channels_first(module.selective_scan_fn))
     return found
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from common import mebibytes, memory_here, peak_memory, readable, save, show, times
-from peers import peers
+from peers import Candidate, peers
 from torch import Tensor
 
 from mstemba.errors import UsageError
@@ -41,17 +41,19 @@ def arguments(length: int, channels: int, states: int, device: torch.device) -> 
     return [tensor.to(device).requires_grad_() for tensor in tensors]
 
 
-def candidates(device: torch.device) -> dict[str, tuple[Callable[..., Tensor], int]]:
-    """By name: the scan, and how many tensors of (L, E, S) it holds with gradients."""
-    found: dict[str, tuple[Callable[..., Tensor], int]] = {}
+def candidates(device: torch.device) -> dict[str, Candidate]:
+    """Ours that can run here, and the others', by name."""
+    found: dict[str, Candidate] = {}
     for backend in backends():
         try:
             choose(backend.name, device)
         except UsageError as error:  # says what is missing
             print(error)
             continue
-        held = 5 if backend.name == "reference" else 0
-        found[f"ours: {backend.name}"] = (partial(selective_scan, backend=backend.name), held)
+        scan = partial(selective_scan, backend=backend.name)
+        found[f"ours: {backend.name}"] = Candidate(
+            scan, held_in_training=5 if backend.name == "reference" else 0
+        )
     return found | peers()
 
 
@@ -81,18 +83,20 @@ def measure(
     found = candidates(device)
     # The reference first: the others' errors are measured against it.
     for name in sorted(found, key=lambda name: name != "ours: reference"):
-        scan, held = found[name]
-        state_bytes = length * channels * states * 4
-        for kind, call in ((FORWARD, forward), (TRAINING, training)):
-            tensors = held if kind == TRAINING or name == "mamba-ssm reference" else held // 2
+        candidate, state_bytes = found[name], length * channels * states * 4
+        for kind, call, held in (
+            (FORWARD, forward, candidate.held),
+            (TRAINING, training, candidate.held_in_training),
+        ):
             row: dict[str, Any] = {"length": length, "scan": name, "kind": kind}
             rows.append(row)
-            if name == "ours: reference" and kind == FORWARD:
-                tensors = 0
-            if tensors * state_bytes > 0.6 * memory_here(device):
-                row["skipped"] = f"needs about {tensors * state_bytes / 2**30:.0f} GiB"
+            if held * state_bytes > 0.6 * memory_here(device):
+                row["skipped"] = f"needs about {held * state_bytes / 2**30:.0f} GiB"
                 continue
-            run = partial(call, scan, inputs)
+            if kind == TRAINING and length > candidate.trains_up_to:
+                row["skipped"] = "takes minutes to hours"
+                continue
+            run = partial(call, candidate.scan, inputs)
             result = run()
             if name == "ours: reference":
                 expected[kind] = result

@@ -20,8 +20,8 @@ from mstemba.model.scan import Reverse, causal_convolution, selective_scan
 
 DT_MIN, DT_MAX = 1e-3, 0.1
 """Initial step sizes are log-uniform between these (Gu and Dao, arXiv 2312.00752, section 3.6)."""
-CHUNK = {"cpu": 2048, "cuda": 32_768}
-"""Steps scored at a time without gradients. On a CPU what a chunk needs stays in its caches."""
+CHUNK = {"cpu": 4096, "cuda": 32_768}
+"""Steps scored at a time without gradients, by device; elsewhere all at once."""
 
 
 class BidirectionalMamba(nn.Module):
@@ -244,7 +244,8 @@ def _project(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _rms_norm(x: Tensor, norms: Sequence[nn.RMSNorm]) -> Tensor:
-    width, eps = x.shape[-1:], norms[0].eps
+    """In float32, also under autocast, as Mamba keeps its residuals."""
+    x, width, eps = x.to(norms[0].weight.dtype), x.shape[-1:], norms[0].eps
     if len(norms) == 1:
         return F.rms_norm(x, width, norms[0].weight, eps)
     return F.rms_norm(x, width, None, eps) * torch.stack([n.weight for n in norms])[:, None, None]
