@@ -22,6 +22,8 @@ from torch.profiler import ProfilerActivity, profile
 import mstemba
 
 RESULTS = Path(__file__).parent / "results"
+LOAD_BEFORE = round(os.getloadavg()[0], 2)
+"""Other work on the machine when the benchmark began."""
 
 
 def times(
@@ -125,7 +127,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "mstemba": mstemba.__version__,
         "date": datetime.now(UTC).date().isoformat(),
-        "load_before": round(os.getloadavg()[0], 2),
+        "load_before": LOAD_BEFORE,
     }
     if device.type == "cuda":
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}

@@ -19,6 +19,8 @@ settings.load_profile("mstemba")
 if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+os.environ.pop("MSTEMBA_SCAN", None)  # a developer's own choice is not what is tested
+
 SHARED = Path(os.environ.get("MSTEMBA_TEST_DATA", Path(__file__).parents[2] / "shared"))
 
 

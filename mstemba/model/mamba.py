@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mstemba.model.config import dt_rank
-from mstemba.model.scan import Reverse, causal_convolution, selective_scan
+from mstemba.model.scan import Reverse, can_carry, causal_convolution, selective_scan
 
 DT_MIN, DT_MAX = 1e-3, 0.1
 """Initial step sizes are log-uniform between these (Gu and Dao, arXiv 2312.00752, section 3.6)."""
 CHUNK = {"cpu": 4096, "cuda": 32_768}
-"""Steps scored at a time without gradients, by device; elsewhere all at once."""
+"""Steps scored at a time without gradients, by device; elsewhere all at once. Long enough that a
+chunk fills the machine, short enough that what is E wide does not decide how much memory it takes.
+"""
 
 
 class BidirectionalMamba(nn.Module):
@@ -38,11 +40,11 @@ class BidirectionalMamba(nn.Module):
         self.conv1d = nn.Conv1d(inner, inner, conv, groups=inner)
         self.x_proj = nn.Linear(inner, rank + 2 * state, bias=False)
         self.dt_proj = _step_projection(rank, inner)
-        self.A_log, self.D = _state_matrix(inner, state), _undecayed(torch.ones(inner))
+        self.A_log, self.D = _state_matrix(inner, state), nn.Parameter(torch.ones(inner))
         self.conv1d_b = nn.Conv1d(inner, inner, conv, groups=inner)
         self.x_proj_b = nn.Linear(inner, rank + 2 * state, bias=False)
         self.dt_proj_b = _step_projection(rank, inner)
-        self.A_b_log, self.D_b = _state_matrix(inner, state), _undecayed(torch.ones(inner))
+        self.A_b_log, self.D_b = _state_matrix(inner, state), nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, width, bias=False)
 
 
@@ -95,13 +97,15 @@ def run_blocks(
         The sequences (W, N, L, width), and the read-out C of their states, averaged over both
         directions, (W, N, L, S). Rows where ``mask`` is False are arbitrary.
     """
+    # Residuals keep the precision of the weights under autocast, as in Mamba.
+    x = x.to(blocks[0].norm_f.weight.dtype)
     layers: list[Any] = [block.layers[0] for block in blocks]
     weights = _stack([layer.mixer for layer in layers])
     normed = _rms_norm(x, [layer.norm for layer in layers])
     absent = None if mask is None else ~mask[..., None]
     backend = blocks[0].scan_backend
     chunk = CHUNK.get(x.device.type, x.shape[2])
-    if not torch.is_grad_enabled() and x.shape[2] > chunk:
+    if not torch.is_grad_enabled() and x.shape[2] > chunk and can_carry(backend):
         mixed, C = _mix_in_chunks(weights, normed, absent, backend, chunk)
     else:
         mixed, C = _mix(weights, normed, absent, backend)
@@ -220,15 +224,20 @@ def _stack(mixers: Sequence[BidirectionalMamba]) -> _Weights:
     conv, x_proj, dt_proj, A_log, D = zip(*both, strict=True)
     return _Weights(
         in_proj=_stacked([m.in_proj.weight for m in mixers]),
-        conv=torch.cat([c.weight.transpose(0, 1) for c in conv]).float(),
-        conv_bias=torch.stack([c.bias for c in conv]).float(),
+        conv=_wide(torch.cat([c.weight.transpose(0, 1) for c in conv])),
+        conv_bias=_wide(torch.stack([c.bias for c in conv])),
         x_proj=torch.stack([p.weight for p in x_proj]),
         dt_proj=torch.stack([p.weight for p in dt_proj]),
-        dt_bias=torch.stack([p.bias for p in dt_proj]).float(),
-        A=-torch.exp(torch.stack(A_log).float()),
-        D=torch.stack(D).float(),
+        dt_bias=_wide(torch.stack([p.bias for p in dt_proj])),
+        A=-torch.exp(_wide(torch.stack(A_log))),
+        D=_wide(torch.stack(D)),
         out_proj=_stacked([m.out_proj.weight for m in mixers]),
     )
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """float32 or float64: what the scan computes in."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:
@@ -244,23 +253,15 @@ def _project(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _rms_norm(x: Tensor, norms: Sequence[nn.RMSNorm]) -> Tensor:
-    """In float32, also under autocast, as Mamba keeps its residuals."""
-    x, width, eps = x.to(norms[0].weight.dtype), x.shape[-1:], norms[0].eps
+    width, eps = x.shape[-1:], norms[0].eps
     if len(norms) == 1:
         return F.rms_norm(x, width, norms[0].weight, eps)
     return F.rms_norm(x, width, None, eps) * torch.stack([n.weight for n in norms])[:, None, None]
 
 
-def _undecayed(value: Tensor) -> nn.Parameter:
-    """A parameter that weight decay would pull away from what it means."""
-    parameter = nn.Parameter(value)
-    parameter._no_weight_decay = True  # type: ignore[attr-defined]
-    return parameter
-
-
 def _state_matrix(inner: int, state: int) -> nn.Parameter:
     """log(-A) with A = -1, ..., -S for every channel (S4D-real)."""
-    return _undecayed(torch.log(torch.arange(1.0, state + 1)).repeat(inner, 1))
+    return nn.Parameter(torch.log(torch.arange(1.0, state + 1)).repeat(inner, 1))
 
 
 def _step_projection(rank: int, inner: int) -> nn.Linear:
@@ -268,5 +269,5 @@ def _step_projection(rank: int, inner: int) -> nn.Linear:
     projection = nn.Linear(rank, inner)
     nn.init.uniform_(projection.weight, -(rank**-0.5), rank**-0.5)
     dt = torch.exp(torch.empty(inner).uniform_(math.log(DT_MIN), math.log(DT_MAX)))
-    projection.bias = _undecayed(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+    projection.bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
     return projection

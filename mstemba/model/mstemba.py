@@ -163,4 +163,4 @@ def _inconsistency(C: Tensor, mask: Tensor | None) -> Tensor:
     flat = C.float().masked_fill(~shared[..., None], 0).flatten(2)
     first, second = zip(*combinations(range(len(C)), 2), strict=True)
     similarity = F.cosine_similarity(flat[list(first)], flat[list(second)], dim=-1)
-    return (1 - similarity).masked_fill(~shared[:, 0], 0).mean()
+    return (1 - similarity).masked_fill(~shared[:, 0], 0).sum() / max(1, similarity.numel())

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mstemba.errors import CheckpointError, UsageError
 from mstemba.pipeline.files import read_json
 from mstemba.pipeline.keys import file_sha256, spec_key
+from mstemba.pipeline.progress import Event, Listener, silent
 from mstemba.pipeline.workspace import Workspace, get_current
 from mstemba.records import FeatureSpec, FloatArray
 
@@ -41,11 +42,18 @@ class Checkpoint:
     """Where the backbone's weights file was, if it was a local one."""
     train_key: str
 
-    def load(self, device: str) -> Network:
+    def load(self, device: str, listen: Listener = silent) -> Network:
         """The model in evaluation mode. Raises CheckpointError when the weights are damaged."""
-        from mstemba.model.checkpoint import load_model
+        import torch
 
-        return load_model(self.folder, device=device)
+        from mstemba.model.checkpoint import load_model
+        from mstemba.model.config import ModelConfig
+        from mstemba.model.scan import explain
+
+        model = load_model(self.folder, device=device)
+        if isinstance(model.config, ModelConfig):
+            listen(Event("model", explain(torch.device(device))))
+        return model
 
     def sha256(self) -> str:
         """Fingerprint of the weights."""

@@ -157,7 +157,7 @@ class _Detection:
             return _nothing_to_score
         spec, options = self._found.spec, self._options
         # Before the long part: a damaged checkpoint should not cost an extraction.
-        model = self._found.load(pick_device(options.device))
+        model = self._found.load(pick_device(options.device), self._listen)
         backbone = _backbone(self._found, self._weights, self._fingerprints)
         root = self._workspace.features if self._workspace else self._result.output / ".features"
         store = FeatureStore.prepare(root / store_name(spec), spec, backbone.file)

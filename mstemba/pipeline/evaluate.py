@@ -87,7 +87,7 @@ def evaluate(
             )
         )
     clips = load_clips(store, labels, videos)
-    model = found.load(pick_device(device))
+    model = found.load(pick_device(device), listen)
     scores = []
     for number, clip in enumerate(clips, 1):
         scores.append(score(model, clip.features))

@@ -251,9 +251,11 @@ def _accelerator(options: TrainOptions) -> Accelerator:
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Decay for matrices only; not for vectors, and not for A_log and D of the scan."""
-    free = [p for p in model.parameters() if p.ndim < 2 or getattr(p, "_no_weight_decay", False)]
-    names = {id(p) for p in free}
-    decayed = [p for p in model.parameters() if id(p) not in names]
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim >= 2 and not name.endswith("_log")
+        (decayed if matrix else free).append(parameter)
     return [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": free, "weight_decay": 0.0},

@@ -49,7 +49,9 @@ def test_any_number_of_steps(arch: str, split: str) -> None:
         assert output.consistency.shape == ()
         assert torch.isfinite(output.logits).all()
         assert torch.isfinite(output.consistency)
-    assert model(torch.randn(0, 6, 5)).logits.shape == (0, 6, 4)
+    nothing = model(torch.randn(0, 6, 5))
+    assert nothing.logits.shape == (0, 6, 4)
+    assert nothing.consistency == 0
 
 
 @kinds
@@ -128,6 +130,40 @@ def test_chunks_are_not_used_in_training(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(model(features).logits, expected)
 
 
+@pytest.mark.parametrize("arch", ["mstemba", "mstemba-v3"])
+def test_autocast_stays_close_in_training_and_in_chunks(
+    monkeypatch: pytest.MonkeyPatch, arch: str
+) -> None:
+    model, features, mask = tiny(arch), torch.randn(2, 40, 5), prefix([40, 21], 40)
+    exact = model(features, mask).logits[mask]
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(features, mask).logits[mask]
+        with torch.no_grad():
+            monkeypatch.setitem(CHUNK, "cpu", 7)
+            in_chunks = model(features, mask).logits[mask]
+    assert rounded.dtype == torch.bfloat16
+    for found in (rounded, in_chunks):
+        assert (found - exact).abs().max() < 0.05 * exact.abs().max()
+    (gradient,) = torch.autograd.grad(rounded.float().square().sum(), model.proj.weight)
+    assert torch.isfinite(gradient).all()
+
+
+def test_float64_is_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, features = tiny().double().eval(), torch.randn(1, 40, 5, dtype=torch.float64)
+    with torch.no_grad():
+        whole = model(features).logits
+        monkeypatch.setitem(CHUNK, "cpu", 7)
+        torch.testing.assert_close(model(features).logits, whole, rtol=0, atol=1e-12)
+
+
+def test_a_backend_that_cannot_carry_scores_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, features = tiny().eval(), torch.randn(1, 40, 5)
+    monkeypatch.setitem(CHUNK, "cpu", 7)
+    model.set_scan_backend("cuda")  # named where it cannot run: the error is not about the state
+    with torch.no_grad(), pytest.raises(UsageError, match=r"'cuda' cannot run: (?!.*state)"):
+        model(features)
+
+
 def test_a_full_mask_is_no_mask() -> None:
     model, features = tiny(), torch.randn(2, 7, 5)
     full = torch.ones(2, 7, dtype=torch.bool)
@@ -181,8 +217,6 @@ def test_initial_step_sizes_matrix_and_prior(arch: str) -> None:
             assert 0.04 < dt.max() <= 0.1 * 1.001
             assert abs(dt.log().mean() - math.log(1e-2)) < 0.6
         torch.testing.assert_close(mixer.A_log[0].exp(), torch.arange(1.0, 17.0))
-        kept = (mixer.A_log, mixer.A_b_log, mixer.D, mixer.D_b, mixer.dt_proj.bias)
-        assert all(p._no_weight_decay for p in kept)
     probability = torch.sigmoid(model(torch.randn(1, 50, 16)).logits)
     assert PRIOR / 4 < probability.mean() < PRIOR * 4
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -24,49 +24,22 @@ from mstemba.model.scan import (
     explain,
     selective_scan,
     threads,
+    vector,
 )
+from tests.model.scans import arguments, assert_close, with_gradients
 
 CPU = torch.device("cpu")
 NAMES = ["cpu", "reference"]
-needs_cpu = pytest.mark.skipif(find_spec("numba") is None, reason="Numba is not installed")
-
-
-def arguments(
-    n: int, length: int, channels: int, states: int, sets: int = 1, results: int | None = None
-) -> list[Tensor]:
-    """u, delta, A, B, C, D, z and delta_bias of some sets, z of ``results`` of them."""
-    g = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=g)
-
-    steps, signal = (sets, n, length, states), (sets, n, length, channels)
-    A = -torch.rand(sets, channels, states, generator=g) * 4 - 0.01
-    tensors = [normal(*signal), normal(*signal) - 2, A, normal(*steps), normal(*steps)]
-    z = normal(results or sets, *signal[1:])
-    tensors += [normal(sets, channels), z, normal(sets, channels)]
-    return [tensor.requires_grad_() for tensor in tensors]
 
 
 def single(n: int, length: int, channels: int, states: int) -> list[Tensor]:
     """The same for one set, without the leading dimension."""
-    return [t.detach()[0].requires_grad_() for t in arguments(n, length, channels, states)]
-
-
-def with_gradients(y: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    """The output, then the gradient of a fixed weighting of it by every input."""
-    weights = torch.cos(torch.arange(y.numel(), dtype=torch.float32)).view_as(y)
-    return [y.detach(), *torch.autograd.grad((y * weights).sum(), inputs)]
+    return [t.detach()[0].requires_grad_() for t in arguments(1, n, length, channels, states)]
 
 
 def run(tensors: list[Tensor], backend: str, reverse: Reverse = False) -> list[Tensor]:
-    return with_gradients(selective_scan(*tensors, reverse, backend=backend), tensors)
-
-
-def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float = 1e-5) -> None:
-    for index, (a, b) in enumerate(zip(found, expected, strict=True)):
-        limit = tolerance * max(1.0, float(b.abs().max()) if b.numel() else 0.0)
-        torch.testing.assert_close(a, b, rtol=0, atol=limit, msg=lambda m, i=index: f"{i}: {m}")
+    """The output and every gradient."""
+    return with_gradients(lambda *t: selective_scan(*t, reverse, backend=backend), tensors)
 
 
 shapes = given(
@@ -79,18 +52,15 @@ shapes = given(
 )
 
 
-@needs_cpu
 @settings(max_examples=60)
 @shapes
 def test_cpu_scan_equals_reference(
     n: int, length: int, channels: int, states: int, sets: int, reverse: Reverse
 ) -> None:
-    results = sets // 2 if reverse == "both" else sets
-    tensors = arguments(n, length, channels, states, sets, results)
+    tensors = arguments(sets, n, length, channels, states, reverse)
     assert_close(run(tensors, "cpu", reverse), run(tensors, "reference", reverse))
 
 
-@needs_cpu
 @settings(max_examples=60)
 @shapes
 def test_cpu_convolution_equals_reference(
@@ -101,7 +71,7 @@ def test_cpu_convolution_equals_reference(
     shapes = [(given_sets, n, length, channels), (sets, channels, taps), (sets, channels)]
     inputs = [torch.randn(*shape, generator=g).requires_grad_() for shape in shapes]
     found, expected = (
-        with_gradients(causal_convolution(*inputs, reverse, backend=backend), inputs)
+        with_gradients(lambda *t, b=backend: causal_convolution(*t, reverse, backend=b), inputs)
         for backend in ("cpu", "reference")
     )
     assert_close(found, expected)
@@ -117,16 +87,15 @@ def test_convolution_is_torchs(reverse: bool) -> None:
     torch.testing.assert_close(found, expected.flip(1) if reverse else expected)
 
 
-@needs_cpu
 def test_cpu_equals_reference_over_several_blocks_and_threads() -> None:
     torch.set_num_threads(2)
-    tensors = arguments(2, 200, 150, 16, sets=4, results=2)
+    tensors = arguments(4, 2, 200, 150, 16, "both")
     assert_close(run(tensors, "cpu", "both"), run(tensors, "reference", "both"))
 
 
 @pytest.mark.parametrize("backend", NAMES)
 def test_both_directions_are_the_sum_of_each(backend: str) -> None:
-    u, delta, A, B, C, D, z, bias = (t.detach() for t in arguments(2, 9, 5, 3, 4, 2))
+    u, delta, A, B, C, D, z, bias = (t.detach() for t in arguments(4, 2, 9, 5, 3, "both"))
     both = selective_scan(u, delta, A, B, C, D, z, bias, "both", backend=backend)
     halves = zip(*(t.chunk(2) for t in (u, delta, A, B, C, D)), bias.chunk(2), strict=True)
     there, back = (
@@ -139,7 +108,7 @@ def test_both_directions_are_the_sum_of_each(backend: str) -> None:
 @pytest.mark.parametrize("backend", NAMES)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_pieces_that_carry_the_state_are_one_pass(backend: str, reverse: bool) -> None:
-    u, delta, A, B, C, D, z, bias = (t.detach() for t in arguments(2, 50, 70, 5, sets=3))
+    u, delta, A, B, C, D, z, bias = (t.detach() for t in arguments(3, 2, 50, 70, 5))
     whole = selective_scan(u, delta, A, B, C, D, z, bias, reverse, backend="reference")
     state = torch.zeros(3, 2, 70, 5)
     cuts = [(0, 1), (1, 20), (20, 50)]
@@ -208,7 +177,6 @@ def test_nan_and_infinity_are_not_hidden(backend: str, where: int) -> None:
         assert not torch.isfinite(y[0, 4, 0])
 
 
-@needs_cpu
 def test_cpu_keeps_a_few_states_for_the_backward_pass_and_not_all() -> None:
     tensors, kept = single(1, 640, 64, 16), dict[int, int]()
 
@@ -224,7 +192,6 @@ def test_cpu_keeps_a_few_states_for_the_backward_pass_and_not_all() -> None:
     assert sum(kept.values()) <= inputs + states / 15
 
 
-@needs_cpu
 def test_cpu_is_reproducible_to_the_bit_for_any_number_of_threads() -> None:
     tensors = single(2, 300, 192, 16)
     results = []
@@ -236,7 +203,6 @@ def test_cpu_is_reproducible_to_the_bit_for_any_number_of_threads() -> None:
             assert torch.equal(a, b)
 
 
-@needs_cpu
 def test_cpu_may_be_entered_from_several_threads() -> None:
     torch.set_num_threads(2)
     tensors = single(2, 200, 128, 8)
@@ -247,7 +213,6 @@ def test_cpu_may_be_entered_from_several_threads() -> None:
             assert_close(found, expected)
 
 
-@needs_cpu
 @pytest.mark.parametrize(
     ("name", "exact", "lowest", "highest", "error"),
     [
@@ -259,9 +224,6 @@ def test_cpu_may_be_entered_from_several_threads() -> None:
 def test_vector_arithmetic_is_exact_to_float32_rounding(
     name: str, exact: Callable[..., Any], lowest: float, highest: float, error: float
 ) -> None:
-    numba = pytest.importorskip("numba")
-    from mstemba.model.scan import vector
-
     function = getattr(vector, name)
 
     @numba.njit
@@ -283,12 +245,12 @@ def test_vector_arithmetic_is_exact_to_float32_rounding(
 
 
 def test_auto_takes_the_compiled_scan_for_float32_on_the_cpu() -> None:
-    assert choose("auto", CPU) == ("cpu" if "cpu" in NAMES else "reference")
+    assert choose("auto", CPU) == "cpu"
     assert choose("auto", CPU, torch.float64) == "reference"
 
 
 def test_state_is_carried_without_gradients_only() -> None:
-    u, delta, A, B, C, *_ = arguments(1, 5, 4, 3)
+    u, delta, A, B, C, *_ = arguments(1, 1, 5, 4, 3)
     with pytest.raises(UsageError, match="no_grad"):
         selective_scan(u, delta, A, B, C, state=torch.zeros(1, 1, 4, 3))
     with torch.no_grad(), pytest.raises(UsageError, match="float64, expected contiguous"):
@@ -314,7 +276,7 @@ def test_auto_takes_the_fastest_that_can_run_and_says_why(
     caplog.set_level("INFO")
     gpu = torch.device("cuda")
     assert choose("auto", gpu) == "triton"
-    assert "scan backend triton for cuda, torch.float32" in caplog.text
+    assert "triton (the triton one); not cuda: no kernels, for torch.float32 on cuda" in caplog.text
     assert explain(gpu) == "scan backend triton (the triton one); not cuda: no kernels"
     assert explain(CPU) == "scan backend reference (the reference one); not cpu: no Numba"
     assert choose("auto", gpu, torch.float64) == "reference"
@@ -332,6 +294,10 @@ def test_the_environment_names_a_backend(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("MSTEMBA_SCAN", "reference")
     assert choose("auto", CPU) == "reference"
     assert explain(CPU) == "scan backend reference, named by MSTEMBA_SCAN"
+    for unset in ("", "auto"):
+        monkeypatch.setenv("MSTEMBA_SCAN", unset)
+        assert choose("auto", CPU) == "cpu"
+        assert explain(CPU) == "scan backend cpu (compiled by Numba)"
     monkeypatch.setenv("MSTEMBA_SCAN", "warp")
     with pytest.raises(UsageError, match="'warp'"):
         choose("auto", CPU)
@@ -351,6 +317,39 @@ def test_work_is_shared_out_and_failures_come_back(monkeypatch: pytest.MonkeyPat
                 threads.share_out(fail, [(1,), (2,)], count)
 
 
+def test_an_interrupt_that_a_thread_dropped_loses_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ctypes prints and drops what is raised before its callback's first line."""
+    shares, done = [(i,) for i in range(20)], list[int]()
+
+    def only_the_caller(callback: Callable[..., None], *_: object) -> None:
+        callback(None)
+
+    def nobody(*_: object) -> None:
+        return
+
+    monkeypatch.setattr(threads, "_openmp", lambda: only_the_caller)
+    threads.share_out(done.append, shares, 2)
+    assert sorted(done) == list(range(20))
+    monkeypatch.setattr(threads, "_openmp", lambda: nobody)
+    with pytest.raises(KeyboardInterrupt):
+        threads.share_out(done.append, shares, 2)
+
+
+@pytest.mark.usefixtures("fresh_choice")
+def test_kernels_that_are_installed_and_do_not_load_are_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scan, "_missing_gpu", lambda: None)
+    monkeypatch.setattr(scan.importlib.util, "find_spec", lambda name: name)
+    scan._missing_for_cuda.cache_clear()
+    try:
+        reason = scan._missing_for_cuda()
+    finally:
+        scan._missing_for_cuda.cache_clear()
+    assert reason is not None
+    assert reason.startswith("the kernels installed do not load here")
+
+
 def test_a_backend_that_cannot_run_is_named_with_the_choices() -> None:
     with pytest.raises(UsageError, match=r"'warp'.*auto.*reference"):
         choose("warp", CPU)
@@ -362,6 +361,12 @@ def test_shapes_that_do_not_fit_are_named() -> None:
     u, delta, A, B, C, *_ = single(2, 5, 4, 3)
     with pytest.raises(UsageError, match=r"B has shape \(1, 2, 4, 3\), expected \(1, 2, 5, 3\)"):
         selective_scan(u, delta, A, B[:, 1:], C)
+    for odd in (1, "backwards", None):
+        with pytest.raises(UsageError, match=r"reverse is .*, expected False, True or 'both'"):
+            selective_scan(u, delta, A, B, C, reverse=odd)  # type: ignore[arg-type]
+    for t in (u.int(), u.to("meta")):
+        with pytest.raises(UsageError, match="expected a floating-point type on"):
+            selective_scan(t, delta, A, B, C)
     with pytest.raises(UsageError, match="found 1 sets, expected an even number"):
         selective_scan(u, delta, A, B, C, reverse="both")
     with pytest.raises(UsageError, match=r"x has shape .*, expected \(1, N, L, 4\)"):

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mstemba.model.scan import Reverse, backends, causal_convolution, reference, selective_scan
+from tests.model.scans import arguments, assert_close, with_gradients
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 DIRECTIONS: list[Reverse] = [False, True, "both"]
@@ -87,22 +88,6 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     sys.modules.pop(adapter, None)
 
 
-def scan_arguments(
-    sets: int, n: int, length: int, channels: int, states: int, reverse: Reverse
-) -> list[Tensor]:
-    g = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=g)
-
-    signal, steps = (sets, n, length, channels), (sets, n, length, states)
-    A = -torch.rand(sets, channels, states, generator=g) * 4 - 0.01
-    gate = (sets // 2 if reverse == "both" else sets, *signal[1:])
-    tensors = [normal(*signal), normal(*signal) - 2, A, normal(*steps), normal(*steps)]
-    tensors += [normal(sets, channels), normal(*gate), normal(sets, channels)]
-    return [tensor.requires_grad_() for tensor in tensors]
-
-
 def convolution_arguments(
     sets: int, n: int, length: int, channels: int, taps: int, reverse: Reverse
 ) -> list[Tensor]:
@@ -112,32 +97,17 @@ def convolution_arguments(
     return [torch.randn(*shape, generator=g).requires_grad_() for shape in shapes]
 
 
-def with_gradients(function: Callable[..., Tensor], tensors: list[Tensor]) -> list[Tensor]:
-    """The output, then the gradient of a fixed weighting of it by every tensor."""
-    y = function(*tensors)
-    weights = torch.cos(torch.arange(y.numel(), dtype=torch.float32, device=y.device)).view_as(y)
-    return [y.detach(), *torch.autograd.grad((y * weights).sum(), tensors)]
-
-
-def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float = 1e-5) -> None:
-    for index, (a, b) in enumerate(zip(found, expected, strict=True)):
-        limit = tolerance * max(1.0, float(b.abs().max()) if b.numel() else 0.0)
-        torch.testing.assert_close(
-            a.cpu(), b.cpu(), rtol=0, atol=limit, msg=lambda m, i=index: f"{i}: {m}"
-        )
-
-
 @pytest.mark.parametrize("reverse", DIRECTIONS)
 @pytest.mark.parametrize("n", [0, 2])
 def test_scan_is_marshalled(cuda: ModuleType, reverse: Reverse, n: int) -> None:
-    tensors = scan_arguments(4, n, 9, 5, 3, reverse)
+    tensors = arguments(4, n, 9, 5, 3, reverse)
     expected = with_gradients(lambda *t: reference.scan(*t, reverse, None), tensors)
     assert_close(with_gradients(lambda *t: cuda.scan(*t, reverse, None), tensors), expected)
 
 
 @pytest.mark.parametrize("reverse", DIRECTIONS)
 def test_scan_without_gate_of_slices_in_half_precision(cuda: ModuleType, reverse: Reverse) -> None:
-    u, delta, A, B, C, D, _, bias = (t.detach() for t in scan_arguments(2, 1, 7, 6, 4, reverse))
+    u, delta, A, B, C, D, _, bias = (t.detach() for t in arguments(2, 1, 7, 6, 4, reverse))
     B, C = torch.cat([B, C], -1).split(4, -1)
     halves = [t.bfloat16() for t in (u, delta, B, C)]
     y = cuda.scan(*halves[:2], A, *halves[2:], D, None, bias, reverse, None)
@@ -159,8 +129,7 @@ def test_convolution_is_marshalled(cuda: ModuleType, reverse: Reverse, taps: int
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
 @pytest.mark.parametrize("reverse", DIRECTIONS)
 def test_gpu_scan_equals_reference(backend: str, reverse: Reverse) -> None:
-    tensors = [t.detach().cuda() for t in scan_arguments(2, 1, 2500, 96, 16, reverse)]
-    tensors = [t.requires_grad_() for t in tensors]
+    tensors = arguments(2, 1, 2500, 96, 16, reverse, "cuda")
 
     def run(name: str) -> list[Tensor]:
         return with_gradients(lambda *t: selective_scan(*t, reverse=reverse, backend=name), tensors)
@@ -187,9 +156,7 @@ def test_gpu_convolution_equals_reference(backend: str, reverse: Reverse) -> Non
 @needs_gpu
 @pytest.mark.skipif("triton" not in GPU_BACKENDS, reason="Triton cannot run here")
 def test_triton_is_reproducible_to_the_bit_on_the_gpu() -> None:
-    tensors = [
-        t.detach().cuda().requires_grad_() for t in scan_arguments(2, 2, 2500, 96, 16, "both")
-    ]
+    tensors = arguments(2, 2, 2500, 96, 16, "both", "cuda")
     runs = [
         with_gradients(lambda *t: selective_scan(*t, reverse="both", backend="triton"), tensors)
         for _ in range(3)

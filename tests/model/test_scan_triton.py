@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -19,6 +18,8 @@ pytest.importorskip("triton", reason="Triton has no wheels for Windows and macOS
 
 from mstemba.model.scan import Reverse, reference
 from mstemba.model.scan import triton as kernels
+from tests.model import scans
+from tests.model.scans import assert_close, with_gradients
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DIRECTIONS: list[Reverse] = [False, True, "both"]
@@ -31,38 +32,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def arguments(
-    sets: int, n: int, length: int, channels: int, states: int, reverse: Reverse
-) -> list[Tensor]:
-    g = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=g)
-
-    signal, steps = (sets, n, length, channels), (sets, n, length, states)
-    A = -torch.rand(sets, channels, states, generator=g) * 4 - 0.01
-    gate = (sets // 2 if reverse == "both" else sets, *signal[1:])
-    tensors = [normal(*signal), normal(*signal) - 2, A, normal(*steps), normal(*steps)]
-    tensors += [normal(sets, channels), normal(*gate), normal(sets, channels)]
-    return [tensor.to(DEVICE).requires_grad_() for tensor in tensors]
-
-
-def run(function: Callable[..., Tensor], tensors: list[Tensor]) -> list[Tensor]:
-    """The output, then the gradient of a fixed weighting of it by every tensor."""
-    y = function(*tensors)
-    weights = torch.cos(torch.arange(y.numel(), dtype=torch.float32, device=DEVICE)).view_as(y)
-    return [y.detach(), *torch.autograd.grad((y * weights).sum(), tensors)]
-
-
-def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float = 1e-5) -> None:
-    for index, (a, b) in enumerate(zip(found, expected, strict=True)):
-        limit = tolerance * max(1.0, float(b.abs().max()) if b.numel() else 0.0)
-        torch.testing.assert_close(a, b, rtol=0, atol=limit, msg=lambda m, i=index: f"{i}: {m}")
+def arguments(*sizes: Any) -> list[Tensor]:
+    """Sets, sequences, steps, channels, states and the direction, on the device of this test."""
+    return scans.arguments(*sizes, device=DEVICE)
 
 
 def assert_scans_like_reference(tensors: list[Tensor], reverse: Reverse) -> None:
-    found = run(lambda *t: kernels.scan(*t, reverse, None), tensors)
-    assert_close(found, run(lambda *t: reference.scan(*t, reverse, None), tensors))
+    found = with_gradients(lambda *t: kernels.scan(*t, reverse, None), tensors)
+    assert_close(found, with_gradients(lambda *t: reference.scan(*t, reverse, None), tensors))
 
 
 @pytest.mark.parametrize(
@@ -207,12 +184,6 @@ def test_softplus_is_accurate_for_small_and_large_steps() -> None:
     assert float((y.flatten() / exact - 1).abs().max()) < 2e-6
 
 
-def test_results_are_the_same_to_the_bit() -> None:
-    tensors = arguments(2, 1, 33, 5, 3, "both")
-    first, second = (run(lambda *t: kernels.scan(*t, "both", None), tensors) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
 @pytest.mark.parametrize(
     ("length", "n", "chunk"), [(10, 1, 16), (2500, 1, 32), (65_536, 1, 256), (2500, 64, 4096)]
 )
@@ -238,7 +209,7 @@ def test_convolution_equals_reference(
     tensors = [torch.randn(*s, generator=g).to(DEVICE).requires_grad_() for s in shapes]
 
     def convolve(module: object) -> list[Tensor]:  # of the half of a projection's result
-        return run(
+        return with_gradients(
             lambda xz, *weights: module.convolve(  # type: ignore[attr-defined]
                 xz[..., channels:], *weights, reverse
             ),

@@ -12,12 +12,15 @@ import importlib.util
 import logging
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,9 +74,9 @@ def selective_scan(
         reverse: True runs from the last step to the first; equal to flip, scan, flip. ``both`` runs
             the first G / 2 sets forwards and the others backwards, and adds set i + G / 2 to set i
             before the gate: a bidirectional block is one call.
-        state: (G, N, E, S) float32, contiguous: h before the first step, overwritten by h after the
-            last one, so that a long sequence can be scanned in pieces. Zero when None. Only without
-            gradients.
+        state: (G, N, E, S) contiguous, float32 (float64 for u of that): h before the first step,
+            overwritten by h after the last one, so that a long sequence can be scanned in pieces.
+            Zero when None. Only without gradients.
         backend: a name from ``backends()``, or ``auto``.
 
     Returns:
@@ -91,6 +94,7 @@ def selective_scan(
             u, delta, A, B, C, D, z, delta_bias, reverse, state=state, backend=backend
         )
         return y[0]
+    reverse = _direction(reverse)
     _check_scan(u, delta, A, B, C, D, z, delta_bias, reverse, state)
     module = _load(backend, u, carries=state is not None)
     D = A.new_zeros(A.shape[:2]) if D is None else D
@@ -122,8 +126,10 @@ def causal_convolution(
     Raises:
         UsageError: shapes that do not fit together, or a backend that cannot run here.
     """
+    reverse = _direction(reverse)
     sets, channels = weight.shape[:2]
-    _expect("bias", bias, (sets, channels))
+    _expect("bias", bias, (sets, channels), x)
+    _expect("weight", weight, tuple(weight.shape), x)
     given = _half(sets) if reverse == "both" else sets
     if x.dim() != 4 or (x.shape[0], x.shape[3]) != (given, channels) or x.shape[2] < 1:
         raise UsageError(
@@ -132,6 +138,11 @@ def causal_convolution(
         )
     y: Tensor = _load(backend, x).convolve(x, weight, bias, reverse)
     return y
+
+
+# Compilers see one call: what is behind it is compiled already.
+for _operation in (selective_scan, causal_convolution):
+    setattr(_operation, "_torchdynamo_disable", True)  # noqa: B010, mypy knows no such attribute
 
 
 def backends() -> list[Backend]:
@@ -156,26 +167,42 @@ def choose(
 
     Raises UsageError, with what is missing and the choices, for one that cannot.
     """
-    if backend == "auto":
-        backend = os.environ.get(ENVIRONMENT, "auto")
+    backend = _named(backend)
     if backend == "auto":
         return _choose_automatically(device.type, dtype, carries)[0]
-    choices = ", ".join(["auto", *(b.name for b in backends() if b.available)])
     if backend not in _BACKENDS:
-        raise UsageError(f"scan backend: found {backend!r}, expected one of {choices}")
+        raise UsageError(f"scan backend: found {backend!r}, expected one of {_choices()}")
     missing = _BACKENDS[backend][1]() or _unfit(backend, device.type, dtype, carries)
     if missing is not None:
-        raise UsageError(f"scan backend {backend!r} cannot run: {missing}; choices: {choices}")
+        raise UsageError(f"scan backend {backend!r} cannot run: {missing}; choices: {_choices()}")
     return backend
+
+
+def can_carry(backend: str) -> bool:
+    """Whether this choice can start from a state: ``auto`` finds one that can."""
+    return _named(backend) != "cuda"
 
 
 def explain(device: torch.device) -> str:
     """One line for a log: what ``auto`` takes on this device, and why not what is before it."""
-    if named := os.environ.get(ENVIRONMENT):
+    named = _named("auto")
+    if named != "auto":
         return f"scan backend {choose(named, device)}, named by {ENVIRONMENT}"
     name, passed_over = _choose_automatically(device.type, torch.float32, False)
+    return _in_words(name, passed_over)
+
+
+def _in_words(name: str, passed_over: tuple[str, ...]) -> str:
     reasons = "".join(f"; not {other}" for other in passed_over)
     return f"scan backend {name} ({_BACKENDS[name][0]}){reasons}"
+
+
+def _named(backend: str) -> str:
+    return (os.environ.get(ENVIRONMENT) or "auto") if backend == "auto" else backend
+
+
+def _choices() -> str:
+    return ", ".join(["auto", *(b.name for b in backends() if b.available)])
 
 
 @cache
@@ -189,7 +216,7 @@ def _choose_automatically(
             continue
         missing = find_missing() or _unfit(name, device, dtype, carries)
         if missing is None:
-            log.info("scan backend %s for %s, %s", name, device, dtype)
+            log.info("%s, for %s on %s", _in_words(name, tuple(passed_over)), dtype, device)
             return name, tuple(passed_over)
         passed_over.append(f"{name}: {missing}")
     raise AssertionError("the reference runs everywhere")
@@ -220,11 +247,17 @@ def _missing_for_cpu() -> str | None:
 @cache
 def _missing_for_cuda() -> str | None:
     # Their Python packages install without the kernels; only the compiled modules tell.
+    if missing := _missing_gpu():
+        return missing
     wanted = {"mamba-ssm": "selective_scan_cuda", "causal-conv1d": "causal_conv1d_cuda"}
     for package, module in wanted.items():
         if importlib.util.find_spec(module) is None:
             return f"{package}'s compiled kernels ({module}) are not installed"
-    return _missing_gpu()
+    try:  # a build for another torch is found, and cannot be loaded
+        importlib.import_module(f"{__name__}.cuda")
+    except (ImportError, OSError) as error:
+        return f"the kernels installed do not load here ({error})"
+    return None
 
 
 @cache
@@ -239,6 +272,8 @@ def _missing_for_triton() -> str | None:
         return "the GPU is older than compute capability 7.0"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         return "Triton launches its kernels through a C compiler; install gcc"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return "Triton launches its kernels through Python.h; install Python's headers"
     return None
 
 
@@ -289,6 +324,7 @@ def _check_scan(
     (sets, n, length, channels), states = u.shape, A.shape[2]
     result = (_half(sets) if reverse == "both" else sets, n, length, channels)
     expected = {
+        "u": (u, tuple(u.shape)),
         "delta": (delta, (sets, n, length, channels)),
         "A": (A, (sets, channels, states)),
         "B": (B, (sets, n, length, states)),
@@ -300,16 +336,30 @@ def _check_scan(
     }
     for name, (tensor, shape) in expected.items():
         if tensor is not None:
-            _expect(name, tensor, shape)
+            _expect(name, tensor, shape, u)
     if state is not None and torch.is_grad_enabled():
         raise UsageError("scan: a state is carried only under torch.no_grad()")
-    if state is not None and (state.dtype != torch.float32 or not state.is_contiguous()):
-        raise UsageError(f"scan: state is {state.dtype}, expected contiguous torch.float32")
+    wide = torch.float64 if u.dtype == torch.float64 else torch.float32
+    if state is not None and (state.dtype != wide or not state.is_contiguous()):
+        raise UsageError(f"scan: state is {state.dtype}, expected contiguous {wide}")
 
 
-def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
     if tuple(tensor.shape) != shape:
         raise UsageError(f"scan: {name} has shape {tuple(tensor.shape)}, expected {shape}")
+    if not tensor.is_floating_point() or tensor.device != like.device:
+        raise UsageError(
+            f"scan: {name} is {tensor.dtype} on {tensor.device}, "
+            f"expected a floating-point type on {like.device}"
+        )
+
+
+def _direction(reverse: Reverse) -> Reverse:
+    if reverse == "both":
+        return "both"
+    if not isinstance(reverse, (bool, np.bool_)):
+        raise UsageError(f"scan: reverse is {reverse!r}, expected False, True or 'both'")
+    return bool(reverse)
 
 
 def _half(sets: int) -> int:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mstemba.model.scan import Reverse, cpu_kernels, reference
-from mstemba.model.scan.cpu_kernels import CHUNK, TAPS, WIDTH
+from mstemba.model.scan.cpu_kernels import INTERVAL, TAPS, WIDTH
 from mstemba.model.scan.threads import share_out
 
 _UPDATES_PER_THREAD = 200_000
@@ -63,7 +63,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, reverse: Reverse) -> Tenso
 
 
 class _Scan(torch.autograd.Function):
-    """Keeps the inputs and every CHUNK-th state; the backward pass recomputes the others."""
+    """Keeps the inputs and every INTERVAL-th state; the backward pass recomputes the others."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
@@ -86,7 +86,7 @@ def _scan_forward(
     sets, n, length, channels = u.shape
     blocks, states = _blocks(channels), A.shape[2]
     y = u.new_empty(_results(sets, reverse), n, length, blocks * WIDTH)
-    saved = u.new_empty(sets, n, blocks, -(-length // CHUNK) if save else 0, states, WIDTH)
+    saved = u.new_empty(sets, n, blocks, -(-length // INTERVAL) if save else 0, states, WIDTH)
     carried = u.new_empty(0, n, blocks, states, WIDTH)
     if state is not None:
         carried = _to_blocks(state.transpose(2, 3))

@@ -16,7 +16,7 @@ WIDTH = 64
 """Channels of one block: whole vector registers, few enough that all states stay in L1 cache."""
 TAPS = 4
 """Taps of the convolution; fewer are filled up with zeros."""
-CHUNK = 16
+INTERVAL = 16
 """Steps between two saved states. The backward pass recomputes the states in between."""
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
@@ -84,8 +84,8 @@ def scan_forward(  # type: ignore[no-untyped-def]
                 h[:] = carried[g, n, b]
             for i in range(length):
                 t = length - 1 - i if backwards else i
-                if saved.shape[3] > 0 and i % CHUNK == 0:
-                    saved[g, n, b, i // CHUNK] = h
+                if saved.shape[3] > 0 and i % INTERVAL == 0:
+                    saved[g, n, b, i // INTERVAL] = h
                 u_at = _at(u_strides, g, n, t) + b * WIDTH
                 delta_at = _at(delta_strides, g, n, t) + b * WIDTH
                 B_at, C_at = _at(B_strides, g, n, t), _at(C_strides, g, n, t)
@@ -166,13 +166,13 @@ def _set_backward(  # type: ignore[no-untyped-def]
     (u, u_strides), (delta, delta_strides), (z, z_strides) = u_rows, delta_rows, z_rows
     (B, B_strides), (C, C_strides), (dy, dy_strides) = B_rows, C_rows, dy_rows
     length, states, lane = du.shape[2], A.shape[0], b * WIDTH
-    h = np.empty((CHUNK + 1, states, WIDTH), np.float32)
-    decays = np.empty((CHUNK, states, WIDTH), np.float32)
-    sizes, drives = np.empty((2, CHUNK, WIDTH), np.float32)
+    h = np.empty((INTERVAL + 1, states, WIDTH), np.float32)
+    decays = np.empty((INTERVAL, states, WIDTH), np.float32)
+    sizes, drives = np.empty((2, INTERVAL, WIDTH), np.float32)
     dh = np.zeros((states, WIDTH), np.float32)
     y, dgated, carry, ddrive, dsize = np.empty((5, WIDTH), np.float32)
     for chunk in range(saved.shape[0] - 1, -1, -1):
-        first, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, length)
+        first, stop = chunk * INTERVAL, min((chunk + 1) * INTERVAL, length)
         h[0] = saved[chunk]
         for k in range(stop - first):
             t = length - 1 - first - k if backwards else first + k

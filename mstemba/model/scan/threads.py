@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import get_ident
 from typing import Any
 
 _Callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -20,9 +21,11 @@ def share_out(call: Callable[..., Any], shares: Iterable[Any], threads: int) -> 
     """
     pending = iter(list(shares))
     failures: list[BaseException] = []
+    entered: list[int] = []
 
     def work(_: Any = None) -> None:
         try:
+            entered.append(get_ident())
             for share in pending:
                 call(*share)
         except BaseException as error:
@@ -33,6 +36,9 @@ def share_out(call: Callable[..., Any], shares: Iterable[Any], threads: int) -> 
         work()
     elif parallel is not None:
         parallel(_Callback(work), None, threads, 0)
+        if get_ident() not in entered:  # an interrupt that ctypes printed and dropped
+            raise KeyboardInterrupt
+        work()  # what is left where such an interrupt hit the others
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, range(threads)))
