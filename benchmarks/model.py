@@ -69,7 +69,10 @@ def product_operations(network: MSTemba, features: Tensor) -> int:
 
 @contextmanager
 def separate_calls() -> Iterator[None]:
-    """One block after another and one direction after the other, as the authors arrange it."""
+    """One block after another and one direction after the other, as the authors arrange it.
+
+    On our layout and with our convolution: what is compared is the number of calls alone.
+    """
 
     def run_blocks(
         blocks: list[mamba.MambaBlock], x: Tensor, mask: Tensor | None = None

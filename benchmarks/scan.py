@@ -70,6 +70,12 @@ def forward(scan: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
     return [scan(*inputs)]
 
 
+def swapped(tensors: list[Tensor]) -> list[Tensor]:
+    """The arguments, their gradients or the result, steps and channels exchanged in each."""
+    signals = (0, 1, 3, 4, 6) if len(tensors) > 1 else (0,)
+    return [t.transpose(1, 2).contiguous() if i in signals else t for i, t in enumerate(tensors)]
+
+
 def error(found: list[Tensor], expected: list[Tensor] | None) -> float | None:
     if expected is None:
         return None
@@ -103,13 +109,16 @@ def measure(
             if kind == TRAINING and length > candidate.trains_up_to:
                 row["skipped"] = "takes minutes to hours"
                 continue
-            run, results = partial(call, candidate.scan, inputs), list[list[Tensor]]()
+            given = [t.detach().requires_grad_() for t in swapped(inputs)]
+            run = partial(call, candidate.scan, given if candidate.time_last else inputs)
+            results: list[list[Tensor]] = []
             begin = time.perf_counter()
             row["peak_bytes"] = peak_memory(lambda: results.append(run()), device)  # noqa: B023
             first = time.perf_counter() - begin
             if name == "ours: reference":
                 expected[kind] = results[0]
-            row["error"] = error(results[0], expected[kind])
+            made = swapped(results[0]) if candidate.time_last else results[0]
+            row["error"] = error(made, expected[kind])
             if first > LONG:
                 row["seconds"] = {"best": first, "median": first, "calls": 1}
             else:
@@ -134,7 +143,8 @@ def table(rows: list[dict[str, Any]]) -> list[list[str]]:
         best, reference = row["seconds"]["best"], base.get((row["length"], row["kind"]))
         ratio = "-" if reference is None else f"{reference / best:.3g} x"
         worst = "-" if row["error"] is None else f"{row['error']:.1e}"
-        lines.append([*start, readable(best), ratio, mebibytes(row["peak_bytes"]), worst])
+        once = " (one call)" if row["seconds"]["calls"] == 1 else ""
+        lines.append([*start, readable(best) + once, ratio, mebibytes(row["peak_bytes"]), worst])
     return lines
 
 
