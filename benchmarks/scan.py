@@ -54,8 +54,10 @@ def candidates(device: torch.device) -> dict[str, Candidate]:
             print(error)
             continue
         scan = partial(selective_scan, backend=backend.name)
-        found[f"ours: {backend.name}"] = Candidate(
-            scan, held_in_training=5 if backend.name == "reference" else 0
+        found[f"ours: {backend.name}"] = (
+            Candidate(scan, 0, 5, trains_up_to=4096)
+            if backend.name == "reference"
+            else Candidate(scan)
         )
     return found | peers()
 
