@@ -5,9 +5,13 @@ Heavy imports are inside the commands, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
+from dataclasses import fields
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -30,18 +34,42 @@ app = typer.Typer(
 )
 
 
-_Options = TypeVar("_Options")
-
-
-def _pick(options: type[_Options], arguments: dict[str, Any]) -> _Options:
-    """The options object made of a command's arguments of the same names."""
-    names = options.__dataclass_fields__  # type: ignore[attr-defined]
-    return options(**{name: arguments[name] for name in names})
-
-
 def _of(options: type, name: str) -> Any:
     """A command-line option whose help is the one of the options class."""
     return typer.Option(help=help_of(options, name))
+
+
+def _takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command every field of an options class as an option of its own.
+
+    The command itself gets one object of that class, as its parameter `options`.
+    """
+    types = get_type_hints(options)
+    flags = [
+        Parameter(
+            f.name,
+            Parameter.KEYWORD_ONLY,
+            default=f.default,
+            annotation=Annotated[types[f.name], _of(options, f.name)],
+        )
+        for f in fields(options)
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = dict(signature(command, eval_str=True).parameters)
+        del own["options"]
+
+        @functools.wraps(command)
+        def wrapper(**arguments: Any) -> None:
+            chosen = {flag.name: arguments.pop(flag.name) for flag in flags}
+            command(options=options(**chosen), **arguments)
+
+        mine = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in own.values()]
+        wrapper.__signature__ = Signature([*flags, *mine])  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in (*flags, *mine)}
+        return wrapper
+
+    return decorate
 
 
 WorkspaceOption = Annotated[
@@ -51,7 +79,7 @@ ManifestOption = Annotated[
     Path | None, typer.Option(help="Manifest file [default: the workspace's].")
 ]
 FeaturesOption = Annotated[
-    Path | None, typer.Option(help="Feature store [default: the workspace's last extraction].")
+    str | None, typer.Option(help="Feature store [default: the workspace's last extraction].")
 ]
 CheckpointOption = Annotated[
     Path | None, typer.Option(help="Checkpoint folder [default: the workspace's last training].")
@@ -106,24 +134,16 @@ def init(
 
 
 @app.command()
+@_takes(ExtractOptions)
 def extract(
+    options: ExtractOptions,
     videos: Annotated[
         list[Path] | None,
         typer.Argument(help="Videos or folders [default: those of the manifest]."),
     ] = None,
-    backbone: Annotated[str, _of(ExtractOptions, "backbone")] = ExtractOptions.backbone,
-    model: Annotated[str | None, _of(ExtractOptions, "model")] = None,
-    weights: Annotated[str | None, _of(ExtractOptions, "weights")] = None,
-    window: Annotated[int, _of(ExtractOptions, "window")] = ExtractOptions.window,
-    stride: Annotated[int, _of(ExtractOptions, "stride")] = ExtractOptions.stride,
-    every: Annotated[int, _of(ExtractOptions, "every")] = ExtractOptions.every,
-    precision: Annotated[str, _of(ExtractOptions, "precision")] = ExtractOptions.precision,
-    dtype: Annotated[str, _of(ExtractOptions, "dtype")] = ExtractOptions.dtype,
-    decoder: Annotated[str, _of(ExtractOptions, "decoder")] = ExtractOptions.decoder,
-    batch_size: Annotated[int | None, _of(ExtractOptions, "batch_size")] = None,
-    device: Annotated[str, _of(ExtractOptions, "device")] = ExtractOptions.device,
     store: Annotated[
-        Path | None, typer.Option(help="Feature store [default: in the workspace].")
+        str | None,
+        typer.Option(help="Feature store, a path or a URL [default: in the workspace]."),
     ] = None,
     manifest: ManifestOption = None,
     workspace: WorkspaceOption = None,
@@ -135,11 +155,9 @@ def extract(
 
     Example: mstemba extract --backbone clip
     """
-    arguments = locals()
     from mstemba.pipeline.extract import extract
     from mstemba.pipeline.workspace import find_workspace
 
-    options = _pick(ExtractOptions, arguments)
     with _console(quiet) as console:
         result = extract(
             videos or [],
@@ -153,33 +171,9 @@ def extract(
 
 
 @app.command()
+@_takes(TrainOptions)
 def train(
-    arch: Annotated[str, _of(TrainOptions, "arch")] = TrainOptions.arch,
-    epochs: Annotated[int, _of(TrainOptions, "epochs")] = TrainOptions.epochs,
-    min_steps: Annotated[int, _of(TrainOptions, "min_steps")] = TrainOptions.min_steps,
-    batch_size: Annotated[int, _of(TrainOptions, "batch_size")] = TrainOptions.batch_size,
-    clip_length: Annotated[int, _of(TrainOptions, "clip_length")] = TrainOptions.clip_length,
-    min_crop: Annotated[float, _of(TrainOptions, "min_crop")] = TrainOptions.min_crop,
-    lr: Annotated[float, _of(TrainOptions, "lr")] = TrainOptions.lr,
-    warmup: Annotated[float, _of(TrainOptions, "warmup")] = TrainOptions.warmup,
-    weight_decay: Annotated[float, _of(TrainOptions, "weight_decay")] = TrainOptions.weight_decay,
-    clip_grad: Annotated[float, _of(TrainOptions, "clip_grad")] = TrainOptions.clip_grad,
-    ema: Annotated[float, _of(TrainOptions, "ema")] = TrainOptions.ema,
-    drop_path: Annotated[float, _of(TrainOptions, "drop_path")] = TrainOptions.drop_path,
-    dropout: Annotated[float, _of(TrainOptions, "dropout")] = TrainOptions.dropout,
-    auxiliary_weight: Annotated[
-        float, _of(TrainOptions, "auxiliary_weight")
-    ] = TrainOptions.auxiliary_weight,
-    consistency_weight: Annotated[
-        float, _of(TrainOptions, "consistency_weight")
-    ] = TrainOptions.consistency_weight,
-    val_fraction: Annotated[float, _of(TrainOptions, "val_fraction")] = TrainOptions.val_fraction,
-    seed: Annotated[int, _of(TrainOptions, "seed")] = TrainOptions.seed,
-    precision: Annotated[str, _of(TrainOptions, "precision")] = TrainOptions.precision,
-    checkpoint_seconds: Annotated[
-        float, _of(TrainOptions, "checkpoint_seconds")
-    ] = TrainOptions.checkpoint_seconds,
-    device: Annotated[str, _of(TrainOptions, "device")] = TrainOptions.device,
+    options: TrainOptions,
     manifest: ManifestOption = None,
     features: FeaturesOption = None,
     output: Annotated[
@@ -194,11 +188,9 @@ def train(
 
     Example: mstemba train --arch mstemba-v3
     """
-    arguments = locals()
     from mstemba.pipeline.train import train
     from mstemba.pipeline.workspace import find_workspace
 
-    options = _pick(TrainOptions, arguments)
     with _console(quiet) as console:
         result = train(
             options,
@@ -218,7 +210,7 @@ def evaluate(
     checkpoint: CheckpointOption = None,
     manifest: ManifestOption = None,
     features: Annotated[
-        Path | None, typer.Option(help="Feature store [default: the one the checkpoint needs].")
+        str | None, typer.Option(help="Feature store [default: the one the checkpoint needs].")
     ] = None,
     device: Annotated[str, _of(DetectOptions, "device")] = DetectOptions.device,
     workspace: WorkspaceOption = None,

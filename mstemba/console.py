@@ -198,7 +198,9 @@ class Console:
     def backbones(self, rows: list[dict[str, object]]) -> None:
         shown = [{**row, "here": "yes" if row["here"] else "no"} for row in rows]
         self._table(
-            "backbones", shown, ("name", "model", "width", "input", "here", "licence", "weights")
+            "backbones",
+            shown,
+            ("name", "model", "kind", "width", "input", "here", "licence", "weights"),
         )
 
     def demo(self, result: DemoResult) -> None:

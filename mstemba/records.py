@@ -95,7 +95,9 @@ class FeatureSpec:
     """`tag:...` (a published, immutable name) or `sha256:...` (a file's content)."""
     width: int
     input_size: int
-    """The decoder resizes the short side to this many pixels, then the centre square is taken."""
+    """Pixels: the side of the centre square."""
+    short_side: int
+    """Pixels: what the decoder resizes the short side to before the square is taken."""
     window: int = 16
     stride: int = 16
     every: int = 1

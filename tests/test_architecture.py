@@ -37,6 +37,8 @@ LAYERS: dict[str, set[str]] = {
 SOLE_IMPORTER = {
     "av": "mstemba.pipeline.decode.pyav_reader",
     "decord": "mstemba.pipeline.decode.decord_reader",
+    "torchcodec": "mstemba.pipeline.decode.torchcodec_reader",
+    "ray": "mstemba.pipeline.ray_engine",
     "zarr": "mstemba.pipeline.store",
     "typer": "mstemba.cli",
 }

@@ -30,7 +30,7 @@ from mstemba.pipeline.keys import Fingerprints, entry_key
 from mstemba.pipeline.store import FeatureStore
 from mstemba.records import FeatureSpec, TimeGrid
 
-SPEC = FeatureSpec("b", "m", "tag:w", width=2, input_size=32)
+SPEC = FeatureSpec("b", "m", "tag:w", width=2, input_size=32, short_side=32)
 CLASSES = ("sit", "stand", "run")
 
 # Times on a coarse lattice, so that actions often begin and end exactly where a row starts.
@@ -107,10 +107,10 @@ def test_frames_become_seconds_by_the_real_times_of_the_rows() -> None:
 def make_store(root: Path, rows: dict[str, int], fps: float = 4.0) -> FeatureStore:
     store = FeatureStore.prepare(root, SPEC)
     for number, (id, count) in enumerate(rows.items()):
-        writer = store.writer(id)
+        writer = store.writer(id, f"key-{id}", "av")
         values = np.stack([np.full(count, number), np.arange(count)], axis=1).astype(np.float32)
         writer.append(values, np.arange(count) * 1.0)
-        writer.finish(f"key-{id}", 1.0, duration=float(count), fps=fps)
+        writer.finish(1.0, duration=float(count), fps=fps)
     return store
 
 
@@ -161,10 +161,9 @@ def test_features_of_another_file_do_not_count(tmp_path: Path) -> None:
     store = FeatureStore.prepare(tmp_path / "s", SPEC)
     file = tmp_path / "a.mp4"
     file.write_bytes(b"what the features were made of")
-    writer = store.writer("a")
+    writer = store.writer("a", entry_key(SPEC, Fingerprints().of(file)), "av")
     writer.append(np.zeros((2, SPEC.width), np.float32), np.arange(2.0))
-    key = entry_key(SPEC, Fingerprints().of(file))
-    writer.finish(key, 1.0, duration=2.0, fps=1.0)
+    writer.finish(1.0, duration=2.0, fps=1.0)
     videos = [Video("a", file, "training", None)]
     assert with_features(store, videos, Fingerprints()) == (videos, [])
     file.write_bytes(b"something else")

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import signal
-import subprocess
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,24 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mstemba.errors import DecodeError
-from mstemba.pipeline.decode import decord_reader, pyav_reader, worker
+from mstemba.errors import DecodeError, UsageError
+from mstemba.pipeline.decode import decord_reader, pyav_reader, reader
+from mstemba.pipeline.decode.plan import Plan, Probe
 from mstemba.pipeline.decode.reader import (
     DecodeReport,
     DecodeRequest,
     Opened,
     Restart,
+    Resume,
     decode,
     resized,
 )
-from mstemba.pipeline.decode.worker import decode_all
 from mstemba.records import Frames
 from tests.videos import encode, encode_at, moving
 
 SIZE = 64
-needs_decord = pytest.mark.skipif(
-    importlib.util.find_spec("decord") is None, reason="decord is not made for this platform"
-)
+HAS_DECORD = importlib.util.find_spec("decord") is not None
+needs_decord = pytest.mark.skipif(not HAS_DECORD, reason="decord is not made for this platform")
 
 
 @dataclass
@@ -120,14 +116,69 @@ def test_both_decoders_take_the_same_every_nth_frame(clip: Path, every: int) -> 
     assert some.report.duration >= some.times[-1]
 
 
+# Small groups of pictures, by kinds that decoders trip over.
+GROUPS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "closed": (".mp4", "libx264", {"x264-params": "keyint=12:min-keyint=12:scenecut=0:bframes=3"}),
+    "closed mkv": (".mkv", "libx264", {"x264-params": "keyint=9:scenecut=0:bframes=2"}),
+    "no B": (".mov", "libx264", {"x264-params": "keyint=12:scenecut=0:bframes=0"}),
+    "open": (".mkv", "libx264", {"x264-params": "keyint=12:min-keyint=12:open-gop=1:bframes=3"}),
+    "refresh": (".mp4", "libx264", {"x264-params": "keyint=12:intra-refresh=1:bframes=0"}),
+    "hevc": (".mp4", "libx265", {"x265-params": "keyint=12:open-gop=1:bframes=3:log-level=0"}),
+    "mpeg4": (".mp4", "mpeg4", {"g": "12", "bf": "2"}),
+    "ts": (".ts", "libx264", {"x264-params": "keyint=12:scenecut=0"}),
+    "avi": (".avi", "libx264", {"x264-params": "keyint=12:scenecut=0:bframes=0"}),
+}
+SEEKABLE = {"closed", "closed mkv", "no B", "hevc", "mpeg4"}
+FOR_DECORD = {"closed", "closed mkv", "no B"}
+EVEN = [i / 10 for i in range(60)]
+# Twice as many frames a second from 2 s on, and a second with nothing in it.
+UNEVEN = [t if t < 2 else 2 + (t - 2) / 2 for t in EVEN[:40]] + [t + 1 for t in EVEN[40:]]
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """60 frames of each kind, at even and uneven times."""
+    folder = tmp_path_factory.mktemp("groups")
+    return {
+        (kind, rate): encode_at(
+            folder / f"{kind.replace(' ', '')}-{rate}{suffix}", times, codec=codec, options=options
+        )
+        for kind, (suffix, codec, options) in GROUPS.items()
+        for rate, times in (("even", EVEN), ("uneven", UNEVEN))
+    }
+
+
 @needs_decord
-def test_a_video_longer_than_one_block_of_decord_is_the_same(
-    clip: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", GROUPS)
+def test_decord_is_taken_only_where_its_blocks_fit_together(
+    groups: dict[tuple[str, str], Path], kind: str
 ) -> None:
-    whole = run(clip, "decord")
-    monkeypatch.setattr(decord_reader, "BLOCK", 16)
-    assert np.array_equal(run(clip, "decord").images, whole.images)
-    assert np.array_equal(run(clip, "decord", every=3).images, whole.images[::3])
+    path = groups[kind, "even"]
+    assert run(path).report.decoder == ("decord" if kind in FOR_DECORD else "av")
+    if kind not in FOR_DECORD:
+        with pytest.raises(DecodeError, match="decord cannot read it"):
+            run(path, "decord")
+
+
+@needs_decord
+@pytest.mark.parametrize("kind", sorted(FOR_DECORD))
+@pytest.mark.parametrize(("block", "blocks"), [(1, 5), (30, 3), (1000, 1)])
+def test_a_video_of_several_blocks_of_decord_is_the_same(
+    groups: dict[tuple[str, str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    block: int,
+    blocks: int,
+) -> None:
+    path = groups[kind, "uneven"]
+    whole, some = run(path, "av"), run(path, "av", every=3)
+    reads: list[range] = []
+    read = decord_reader._read
+    monkeypatch.setattr(decord_reader, "BLOCK", block)
+    monkeypatch.setattr(decord_reader, "_read", lambda *a: (reads.append(a[2]), read(*a))[1])
+    assert np.array_equal(run(path, "decord").images, whole.images)
+    assert len(reads) == blocks if kind != "closed mkv" else len(reads) >= blocks
+    assert np.array_equal(run(path, "decord", every=3).images, some.images)
 
 
 @needs_decord
@@ -177,6 +228,18 @@ def test_the_short_side_is_resized_and_the_proportions_kept(
     width: int, height: int, size: int, expected: tuple[int, int]
 ) -> None:
     assert resized(width, height, size) == expected
+
+
+def test_the_square_may_be_cut_out_of_larger_frames(clip: Path) -> None:
+    whole = run(clip, size=90)
+    assert np.array_equal(run(clip, size=60, short_side=90).images, whole.images[:, 15:75, 15:75])
+    with pytest.raises(UsageError, match=r"square of 60 pixels .* short side is 50"):
+        run(clip, size=60, short_side=50)
+
+
+def test_an_unknown_decoder_is_a_usage_error(clip: Path) -> None:
+    with pytest.raises(UsageError, match="there are auto, decord, av, torchcodec"):
+        run(clip, "ffmpeg")
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 39, 40, 41])
@@ -271,6 +334,9 @@ def test_decord_is_refused_where_it_is_not_exact(clip: Path) -> None:
         ({"times": found.times - 0.1}, "negative"),
         ({"offset": -0.1}, "negative"),
         ({"container": "mpegts"}, "mpegts"),
+        ({"fresh": False}, "open GOP"),
+        ({"closed": False}, "open GOP"),
+        ({"times": np.arange(600.0)}, "512 frames apart"),
     ):
         assert says in str(decord_reader.why_not(replace(found, **change)))
 
@@ -300,6 +366,165 @@ def test_the_best_of_two_video_streams_is_taken(shared: Path) -> None:
     found = pyav_reader.probe(path)
     assert (found.width, found.height) == (480, 270)
     assert run(path, every=10).report.frames == 39
+
+
+# Going on in the middle of a video
+
+
+def after(path: Path, decoder: str, whole: Decoded, k: int, **options: Any) -> list[Any]:
+    """The events of a decode that goes on after k used frames of `whole`."""
+    anchor = (max(0, k - 3), float(whole.times[max(0, k - 3)]))
+    resume = Resume(k, whole.report.decoder, anchor)
+    return list(decode(DecodeRequest(path, SIZE, decoder=decoder, resume=resume, **options)))
+
+
+def is_the_rest(events: list[Any], whole: Decoded, k: int) -> None:
+    """Exactly the frames from k on, and the report of the whole."""
+    opened, *batches, report = events
+    assert isinstance(opened, Opened)
+    assert all(isinstance(batch, Frames) for batch in batches), batches
+    assert report == whole.report
+    rest = [b.images for b in batches] or [whole.images[:0]]
+    assert np.array_equal(np.concatenate(rest), whole.images[k:])
+    assert np.concatenate([[], *(b.times for b in batches)]).tolist() == whole.times[k:].tolist()
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("rate", ["even", "uneven"])
+@pytest.mark.parametrize("kind", GROUPS)
+def test_going_on_gives_exactly_the_rest(
+    groups: dict[tuple[str, str], Path], kind: str, rate: str, every: int
+) -> None:
+    path = groups[kind, rate]
+    decoders = ["av"]
+    if decord_reader.why_not(pyav_reader.probe(path)) is None:
+        decoders.append("decord")
+    assert ("decord" in decoders) == (kind in FOR_DECORD) or not HAS_DECORD
+    for decoder in decoders:
+        whole = run(path, decoder, every=every, batch_size=8)
+        count = len(whole.times)
+        for k in {1, 2, 3, count // 3, *range(count // 2, count // 2 + 8), count - 1, count}:
+            if 0 < k <= count:
+                is_the_rest(after(path, decoder, whole, k, every=every, batch_size=8), whole, k)
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_pyav_seeks_where_that_is_exact(
+    groups: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    whole = run(groups[kind, "even"], "av")
+    decoded: list[float] = []
+    time = pyav_reader._time
+    monkeypatch.setattr(pyav_reader, "_time", lambda *a: (decoded.append(0), time(*a))[1])
+    is_the_rest(after(groups[kind, "even"], "av", whole, 57), whole, 57)
+    assert (len(decoded) < 45) == (kind in SEEKABLE)
+    decoded.clear()
+    after(groups[kind, "even"], "av", whole, 57, careful=True)
+    assert len(decoded) == 60, "a damaged file is decoded from the start"
+
+
+def test_frames_passed_over_are_not_resized(
+    groups: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(groups["ts", "even"], "av", every=2)
+    scaled: list[int] = []
+    scale = pyav_reader._Scaler.__call__
+    monkeypatch.setattr(
+        pyav_reader._Scaler, "__call__", lambda *a: (scaled.append(0), scale(*a))[1]
+    )
+    is_the_rest(after(groups["ts", "even"], "av", whole, 20, every=2), whole, 20)
+    assert len(scaled) == 10
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_seek_that_does_not_lead_to_the_frame_is_no_seek(
+    groups: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    path = groups["closed", "even"]
+    whole = run(path, "av")
+    found = pyav_reader.probe(path)
+    assert found.times is not None
+    # The file's own words lead to its last keyframe, or to where there is none.
+    wrong = found.times.copy()
+    wrong[12] = -1e6 if fails else wrong[48]
+    seeks: list[int] = []
+    seek = pyav_reader._seek
+
+    def misled(container: Any, stream: Any, found: Probe, number: int) -> None:
+        seeks.append(number)
+        seek(container, stream, replace(found, times=wrong), number)
+
+    monkeypatch.setattr(pyav_reader, "_seek", misled)
+    is_the_rest(after(path, "av", whole, 30), whole, 30)
+    assert seeks == [27]
+
+
+def test_auto_goes_on_with_the_decoder_that_began(groups: dict[tuple[str, str], Path]) -> None:
+    path = groups["closed", "even"]
+    for decoder in ("av", *(["decord"] if HAS_DECORD else [])):
+        whole = run(path, decoder)
+        is_the_rest(after(path, "auto", whole, 30), whole, 30)
+
+
+@needs_decord
+def test_pyav_is_careful_where_decord_had_failed(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shared / "videos" / "odd" / "decord_corrupted.mp4"
+    plans: list[Plan] = []
+    real = pyav_reader.decode
+    monkeypatch.setitem(reader.DECODERS, "av", lambda *a: (plans.append(a[2]), real(*a))[1])
+    whole = run(path)
+    assert (whole.report.frames, whole.restarts) == (49, 1)
+    is_the_rest(after(path, "auto", whole, 35), whole, 35)
+    assert [plan.careful for plan in plans] == [True, True]
+
+
+@needs_decord
+def test_decord_that_fails_after_going_on_gives_way_to_pyav(shared: Path) -> None:
+    path = shared / "videos" / "odd" / "decord_corrupted.mp4"
+    times = pyav_reader.probe(path).times
+    assert times is not None
+    resume = Resume(20, "decord", (19, float(times[19])))
+    found = gather(decode(DecodeRequest(path, SIZE, resume=resume)))
+    assert (found.report.decoder, found.report.frames, found.restarts) == ("av", 49, 1)
+    assert np.array_equal(found.images, run(path).images)
+
+
+@pytest.mark.parametrize(
+    "resume",
+    [
+        Resume(30, "av", (20, 2.05)),  # no frame has that time
+        Resume(30, "av", (20, 2.1)),  # another frame has it
+        Resume(61, "av", (20, 2.0)),  # there are 60
+        Resume(30, "decord", (20, 2.0)),  # never a mix
+    ],
+)
+def test_what_cannot_be_gone_on_with_begins_again(
+    groups: dict[tuple[str, str], Path], resume: Resume
+) -> None:
+    path = groups["closed", "even"]
+    request = DecodeRequest(path, SIZE, decoder="av", resume=resume)
+    events = list(decode(request))
+    assert Restart("av") in events
+    whole = gather(iter(events))
+    assert np.array_equal(whole.images, run(path, "av").images)
+    assert whole.report == run(path, "av").report
+
+
+def test_a_rotated_video_goes_on(shared: Path) -> None:
+    path = shared / "videos" / "odd" / "decord_video_90.mov"
+    for decoder in ("av", *(["decord"] if HAS_DECORD else [])):
+        whole = run(path, decoder)
+        is_the_rest(after(path, decoder, whole, 2), whole, 2)
+
+
+@pytest.mark.parametrize("decoder", ["av", pytest.param("decord", marks=needs_decord)])
+def test_a_real_video_goes_on(shared: Path, decoder: str) -> None:
+    path = shared / "videos" / "people_enter_139s.mp4"
+    whole = run(path, decoder, every=3)
+    for k in (1, 200, 463):
+        is_the_rest(after(path, decoder, whole, k, every=3), whole, k)
 
 
 # Damage
@@ -369,152 +594,3 @@ def test_a_single_frame_is_a_video(tmp_path: Path) -> None:
     found = run(encode(tmp_path / "v.mp4", 1, 10))
     assert found.report.frames == 1
     assert found.report.duration == pytest.approx(0.1)
-
-
-# In a process of its own
-
-
-@pytest.fixture
-def children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
-    """The decoder processes that were started."""
-    started: list[subprocess.Popen[bytes]] = []
-    popen = subprocess.Popen
-
-    def recording(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
-        started.append(popen(*args, **kwargs))
-        return started[-1]
-
-    monkeypatch.setattr(worker.subprocess, "Popen", recording)
-    return started
-
-
-def by_video(events: Iterator[tuple[int, Any]], count: int) -> list[list[Any]]:
-    found: list[list[Any]] = [[] for _ in range(count)]
-    for index, event in events:
-        found[index].append(event)
-    return found
-
-
-def test_many_videos_go_through_one_process_in_order(
-    clip: Path, tmp_path: Path, children: list[subprocess.Popen[bytes]]
-) -> None:
-    (tmp_path / "bad.mp4").write_bytes(b"no video")
-    paths = [clip, tmp_path / "bad.mp4", tmp_path / "none.mp4", clip]
-    found = by_video(decode_all([DecodeRequest(p, SIZE) for p in paths]), 4)
-    assert len(children) == 1
-    here = run(clip)
-    for index in (0, 3):
-        there = gather(iter(found[index]))
-        assert np.array_equal(there.images, here.images)
-        assert there.report == here.report
-    for index, says in ((1, "not a readable video"), (2, "no such file")):
-        error = found[index][-1]
-        assert isinstance(error, DecodeError)
-        assert says in str(error)
-
-
-def test_no_request_starts_nothing(children: list[subprocess.Popen[bytes]]) -> None:
-    assert list(decode_all([])) == []
-    assert children == []
-
-
-@pytest.fixture(scope="module")
-def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """More frames than fit between the processes, so that the decoder is at work for as long as
-    nobody takes them."""
-    return encode(tmp_path_factory.mktemp("v") / "long.mp4", 300)
-
-
-def kill_after_first_frames(
-    requests: list[DecodeRequest], children: list[subprocess.Popen[bytes]], kills: int
-) -> list[list[Any]]:
-    """Decode, killing the first `kills` decoders as soon as they have given a frame of video 0."""
-    found: list[list[Any]] = [[] for _ in requests]
-    killed: list[int] = []
-    for index, event in decode_all(requests):
-        found[index].append(event)
-        child = children[-1]
-        first = index == 0 and isinstance(event, Frames) and child.pid not in killed
-        if first and len(killed) < kills:
-            assert child.poll() is None
-            os.kill(child.pid, signal.SIGKILL)
-            killed.append(child.pid)
-    assert len(killed) == kills
-    return found
-
-
-def test_a_decoder_that_dies_takes_only_its_own_video(
-    long: Path, clip: Path, children: list[subprocess.Popen[bytes]]
-) -> None:
-    requests = [
-        DecodeRequest(long, SIZE, batch_size=1, decoder="av"),
-        DecodeRequest(clip, SIZE, decoder="av"),
-        DecodeRequest(clip, SIZE),
-    ]
-    found = kill_after_first_frames(requests, children, kills=1)
-    error = found[0][-1]
-    assert isinstance(error, DecodeError)
-    assert "SIGKILL" in str(error)
-    assert str(long) in str(error)
-    assert sum(isinstance(e, (DecodeError, DecodeReport)) for e in found[0]) == 1
-    for events in found[1:]:
-        assert gather(iter(events)).report.frames == 40
-    assert len(children) == 2
-
-
-def test_a_video_whose_decoder_died_is_tried_once_more_with_pyav_alone(
-    long: Path, clip: Path, children: list[subprocess.Popen[bytes]]
-) -> None:
-    requests = [DecodeRequest(long, SIZE, batch_size=1), DecodeRequest(clip, SIZE)]
-    found = kill_after_first_frames(requests, children, kills=1)
-    again = gather(iter(found[0]))
-    assert (again.report.decoder, again.report.frames, again.restarts) == ("av", 300, 1)
-    assert np.array_equal(again.images, run(long).images)
-    assert gather(iter(found[1])).report.frames == 40
-
-
-def test_a_video_whose_decoder_dies_twice_is_given_up(
-    long: Path, clip: Path, children: list[subprocess.Popen[bytes]]
-) -> None:
-    requests = [DecodeRequest(long, SIZE, batch_size=1), DecodeRequest(clip, SIZE)]
-    found = kill_after_first_frames(requests, children, kills=2)
-    assert isinstance(found[0][-1], DecodeError)
-    assert gather(iter(found[1])).report.frames == 40
-    assert len(children) == 3
-
-
-@pytest.mark.parametrize("batch_size", [1, 300])
-def test_a_consumer_that_stops_early_leaves_no_process_and_no_thread(
-    long: Path, children: list[subprocess.Popen[bytes]], batch_size: int
-) -> None:
-    threads = threading.active_count()
-    events = decode_all([DecodeRequest(long, SIZE, batch_size=batch_size)] * 2)
-    next(events)
-    events.close()  # type: ignore[attr-defined]
-    assert [child.returncode is not None for child in children] == [True]
-    assert threading.active_count() == threads
-
-
-def test_a_consumer_that_fails_leaves_no_process(
-    long: Path, children: list[subprocess.Popen[bytes]]
-) -> None:
-    def consume() -> None:
-        for _ in decode_all([DecodeRequest(long, SIZE, batch_size=1)]):
-            raise RuntimeError("out of memory")
-
-    with pytest.raises(RuntimeError, match="out of memory"):
-        consume()
-    assert [child.poll() is not None for child in children] == [True]
-
-
-def test_files_in_the_current_folder_do_not_get_into_the_decoder(
-    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # `python -m` puts the current folder first: a user's av.py there would be imported.
-    root = str(Path(worker.__file__).parents[3])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
-    for name in ("av", "numpy", "queue", "signal"):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('a file of the user')\n")
-    monkeypatch.chdir(tmp_path)
-    events = [event for _, event in decode_all([DecodeRequest(clip, SIZE)])]
-    assert isinstance(events[-1], DecodeReport), events[-1]

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 
 import mstemba
-from mstemba.extractors import registry
+from mstemba.extractors.encoder import Encoder
 from mstemba.pipeline.extract import FAILURES, ExtractResult, extract
 from mstemba.pipeline.init import init
 from mstemba.pipeline.options import ExtractOptions
@@ -65,14 +67,13 @@ def test_a_video_of_the_manifest_has_its_id_also_when_it_is_given_by_hand(
 def test_features_that_are_not_finite_fail_their_video_alone(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = registry.Resolved.load
+    encode = Encoder.__call__
+    batches = iter([np.float32(np.inf)])  # the first batch holds frames of the first video only
 
-    def overflowing(self: registry.Resolved, device: str, precision: str) -> object:
-        encode = load(self, device, precision)
-        batches = iter([np.float32(np.inf)])  # in the first batch of the first video
-        return lambda images: encode(images) + next(batches, np.float32(0))
+    def overflowing(self: Encoder, frames: torch.Tensor) -> NDArray[np.float32]:
+        return encode(self, frames) + next(batches, np.float32(0))
 
-    monkeypatch.setattr(registry.Resolved, "load", overflowing)
+    monkeypatch.setattr(Encoder, "__call__", overflowing)
     result = extract(options=OPTIONS, workspace=workspace)
     assert result.made == ["m2/cam"]
     assert "NaN or infinity at 0.0 s" in result.failed["m1/cam"]

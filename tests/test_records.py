@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mstemba.errors import UsageError
 from mstemba.records import Features, FeatureSpec, Frames, Scores, TimeGrid
 
-SPEC = FeatureSpec("clip", "ViT-B-32", "tag:openai", 512, 224)
+SPEC = FeatureSpec("clip", "ViT-B-32", "tag:openai", 512, 224, 224)
 GRID = TimeGrid.even(0.0, 0.5, 3)
 
 

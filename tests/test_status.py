@@ -25,7 +25,7 @@ from mstemba.pipeline.workspace import (
 )
 from mstemba.records import FeatureSpec
 
-SPEC = FeatureSpec("b", "m", "tag:w", width=2, input_size=32)
+SPEC = FeatureSpec("b", "m", "tag:w", width=2, input_size=32, short_side=32)
 VIDEOS = ("done", "missing", "stale", "failed", "nofile", "gone")
 
 
@@ -60,10 +60,9 @@ def make_store(workspace: Workspace, name: str = "b-w16s16-abc.zarr") -> Feature
 
 
 def put(store: FeatureStore, id: str, fingerprint: str, warnings: tuple[str, ...] = ()) -> None:
-    writer = store.writer(id)
+    writer = store.writer(id, entry_key(SPEC, fingerprint), "av")
     writer.append(np.zeros((5, 2), np.float32), np.arange(5.0))
-    key = entry_key(SPEC, fingerprint)
-    writer.finish(key, 1.0, duration=5.0, fps=1.0, decoder="av", warnings=list(warnings))
+    writer.finish(1.0, duration=5.0, fps=1.0, decoder="av", warnings=list(warnings))
 
 
 def states(found: dict[str, Any]) -> dict[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from mstemba.pipeline import store as module
 from mstemba.pipeline.store import EntryWriter, FeatureStore
 from mstemba.records import FeatureSpec
 
-SPEC = FeatureSpec("b", "m", "tag:w", width=4, input_size=32)
+SPEC = FeatureSpec("b", "m", "tag:w", width=4, input_size=32, short_side=32)
 VALUES = np.random.default_rng(0).normal(size=(1200, 4)).astype(np.float32)
 TIMES = np.arange(1200) * 0.5
 
@@ -39,14 +41,14 @@ def make_store(root: Path, spec: FeatureSpec = SPEC) -> FeatureStore:
     return store
 
 
-def finish(writer: EntryWriter, key: str = "k") -> None:
-    writer.finish(key, 0.5, duration=600.0, fps=32.0, decoder="av", warnings=[])
+def finish(writer: EntryWriter) -> None:
+    writer.finish(0.5, duration=600.0, fps=32.0, decoder="av", warnings=[])
 
 
 def put(store: FeatureStore, id: str, values: np.ndarray = VALUES, key: str = "k") -> None:
-    writer = store.writer(id)
+    writer = store.writer(id, key, "av")
     writer.append(values, TIMES[: len(values)])
-    finish(writer, key)
+    finish(writer)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -65,7 +67,7 @@ def test_an_entry_reads_back_as_it_was_written(tmp_path: Path, dtype: str) -> No
 def test_rows_over_several_shards_are_the_same_however_they_came(
     store: FeatureStore, batch: int
 ) -> None:
-    writer = store.writer("a")
+    writer = store.writer("a", "k", "av")
     for begin in range(0, len(VALUES), batch):
         writer.append(VALUES[begin : begin + batch], TIMES[begin : begin + batch])
         writer.append(VALUES[:0], TIMES[:0])
@@ -95,7 +97,7 @@ def test_plain_zarr_reads_the_same_numbers_and_facts(store: FeatureStore) -> Non
 
 
 def test_an_entry_does_not_exist_before_it_is_finished(store: FeatureStore) -> None:
-    writer = store.writer("a")
+    writer = store.writer("a", "k", "av")
     assert store.entry("a") is None
     writer.append(VALUES, TIMES)
     assert store.entry("a") is None
@@ -108,11 +110,11 @@ def test_an_entry_does_not_exist_before_it_is_finished(store: FeatureStore) -> N
 @pytest.mark.usefixtures("small_shards")
 def test_writing_a_finished_entry_again_takes_the_old_one_away_first(store: FeatureStore) -> None:
     put(store, "a")
-    writer = store.writer("a")
+    writer = store.writer("a", "new", "av")
     assert store.entry("a") is None
     writer.append(VALUES[:600] + 1, TIMES[:600])
     assert store.entry("a") is None
-    finish(writer, key="new")
+    finish(writer)
     assert store.read("a").key == "new"
     assert np.array_equal(store.read("a").values, VALUES[:600] + 1)
 
@@ -127,7 +129,7 @@ def test_the_marker_goes_before_the_data(
 
     monkeypatch.setattr(shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        store.writer("a")
+        store.writer("a", "k", "av")
     assert store.entry("a") is None
 
 
@@ -230,6 +232,17 @@ def test_what_is_no_store_is_neither_opened_nor_overwritten(tmp_path: Path) -> N
     assert (tmp_path / "full" / "thesis.tex").read_text() == "mine"
 
 
+def test_a_store_that_another_process_just_made_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(root: Path) -> bool:
+        FeatureStore(root, SPEC).make()
+        return False
+
+    monkeypatch.setattr(module, "_is_free", late)
+    assert FeatureStore.prepare(tmp_path / "s", SPEC).spec == SPEC
+
+
 def edit(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
     def apply(root: Path) -> None:
         file = root / "zarr.json"
@@ -321,3 +334,46 @@ def test_a_damaged_entry_can_be_written_again(store: FeatureStore, damage: str) 
 def test_rows_of_zeros_are_features_and_no_damage(store: FeatureStore) -> None:
     put(store, "a", np.zeros((300, 4), np.float32))
     assert np.array_equal(store.read("a").values, np.zeros((300, 4)))
+
+
+def test_what_is_done_is_known_without_zarr(store: FeatureStore) -> None:
+    put(store, "a", VALUES[:2])
+    program = f"""
+import sys
+from pathlib import Path
+from mstemba.pipeline.store import FeatureStore
+store = FeatureStore.open(Path({str(store.root)!r}))
+store.make()
+assert store.entry("a") and store.grid("a") and store.bytes_of("a")
+assert store.unfinished("a", "k") is None
+heavy = {{"zarr", "fsspec", "upath", "torch"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits on file sizes are of POSIX")
+@pytest.mark.parametrize("size", [100, 1500, 60_000], ids=["store", "shard", "marker"])
+def test_a_full_disk_is_an_os_error_and_no_entry(tmp_path: Path, size: int) -> None:
+    """One file after the other is the first not to fit."""
+    program = f"""
+import resource
+from pathlib import Path
+import numpy as np
+from mstemba.pipeline.files import FULL_DISK
+from tests.test_store import SPEC, FeatureStore, finish
+store = FeatureStore.prepare(Path({str(tmp_path / "s.zarr")!r}), SPEC)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
+try:
+    writer = store.writer("a", "k", "av")
+    writer.append(np.random.default_rng(0).normal(size=(9000, 4)), np.arange(9000.0))
+    finish(writer)
+except OSError as error:
+    assert error.errno in FULL_DISK, error
+    assert store.entry("a") is None
+else:
+    raise SystemExit("nothing was raised")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert not [f for f in tmp_path.rglob("*") if f.name.startswith(".writing-")]
+    put(FeatureStore.prepare(tmp_path / "s.zarr", SPEC), "a", VALUES[:9])

@@ -7,20 +7,34 @@ import difflib
 import importlib.util
 import json
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mstemba.errors import UsageError
-from mstemba.extractors.weights import reading
+from mstemba.extractors.description import Description
+from mstemba.extractors.weights import first_line, not_here, reading, unreachable
 
 if TYPE_CHECKING:
-    from mstemba.extractors.encoder import FrameEncoder
+    from torch import Tensor, nn
+
+    from mstemba.extractors.encoder import Encoder
+
+MODEL, TAG = "ViT-L-14-quickgelu", "openai"
+_HUB_OF_DEFAULT = "timm/vit_large_patch14_clip_224.openai/"
+# What open_clip looks for in a repository of the hub, the preferred first.
+_HUB_FILES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
 
 
-def describe(model: str) -> tuple[int, int]:
-    """(embedding width, input size) of an open_clip model, read without importing torch."""
+def describe(model: str) -> Description:
+    """What an open_clip model takes and gives, read without importing torch.
+
+    Raises UsageError, listing similar names, for a model that open_clip does not have.
+    """
     folder = _configs()
     file = folder / f"{model}.json"
     if not file.is_file():
@@ -29,11 +43,19 @@ def describe(model: str) -> tuple[int, int]:
             f"the nearest are {', '.join(_similar(folder, model))}"
         )
     config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    size = config["vision_cfg"].get("image_size", 224)
-    return int(config["embed_dim"]), int(size[0] if isinstance(size, list) else size)
+    sizes = config["vision_cfg"].get("image_size", 224)
+    size = int(sizes[0] if isinstance(sizes, list) else sizes)
+    return Description(
+        width=int(config["embed_dim"]),
+        input_size=size,
+        short_side=size,
+        kind="image",
+        cpu_batch=8,
+        gpu_batch=64,
+    )
 
 
-def load(model: str, weights: str, device: str, precision: str) -> FrameEncoder:
+def load(model: str, weights: str, device: str, precision: str) -> Encoder:
     """The image embedding, not L2-normalised, as the field's published CLIP features are.
 
     A local file cannot tell which activation it was trained with: OpenAI's own weights need a
@@ -41,63 +63,101 @@ def load(model: str, weights: str, device: str, precision: str) -> FrameEncoder:
     are not here and cannot be fetched, or do not fit the model.
     """
     from mstemba.extractors import torchvision_ops
-    from mstemba.extractors.encoder import FrameEncoder
+    from mstemba.extractors.encoder import Encoder
 
     torchvision_ops.ensure()
-    import open_clip
+    # open_clip cannot leave the text tower out of a model; it is freed here, with the rest of it.
+    visual = (_local if Path(weights).is_file() else _published)(model, weights).visual
 
-    local = Path(weights).is_file()
-    if not local and weights not in open_clip.list_pretrained_tags_by_model(model):
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
-        raise UsageError(f"no published weights {weights!r} of {model}; its tags: {tags}")
-    if local:
-        with reading(weights, f"CLIP {model}"):
-            network = open_clip.create_model(
-                model, pretrained=weights, force_preprocess_cfg=_pixels(model)
-            )
-    else:
-        network = _fetch(model, weights)
-    visual = network.visual
-    return FrameEncoder(
-        network, network.encode_image, visual.image_mean, visual.image_std, device, precision
-    )
+    def forward(images: Tensor) -> Tensor:
+        # encode_image is this and no more, except that CoCa's visual gives its tokens as well, and
+        # that CoCa's encode_image normalises unless it is told not to.
+        found: Tensor | tuple[Tensor, ...] = visual(images)
+        return found[0] if isinstance(found, tuple) else found
+
+    return Encoder(visual, forward, visual.image_mean, visual.image_std, device, precision)
 
 
-def _fetch(model: str, tag: str) -> Any:
-    import open_clip
-
-    try:
-        with _quiet_logging():
-            # open_clip only warns when the activation is not the one the weights were trained with.
-            config = open_clip.get_pretrained_cfg(model, tag)
-            quick = bool(config.get("quick_gelu", False))
-            return open_clip.create_model(model, pretrained=tag, force_quick_gelu=quick)
-    except Exception as error:  # a hub, a socket: each raises its own kinds
-        reason = str(error).strip().split(". ")[0].splitlines() or [type(error).__name__]
-        raise UsageError(
-            f"the weights {tag!r} of CLIP {model} are not here and could not be downloaded "
-            f"({reason[0]}). Download {_where(model, tag)} on another machine "
-            f"and give the file by --weights"
-        ) from None
+def _local(model: str, path: str) -> Any:
+    with reading(path, f"CLIP {model}"):
+        return _create(model, path, _pixels(model))
 
 
-def _pixels(model: str) -> dict[str, Any]:
-    """Mean and deviation of pixels that the published weights of this model share."""
+def _published(model: str, tag: str) -> Any:
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(model)
+    if tag not in tags:
+        raise UsageError(
+            f"no published weights {tag!r} of {model}; its tags: {', '.join(tags) or 'none'}"
+        )
+    config = open_clip.get_pretrained_cfg(model, tag)
+    # open_clip only warns when the activation is not the one the weights were trained with.
+    quick = bool(config.get("quick_gelu", False))
+    what = f"{tag!r} of CLIP {model}"
+    hub, address = str(config.get("hf_hub") or ""), str(config.get("url") or "")
+    cached = _cached(hub) if hub else None
+    if cached is not None:
+        with reading(cached, f"CLIP {model}"):
+            return _create(model, cached, _pixels(model, tag), quick)
+    # The hub's client repeats each request for half a minute where there is no network.
+    reason = unreachable(_endpoint()) if hub else None
+    if reason is None:
+        try:
+            return _create(model, tag, None, quick)
+        except Exception as error:  # a hub, a socket: each raises its own kinds
+            reason = first_line(error).split(". ")[0]
+    raise not_here(what, reason, _page(hub) if hub else address)
+
+
+def _create(model: str, weights: str, pixels: dict[str, Any] | None, quick: bool = False) -> Any:
+    import open_clip
+
+    with _quiet_logging():
+        network: nn.Module = open_clip.create_model(
+            model, pretrained=weights, force_quick_gelu=quick, force_preprocess_cfg=pixels
+        )
+    return network
+
+
+def _pixels(model: str, tag: str | None = None) -> dict[str, Any]:
+    """Mean and deviation of pixels of published weights, or those that a model's first have."""
+    import open_clip
+
+    tags = [tag] if tag else open_clip.list_pretrained_tags_by_model(model)
     config = open_clip.get_pretrained_cfg(model, tags[0]) if tags else {}
     return {name: config[name] for name in ("mean", "std") if name in config}
 
 
 def default_at_hand() -> bool:
-    """Whether a cache of the hub holds something for the default weights."""
-    caches = [
-        Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub",
-        Path.home() / ".cache" / "clip",
-    ]
-    names = ("*vit_large_patch14_clip_224.openai*", "ViT-L-14.pt")
-    return any(any(cache.glob(name)) for cache in caches if cache.is_dir() for name in names)
+    """Whether the default weights are in a cache."""
+    old = Path.home() / ".cache" / "clip" / "ViT-L-14.pt"
+    return _cached(_HUB_OF_DEFAULT) is not None or old.is_file()
+
+
+def _cached(hub: str) -> str | None:
+    """The weights file in the hub's cache, for `owner/repository/` or `owner/repository/file`.
+
+    Found here rather than by open_clip, whose client asks the network for what it has already.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, file = hub.rpartition("/")
+    names = [str(Path(file).with_suffix(".safetensors")), file] if file else _HUB_FILES
+    found = (try_to_load_from_cache(repository, name) for name in names)
+    return next((path for path in found if isinstance(path, str)), None)
+
+
+def _page(hub: str) -> str:
+    """Where a person finds the weights file that `_cached` looks for."""
+    repository, _, file = hub.rpartition("/")
+    return f"{file or f'{_HUB_FILES[0]} or {_HUB_FILES[-1]}'} of {_endpoint()}/{repository}"
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT)
 
 
 def _configs() -> Path:
@@ -120,10 +180,3 @@ def _quiet_logging() -> Iterator[None]:
         yield
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _where(model: str, tag: str) -> str:
-    import open_clip
-
-    config = open_clip.get_pretrained_cfg(model, tag)
-    return str(config.get("hf_hub") or config.get("url") or f"{model} {tag}").rstrip("/")

@@ -7,14 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mstemba.errors import UsageError
-from mstemba.extractors.weights import reading
+from mstemba.extractors.description import Description
+from mstemba.extractors.weights import fit, read_state, reading
 
 if TYPE_CHECKING:
-    from mstemba.extractors.encoder import FrameEncoder
+    import torch
+
+    from mstemba.extractors.encoder import Encoder
 
 MODEL = "efficientnet-lite0"
 # The Lite models were trained on pixels scaled as (p - 127) / 128 (TensorFlow's EfficientNet-Lite).
 _MEAN, _STD = [127 / 255] * 3, [128 / 255] * 3
+# Convolutions and the batch norms behind them: of the stem, the head, and every block.
+_PAIRS = (
+    ("_conv_stem", "_bn0"),
+    ("_conv_head", "_bn1"),
+    ("_expand_conv", "_bn0"),
+    ("_depthwise_conv", "_bn1"),
+    ("_project_conv", "_bn2"),
+)
 
 
 def packaged_weights() -> str:
@@ -28,29 +39,30 @@ def packaged_weights() -> str:
     return str(Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth")
 
 
-def describe(model: str) -> tuple[int, int]:
-    """(width, input size) of a model."""
-    if model != MODEL:
-        raise UsageError(
-            f"unknown model {model!r} of backbone efficientnet-lite0; leave --model out"
-        )
-    return 1280, 224
+def describe(model: str) -> Description:
+    """What the one model of this family takes and gives."""
+    return Description(
+        width=1280, input_size=224, short_side=224, kind="image", cpu_batch=4, gpu_batch=256
+    )
 
 
-def load(model: str, weights: str, device: str, precision: str) -> FrameEncoder:
-    """The pooled last feature map, before the classifier."""
-    import torch
+def load(model: str, weights: str, device: str, precision: str) -> Encoder:
+    """The pooled last feature map, before the classifier.
+
+    Raises UsageError when `weights`, a file, does not hold this network's.
+    """
     from efficientnet_lite_pytorch import EfficientNet
 
-    from mstemba.extractors.encoder import FrameEncoder
+    from mstemba.extractors.encoder import Encoder
+    from mstemba.extractors.folding import fold
 
-    network = EfficientNet.from_name(model)
-    with reading(weights, model):
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        network.load_state_dict(state)
+    network = EfficientNet.from_name(MODEL)
+    with reading(weights, MODEL):
+        fit(network, read_state(weights))
+    fold(network, _PAIRS)
 
     def forward(images: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = network.extract_features(images)
         return features.mean(dim=(2, 3))
 
-    return FrameEncoder(network, forward, _MEAN, _STD, device, precision)
+    return Encoder(network, forward, _MEAN, _STD, device, precision)

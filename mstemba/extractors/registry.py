@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mstemba.errors import UsageError
-from mstemba.extractors import clip, efficientnet
+from mstemba.extractors import clip, efficientnet, i3d, pytorchvideo
+from mstemba.extractors.description import Description
+from mstemba.extractors.weights import check_tag, hub_file
 
 if TYPE_CHECKING:
-    from mstemba.extractors.encoder import FrameEncoder
+    from mstemba.extractors.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,7 @@ class Resolved:
     """The tag, or the path of the file."""
     identity: str
     """`tag:...` or `sha256:...`: what decides the numbers."""
-    width: int
-    input_size: int
+    about: Description
 
     @property
     def file(self) -> str | None:
@@ -34,7 +35,7 @@ class Resolved:
         named = local and self.weights != BACKBONES[self.name].default_weights()
         return str(Path(self.weights).resolve()) if named else None
 
-    def load(self, device: str, precision: str) -> FrameEncoder:
+    def load(self, device: str, precision: str) -> Encoder:
         """Load the weights. Raises UsageError when they are not here and cannot be fetched."""
         return BACKBONES[self.name].load(self.model, self.weights, device, precision)
 
@@ -48,35 +49,83 @@ class Backbone:
     default_weights: Callable[[], str]
     licence: str
     source: str
-    describe: Callable[[str], tuple[int, int]]
-    """Model name to (width, input size); UsageError lists the choices for an unknown one."""
-    load: Callable[[str, str, str, str], FrameEncoder]
+    """Where the weights come from, with the address of the default ones if it is one file."""
+    describe: Callable[[str], Description]
+    """Of a model; UsageError lists the choices for one that is not there."""
+    load: Callable[[str, str, str, str], Encoder]
     """(model, weights, device, precision) to an encoder."""
     at_hand: Callable[[], bool]
     """Whether the default weights can be loaded without a network."""
+    published: Mapping[str, str] | None
+    """Address by tag; None where it takes the library itself to know the tags."""
+    many_models: bool = False
+
+
+def _i3d(
+    summary: str,
+    describe: Callable[[str], Description],
+    load: Callable[[str, str, str, str], Encoder],
+) -> Backbone:
+    address = i3d.PUBLISHED["imagenet"]
+    return Backbone(
+        summary=summary,
+        default_model=i3d.MODEL,
+        default_weights=lambda: "imagenet",
+        licence="Apache-2.0 (the weights' repository)",
+        source=f"downloaded from {address}, or a file by --weights",
+        describe=describe,
+        load=load,
+        at_hand=lambda: hub_file(address).is_file(),
+        published=i3d.PUBLISHED,
+    )
+
+
+def _pytorchvideo(name: str, network: pytorchvideo.Network) -> Backbone:
+    address = network.published["kinetics"]
+    return Backbone(
+        summary=f"{network.summary} (Kinetics-400), by pytorchvideo",
+        default_model=name,
+        default_weights=lambda: "kinetics",
+        licence="Apache-2.0 (pytorchvideo); the weights state none of their own",
+        source=f"downloaded from {address}, or a file by --weights",
+        describe=pytorchvideo.describe,
+        load=pytorchvideo.load,
+        at_hand=lambda: pytorchvideo.installed() and hub_file(address).is_file(),
+        published=network.published,
+    )
 
 
 BACKBONES = {
     "clip": Backbone(
         summary="CLIP image embedding, any open_clip model",
-        default_model="ViT-L-14-quickgelu",
-        default_weights=lambda: "openai",
+        default_model=clip.MODEL,
+        default_weights=lambda: clip.TAG,
         licence="MIT (OpenAI weights); other tags have their own",
         source="downloaded by open_clip, or a local file by --weights",
         describe=clip.describe,
         load=clip.load,
         at_hand=clip.default_at_hand,
+        published=None,
+        many_models=True,
     ),
     "efficientnet-lite0": Backbone(
         summary="ImageNet EfficientNet-Lite0, small and fast on a CPU",
-        default_model="efficientnet-lite0",
+        default_model=efficientnet.MODEL,
         default_weights=efficientnet.packaged_weights,
         licence="Apache-2.0",
         source="installed with mstemba",
         describe=efficientnet.describe,
         load=efficientnet.load,
         at_hand=lambda: Path(efficientnet.packaged_weights()).is_file(),
+        published={},
     ),
+    "i3d": _i3d("Inception-I3D (RGB), a snippet of frames at a time", i3d.describe, i3d.load),
+    "i3d-whole-clip": _i3d(
+        "Inception-I3D (RGB), the whole video convolved at once",
+        i3d.describe_whole_clip,
+        i3d.load_whole_clip,
+    ),
+    **{name: _pytorchvideo(name, network) for name, network in pytorchvideo.NETWORKS.items()},
 }
 
 
@@ -85,35 +134,44 @@ def resolve(
 ) -> Resolved:
     """Identify a backbone and its weights.
 
-    `fingerprint` gives the SHA-256 of a local file. Raises UsageError for an unknown name or model.
+    `fingerprint` gives the SHA-256 of a local file. Raises UsageError for an unknown name, model
+    or tag, and for a file that is not there.
     """
     if name not in BACKBONES:
         raise UsageError(f"unknown backbone {name!r}; there are {', '.join(BACKBONES)}")
     backbone = BACKBONES[name]
     model = model or backbone.default_model
-    width, size = backbone.describe(model)
+    if model != backbone.default_model and not backbone.many_models:
+        raise UsageError(
+            f"unknown model {model!r} of backbone {name}, which has "
+            f"{backbone.default_model} only; leave --model out"
+        )
+    about = backbone.describe(model)
     weights = weights or backbone.default_weights()
     if Path(weights).is_file():
         identity = f"sha256:{fingerprint(Path(weights))}"
     elif "/" in weights or "\\" in weights or Path(weights).suffix:
         raise UsageError(f"--weights {weights}: no such file")
     else:
+        if backbone.published is not None:
+            check_tag(weights, backbone.published, name)
         identity = f"tag:{weights}"
-    return Resolved(name, model, weights, identity, width, size)
+    return Resolved(name, model, weights, identity, about)
 
 
 def listing() -> list[dict[str, object]]:
     """One row a backbone: what a user chooses by, and whether its default weights are here."""
     rows: list[dict[str, object]] = []
     for name, backbone in BACKBONES.items():
-        width, size = backbone.describe(backbone.default_model)
+        about = backbone.describe(backbone.default_model)
         rows.append(
             {
                 "name": name,
                 "summary": backbone.summary,
                 "model": backbone.default_model,
-                "width": width,
-                "input": size,
+                "kind": about.kind,
+                "width": about.width,
+                "input": about.input_size,
                 "licence": backbone.licence,
                 "weights": backbone.source,
                 "here": backbone.at_hand(),

@@ -1,13 +1,29 @@
-"""Reading a user's weights file: what went wrong with it, in one line."""
+"""Weights files: fetched where they are published, read without executing anything, fitted."""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
+import os
 import pickle
+import ssl
+import sys
+import urllib.error
+import urllib.request
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mstemba.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_SECONDS = 5.0
+"""How long an address may take to answer before it counts as out of reach."""
+_SHOWN = 3
+"""Names that a message lists of those that do not fit."""
 
 
 @contextlib.contextmanager
@@ -26,5 +42,144 @@ def reading(path: str, model: str) -> Iterator[None]:
             f"which is refused and never executed"
         ) from None
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{path}: not weights of {model}: {reason}") from None
+        raise UsageError(f"{path}: not weights of {model}: {first_line(error)}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def read_state(path: str) -> dict[str, Tensor]:
+    """Tensors by name, on the CPU, from a file of torch's or of safetensors'.
+
+    They may stand under `model_state` or `state_dict`, as training frameworks save them. Nothing
+    in the file is executed. Raises whatever the readers do, and ValueError for a file that holds
+    something else; call it within `reading`.
+    """
+    if Path(path).suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    import torch
+
+    state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("model_state", "state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
+        raise ValueError(f"it holds a {type(state).__name__}, expected tensors by name")
+    return state
+
+
+def fit(network: nn.Module, state: Mapping[str, Tensor], unneeded: str | None = None) -> None:
+    """Load `state` into `network`, leaving out the names that begin with `unneeded`.
+
+    Raises ValueError that says which names are missing, unknown or of another shape; call it
+    within `reading`. The batch counters of batch norms may be missing: files from before torch
+    0.4.1 have none, and inference needs none.
+    """
+    found = {
+        name: value
+        for name, value in state.items()
+        if unneeded is None or not name.startswith(unneeded)
+    }
+    expected = network.state_dict()
+    missing = [
+        name for name in expected if name not in found and not name.endswith(".num_batches_tracked")
+    ]
+    unknown = [name for name in found if name not in expected]
+    shapes = [
+        f"{name} is {tuple(value.shape)}, not {tuple(expected[name].shape)}"
+        for name, value in found.items()
+        if name in expected and value.shape != expected[name].shape
+    ]
+    problems = [
+        f"{what} {_some(names)}"
+        for what, names in (("missing", missing), ("unknown", unknown), ("misshapen", shapes))
+        if names
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))
+    network.load_state_dict(found, strict=False)
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def located(weights: str, published: Mapping[str, str], name: str) -> str:
+    """Path of a weights file: `weights` itself, or the published file of that tag, fetched.
+
+    Raises UsageError for an unknown tag, and when the file is neither here nor to be had.
+    """
+    if Path(weights).is_file():
+        return weights
+    check_tag(weights, published, name)
+    return str(fetched(published[weights], f"{weights!r} of {name}"))
+
+
+def check_tag(tag: str, published: Iterable[str], name: str) -> None:
+    """Raise UsageError when a backbone has no published weights of this tag."""
+    tags = list(published)
+    if tag not in tags:
+        raise UsageError(
+            f"no published weights {tag!r} of {name}; its tags: {', '.join(tags) or 'none'}. "
+            f"Leave --weights out, or give a file by it"
+        )
+
+
+def hub_file(url: str) -> Path:
+    """Where torch's hub keeps the file of an address, or would; imports no torch."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))
+    return Path(home).expanduser() / "hub" / "checkpoints" / url.rsplit("/", 1)[1]
+
+
+def fetched(url: str, what: str) -> Path:
+    """The file of an address in the cache of torch's hub, downloaded unless it is there.
+
+    Raises UsageError, within seconds where there is no network.
+    """
+    file = hub_file(url)
+    if file.is_file():
+        return file
+    reason = unreachable(url)
+    if reason is None:
+        from torch.hub import download_url_to_file
+
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            download_url_to_file(url, str(file), progress=sys.stderr.isatty())
+            return file
+        except Exception as error:  # a server, a socket, a disk: each raises its own kinds
+            reason = first_line(error)
+    raise not_here(what, reason, url)
+
+
+def not_here(what: str, reason: str, source: str) -> UsageError:
+    """The error for published weights that cannot be had: what to download, and where it goes."""
+    return UsageError(
+        f"the weights {what} are not here and could not be downloaded ({reason}). "
+        f"Download {source} on another machine and give the file by --weights"
+    )
+
+
+def unreachable(url: str) -> str | None:
+    """Why nothing answers at an address, or None when something does.
+
+    Asked through the proxies that the environment names. Any answer counts, an error too: what to
+    make of it is for the client that downloads, which retries for long where nothing answers.
+    """
+    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "mstemba"})
+    try:
+        with urllib.request.urlopen(request, timeout=_SECONDS):
+            return None
+    except (urllib.error.HTTPError, http.client.HTTPException):
+        return None
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):
+            return None  # someone answered, whom another client may trust
+        return str(getattr(reason, "strerror", None) or reason)

@@ -15,7 +15,7 @@ from mstemba.pipeline.checkpoint import Checkpoint, find_checkpoint, score
 from mstemba.pipeline.dataset import in_seconds
 from mstemba.pipeline.devices import pick_device
 from mstemba.pipeline.extract import entry_names, extract_into, make_spec, store_name
-from mstemba.pipeline.files import as_path
+from mstemba.pipeline.files import as_local
 from mstemba.pipeline.keys import Fingerprints, digest, entry_key
 from mstemba.pipeline.options import DetectOptions, ExtractOptions
 from mstemba.pipeline.outputs import WRITERS, Detection
@@ -67,8 +67,8 @@ def detect(
     inputs = find_videos(as_paths(videos))
     if not inputs:
         raise UsageError("name at least one video or folder")
-    found = find_checkpoint(as_path(checkpoint), workspace)
-    folder = as_path(output) or (workspace.detections if workspace else Path("detections"))
+    found = find_checkpoint(as_local(checkpoint), workspace)
+    folder = as_local(output) or (workspace.detections if workspace else Path("detections"))
     job = _Detection(found, options, workspace, folder, weights, listen)
     return job.run(inputs)
 
@@ -168,9 +168,7 @@ class _Detection:
             {entries[job.id]: job.path for job in jobs},
             backbone,
             self._fingerprints,
-            ExtractOptions(
-                precision=spec.precision, batch_size=options.batch_size, device=options.device
-            ),
+            ExtractOptions(batch_size=options.batch_size, device=options.device),
             self._listen,
         )
         self._result.failed |= {id: made.failed[e] for id, e in entries.items() if e in made.failed}

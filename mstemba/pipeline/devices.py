@@ -1,4 +1,4 @@
-"""Which device a stage runs on."""
+"""Which devices a stage runs on, and what they compute fast."""
 
 from __future__ import annotations
 
@@ -26,3 +26,26 @@ def pick_device(name: str) -> str:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UsageError(f"--device {name}: this torch ({torch.__version__}) has no mps")
     return name
+
+
+def all_devices(name: str) -> list[str]:
+    """Every GPU for `auto` and `cuda`, else the one device that is named."""
+    import torch
+
+    device = pick_device(name)
+    if device == "cuda":
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return [device]
+
+
+def fast_precision(name: str) -> str:
+    """The smallest type that the device has instructions for: bfloat16, float16 or float32."""
+    import torch
+
+    device = pick_device(name)
+    if device.startswith("cuda"):
+        capability = torch.cuda.get_device_capability(device)
+        return "bfloat16" if capability >= (8, 0) else "float16"
+    if device == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return "bfloat16"
+    return "float32"

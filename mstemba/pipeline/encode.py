@@ -1,123 +1,337 @@
-"""Videos that need features: decode in one process, encode in this one, write to the store."""
+"""Videos that need features: decoded frames in, rows of features into the store.
+
+Decoding, forward passes and writing go on at the same time. The frames of all videos share the
+batches, so that a thousand short clips go as fast as one long film, and what the passes give back
+is dealt out to the videos again.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mstemba.errors import DecodeError, MstembaError
-from mstemba.extractors import registry
-from mstemba.extractors.windows import WindowPooler
-from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart
-from mstemba.pipeline.decode.worker import DecodeEvent, decode_all
-from mstemba.pipeline.devices import pick_device
+from mstemba.errors import DecodeError, MstembaError, StoreError
+from mstemba.extractors.description import Description
+from mstemba.extractors.windows import FeatureArray, sampling
+from mstemba.pipeline.batches import Batch, Batcher, FrameBuffer
+from mstemba.pipeline.claims import Claim, Claims
+from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart, Resume
+from mstemba.pipeline.engine import Engine, EngineEvent, FramesLost
 from mstemba.pipeline.extract import ExtractResult, Job
-from mstemba.pipeline.options import ExtractOptions
 from mstemba.pipeline.progress import Event, Listener
-from mstemba.pipeline.store import EntryWriter, FeatureStore
-from mstemba.records import FeatureSpec, Frames
+from mstemba.pipeline.store import EntryWriter, FeatureStore, Unfinished
+from mstemba.records import Frames
+
+# Frames in one message of a decoder.
+_BLOCK = 32
+# How often a video is begun again whose frames were lost with a machine.
+_MOST_LOSSES = 5
 
 
 class Encoding:
-    """One pass over the videos that need features."""
+    """One extraction of the videos that need features into one store."""
 
     def __init__(
         self,
         store: FeatureStore,
-        backbone: registry.Resolved,
-        options: ExtractOptions,
+        about: Description,
+        engine: Engine,
         listen: Listener,
         result: ExtractResult,
     ) -> None:
-        self._store = store
-        self._listen = listen
-        self._result = result
-        self._entry: _Entry | None = None
-        device = pick_device(options.device)
-        # Large batches only cost memory on a CPU (measured: 8 frames are 1.4 times as fast as 32).
-        self._batch_size = options.batch_size or (8 if device == "cpu" else 64)
-        listen(Event("extract", f"loading {backbone.name} {backbone.model} on {device}"))
-        self._encode = backbone.load(device, options.precision)
+        self._store, self._about, self._engine = store, about, engine
+        self._listen, self._result = listen, result
+        self._claims = Claims(store.root)
+        self._tracks: dict[str, Track] = {}
+        self._elsewhere: list[Job] = []
+        self._lost: list[Job] = []
+        self._losses: Counter[str] = Counter()
+        self._pending: deque[tuple[Batch, Future[FeatureArray]]] = deque()
+        length = None if about.kind == "whole-clip" else 1
+        if about.kind == "clip":
+            length = store.spec.window
+        self._batcher = Batcher(engine.batch_size, length)
 
     def run(self, jobs: list[Job]) -> None:
-        """Decode and encode these videos; what became of each goes into the result."""
+        """Make these entries; what became of each goes into the result."""
+        self._progress = _Progress(jobs, self._listen)
+        try:
+            self._pass_over(jobs)
+            while self._lost or self._elsewhere:
+                while self._lost:
+                    jobs, self._lost = self._lost, []
+                    self._pass_over(jobs)
+                if self._elsewhere:
+                    jobs, self._elsewhere = self._elsewhere, []
+                    self._listen(Event("extract", _waiting_for(jobs)))
+                    self._claims.wait(jobs[0].id).release()
+                    self._pass_over(jobs)
+        finally:
+            for _, future in self._pending:
+                future.cancel()
+            for track in self._tracks.values():
+                track.claim.release()
+
+    def _pass_over(self, jobs: list[Job]) -> None:
+        with contextlib.closing(self._engine.decode(self._requests(jobs), len(jobs))) as events:
+            for id, event in events:
+                if id in self._tracks:  # else it has failed; what still comes is passed over
+                    self._handle(id, event)
+                self._collect(self._engine.ahead)
+        self._submit(self._batcher.flush())
+        self._collect(0)
+
+    def _requests(self, jobs: Iterable[Job]) -> Iterator[tuple[str, DecodeRequest]]:
+        """What to decode, claimed one by one as the decoders ask for more."""
         spec = self._store.spec
-        requests = [
-            DecodeRequest(j.path, spec.input_size, spec.every, self._batch_size, spec.decoder)
-            for j in jobs
-        ]
-        progress = _Progress(jobs, self._listen)
-        with contextlib.closing(decode_all(requests)) as events:
-            for index, event in events:
-                try:
-                    self._take(jobs[index], event, progress)
-                except MstembaError as error:
-                    self._fail(jobs[index], error, progress)
+        for job in jobs:
+            claim = self._claims.take(job.id)
+            if claim is None:
+                self._elsewhere.append(job)
+                continue
+            if self._made_meanwhile(job):
+                claim.release()
+                self._result.cached.append(job.id)
+                self._progress.video(job.id)
+                continue
+            unfinished = self._store.unfinished(job.id, job.key)
+            track = Track(job, claim, self._store, self._about, unfinished)
+            self._tracks[job.id] = track
+            yield (
+                job.id,
+                DecodeRequest(
+                    job.path,
+                    spec.input_size,
+                    spec.short_side,
+                    spec.every,
+                    _BLOCK,
+                    spec.decoder,
+                    resume=track.resume,
+                ),
+            )
 
-    def _take(self, job: Job, event: DecodeEvent, progress: _Progress) -> None:
-        """One event of one video; events of a video that has failed are passed over."""
-        if job.id in self._result.failed:
-            return
-        if isinstance(event, DecodeError):
+    def _made_meanwhile(self, job: Job) -> bool:
+        try:
+            entry = self._store.entry(job.id)
+        except StoreError:
+            return False
+        return entry is not None and entry["key"] == job.key
+
+    @contextlib.contextmanager
+    def _charged_to(self, track: Track) -> Iterator[None]:
+        """What goes wrong is this video's failure, and no other's."""
+        try:
+            yield
+        except MstembaError as error:
+            self._fail(track.job.id, error)
+
+    def _handle(self, id: str, event: EngineEvent) -> None:
+        """One event of one video."""
+        with self._charged_to(self._tracks[id]):
+            self._take(self._tracks[id], event)
+        track = self._tracks.get(id)
+        if track is not None:
+            # An error here, as of the backbone's weights, is no video's.
+            self._encode(track)
+            with self._charged_to(track):
+                self._finish_if_whole(track)
+
+    def _take(self, track: Track, event: EngineEvent) -> None:
+        if isinstance(event, FramesLost):
+            self._lose(track, event)
+        elif isinstance(event, DecodeError):
             raise event
-        if isinstance(event, Opened):
-            progress.opened(event.seconds)
-        elif isinstance(event, Frames):
-            self._entry = self._entry or _Entry(self._store.writer(job.id), self._store.spec)
-            self._entry.add(self._encode(event.images), event)
-            self._result.frames += len(event.images)
-            progress.frames(job, len(event.images), float(event.times[-1]))
+        elif isinstance(event, Opened):
+            track.decoder = event.decoder
+            self._progress.opened(track.job.id, event.seconds)
         elif isinstance(event, Restart):
-            self._entry = None  # what was written is no entry without its marker
+            # Of the old track, batches under way may give features; nobody owns them any more.
+            self._tracks[track.job.id] = track.again(event.decoder)
+        elif isinstance(event, Frames):
+            track.add(event)
+            self._result.frames += len(event.times)
         elif isinstance(event, DecodeReport):
-            assert self._entry is not None, "a report follows frames"
-            self._entry.finish(job, event)
-            self._entry = None
-            self._result.made.append(job.id)
-            for warning in event.warnings:
-                self._listen(Event("extract", f"{job.id}: {warning}", warning=True))
-            progress.video(job)
+            track.report = event
 
-    def _fail(self, job: Job, error: MstembaError, progress: _Progress) -> None:
-        self._entry = None
-        self._result.failed[job.id] = str(error)
+    def _encode(self, track: Track) -> None:
+        """Put what frames there are into batches."""
+        runs = track.sampling.runs(track.buffer.end, ended=track.report is not None)
+        for run in runs:
+            track.under_way += self._batcher.samples(run)
+            self._submit(self._batcher.add(track, track.buffer, run))
+        track.buffer.forget(track.sampling.needed())
+
+    def _submit(self, batches: Iterable[Batch]) -> None:
+        for batch in batches:
+            self._pending.append((batch, self._engine.submit(batch)))
+
+    def _collect(self, allowed: int) -> None:
+        """Deal out finished batches, and wait for one as long as more than `allowed` are not."""
+        while self._pending and (len(self._pending) > allowed or self._pending[0][1].done()):
+            batch, future = self._pending.popleft()
+            try:
+                features = future.result()
+            except MstembaError as error:
+                for track in {id(owner): owner for owner, _, _ in batch.owners}.values():
+                    if not self._is_current(track):
+                        continue
+                    if isinstance(error, FramesLost):
+                        self._lose(track, error)
+                    else:
+                        self._fail(track.job.id, error)
+                continue
+            position = 0
+            for track, samples, reached in batch.owners:
+                if self._is_current(track):
+                    self._deal(track, features[position : position + samples], reached)
+                position += samples
+
+    def _deal(self, track: Track, features: FeatureArray, reached: int) -> None:
+        track.under_way -= len(features)
+        with self._charged_to(track):
+            track.write(track.sampling.rows(features))
+            self._progress.frames(track.job.id, reached - track.reached, track.time_of(reached - 1))
+            track.reached = reached
+            self._finish_if_whole(track)
+
+    def _finish_if_whole(self, track: Track) -> None:
+        if track.report is None or track.under_way:
+            return
+        track.finish()
+        for warning in track.report.warnings:
+            self._listen(Event("extract", f"{track.job.id}: {warning}", warning=True))
+        self._result.made.append(track.job.id)
+        self._done_with(track)
+
+    def _fail(self, id: str, error: MstembaError) -> None:
+        self._result.failed[id] = str(error)
         self._listen(Event("extract", str(error), warning=True))
-        progress.video(job)
+        self._done_with(self._tracks[id])
+
+    def _lose(self, track: Track, reason: FramesLost) -> None:
+        """Do the video again later, from its last whole shard."""
+        id = track.job.id
+        self._losses[id] += 1
+        if self._losses[id] > _MOST_LOSSES:
+            self._fail(id, MstembaError(f"{id}: given up after {_MOST_LOSSES} tries: {reason}"))
+            return
+        self._listen(Event("extract", f"{id}: {reason}; doing it again", warning=True))
+        del self._tracks[id]
+        track.claim.release()
+        self._lost.append(track.job)
+
+    def _done_with(self, track: Track) -> None:
+        del self._tracks[track.job.id]
+        track.claim.release()
+        self._progress.video(track.job.id)
+
+    def _is_current(self, track: Track) -> bool:
+        return self._tracks.get(track.job.id) is track
 
 
-class _Entry:
-    """The features of one video on their way into the store."""
+class Track:
+    """One video on its way from frames to rows in the store."""
 
-    def __init__(self, writer: EntryWriter, spec: FeatureSpec) -> None:
-        self._writer = writer
-        self._pooler = WindowPooler(spec.window, spec.stride)
-        self._spec = spec
+    def __init__(
+        self,
+        job: Job,
+        claim: Claim,
+        store: FeatureStore,
+        about: Description,
+        unfinished: Unfinished | None = None,
+    ) -> None:
+        self.job, self.claim = job, claim
+        self._store, self._about, self._unfinished = store, about, unfinished
+        self._row = 0 if unfinished is None else unfinished.rows
+        self.sampling = sampling(about, store.spec.window, store.spec.stride, self._row)
+        self.buffer = FrameBuffer(self.sampling.first)
+        self.decoder = ""
+        self.report: DecodeReport | None = None
+        self.under_way = 0
+        """Samples whose features have not come yet."""
+        self.reached = self.sampling.first
+        """The frame after the last one whose features have come."""
+        self._times = array("d")
+        self._writer: EntryWriter | None = None
 
-    def add(self, features: NDArray[np.float32], frames: Frames) -> None:
-        """Raises MstembaError for features that are not finite, or not in the store's type."""
-        if not np.isfinite(features.astype(self._spec.dtype)).all():
+    @property
+    def resume(self) -> Resume | None:
+        """Where decoding begins, when some rows are there from an earlier run."""
+        done = self._unfinished
+        if done is None or self.sampling.first == 0:
+            return None
+        anchor = min(done.rows - 1, (self.sampling.first - 1) // self._store.spec.stride)
+        frame = anchor * self._store.spec.stride
+        return Resume(self.sampling.first, done.decoder, (frame, float(done.starts[anchor])))
+
+    def again(self, decoder: str) -> Track:
+        """The same video from its beginning, by another decoder."""
+        track = Track(self.job, self.claim, self._store, self._about)
+        track.decoder = decoder
+        return track
+
+    def add(self, frames: Frames) -> None:
+        self.buffer.add(frames.images, len(frames.times))
+        self._times.extend(frames.times)
+
+    def time_of(self, frame: int) -> float:
+        """Seconds at which a frame that was decoded in this run is shown."""
+        return self._times[frame - self.sampling.first]
+
+    def write(self, rows: FeatureArray) -> None:
+        """Append (M, F) rows to the entry.
+
+        Raises MstembaError for features that are not finite, or not in the store's type.
+        """
+        spec = self._store.spec
+        if not len(rows):
+            return
+        first = self._row * spec.stride - self.sampling.first
+        starts = np.array(self._times[first : first + len(rows) * spec.stride : spec.stride])
+        self._row += len(rows)
+        with np.errstate(over="ignore"):
+            stored = rows.astype(spec.dtype)
+        bad = ~np.isfinite(stored).all(axis=1)
+        if bad.any():
             raise MstembaError(
-                f"the backbone gave NaN or infinity at {frames.times[0]:.1f} s: "
+                f"{self.job.id}: the backbone gave NaN or infinity at {starts[bad][0]:.1f} s: "
                 f"try --precision float32 --dtype float32"
             )
-        self._writer.append(*self._pooler.add(features, frames.times))
+        self._open().append(stored, starts)
 
-    def finish(self, job: Job, report: DecodeReport) -> None:
-        self._writer.append(*self._pooler.finish())
-        self._writer.finish(
-            key=job.key,
-            step=self._spec.stride * self._spec.every / report.fps,
+    def finish(self) -> None:
+        """Write the last rows and the marker that makes the entry exist."""
+        report, spec = self.report, self._store.spec
+        assert report is not None
+        self.write(self.sampling.finish())
+        self._open().finish(
+            step=spec.stride * spec.every / report.fps,
             duration=report.duration,
             fps=report.fps,
             frames=report.frames,
-            fingerprint=job.fingerprint,
-            source=job.path.name,
+            fingerprint=self.job.fingerprint,
+            source=self.job.path.name,
             decoder=report.decoder,
             warnings=report.warnings,
         )
+
+    def _open(self) -> EntryWriter:
+        if self._writer is None:
+            self._writer = self._store.writer(
+                self.job.id, self.job.key, self.decoder, self._unfinished
+            )
+        return self._writer
+
+
+def _waiting_for(jobs: list[Job]) -> str:
+    others = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+    return f"waiting for another process, which is extracting {jobs[0].id}{others}"
 
 
 class _Progress:
@@ -125,24 +339,32 @@ class _Progress:
 
     def __init__(self, jobs: list[Job], listen: Listener) -> None:
         self._sizes = {job.id: job.path.stat().st_size for job in jobs}
+        self._total = sum(self._sizes.values())
         self._listen = listen
-        self._done = self._frames = 0
-        self._seconds = 0.0
+        self._done = 0
+        self._frames = 0
+        self._seconds: dict[str, float] = {}
+        self._shares: dict[str, float] = {}
+        """Bytes done of videos under way."""
         self._begin = time.perf_counter()
 
-    def opened(self, seconds: float) -> None:
-        self._seconds = seconds
+    def opened(self, id: str, seconds: float) -> None:
+        self._seconds[id] = seconds
 
-    def frames(self, job: Job, count: int, reached: float) -> None:
+    def frames(self, id: str, count: int, reached: float) -> None:
+        """`count` more frames are encoded, up to the time `reached` of the video."""
         self._frames += count
-        share = min(1.0, reached / self._seconds) if self._seconds else 0.0
-        self._tell(f"{job.id} at {reached:.0f} s", self._done + share * self._sizes[job.id])
+        seconds = self._seconds.get(id, 0.0)
+        self._shares[id] = self._sizes[id] * (min(1.0, reached / seconds) if seconds else 0.0)
+        self._tell(f"{id} at {reached:.0f} s")
 
-    def video(self, job: Job) -> None:
-        self._done += self._sizes[job.id]
-        self._tell(f"{job.id} done", self._done)
+    def video(self, id: str) -> None:
+        self._done += self._sizes[id]
+        self._shares.pop(id, None)
+        self._tell(f"{id} done")
 
-    def _tell(self, what: str, done: float) -> None:
+    def _tell(self, what: str) -> None:
         rate = self._frames / (time.perf_counter() - self._begin)
         message = f"{what}, {self._frames} frames, {rate:.0f} frames/s"
-        self._listen(Event("extract", message, done, sum(self._sizes.values())))
+        done = self._done + sum(self._shares.values())
+        self._listen(Event("extract", message, done, self._total))

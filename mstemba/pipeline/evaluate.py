@@ -15,7 +15,7 @@ from mstemba.pipeline.checkpoint import Checkpoint, find_checkpoint, score
 from mstemba.pipeline.dataset import Clip, load_clips, with_features
 from mstemba.pipeline.devices import pick_device
 from mstemba.pipeline.extract import store_name
-from mstemba.pipeline.files import as_path
+from mstemba.pipeline.files import as_local, as_path
 from mstemba.pipeline.keys import Fingerprints
 from mstemba.pipeline.metrics import average_precision, mean_average_precision
 from mstemba.pipeline.progress import Event, Listener, silent
@@ -60,7 +60,7 @@ def evaluate(
     checkpoint was made for other classes or other features.
     """
     workspace = workspace or find_workspace()
-    found = find_checkpoint(as_path(checkpoint), workspace)
+    found = find_checkpoint(as_local(checkpoint), workspace)
     if manifest is None:
         if workspace is None:
             raise UsageError("no workspace here: give --manifest, or make one with `mstemba init`")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mstemba.data_manifests.manifest import as_paths, find_videos, load_manifest
 from mstemba.errors import StoreError, UsageError
 from mstemba.extractors import registry
-from mstemba.pipeline.files import as_path, read_json, write_json
+from mstemba.pipeline.claims import Claims
+from mstemba.pipeline.files import as_local, as_path, read_json, write_json
 from mstemba.pipeline.keys import Fingerprints, entry_key, spec_key
-from mstemba.pipeline.options import ExtractOptions
+from mstemba.pipeline.options import PRECISIONS, ExtractOptions
 from mstemba.pipeline.progress import Event, Listener, silent
 from mstemba.pipeline.store import FeatureStore
 from mstemba.pipeline.workspace import Workspace, find_workspace, set_current
@@ -64,16 +66,18 @@ def extract(
     options = options or ExtractOptions()
     workspace = workspace or find_workspace()
     videos = as_paths(videos)
-    inputs, without_file = _inputs(videos, as_path(manifest), workspace)
+    inputs, without_file = _inputs(videos, as_local(manifest), workspace)
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
     backbone = registry.resolve(options.backbone, options.model, options.weights, fingerprints.of)
-    spec = make_spec(backbone, options)
     root = as_path(store)
+    if root is None and workspace is None:
+        raise UsageError(
+            "no workspace here: say where the features go with --store, or run `mstemba init`"
+        )
+    options = with_precision(backbone, options, root, workspace)
+    spec = make_spec(backbone, options)
     if root is None:
-        if workspace is None:
-            raise UsageError(
-                "no workspace here: say where the features go with --store, or run `mstemba init`"
-            )
+        assert workspace is not None
         root = workspace.features / store_name(spec)
     target = FeatureStore.prepare(root, spec, backbone.file)
     if videos:
@@ -89,20 +93,56 @@ def extract(
 
 
 def make_spec(backbone: registry.Resolved, options: ExtractOptions) -> FeatureSpec:
-    """What decides the numbers, from a backbone and the options."""
+    """What decides the numbers, from a backbone and options whose precision is not `auto`."""
+    about = backbone.about
+    window, stride = options.window or about.window, options.stride or about.stride
+    if about.kind == "whole-clip" and (window, stride) != (about.window, about.stride):
+        raise UsageError(
+            f"{backbone.name} gives one row of {about.window} frames every {about.stride}: leave "
+            f"--window ({window}) and --stride ({stride}) out"
+        )
     return FeatureSpec(
         backbone=backbone.name,
         model=backbone.model,
         weights=backbone.identity,
-        width=backbone.width,
-        input_size=backbone.input_size,
-        window=options.window,
-        stride=options.stride,
+        width=about.width,
+        input_size=about.input_size,
+        short_side=about.short_side,
+        window=window,
+        stride=stride,
         every=options.every,
         precision=options.precision,
         dtype=options.dtype,
         decoder=options.decoder,
     )
+
+
+def with_precision(
+    backbone: registry.Resolved,
+    options: ExtractOptions,
+    root: Path | None,
+    workspace: Workspace | None,
+) -> ExtractOptions:
+    """The options with `auto` made definite.
+
+    What the workspace or the named store holds already wins over what is fast on this device, so
+    that the same command on another machine finds the features done.
+    """
+    if options.precision != "auto":
+        return options
+    if root is not None:
+        with contextlib.suppress(StoreError):  # none there yet, or of no use: `prepare` says so
+            return replace(options, precision=FeatureStore.open(root).spec.precision)
+    else:
+        assert workspace is not None
+        for precision in PRECISIONS:
+            definite = replace(options, precision=precision)
+            if (workspace.features / store_name(make_spec(backbone, definite))).is_dir():
+                return definite
+    # Imported here: with everything done, no torch is needed.
+    from mstemba.pipeline.devices import fast_precision
+
+    return replace(options, precision=fast_precision(options.device))
 
 
 def store_name(spec: FeatureSpec) -> str:
@@ -201,8 +241,11 @@ def extract_into(
     if todo:
         # Imported here: when everything is done already, no decoder and no torch is needed.
         from mstemba.pipeline.encode import Encoding
+        from mstemba.pipeline.engine import start
 
-        Encoding(store, backbone, options, listen, result).run(todo)
+        listen(Event("extract", f"loading {backbone.name} {backbone.model}"))
+        with contextlib.closing(start(store.spec, backbone, options, listen)) as engine:
+            Encoding(store, backbone.about, engine, listen, result).run(todo)
     _remember_failures(store, inputs, result.failed)
     result.seconds = time.perf_counter() - begin
     return result
@@ -221,8 +264,11 @@ def _remember_failures(
     store: FeatureStore, tried: Mapping[str, Path], failed: dict[str, str]
 ) -> None:
     file = store.root / FAILURES
-    known = read_failures(store.root)
-    now = {id: reason for id, reason in known.items() if id not in tried} | failed
-    if now != known:
-        store.make()
-        write_json(file, now)
+    if not failed and not read_failures(store.root):
+        return
+    with Claims(store.root).whole():  # another process may do the same
+        known = read_failures(store.root)
+        now = {id: reason for id, reason in known.items() if id not in tried} | failed
+        if now != known:
+            store.make()
+            write_json(file, now)

@@ -1,14 +1,22 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files, and objects behind URLs, so that a reader never sees half of one."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
+
+from mstemba.errors import MstembaError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 TEMPORARY = ".writing-"
 """How the names of files begin that are not whole yet."""
@@ -16,8 +24,77 @@ FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def as_path(path: str | Path | None) -> Path | None:
-    """A path that a caller may have given as text."""
-    return None if path is None else Path(path)
+    """A path that a caller may have given as text.
+
+    Text like "s3://bucket/x.zarr" gives a `UPath`, which has a Path's methods and passes for one;
+    `remote` tells them apart. Raises UsageError for a URL of an unknown kind.
+    """
+    if path is None or isinstance(path, Path):
+        return path
+    # Two letters at least: one is a drive of Windows.
+    if isinstance(path, str) and not re.match(r"[A-Za-z][\w+.-]+://", path):
+        return Path(path)
+    if isinstance(path, str) and path.lower().startswith("file://"):
+        from urllib.request import url2pathname
+
+        return Path(url2pathname(path[len("file://") :]))
+    try:
+        from upath import UPath
+
+        # No cached listings: what other processes write is to be seen.
+        return cast(Path, UPath(path, use_listings_cache=False))
+    except ImportError as error:
+        raise UsageError(f"{path}: {error}. Try pip install 'mstemba[cloud]'") from None
+    except ValueError as error:
+        raise UsageError(
+            f"{path}: {error}; expected a path, or a URL like s3://bucket/name"
+        ) from None
+
+
+def as_local(path: str | Path | None) -> Path | None:
+    """The same for what must be on a disk. Raises UsageError for a URL."""
+    found = as_path(path)
+    if found is not None and remote(found):
+        raise UsageError(f"{path}: expected a local path; only feature stores may be behind a URL")
+    return found
+
+
+def remote(path: Path) -> UPath | None:
+    """The path as what it is when it is a URL; None for one of the local disk."""
+    return None if isinstance(path, Path) else path
+
+
+@contextlib.contextmanager
+def reaching(path: Path, *passing: type[Exception]) -> Iterator[None]:
+    """What a URL's file system and its libraries raise becomes one StoreError.
+
+    Errors of the kinds in `passing` stay what they are, and so does everything on a local disk.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not remote(path) or isinstance(error, (MstembaError, *passing)):
+            raise
+        advice = (
+            "pip install 'mstemba[cloud]'"
+            if isinstance(error, ImportError)
+            else "Check the address, and the credentials that fsspec finds (AWS_*, FSSPEC_*)"
+        )
+        raise StoreError(
+            f"{path}: cannot be reached: {str(error) or type(error).__name__}. {advice}"
+        ) from error
+
+
+def folder_name(id: str) -> str:
+    """One name of a file or folder for any text: another one for other text, and never hidden."""
+    # Quoting keeps every id one name; a leading dot would hide or climb.
+    name = quote(id, safe=" ()+,-=@[]_{}", errors="surrogateescape")
+    if name.startswith(".") or name.endswith(".json"):
+        name = name.replace(".", "%2E")
+    if len(name) > 200:
+        sha = hashlib.sha256(id.encode(errors="surrogateescape")).hexdigest()
+        name = f"{name[:150]}%{sha[:32]}"
+    return name or "%"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -31,18 +108,35 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{name}{path.suffix}")
     try:
         write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        flush(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def flush(path: Path) -> None:
+    """Let a file of the local disk survive the loss of power."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 def write_text(path: Path, text: str) -> None:
-    write_atomically(
-        path,
-        lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"),
-    )
+    """Write a whole text, or nothing. Raises StoreError when a URL cannot be written."""
+    content = text.encode(errors="backslashreplace")
+    if url := remote(path):
+        with reaching(path):
+            url.fs.pipe_file(url.path, content)  # appears whole: one request
+    else:
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def read_text(path: Path) -> str:
+    """Raises OSError; StoreError for a URL that cannot be read, unless nothing is there."""
+    if url := remote(path):
+        with reaching(path, FileNotFoundError):
+            content: bytes = url.fs.cat_file(url.path)
+            return content.decode()
+    return path.read_text(encoding="utf-8")
 
 
 def to_json(data: Any) -> str:
@@ -54,4 +148,4 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(read_text(path))

@@ -12,6 +12,8 @@ from typing import Any
 from mstemba.errors import UsageError
 from mstemba.model.architectures import ARCHITECTURES
 
+PRECISIONS = ("float32", "bfloat16", "float16")
+
 
 def _runtime(default: Any, help: str) -> Any:
     """An option that changes where or how fast a stage runs, and no number: not in any key."""
@@ -47,25 +49,50 @@ class ExtractOptions:
         None, "Model of the backbone's family [default: ViT-L-14-quickgelu for clip]."
     )
     weights: str | None = _option(None, "A published tag of that model, or a local weights file.")
-    window: int = _option(16, "Frames averaged into one feature row.")
-    stride: int = _option(16, "Frames from one row to the next.")
-    every: int = _option(1, "Use every N-th frame; window and stride count the frames used.")
-    precision: str = _option("float32", "Arithmetic of the backbone: float32, bfloat16 or float16.")
-    dtype: str = _option("float32", "Numbers in the store: float32 or float16.")
-    decoder: str = _option("auto", "auto (decord where it is exact, else av), decord or av.")
-    batch_size: int | None = _runtime(
-        None, "Frames in one pass of the backbone [default: 8 on a CPU, 64 on a GPU]."
+    window: int | None = _option(
+        None, "Frames of one feature row, averaged or seen at once [default: 16]."
     )
-    device: str = _runtime("auto", "auto, cpu, cuda, cuda:1, mps.")
+    stride: int | None = _option(
+        None, "Frames from one row to the next [default: 16; i3d-whole-clip: 8]."
+    )
+    every: int = _option(1, "Use every N-th frame; window and stride count the frames used.")
+    precision: str = _option(
+        "auto",
+        "Arithmetic of the backbone: float32, bfloat16, float16, or auto (that of the store "
+        "there is, else the smallest that the device has instructions for).",
+    )
+    dtype: str = _option("float32", "Numbers in the store: float32 or float16.")
+    decoder: str = _option(
+        "auto", "auto (decord where it is exact, else av), decord, av or torchcodec."
+    )
+    batch_size: int | None = _runtime(
+        None, "Frames in one pass of the backbone [default: by backbone and device]."
+    )
+    device: str = _runtime("auto", "auto (every GPU, else the CPU), cpu, cuda, cuda:1, mps.")
+    workers: int | None = _runtime(None, "Decoder processes [default: by cores and devices].")
+    decode_timeout: float = _runtime(
+        120.0, "Seconds without a frame after which a decoder is given up."
+    )
+    engine: str = _runtime("local", "local, or ray to use every machine of a Ray cluster.")
+    address: str | None = _runtime(
+        None, "Ray cluster to join, auto for the one around [default: start one here]."
+    )
 
     def __post_init__(self) -> None:
         _require_finite(self)
-        for name in ("window", "stride", "every", "batch_size"):
+        for name in ("window", "stride", "every", "batch_size", "workers"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"{name} is {value}, expected 1 or more")
-        _one_of("precision", self.precision, ("float32", "bfloat16", "float16"))
+        timeout = self.decode_timeout
+        _require(timeout > 0, f"decode_timeout is {timeout}, expected more than 0 s")
+        _one_of("precision", self.precision, ("auto", *PRECISIONS))
         _one_of("dtype", self.dtype, ("float32", "float16"))
-        _one_of("decoder", self.decoder, ("auto", "decord", "av"))
+        _one_of("decoder", self.decoder, ("auto", "decord", "av", "torchcodec"))
+        _one_of("engine", self.engine, ("local", "ray"))
+        _require(
+            self.address is None or self.engine == "ray",
+            f"address is {self.address!r}, but the engine is {self.engine}: add --engine ray",
+        )
 
 
 @dataclass(frozen=True)
@@ -127,7 +154,7 @@ class DetectOptions:
     min_length: float = _runtime(0.0, "Shortest segment that is kept, in seconds.")
     formats: tuple[str, ...] = _runtime(("json", "csv", "png"), "Files to write.")
     batch_size: int | None = _runtime(
-        None, "Frames in one pass of the backbone [default: 8 on a CPU, 64 on a GPU]."
+        None, "Frames in one pass of the backbone [default: by backbone and device]."
     )
     device: str = _runtime("auto", "auto, cpu, cuda, cuda:1, mps.")
 

@@ -17,7 +17,7 @@ from mstemba.data_manifests.manifest import Manifest, load_manifest, read_json_o
 from mstemba.errors import UsageError
 from mstemba.pipeline.checkpoint import CONFIG, DONE, make_config, read_done
 from mstemba.pipeline.dataset import Clip, load_clips, split_validation, with_features
-from mstemba.pipeline.files import as_path, write_json
+from mstemba.pipeline.files import as_local, as_path, write_json
 from mstemba.pipeline.keys import Fingerprints, digest
 from mstemba.pipeline.options import TrainOptions, numeric
 from mstemba.pipeline.progress import Event, Listener, silent
@@ -68,12 +68,12 @@ def train(
     """
     options = options or TrainOptions()
     workspace = workspace or find_workspace()
-    labels = load_manifest(as_path(manifest) or _need(workspace, "--manifest").manifest)
+    labels = load_manifest(as_local(manifest) or _need(workspace, "--manifest").manifest)
     store = find_store(as_path(features), workspace)
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
     plan = _plan(options, labels, store, fingerprints)
     name = f"{options.arch}-{plan.key[:8]}"
-    run = as_path(output) or _need(workspace, "--output").runs / name
+    run = as_local(output) or _need(workspace, "--output").runs / name
     _check_run_folder(run, plan.key)
     cached = (run / DONE).is_file()
     if not cached:

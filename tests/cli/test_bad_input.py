@@ -6,6 +6,7 @@ and torch for each of them would take minutes. The other files here start proces
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import av
 import pytest
 
 from mstemba.cli import main
@@ -308,6 +310,22 @@ CASES = [
     Case("clip-model-unknown", ("extract", "--model", "ViT-Z"), ("'ViT-Z'", "nearest")),
     Case("weights-missing", (*EXTRACT, "--weights", "no/w.pth"), ("no/w.pth", "no such file")),
     Case("format-unknown", (*DETECT, "--format", "json,xls"), ("'xls'", "json, csv, png")),
+    Case("tag-unknown", (*EXTRACT, "--weights", "nope"), ("'nope'", "efficientnet-lite0")),
+    Case(
+        "i3d-tag-unknown", ("extract", "--backbone", "i3d", "--weights", "x"), ("'x'", "charades")
+    ),
+    Case("decoder-unknown", ("extract", "--decoder", "vlc"), ("'vlc'", "auto, decord, av")),
+    Case("precision-unknown", ("extract", "--precision", "fp8"), ("'fp8'", "auto, float32")),
+    Case("engine-unknown", ("extract", "--engine", "spark"), ("'spark'", "local, ray")),
+    Case("address-alone", ("extract", "--address", "auto"), ("'auto'", "add --engine ray")),
+    Case("workers-0", ("extract", "--workers", "0"), ("workers is 0", "1 or more")),
+    Case("timeout-0", ("extract", "--decode-timeout", "0"), ("timeout is 0", "more than 0")),
+    Case("store-scheme", (*EXTRACT, "--store", "nope://x/y.zarr"), ("nope://x/y.zarr", "s3://")),
+    Case(
+        "whole-clip-window",
+        ("extract", "--backbone", "i3d-whole-clip", "--window", "32"),
+        ("one row of 16 frames every 8", "--window (32)"),
+    ),
     Case("window-0", ("extract", "--window", "0"), ("window is 0", "1 or more")),
     Case("stride-negative", ("extract", "--stride", "-1"), ("stride is -1", "1 or more")),
     Case("threshold-2", (*DETECT, "--threshold", "2"), ("threshold is 2", "<= 1")),
@@ -402,6 +420,52 @@ def test_videos_that_all_failed_can_be_repaired(tmp_path: Path, mstemba: Runner)
     complaint(mstemba(*EXTRACT, cwd=tmp_path, expect=1))
     film(tmp_path / "videos" / "v0.mp4")
     assert "1 extracted" in mstemba(*EXTRACT, cwd=tmp_path).stdout
+
+
+# What comes of the real odd files: frames that decode, or the line that says why not.
+ODD = {
+    "decord_corrupted.mp4": 49,
+    "decord_video_90.mov": None,
+    "moviepy_1x1_dashname.mp4": None,
+    "moviepy_vp9_no_duration.webm": None,
+    "torchcodec_av1_video.mkv": None,
+    "torchcodec_h265_10bits.mp4": None,
+    "torchcodec_nasa_13013.mp4": 390,
+}
+
+
+def test_odd_files_give_the_frames_that_decode_and_the_batch_goes_on(
+    shared: Path, tmp_path: Path, mstemba: Runner
+) -> None:
+    odd = shared / "videos" / "odd"
+    files = sorted(odd.iterdir())
+    result = mstemba(*EXTRACT, *files, "--store", "s.zarr", cwd=tmp_path, expect=1)
+    assert "7 extracted, 0 cached, 1 failed" in result.stdout
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
+    assert "torchcodec_audio_only" in line
+    assert "no video stream in it, only audio" in line
+    store = FeatureStore.open(tmp_path / "s.zarr")
+    for name, most in ODD.items():
+        path = odd / name
+        entry = store.entry(path.stem)
+        assert entry is not None, name
+        with av.open(str(path)) as container:
+            count = _decodable(container)
+        assert entry["frames"] == count, name
+        assert entry["rows"] == -(-count // 4), name
+        assert bool(entry["warnings"]) == (name == "decord_corrupted.mp4"), (name, entry)
+        assert most is None or count <= most
+
+
+def _decodable(container: av.container.InputContainer) -> int:
+    """Frames of the best video stream that FFmpeg gives, whatever is wrong with the rest."""
+    stream = container.streams.best("video")
+    assert stream is not None
+    count = 0
+    for packet in container.demux(stream):
+        with contextlib.suppress(av.FFmpegError):
+            count += len(packet.decode())
+    return count
 
 
 def test_detect_goes_on_after_a_bad_video(

@@ -77,7 +77,7 @@ class Run:
             except OSError:
                 continue  # it has ended meanwhile
             state, session = fields[0], int(fields[3])
-            if session == self.process.pid and b"decode.worker" in words and state != "Z":
+            if session == self.process.pid and b"decode.child" in words and state != "Z":
                 found.append(int(folder.name))
         return found
 
@@ -156,7 +156,7 @@ def test_a_killed_decoder_costs_nothing_but_time(
 ) -> None:
     store = many / "features" / current_store(finished).name
     run = Run(EXTRACT, many)
-    run.wait_until((store / "v0").exists)
+    run.wait_until(lambda: bool(run.decoders()))
     (decoder,) = run.decoders()
     os.kill(decoder, signal.SIGKILL)
     assert run.process.wait(timeout=120) == 0
@@ -228,9 +228,9 @@ def _new_folder(parent: Path, file: str) -> None:
 @pytest.mark.parametrize(
     "prepare",
     [
-        pytest.param(lambda w: _new_folder(current_store(w), "zarr.4711.partial"), id="store"),
+        pytest.param(lambda w: _new_folder(current_store(w), ".writing-4711.json"), id="store"),
         pytest.param(
-            lambda w: _new_folder(current_store(w) / "v0", "zarr.4711.partial"), id="entry"
+            lambda w: _new_folder(current_store(w) / "v0", ".writing-4711.json"), id="entry"
         ),
         pytest.param(lambda w: _new_folder(current_run(w), "last/.config.4711.json"), id="last"),
         pytest.param(lambda w: _new_folder(current_run(w), "best/config.json"), id="best"),

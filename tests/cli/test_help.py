@@ -69,13 +69,29 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert names & (HEAVY | {"typer"}) == set()
 
 
-def test_backbones_lists_both(tmp_path: Path) -> None:
+WIDTHS = {
+    "clip": 768,
+    "efficientnet-lite0": 1280,
+    "i3d": 1024,
+    "i3d-whole-clip": 1024,
+    "i3d_r50": 2048,
+    "slow_r50": 2048,
+    "slowfast_r50": 2304,
+    "x3d_m": 2048,
+}
+
+
+def test_backbones_are_listed_with_what_a_user_chooses_by(tmp_path: Path) -> None:
     said = mstemba("backbones", cwd=tmp_path, env={"COLUMNS": "200"}).stdout
-    assert "efficientnet-lite0" in said
-    assert "clip" in said
     rows = json.loads(mstemba("backbones", "--json", "-", cwd=tmp_path).stdout)
-    assert {row["name"]: row["width"] for row in rows} == {"clip": 768, "efficientnet-lite0": 1280}
-    assert next(row for row in rows if row["name"] == "efficientnet-lite0")["here"] is True
+    assert {row["name"]: row["width"] for row in rows} == WIDTHS
+    for row in rows:
+        assert row["name"] in said
+        assert row["weights"]
+        assert row["licence"]
+        assert row["input"] == 224
+    here = {row["name"] for row in rows if row["here"]}
+    assert "efficientnet-lite0" in here
 
 
 @pytest.mark.parametrize("name", ["status", "backbones", "evaluate"])

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mstemba.pipeline.decode.pyav_reader import Probe
+from mstemba.pipeline.decode.plan import Block, CannotDecode, Image, Plan, Probe, Shown
 
-# decord decodes ahead of its consumer without a bound, so it is read in blocks of this many frames,
-# each by a reader that is closed before its frames are handed on.
-BLOCK = 512
-
-
-class DecordFailed(Exception):
-    """decord cannot read this file, or does not give what the container says is in it."""
+# decord decodes ahead of its consumer without a bound, so it is read in blocks from keyframe to
+# keyframe, and made to forget what it has decoded ahead before their frames are handed on.
+BLOCK = 128  # frames of the file, unless keyframes are further apart
+LONGEST = 512
 
 
 def why_not(found: Probe) -> str | None:
@@ -33,38 +31,73 @@ def why_not(found: Probe) -> str | None:
         return "the file does not say the time of every frame"
     if found.times[0] + found.offset < 0:
         return "the first timestamp is negative"
+    if not (found.fresh and found.closed):
+        return "decord loses frames at keyframes that do not start afresh (open GOP)"
+    if np.diff(found.keyframes, append=len(found.times)).max() > LONGEST:
+        return f"its keyframes are more than {LONGEST} frames apart"
     return None
 
 
-def decode(
-    path: Path, found: Probe, size: tuple[int, int], every: int
-) -> Iterator[tuple[NDArray[np.uint8], float]]:
-    """Every `every`-th frame as RGB (H, W, 3) of `size` = (W, H), with its time in seconds.
+def decode(path: Path, found: Probe, plan: Plan) -> Iterator[Shown]:
+    """The used frames from `plan.start` on; a block is read when its first picture is asked for.
 
-    Raises DecordFailed, possibly after some frames.
+    Raises CannotDecode, possibly after some frames.
     """
     assert found.times is not None
-    wanted = range(0, len(found.times), every)
-    for first in range(0, len(wanted), BLOCK):
-        block = wanted[first : first + BLOCK]
-        images = _read(path, size, list(block), len(found.times))
-        yield from zip(images, found.times[block.start : block.stop : every].tolist(), strict=True)
+    reader = _open(path, found, plan)
+    for numbers in _blocks(found, plan.start * plan.every, plan.every):
+        block = Block(partial(_read, reader, plan.size), numbers)
+        for number in numbers:
+            time = float(found.times[number])
+            yield Shown(number // plan.every, time, partial(block.image, number))
+        plan.alive()
 
 
-def _read(path: Path, size: tuple[int, int], indices: list[int], count: int) -> NDArray[np.uint8]:
+def _blocks(found: Probe, start: int, every: int) -> Iterator[range]:
+    """Every `every`-th frame of the file from `start` on, in blocks that end before keyframes."""
+    assert found.times is not None
+    edges = [*found.keyframes[found.keyframes > start].tolist(), len(found.times)]
+    for edge, following in zip(edges, [*edges[1:], None], strict=True):
+        if following is None or following - start > BLOCK:
+            block = range(start, edge, every)
+            yield block
+            start += len(block) * every
+
+
+def _read(reader: Any, size: tuple[int, int], numbers: range) -> Image:
+    with _Complaints():
+        images: Image = reader.get_batch(list(numbers)).asnumpy()
+        reader.seek(0)
+    expected = (len(numbers), size[1], size[0], 3)
+    if images.shape != expected:
+        raise CannotDecode(f"decord gave {images.shape}, expected {expected}")
+    return images
+
+
+def _open(path: Path, found: Probe, plan: Plan) -> Any:
     import decord
 
-    width, height = size
-    try:
-        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=width, height=height)
-        if len(reader) != count:
-            raise DecordFailed(f"decord counts {len(reader)} frames, the container {count}")
-        images: NDArray[np.uint8] = reader.get_batch(indices).asnumpy()
-    except (decord.DECORDError, RuntimeError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise DecordFailed(reason[0]) from None
-    if images.shape != (len(indices), height, width, 3):
-        raise DecordFailed(
-            f"decord gave {images.shape}, expected {(len(indices), height, width, 3)}"
+    assert found.times is not None
+    width, height = plan.size
+    with _Complaints():
+        reader = decord.VideoReader(
+            str(path), ctx=decord.cpu(0), width=width, height=height, num_threads=plan.threads
         )
-    return images
+        count = len(reader)
+    if count != len(found.times):
+        raise CannotDecode(f"decord counts {count} frames, the container {len(found.times)}")
+    return reader
+
+
+class _Complaints:
+    """Turns what decord raises into CannotDecode."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        import decord
+
+        if isinstance(error, (decord.DECORDError, RuntimeError, OSError, ValueError)):
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise CannotDecode(reason[0]) from None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import av.filter
@@ -14,36 +16,18 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from mstemba.errors import DecodeError
+from mstemba.pipeline.decode.plan import Image, Plan, Probe, Shown, nothing
+
+# Where a keyframe is what it says, and the container finds it: others are decoded from the start.
+_SEEK_CODECS = {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg"}
+_SEEK_CONTAINERS = ("mp4", "matroska")
 
 
-@dataclass(frozen=True)
-class Probe:
-    """What a container says about its best video stream, found by decoding one frame."""
+def probe(path: Path, alive: Callable[[], None] = nothing) -> Probe:
+    """Look into a file. Raises DecodeError when no frame of video can be had from it.
 
-    width: int
-    height: int
-    """Pixels as shown, rotation applied."""
-    rotation: int
-    """Degrees counter-clockwise that a player turns the picture, as the file asks."""
-    codec: str
-    container: str
-    offset: float
-    """Seconds: where the container's clock starts. All times are relative to it."""
-    times: NDArray[np.float64] | None
-    """(N,) presentation time of every packet, sorted; None when some are not in the file."""
-    length: float
-    """Seconds that the container's header promises, 0 when it says nothing."""
-    rate: float
-    """Nominal frames a second, 0 when unknown."""
-
-    @property
-    def looks_cut(self) -> bool:
-        """Whether packets that the header promises are not there."""
-        return self.times is not None and self.times[-1] < self.length - 1
-
-
-def probe(path: Path) -> Probe:
-    """Look into a file. Raises DecodeError when no frame of video can be had from it."""
+    `alive` is called for every packet of the pass over the file.
+    """
     try:
         with av.open(str(path)) as container:
             stream = _video_stream(container, path)
@@ -52,6 +36,7 @@ def probe(path: Path) -> Probe:
             rotation = int(first.rotation) % 360
             turned = rotation in (90, 270)
             width, height = (first.height, first.width) if turned else (first.width, first.height)
+            packets = _look_through(path, offset, alive)
             return Probe(
                 width=width,
                 height=height,
@@ -59,7 +44,10 @@ def probe(path: Path) -> Probe:
                 codec=stream.codec_context.codec.canonical_name,
                 container=container.format.name,
                 offset=offset,
-                times=_packet_times(path, offset),
+                times=packets.times,
+                keyframes=packets.keyframes,
+                fresh=packets.fresh and any(c in container.format.name for c in _SEEK_CONTAINERS),
+                closed=packets.closed,
                 length=(container.duration or 0) / av.time_base,
                 rate=float(stream.average_rate or 0),
             )
@@ -67,42 +55,43 @@ def probe(path: Path) -> Probe:
         raise DecodeError(f"{path}: not a readable video: {_reason(error)}") from None
 
 
-def decode(
-    path: Path, found: Probe, size: tuple[int, int], every: int, careful: bool = False
-) -> Iterator[tuple[NDArray[np.uint8], float]]:
-    """Every `every`-th frame as RGB (H, W, 3) of `size` = (W, H), with its time in seconds.
+def decode(path: Path, found: Probe, plan: Plan) -> Iterator[Shown]:
+    """The used frames from `plan.start` on.
 
-    `careful` is for a file known to be damaged: one thread, so that how many frames come out does
-    not depend on the machine. A packet that cannot be decoded is skipped and counted; the count is
-    raised as `DamagedPackets` after the last frame.
+    `plan.careful` is for a file known to be damaged: one thread, so that how many frames come out
+    does not depend on the machine. A packet that cannot be decoded is skipped and counted; the
+    count is raised as `DamagedPackets` after the last frame. Raises `SeekMissed` before the first
+    frame when `plan.start` cannot be reached.
     """
-    turns = found.rotation // 90
-    scale_to = (size[1], size[0]) if turns % 2 else size
-    damaged = number = 0
+    damaged = 0
+    number = plan.start * plan.every
     with av.open(str(path)) as container:
         stream = _video_stream(container, path)
-        stream.thread_type = "SLICE" if careful or found.looks_cut else "AUTO"
-        scaler = _Scaler(stream, scale_to)
+        _set_threads(stream, found, plan)
+        picture = _Picture(stream, found.rotation, plan.size)
+        if wanted := number:
+            _seek(container, stream, found, wanted)
         for packet in container.demux(stream):
+            plan.alive()
             try:
                 frames = packet.decode()
             except av.FFmpegError:
                 damaged += 1
                 continue
             for frame in frames:
-                if number % every == 0:
-                    image = np.rot90(scaler(frame), turns) if turns else scaler(frame)
-                    # A frame without a time is placed by the nominal rate.
-                    if "avi" in found.container and found.times is not None:
-                        # AVI has no presentation times; with B-frames FFmpeg's guesses go back.
-                        time = found.times[min(number, len(found.times) - 1)]
-                    elif frame.pts is not None:
-                        # The very arithmetic of `_packet_times`: equal to the last bit.
-                        time = frame.pts * float(stream.time_base or 0) - found.offset
-                    else:
-                        time = number / (found.rate or 1)
-                    yield np.ascontiguousarray(image), float(time)
+                time = _time(frame, stream, found, number)
+                if wanted:
+                    assert found.times is not None
+                    if damaged or time > found.times[wanted]:
+                        raise SeekMissed
+                    if time < found.times[wanted]:
+                        continue
+                    wanted = 0
+                if number % plan.every == 0:
+                    yield Shown(number // plan.every, time, partial(picture, frame))
                 number += 1
+    if wanted:
+        raise SeekMissed
     if damaged:
         raise DamagedPackets(damaged, number)
 
@@ -114,6 +103,53 @@ class DamagedPackets(Exception):
         super().__init__(f"{packets} damaged packets skipped, {frames} frames decoded")
 
 
+class SeekMissed(Exception):
+    """Seeking did not lead to the frame that decoding was to begin at."""
+
+
+def _set_threads(stream: VideoStream, found: Probe, plan: Plan) -> None:
+    alone = plan.careful or found.looks_cut
+    stream.thread_type = "SLICE" if alone else "AUTO"
+    stream.codec_context.thread_count = 1 if alone else plan.threads
+
+
+def _seek(
+    container: av.container.InputContainer, stream: VideoStream, found: Probe, number: int
+) -> None:
+    """Go to the keyframe before the one that frame `number` needs: what is shown right after a
+    keyframe may still lean on frames before it."""
+    assert found.times is not None
+    before = int(np.searchsorted(found.keyframes, number, "right")) - 2
+    if before > 0:
+        time = found.times[found.keyframes[before]] + found.offset
+        try:
+            container.seek(round(time / float(stream.time_base or 1)), stream=stream)
+        except av.FFmpegError:
+            raise SeekMissed from None
+
+
+def _time(frame: VideoFrame, stream: VideoStream, found: Probe, number: int) -> float:
+    """Seconds at which the frame is shown."""
+    if "avi" in found.container and found.times is not None:
+        # AVI has no presentation times; with B-frames FFmpeg's guesses go back.
+        return float(found.times[min(number, len(found.times) - 1)])
+    if frame.pts is not None:
+        # The very arithmetic of `_look_through`: equal to the last bit.
+        return float(frame.pts * float(stream.time_base or 0) - found.offset)
+    return number / (found.rate or 1)
+
+
+class _Picture:
+    """A decoded frame as upright RGB pixels, resized."""
+
+    def __init__(self, stream: VideoStream, rotation: int, size: tuple[int, int]) -> None:
+        self._turns = rotation // 90
+        self._scaler = _Scaler(stream, (size[1], size[0]) if self._turns % 2 else size)
+
+    def __call__(self, frame: VideoFrame) -> Image:
+        return np.rot90(self._scaler(frame), self._turns) if self._turns else self._scaler(frame)
+
+
 class _Scaler:
     """swscale in a filter graph: the conversion that decord does, bit for bit on 8-bit H.264."""
 
@@ -123,7 +159,7 @@ class _Scaler:
         self._graph: av.filter.Graph | None = None
         self._format: tuple[int, int, str] | None = None
 
-    def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
+    def __call__(self, frame: VideoFrame) -> Image:
         form = (frame.width, frame.height, frame.format.name)
         if self._graph is None or form != self._format:  # the picture may change size midway
             self._graph = self._build(frame)
@@ -131,7 +167,10 @@ class _Scaler:
         self._graph.push(frame)
         scaled = self._graph.pull()
         assert isinstance(scaled, VideoFrame)
-        return np.asarray(scaled.to_ndarray(), np.uint8)
+        plane = scaled.planes[0]
+        lines = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+        image: Image = lines[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
+        return image
 
     def _build(self, frame: VideoFrame) -> av.filter.Graph:
         graph = av.filter.Graph()
@@ -169,21 +208,65 @@ def _first_frame(
     raise DecodeError(f"{path}: no frame of its video stream can be decoded")
 
 
-def _packet_times(path: Path, offset: float) -> NDArray[np.float64] | None:
-    """Presentation times of all packets: a pass over the file without decoding."""
+class _Packets(NamedTuple):
+    """What the packets of a stream say, undecoded; as in Probe."""
+
+    times: NDArray[np.float64] | None
+    keyframes: NDArray[np.intp]
+    fresh: bool
+    closed: bool
+
+
+def _look_through(path: Path, offset: float, alive: Callable[[], None]) -> _Packets:
+    """A pass over the file without decoding."""
+    stamps: list[int | None] = []
+    keys: list[int] = []
     with av.open(str(path)) as container:
         stream = _video_stream(container, path)
-        stamps = [p.pts for p in container.demux(stream) if p.size and not p.is_discard]
-        if not stamps or any(pts is None for pts in stamps) or len(set(stamps)) < len(stamps):
-            return None
-        return np.sort(np.array(stamps, dtype=np.float64)) * float(stream.time_base or 0) - offset
+        codec = stream.codec_context.codec.canonical_name
+        fresh = codec in _SEEK_CODECS
+        unit = float(stream.time_base or 0)
+        lengths = (stream.codec_context.extradata or b"")[:1] == b"\1"
+        for packet in container.demux(stream):
+            alive()
+            if packet.size and not packet.is_discard:
+                if packet.is_keyframe:
+                    keys.append(len(stamps))
+                    fresh = fresh and (codec != "h264" or _is_idr(bytes(packet), lengths))
+                stamps.append(packet.pts)
+    if not stamps or None in stamps or len(set(stamps)) < len(stamps):
+        return _Packets(None, np.zeros(0, np.intp), False, False)
+    pts = np.array(stamps, dtype=np.float64)
+    places = np.argsort(np.argsort(pts))
+    still_to_come = np.minimum.accumulate(pts[::-1])[::-1]
+    return _Packets(
+        np.sort(pts) * unit - offset,
+        np.sort(places[keys]),
+        fresh and keys[:1] == [0],
+        bool((still_to_come[keys] == pts[keys]).all()),
+    )
+
+
+def _is_idr(packet: bytes, lengths: bool) -> bool:
+    """Whether an H.264 keyframe forgets all before it: other recovery points may need time.
+
+    Its units follow their own 4-byte lengths, as MP4 and Matroska have it, or start codes.
+    """
+    if not lengths:
+        return re.search(b"\0\0\1[\x25\x45\x65]", packet) is not None
+    place = 0
+    while place + 4 < len(packet):
+        if packet[place + 4] & 31 == 5:
+            return True
+        place += 4 + int.from_bytes(packet[place : place + 4], "big")
+    return False
 
 
 def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], fps: int) -> None:
+def write_video(path: Path, frames: Iterable[Image], fps: int) -> None:
     """Encode (H, W, 3) RGB frames as H.264 in the container that the file name asks for."""
     with av.open(str(path), "w") as container:
         stream = None

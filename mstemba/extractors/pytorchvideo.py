@@ -1,0 +1,142 @@
+"""I3D, Slow and SlowFast of ResNet-50, and X3D-M (Kinetics-400), as pytorchvideo builds them."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mstemba.errors import UsageError
+from mstemba.extractors.description import Description
+from mstemba.extractors.weights import first_line, fit, located, read_state, reading
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mstemba.extractors.encoder import Encoder
+
+_FILES = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/"
+_MEAN, _STD = [0.45] * 3, [0.225] * 3
+# Convolutions and the batch norms behind them, by the attributes of pytorchvideo's modules.
+_PAIRS = (
+    ("conv", "norm"),
+    ("conv.conv_xy", "norm"),
+    ("branch1_conv", "branch1_norm"),
+    ("conv_a", "norm_a"),
+    ("conv_b", "norm_b"),
+    ("conv_b", "norm_b.0"),
+    ("conv_c", "norm_c"),
+    ("conv_fast_to_slow", "norm"),
+    ("pre_conv", "pre_norm"),
+)
+_ALPHA = 4  # frames of SlowFast's fast path for one of its slow path
+
+
+@dataclass(frozen=True)
+class Network:
+    """One of pytorchvideo's networks."""
+
+    summary: str
+    width: int
+    file: str
+    shortest: int = 1
+    """Frames that a clip must have; shorter ones have their last frame repeated."""
+
+    @property
+    def published(self) -> dict[str, str]:
+        """Addresses by tag, as pytorchvideo's own hub has them."""
+        return {"kinetics": _FILES + self.file}
+
+
+NETWORKS = {
+    "i3d_r50": Network("I3D on ResNet-50", 2048, "I3D_8x8_R50.pyth", shortest=2),
+    "slow_r50": Network("Slow path of SlowFast on ResNet-50", 2048, "SLOW_8x8_R50.pyth"),
+    "slowfast_r50": Network("SlowFast on ResNet-50", 2304, "SLOWFAST_8x8_R50.pyth"),
+    "x3d_m": Network("X3D-M, small and fast for a clip backbone", 2048, "X3D_M.pyth"),
+}
+
+
+def describe(model: str) -> Description:
+    """What one of `NETWORKS` takes and gives."""
+    return Description(
+        width=NETWORKS[model].width,
+        input_size=224,
+        short_side=256,
+        kind="clip",
+        cpu_batch=1,
+        gpu_batch=8,
+    )
+
+
+def installed() -> bool:
+    """Whether pytorchvideo is, found without importing it."""
+    return importlib.util.find_spec("pytorchvideo") is not None
+
+
+def load(model: str, weights: str, device: str, precision: str) -> Encoder:
+    """Clips (N, L, 224, 224, 3) of any length L >= 1 to (N, 1, F): what the classifier is given.
+
+    It is the mean of the last feature map over space and time, of X3D its head's last activation.
+    Raises UsageError when pytorchvideo is not installed, or when the weights, a tag or a file, are
+    not here and cannot be fetched, or do not fit.
+    """
+    from mstemba.extractors.encoder import Encoder
+    from mstemba.extractors.folding import fold
+
+    network = headless(model)
+    path = located(weights, NETWORKS[model].published, model)
+    with reading(path, model):
+        last, _ = list(network.get_submodule("blocks").named_children())[-1]
+        fit(network, read_state(path), unneeded=f"blocks.{last}.proj.")
+    fold(network, _PAIRS)
+
+    def forward(clips: Tensor) -> Tensor:
+        features: Tensor = network(inputs(model, clips))
+        return features[:, None]
+
+    return Encoder(network, forward, _MEAN, _STD, device, precision, clips=True)
+
+
+def headless(model: str) -> nn.Module:
+    """pytorchvideo's network with random weights, giving pooled features (N, F) for any length."""
+    if not installed():
+        raise UsageError(f"{model} needs pytorchvideo; run `pip install 'mstemba[pytorchvideo]'`")
+    from torch import nn
+
+    from mstemba.extractors import torchvision_ops
+
+    torchvision_ops.ensure()
+    try:
+        from pytorchvideo.models import hub
+    except ImportError as error:
+        raise UsageError(
+            f"pytorchvideo is installed and cannot be imported ({first_line(error)}); "
+            f"run `pip install 'mstemba[pytorchvideo]'`"
+        ) from None
+    network: nn.Module = getattr(hub, model)(pretrained=False)
+    *_, head = network.get_submodule("blocks").children()
+    for name in ("proj", "dropout", "activation"):
+        setattr(head, name, None)
+    # Pools of a fixed size, all of them in the heads, tie a network to one length of clip.
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.AvgPool3d):
+                setattr(module, name, nn.AdaptiveAvgPool3d(1))
+    return network
+
+
+def inputs(model: str, clips: Tensor) -> Tensor | list[Tensor]:
+    """What the network takes for clips (N, 3, L, S, S): of SlowFast both paths, slow one first."""
+    import torch
+
+    missing = NETWORKS[model].shortest - clips.shape[2]
+    if missing > 0:
+        last = clips[:, :, -1:].expand(-1, -1, missing, -1, -1)
+        clips = torch.cat([clips, last], dim=2)
+    if model != "slowfast_r50":
+        return clips
+    # A quarter of the frames, spread from the first to the last, as in training (PySlowFast's and
+    # pytorchvideo's own transforms do it so), rather than each fourth from the first.
+    length = clips.shape[2]
+    chosen = torch.linspace(0, length - 1, -(-length // _ALPHA)).long()
+    return [clips.index_select(2, chosen.to(clips.device)), clips]
