@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,10 @@ from numpy.typing import NDArray
 
 import mstemba
 from mstemba.extractors.encoder import Encoder
+from mstemba.pipeline.devices import fast_precision
 from mstemba.pipeline.extract import FAILURES, ExtractResult, extract
 from mstemba.pipeline.init import init
-from mstemba.pipeline.options import ExtractOptions
+from mstemba.pipeline.options import PRECISIONS, ExtractOptions
 from mstemba.pipeline.store import FeatureStore
 from mstemba.pipeline.workspace import Workspace
 from tests.videos import encode
@@ -106,3 +109,56 @@ def test_the_library_takes_paths_as_text(tmp_path: Path) -> None:
     assert found.detections["v"].scores.probabilities.shape == (3, 1)
     assert (tmp_path / "out" / "v.json").is_file()
     assert mstemba.load_model(str(tmp_path / "run" / "last")).config.classes == 1
+
+
+def test_precision_auto_keeps_what_is_there(workspace: Workspace, tmp_path: Path) -> None:
+    """Also on a machine that computes another precision fast."""
+    for precision in PRECISIONS:
+        definite = replace(OPTIONS, precision=precision)
+        store = extract(options=definite, workspace=workspace).store
+        again = extract(options=OPTIONS, workspace=workspace)
+        assert (again.made, again.cached, again.store) == ([], ["m1/cam", "m2/cam"], store)
+        shutil.rmtree(store)
+        named = tmp_path / f"{precision}.zarr"
+        extract(tmp_path / "videos", definite, store=named)
+        assert extract(tmp_path / "videos", OPTIONS, store=named).made == []
+
+
+def test_precision_auto_is_what_the_device_computes_fast(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for has_bfloat16, precision in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has_bfloat16: has)
+        assert fast_precision("cpu") == precision
+    store = extract(options=OPTIONS, workspace=workspace).store
+    assert FeatureStore.open(store).spec.precision == "float32"
+
+
+def test_bfloat16_features_are_near_those_in_float32(workspace: Workspace) -> None:
+    rows = {}
+    for precision in ("float32", "bfloat16"):
+        options = replace(OPTIONS, precision=precision)
+        store = FeatureStore.open(extract(options=options, workspace=workspace).store)
+        rows[precision] = store.read("m1/cam").values
+    exact, fast = rows["float32"], rows["bfloat16"]
+    assert 0 < np.abs(exact - fast).max() < 0.05 * np.abs(exact).max()
+
+
+def test_workers_and_batches_change_no_feature_beyond_the_tolerance(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    options = replace(OPTIONS, precision="float32")
+    videos = tmp_path / "videos"
+    stores = {
+        name: extract(videos, replace(options, **change), store=tmp_path / name).store
+        for name, change in {
+            "one": {"workers": 1},
+            "three": {"workers": 3},
+            "large": {"batch_size": 9},
+        }.items()
+    }
+    for id in ("m1/cam", "m2/cam"):
+        values = {n: FeatureStore.open(s).read(id).values for n, s in stores.items()}
+        assert np.array_equal(values["one"], values["three"])
+        scale = np.abs(values["one"]).max()
+        assert np.abs(values["one"] - values["large"]).max() <= 1e-5 * scale
