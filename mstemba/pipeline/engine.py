@@ -17,10 +17,10 @@ from mstemba.errors import MstembaError
 from mstemba.extractors.encoder import Encoder
 from mstemba.extractors.registry import Resolved
 from mstemba.extractors.windows import FeatureArray
+from mstemba.pipeline import devices
 from mstemba.pipeline.batches import Batch, assemble
 from mstemba.pipeline.decode.reader import DecodeRequest
 from mstemba.pipeline.decode.worker import DecodeEvent, decode_all
-from mstemba.pipeline.devices import all_devices
 from mstemba.pipeline.options import ExtractOptions
 from mstemba.pipeline.progress import Event, Listener
 from mstemba.records import FeatureSpec
@@ -72,6 +72,15 @@ def start(
     return LocalEngine(spec, backbone, options, listen)
 
 
+def fast_precision(options: ExtractOptions) -> str:
+    """What the machines that compute have instructions for."""
+    if options.engine == "ray":
+        from mstemba.pipeline import ray_engine
+
+        return ray_engine.fast_precision(options)
+    return devices.fast_precision(options.device)
+
+
 class LocalEngine:
     """One thread a CPU core, or two a GPU, so that one copies while the other computes.
 
@@ -83,16 +92,16 @@ class LocalEngine:
     def __init__(
         self, spec: FeatureSpec, backbone: Resolved, options: ExtractOptions, listen: Listener
     ) -> None:
-        devices = all_devices(options.device)
-        on_cpu = devices == ["cpu"]
-        workers = torch.get_num_threads() if on_cpu else 2 * len(devices)
-        self._decoders = options.workers or decoders(cores(), None if on_cpu else len(devices))
+        names = devices.all_devices(options.device)
+        on_cpu = names == ["cpu"]
+        workers = torch.get_num_threads() if on_cpu else 2 * len(names)
+        self._decoders = options.workers or decoders(cores(), None if on_cpu else len(names))
         self._timeout = options.decode_timeout
         self.batch_size = batch_size(backbone, options.batch_size, spec.window, on_cpu)
         self.ahead = 2 * workers
 
         def load() -> Iterator[ForwardPass]:
-            encoders = [backbone.load(device, spec.precision) for device in devices]
+            encoders = [backbone.load(device, spec.precision) for device in names]
             return itertools.cycle([ForwardPass(e, spec.input_size, listen) for e in encoders])
 
         self._undo = contextlib.ExitStack()

@@ -140,9 +140,9 @@ def with_precision(
             if (workspace.features / store_name(make_spec(backbone, definite))).is_dir():
                 return definite
     # Imported here: with everything done, no torch is needed.
-    from mstemba.pipeline.devices import fast_precision
+    from mstemba.pipeline.engine import fast_precision
 
-    return replace(options, precision=fast_precision(options.device))
+    return replace(options, precision=fast_precision(options))
 
 
 def store_name(spec: FeatureSpec) -> str:
