@@ -62,9 +62,7 @@ class ExtractOptions:
         "there is, else the smallest that the device has instructions for).",
     )
     dtype: str = _option("float32", "Numbers in the store: float32 or float16.")
-    decoder: str = _option(
-        "auto", "auto (decord where it is exact, else av), decord, av or torchcodec."
-    )
+    decoder: str = _option("auto", "auto (av, and decord if that hangs), av, decord or torchcodec.")
     batch_size: int | None = _runtime(
         None, "Frames in one pass of the backbone [default: by backbone and device]."
     )

@@ -162,14 +162,8 @@ def test_a_killed_decoder_costs_nothing_but_time(
     assert run.process.wait(timeout=120) == 0
     found = entries(store)
     assert set(found) == {f"v{i}" for i in range(VIDEOS)}
-    decoders = []
     for id, entry in found.items():
-        mine, theirs = _frames_only(entry), dict(values[f"v{int(id[1:]) % 3}"])
-        # The video on which it died was decoded again by PyAV, to the very same frames.
-        decoders.append(mine.pop("decoder"))
-        assert theirs.pop("decoder") == "decord"
-        assert {k for k in mine if mine[k] != theirs[k]} == set()
-    assert sorted(decoders) == ["av"] + ["decord"] * (VIDEOS - 1)
+        assert _frames_only(entry) == values[f"v{int(id[1:]) % 3}"], id
 
 
 @pytest.fixture

@@ -76,6 +76,8 @@ def decode(path: Path, found: Probe, plan: Plan) -> Iterator[Shown]:
             try:
                 frames = packet.decode()
             except av.FFmpegError:
+                if not _alone(found, plan):
+                    raise FoundDamage from None
                 damaged += 1
                 continue
             for frame in frames:
@@ -103,14 +105,23 @@ class DamagedPackets(Exception):
         super().__init__(f"{packets} damaged packets skipped, {frames} frames decoded")
 
 
+class FoundDamage(Exception):
+    """The file is damaged: how many of its frames several threads give depends on the machine."""
+
+
 class SeekMissed(Exception):
     """Seeking did not lead to the frame that decoding was to begin at."""
 
 
 def _set_threads(stream: VideoStream, found: Probe, plan: Plan) -> None:
-    alone = plan.careful or found.looks_cut
+    alone = _alone(found, plan)
     stream.thread_type = "SLICE" if alone else "AUTO"
     stream.codec_context.thread_count = 1 if alone else plan.threads
+
+
+def _alone(found: Probe, plan: Plan) -> bool:
+    """Whether one thread decodes."""
+    return plan.careful or found.looks_cut
 
 
 def _seek(

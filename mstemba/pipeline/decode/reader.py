@@ -102,8 +102,8 @@ def decode(
 ) -> Iterator[Opened | Frames | Restart | DecodeReport]:
     """Opened, batches of frames, a DecodeReport at the end.
 
-    `auto` takes decord where it is exact and PyAV for the rest. A Restart comes before the frames
-    of a file on which decord gave up midway (PyAV decodes it whole), and of one that cannot be
+    `auto` takes PyAV, and goes on with decord where that began. A Restart comes before the frames
+    of a file that turned out damaged (PyAV decodes it whole, carefully), and of one that cannot be
     resumed. `alive` is called at least every few seconds for as long as there is progress.
     Raises DecodeError when there is nothing to be had.
     """
@@ -128,8 +128,8 @@ def decode(
         except _NotAsBefore:
             yield Restart(name)
             yield from _batches(replace(request, resume=None), found, plan, name)
-    except CannotDecode as error:
-        if request.decoder != "auto":
+    except (CannotDecode, pyav_reader.FoundDamage) as error:
+        if request.decoder != "auto" and not isinstance(error, pyav_reader.FoundDamage):
             raise _refusal(request, name, str(error)) from None
         yield Restart("av")
         again = replace(request, resume=None)
@@ -140,13 +140,12 @@ def _choose(request: DecodeRequest, found: Probe) -> tuple[str, bool]:
     """The decoder, and whether it must be careful. Raises DecodeError for one that cannot."""
     name = request.decoder
     if name == "auto":
-        refused = decord_reader.why_not(found)
-        best = "av" if refused else "decord"
-        name = request.resume.decoder if request.resume else best
-        if name == "decord":
-            name = best
-        # What decord could have read, and PyAV began: decord had failed on it.
-        return name, request.careful or (name == "av" and not refused)
+        # PyAV is exact for every file, and here quicker than decord and leaner: decord's memory
+        # grows with the length of the video (measured: docs/extract.md).
+        name = request.resume.decoder if request.resume else "av"
+        if name == "decord" and decord_reader.why_not(found):
+            name = "av"
+        return name, request.careful
     reason = None
     if name == "decord":
         reason = decord_reader.why_not(found)

@@ -42,7 +42,8 @@ def decode_all(
     own, never in two at a time; what `requests` raises is raised here. Yields (key, event): those
     of one video in order, one DecodeReport or DecodeError at its end; several videos interleave.
     A decoder that dies, or gives nothing for `timeout` seconds while it is waited for, is ended;
-    with `auto` its video is tried once more with PyAV alone, after a Restart.
+    with `auto` its video is tried once more, after a Restart: by decord if PyAV hung, else by PyAV
+    with care.
     """
     pool = _Pool(iter(requests), workers, timeout)
     try:
@@ -165,8 +166,11 @@ class _Lane(threading.Thread):
         reason = ""
         while attempt:
             try:
-                self._attempt(key, attempt)
-                return
+                last = self._attempt(key, attempt)
+                if isinstance(last, DecodeReport) or not reason:
+                    self._pool.put(self, key, last)
+                    return
+                break  # the other decoder cannot: what happened to the first one says more
             except _Lost as lost:
                 self._forget_child()
                 reason = str(lost)
@@ -182,12 +186,15 @@ class _Lane(threading.Thread):
 
     def _another(self, request: DecodeRequest, hung: bool) -> DecodeRequest | None:
         """What to try for a video whose decoder was lost, if anything."""
-        # PyAV that hung would do so again; before a decoder is known, it is PyAV that looks.
-        if request.decoder != "auto" or (hung and self._running in ("av", "")):
+        # Before a decoder is known it is PyAV that looks, and it would hang again.
+        if request.decoder != "auto" or (hung and not self._running):
             return None
+        if hung and self._running == "av":
+            return replace(request, decoder="decord", resume=None)
         return replace(request, decoder="av", careful=True, resume=None)
 
-    def _attempt(self, key: Any, request: DecodeRequest) -> None:
+    def _attempt(self, key: Any, request: DecodeRequest) -> DecodeReport | DecodeError:
+        """Hand on the video's events but for the last one, which is given back."""
         self._running = "" if request.decoder == "auto" else request.decoder
         process = self._child or self._start()
         process.send(request)
@@ -199,9 +206,9 @@ class _Lane(threading.Thread):
                 self.room.acquire()
                 if self._pool.is_closed:
                     raise _Closed
+            elif isinstance(event, (DecodeReport, DecodeError)):
+                return event
             self._pool.put(self, key, event)
-            if isinstance(event, (DecodeReport, DecodeError)):
-                return
 
     def _start(self) -> _Child:
         with self._lock:
