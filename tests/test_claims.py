@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from filelock import FileLock, Timeout
 
+from mstemba.errors import StoreError
 from mstemba.pipeline.claims import Claims
 from mstemba.pipeline.files import as_path
 from tests.test_store import ODD_IDS
@@ -129,13 +130,12 @@ def test_waiting_ends_when_the_claim_is_released(root: Path) -> None:
     waited.release()
 
 
-def test_where_no_file_can_be_made_there_is_an_os_error(tmp_path: Path) -> None:
+def test_where_no_file_can_be_made_the_error_says_which_folder_is_wanted(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     claims = Claims(tmp_path / "file" / "s.zarr")
-    with pytest.raises(NotADirectoryError):
-        claims.take("a")
-    with pytest.raises(NotADirectoryError):
-        claims.whole()
+    for ask in (lambda: claims.take("a"), claims.whole):
+        with pytest.raises(StoreError, match=r"Not a directory.*file has to be writable"):
+            ask()
     (tmp_path / ".t.zarr.locks").write_text("mine")
     with pytest.raises(FileExistsError):
         Claims(tmp_path / "t.zarr").take("a")

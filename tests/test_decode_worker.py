@@ -151,7 +151,7 @@ def test_threads_are_shared_out_among_the_workers(
     clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[int] = []
-    monkeypatch.setattr(worker, "_cores", lambda: 8)
+    monkeypatch.setattr(worker, "cores", lambda: 8)
     monkeypatch.setattr(
         worker._Child, "send", lambda self, r: (sent.append(r.threads), worker.send(self._stdin, r))
     )

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from mstemba.errors import MstembaError, UsageError
 from mstemba.extractors import registry
-from mstemba.pipeline import engine as engines
 from mstemba.pipeline.batches import Batch, Piece
 from mstemba.pipeline.engine import ForwardPass, LocalEngine, batch_size, decoders
 from mstemba.pipeline.extract import make_spec
@@ -133,7 +132,7 @@ def test_weights_that_cannot_be_loaded_are_the_callers_error(
     local.close()
 
 
-def test_batches_and_decoders_by_backbone_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_and_decoders_by_backbone_and_machine() -> None:
     image, clip, whole = (
         registry.resolve(name, None, weights, lambda _: "sha")
         for name, weights in (("clip", None), ("i3d", "imagenet"), ("i3d-whole-clip", "imagenet"))
@@ -145,4 +144,10 @@ def test_batches_and_decoders_by_backbone_and_machine(monkeypatch: pytest.Monkey
     assert batch_size(whole, 400, 16, on_cpu=False) == 1
     assert [decoders(n, None) for n in (1, 2, 8, 64)] == [1, 1, 2, 16]
     assert [decoders(n, 1) for n in (1, 2, 8, 64)] == [1, 1, 7, 16]
-    assert engines.cores() >= 1
+
+
+def test_a_batch_that_no_memory_holds_is_one_clear_error() -> None:
+    forward = ForwardPass(SmallMemory(1), 224, silent)  # type: ignore[arg-type]
+    huge = Batch(10**9, 1, [Piece(FRAMES, 0, 1)], [("v", 1, 1)], 1)
+    with pytest.raises(UsageError, match="no memory for a batch of 1000000000 x 1 frames"):
+        forward(huge, forward.prepare_thread())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 import mstemba
+from mstemba.errors import UsageError
 from mstemba.extractors.encoder import Encoder
+from mstemba.pipeline import store
 from mstemba.pipeline.devices import fast_precision
 from mstemba.pipeline.extract import FAILURES, ExtractResult, extract
 from mstemba.pipeline.init import init
@@ -85,8 +88,8 @@ def test_features_that_are_not_finite_fail_their_video_alone(
 
 
 def test_a_damaged_list_of_failures_is_none(workspace: Workspace) -> None:
-    store = extract(options=OPTIONS, workspace=workspace).store
-    (store / FAILURES).write_text("{half")
+    root = extract(options=OPTIONS, workspace=workspace).store
+    (root / FAILURES).write_text("{half")
     assert extract(options=OPTIONS, workspace=workspace).cached == ["m1/cam", "m2/cam"]
 
 
@@ -162,3 +165,46 @@ def test_workers_and_batches_change_no_feature_beyond_the_tolerance(
         assert np.array_equal(values["one"], values["three"])
         scale = np.abs(values["one"]).max()
         assert np.abs(values["one"] - values["large"]).max() <= 1e-5 * scale
+
+
+def test_a_video_that_ends_with_a_whole_shard_can_be_finished_by_a_rerun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the last shard and before the marker: there is nothing left to encode."""
+    video = encode(tmp_path / "v.mp4", 32)
+    monkeypatch.setattr(store, "SHARD_ROWS", 4)
+    monkeypatch.setattr(store, "CHUNK_ROWS", 4)
+    whole = FeatureStore.open(extract(video, OPTIONS, store=tmp_path / "whole").store).read("v")
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.EntryWriter, "finish", die)
+        with pytest.raises(Killed):
+            extract(video, OPTIONS, store=tmp_path / "s")
+    again = extract(video, OPTIONS, store=tmp_path / "s")
+    assert (again.made, again.frames) == (["v"], 0)
+    got = FeatureStore.open(again.store).read("v")
+    assert np.array_equal(got.values, whole.values)
+    assert np.array_equal(got.grid.starts, whole.grid.starts)
+
+
+def test_a_program_keeps_its_threads(tmp_path: Path) -> None:
+    """Also those that are new: torch remembers the last number set for them."""
+    video = encode(tmp_path / "v.mp4", 8)
+    torch.set_num_threads(2)
+    extract(video, OPTIONS, store=tmp_path / "s")
+    seen: list[int] = []
+    thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert seen == [2]
+
+
+def test_videos_and_a_manifest_are_one_too_many(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"videos or --manifest .*, not both"):
+        extract(tmp_path / "videos", OPTIONS, workspace=workspace, manifest="other.json")

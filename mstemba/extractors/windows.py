@@ -196,7 +196,8 @@ class WindowPooler:
         return self._take(1)
 
     def _take(self, least: int) -> FeatureArray:
-        assert self._features is not None, "no frames were added"
+        if self._features is None:  # of a video that an earlier run had encoded to its end
+            return np.empty((0, 0), np.float32)
         count = max(0, math.ceil((len(self._features) - least + 1) / self.stride))
         begins = range(0, count * self.stride, self.stride)
         rows = [self._features[begin : begin + self.window].mean(axis=0) for begin in begins]

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from mstemba.pipeline.files import folder_name, remote
+from mstemba.errors import StoreError
+from mstemba.pipeline.files import FULL_DISK, folder_name, remote
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -68,13 +69,13 @@ class Claims:
     def take(self, id: str) -> Claim | None:
         """Claim a video; None when another process, or another claim of this one, has it.
 
-        Raises OSError where no file can be written.
+        Raises StoreError where no lock can be made, OSError on a full disk.
         """
         return self._take(f"{folder_name(id)}.lock")
 
-    def wait(self, id: str) -> Claim:
-        """Claim a video as soon as it is free."""
-        return self._wait(f"{folder_name(id)}.lock")
+    def wait(self, *ids: str) -> Claim:
+        """Claim one of these videos, the first that is free."""
+        return self._wait(*(f"{folder_name(id)}.lock" for id in ids))
 
     def whole(self) -> Claim:
         """Claim, as soon as it is free, what belongs to the store as a whole.
@@ -83,10 +84,12 @@ class Claims:
         """
         return self._wait("store")
 
-    def _wait(self, name: str) -> Claim:
-        while (claim := self._take(name)) is None:
+    def _wait(self, *names: str) -> Claim:
+        while True:
+            for name in names:
+                if claim := self._take(name):
+                    return claim
             time.sleep(_POLL)
-        return claim
 
     def _take(self, name: str) -> Claim | None:
         if self._folder is None:
@@ -104,4 +107,11 @@ class Claims:
                 return None
             except (FileExistsError, FileNotFoundError) as error:
                 failed = error  # another process released the last claim and took the folder away
+            except OSError as error:
+                if error.errno in FULL_DISK:
+                    raise
+                raise StoreError(
+                    f"{self._folder}: {error.strerror}. A store is locked by files beside it: "
+                    f"{self._folder.parent} has to be writable"
+                ) from None
         raise failed

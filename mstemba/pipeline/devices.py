@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from mstemba.errors import UsageError
@@ -36,6 +37,13 @@ def all_devices(name: str) -> list[str]:
     if device == "cuda":
         return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     return [device]
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def fast_precision(name: str) -> str:

@@ -50,12 +50,11 @@ class Encoding:
         self._claims = Claims(store.root)
         self._tracks: dict[str, Track] = {}
         self._elsewhere: list[Job] = []
+        self._found_done: list[str] = []
         self._lost: list[Job] = []
         self._losses: Counter[str] = Counter()
         self._pending: deque[tuple[Batch, Future[FeatureArray]]] = deque()
-        length = None if about.kind == "whole-clip" else 1
-        if about.kind == "clip":
-            length = store.spec.window
+        length = sampling(about, store.spec.window, store.spec.stride).length
         self._batcher = Batcher(engine.batch_size, length)
 
     def run(self, jobs: list[Job]) -> None:
@@ -70,7 +69,7 @@ class Encoding:
                 if self._elsewhere:
                     jobs, self._elsewhere = self._elsewhere, []
                     self._listen(Event("extract", _waiting_for(jobs)))
-                    self._claims.wait(jobs[0].id).release()
+                    self._claims.wait(*(job.id for job in jobs)).release()
                     self._pass_over(jobs)
         finally:
             for _, future in self._pending:
@@ -86,9 +85,12 @@ class Encoding:
                 self._collect(self._engine.ahead)
         self._submit(self._batcher.flush())
         self._collect(0)
+        while self._found_done:
+            self._result.cached.append(self._found_done.pop())
+            self._progress.video(self._result.cached[-1])
 
     def _requests(self, jobs: Iterable[Job]) -> Iterator[tuple[str, DecodeRequest]]:
-        """What to decode, claimed one by one as the decoders ask for more."""
+        """What to decode, claimed one by one as the decoders ask for more, in their threads."""
         spec = self._store.spec
         for job in jobs:
             claim = self._claims.take(job.id)
@@ -97,8 +99,7 @@ class Encoding:
                 continue
             if self._made_meanwhile(job):
                 claim.release()
-                self._result.cached.append(job.id)
-                self._progress.video(job.id)
+                self._found_done.append(job.id)
                 continue
             unfinished = self._store.unfinished(job.id, job.key)
             track = Track(job, claim, self._store, self._about, unfinished)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 
-from mstemba.errors import MstembaError
+from mstemba.errors import MstembaError, UsageError
 from mstemba.extractors.encoder import Encoder
 from mstemba.extractors.registry import Resolved
 from mstemba.extractors.windows import FeatureArray
@@ -26,6 +26,7 @@ from mstemba.pipeline.progress import Event, Listener
 from mstemba.records import FeatureSpec
 
 K = TypeVar("K")
+T = TypeVar("T")
 
 
 class FramesLost(MstembaError):
@@ -95,20 +96,25 @@ class LocalEngine:
         names = devices.all_devices(options.device)
         on_cpu = names == ["cpu"]
         workers = torch.get_num_threads() if on_cpu else 2 * len(names)
-        self._decoders = options.workers or decoders(cores(), None if on_cpu else len(names))
+        self._decoders = options.workers or decoders(
+            devices.cores(), None if on_cpu else len(names)
+        )
         self._timeout = options.decode_timeout
         self.batch_size = batch_size(backbone, options.batch_size, spec.window, on_cpu)
         self.ahead = 2 * workers
 
         def load() -> Iterator[ForwardPass]:
             encoders = [backbone.load(device, spec.precision) for device in names]
+            for device in names:
+                if device.startswith("cuda"):
+                    torch.cuda.synchronize(device)  # other streams are going to use the weights
             return itertools.cycle([ForwardPass(e, spec.input_size, listen) for e in encoders])
 
+        self._threads = torch.get_num_threads()
+        self._devices = itertools.cycle(names)
         self._undo = contextlib.ExitStack()
         self._undo.enter_context(exact_convolutions())
-        # In the background: the decoders start meanwhile.
-        self._loader = ThreadPoolExecutor(1, "load")
-        self._loaded = self._loader.submit(load)
+        self._loaded = _in_background(load)  # the decoders start meanwhile
         self._worker = threading.local()
         self._pool = ThreadPoolExecutor(workers, "forward", initializer=self._start)
 
@@ -121,8 +127,10 @@ class LocalEngine:
     def decode(
         self, requests: Iterator[tuple[K, DecodeRequest]], videos: int
     ) -> Generator[tuple[K, EngineEvent]]:
+        # torchcodec decodes where the frames are needed; the others take no notice.
+        placed = ((key, replace(r, device=next(self._devices))) for key, r in requests)
         # Decoders without a video would only take threads from the others.
-        return decode_all(requests, min(self._decoders, videos), self._timeout)
+        return decode_all(placed, min(self._decoders, videos), self._timeout)
 
     def submit(self, batch: Batch) -> Future[FeatureArray]:
         self._loaded.result()  # what is wrong with the weights is nobody's batch's fault
@@ -133,8 +141,8 @@ class LocalEngine:
         return forward(batch, self._worker.state)
 
     def close(self) -> None:
-        self._loader.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(self._threads)
         self._undo.close()
 
 
@@ -149,7 +157,13 @@ class ThreadState:
     def buffer(self, shape: tuple[int, ...]) -> torch.Tensor:
         """uint8 memory that the next call may give again; pinned for a GPU."""
         if self._buffer is None or self._buffer.shape != shape:
-            self._buffer = torch.empty(shape, dtype=torch.uint8, pin_memory=self._on_gpu)
+            try:
+                self._buffer = torch.empty(shape, dtype=torch.uint8, pin_memory=self._on_gpu)
+            except RuntimeError:
+                raise UsageError(
+                    f"no memory for a batch of {shape[0]} x {shape[1]} frames: "
+                    f"try a smaller --batch-size or --window"
+                ) from None
         return self._buffer
 
 
@@ -165,7 +179,7 @@ class ForwardPass:
     def prepare_thread(self) -> ThreadState:
         device = self._encoder.device
         if device.type == "cpu":
-            torch.set_num_threads(1)  # of this thread
+            torch.set_num_threads(1)  # of this thread, and until `close` of new ones
         return ThreadState(device)
 
     def __call__(self, batch: Batch, state: ThreadState) -> FeatureArray:
@@ -204,18 +218,25 @@ class ForwardPass:
         return self._encode(frames)
 
 
+def _in_background(load: Callable[[], T]) -> Future[T]:
+    """Run something in a thread that nobody has to wait for at the end: it may be a download."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(load())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return future
+
+
 @contextlib.contextmanager
 def exact_convolutions() -> Iterator[None]:
     """float32 convolutions of cuDNN are computed in float32, and not in TF32, its default."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def decoders(cores: int, gpus: int | None) -> int:

@@ -12,7 +12,7 @@ from mstemba.data_manifests.manifest import as_paths, find_videos, load_manifest
 from mstemba.errors import StoreError, UsageError
 from mstemba.extractors import registry
 from mstemba.pipeline.claims import Claims
-from mstemba.pipeline.files import as_local, as_path, read_json, write_json
+from mstemba.pipeline.files import as_local, as_path, read_json, remote, write_json
 from mstemba.pipeline.keys import Fingerprints, entry_key, spec_key
 from mstemba.pipeline.options import PRECISIONS, ExtractOptions
 from mstemba.pipeline.progress import Event, Listener, silent
@@ -153,6 +153,8 @@ def store_name(spec: FeatureSpec) -> str:
 def _inputs(
     videos: list[Path], manifest: Path | None, workspace: Workspace | None
 ) -> tuple[dict[str, Path], list[str]]:
+    if videos and manifest:
+        raise UsageError(f"give videos or --manifest {manifest}, not both")
     if videos:
         return find_videos(videos), []
     if manifest is None and workspace is None:
@@ -243,6 +245,8 @@ def extract_into(
         from mstemba.pipeline.encode import Encoding
         from mstemba.pipeline.engine import start
 
+        if remote(store.root):
+            store.make()  # what cannot be written should not cost a video's decoding first
         listen(Event("extract", f"loading {backbone.name} {backbone.model}"))
         with contextlib.closing(start(store.spec, backbone, options, listen)) as engine:
             Encoding(store, backbone.about, engine, listen, result).run(todo)

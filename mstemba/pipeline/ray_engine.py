@@ -40,7 +40,6 @@ from mstemba.pipeline.engine import (
     FramesLost,
     LocalEngine,
     batch_size,
-    cores,
 )
 from mstemba.pipeline.keys import file_sha256
 from mstemba.pipeline.options import ExtractOptions
@@ -272,7 +271,7 @@ def _connected(address: str | None) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked for it
-        ray.init("local", num_cpus=cores(), include_dashboard=False, **quiet)
+        ray.init("local", num_cpus=devices.cores(), include_dashboard=False, **quiet)
     else:
         _knock(address)
         try:

@@ -8,7 +8,6 @@ main guard, can call `mstemba.extract`.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from mstemba.errors import DecodeError
 from mstemba.pipeline.decode import child
 from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart
 from mstemba.pipeline.decode.transport import enlarge, receive, send
+from mstemba.pipeline.devices import cores
 from mstemba.records import Frames
 
 DecodeEvent = Opened | Frames | Restart | DecodeReport | DecodeError
@@ -59,7 +59,7 @@ class _Pool:
         self, requests: Iterator[tuple[Any, DecodeRequest]], workers: int, timeout: float
     ) -> None:
         self._requests = requests
-        self._threads = max(1, _cores() // workers) if workers > 1 else 0
+        self._threads = max(1, cores() // workers) if workers > 1 else 0
         self._turn = threading.Lock()
         self._closed = threading.Event()
         self._queue: queue.SimpleQueue[tuple[_Lane, Any, Any]] = queue.SimpleQueue()
@@ -312,10 +312,3 @@ class _Child:
             return _Lost(f"the decoder gave nothing for {self._silent:.0f} s", hung=True)
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return _Lost(f"the decoder process ended: {how}", hung=False)
-
-
-def _cores() -> int:
-    """How many CPU cores this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

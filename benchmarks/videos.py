@@ -1,0 +1,74 @@
+"""Longer and shorter videos, made of one that is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+from av.video.stream import VideoStream
+
+
+def looped(source: Path, target: Path, seconds: float) -> Path:
+    """The video repeated until it lasts so long: its packets again and again, no pixel touched."""
+    with av.open(str(target), "w") as out:
+        stream, written = None, 0.0
+        while written < seconds:
+            with av.open(str(source)) as container:
+                video = container.streams.best("video")
+                assert isinstance(video, VideoStream)
+                stream = stream or out.add_stream_from_template(video)
+                base = float(video.time_base or 0)
+                shift, last = round(written / base), written
+                for packet in container.demux(video):
+                    if packet.dts is None or packet.pts is None:
+                        continue
+                    packet.pts += shift
+                    packet.dts += shift
+                    end = (packet.pts + (packet.duration or 0)) * base
+                    # Cut at a key frame: what comes after it does not need what came before.
+                    if packet.is_keyframe and packet.pts * base >= seconds:
+                        return target
+                    last = max(last, end)
+                    packet.stream = stream
+                    out.mux(packet)
+                written = last
+    return target
+
+
+def cut(source: Path, folder: Path, count: int, seconds: float) -> list[Path]:
+    """Clips of the video, each beginning at a key frame, again from the start when it ends."""
+    clips: list[Path] = []
+    while len(clips) < count:
+        clips += _cut_once(source, folder, len(clips), count, seconds)
+    return clips
+
+
+def _cut_once(source: Path, folder: Path, first: int, count: int, seconds: float) -> list[Path]:
+    clips: list[Path] = []
+    out: av.container.OutputContainer | None = None
+    begin = 0.0
+    with av.open(str(source)) as container:
+        video = container.streams.best("video")
+        assert isinstance(video, VideoStream)
+        base = float(video.time_base or 0)
+        for packet in container.demux(video):
+            if packet.dts is None or packet.pts is None:
+                continue
+            now = packet.pts * base
+            if out is None or (packet.is_keyframe and now >= begin + seconds):
+                if out is not None:
+                    out.close()
+                    if first + len(clips) == count:
+                        return clips
+                begin = now
+                clips.append(folder / f"clip{first + len(clips):04d}.mp4")
+                out = av.open(str(clips[-1]), "w")
+                stream = out.add_stream_from_template(video)
+                shift = packet.dts
+            packet.pts -= shift
+            packet.dts -= shift
+            packet.stream = stream
+            out.mux(packet)
+    assert out is not None
+    out.close()
+    return clips
