@@ -50,7 +50,7 @@ def describe(model: str) -> Description:
         input_size=size,
         short_side=size,
         kind="image",
-        cpu_batch=8,
+        cpu_batch=32,
         gpu_batch=64,
     )
 
