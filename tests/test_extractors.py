@@ -548,7 +548,7 @@ def test_what_the_pipeline_is_told_of_each_backbone() -> None:
         sizes = (about.short_side, about.window, about.stride, about.context, about.chunk)
         return (*sizes, about.cpu_batch, about.gpu_batch)
 
-    assert told("clip") == (224, 16, 16, 0, 0, 8, 64)
+    assert told("clip") == (224, 16, 16, 0, 0, 32, 64)
     assert told("efficientnet-lite0") == (224, 16, 16, 0, 0, 4, 256)
     assert told("i3d") == (226, 16, 16, 0, 0, 1, 8)
     assert told("i3d-whole-clip") == (226, 16, 8, 56, 128, 1, 8)
