@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mstemba.pipeline.decode import pyav_reader
+from mstemba.pipeline.decode.plan import Plan
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +25,8 @@ def folder(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exercise")
     source = shared / "videos" / "exercise_routine.avi"
     found = pyav_reader.probe(source)
-    frames = list(pyav_reader.decode(source, found, (found.width, found.height), every=1))
+    decoded = pyav_reader.decode(source, found, Plan((found.width, found.height)))
+    frames = [(shown.image().copy(), shown.time) for shown in decoded]
     (folder / "videos").mkdir()
     for name, begin, end in (("exercise_train", 0.0, 28.5), ("exercise_test", 28.5, 36.6)):
         part = [image for image, seconds in frames if begin - 1e-6 < seconds < end - 1e-6]

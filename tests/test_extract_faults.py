@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -67,7 +68,8 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, ...]:
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it was done, and has been waited for
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
