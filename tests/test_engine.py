@@ -151,3 +151,10 @@ def test_a_batch_that_no_memory_holds_is_one_clear_error() -> None:
     huge = Batch(10**9, 1, [Piece(FRAMES, 0, 1)], [("v", 1, 1)], 1)
     with pytest.raises(UsageError, match="no memory for a batch of 1000000000 x 1 frames"):
         forward(huge, forward.prepare_thread())
+
+
+def test_an_engine_that_is_not_needed_ends_with_its_loading_done() -> None:
+    """A thread that loads while the interpreter ends would abort the process."""
+    local = start(precision="float32")
+    local.close()
+    assert local._loaded.done()

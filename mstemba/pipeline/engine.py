@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
@@ -58,7 +59,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop, without waiting for what was submitted."""
+        """Stop, without waiting for what was submitted and has not begun."""
         ...
 
 
@@ -141,6 +142,9 @@ class LocalEngine:
         return forward(batch, self._worker.state)
 
     def close(self) -> None:
+        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            # A thread that is inside torch while the interpreter ends takes the process down.
+            wait([self._loaded])
         self._pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(self._threads)
         self._undo.close()
@@ -219,7 +223,7 @@ class ForwardPass:
 
 
 def _in_background(load: Callable[[], T]) -> Future[T]:
-    """Run something in a thread that nobody has to wait for at the end: it may be a download."""
+    """Run something in a thread that Ctrl-C does not wait for: it may be a download."""
     future: Future[T] = Future()
 
     def run() -> None:
