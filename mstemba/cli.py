@@ -5,19 +5,25 @@ Heavy imports are inside the commands, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable
-from dataclasses import fields
-from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mstemba import __version__
+from mstemba.arguments import (
+    CheckpointOption,
+    FeaturesOption,
+    JsonOption,
+    ManifestOption,
+    QuietOption,
+    WorkspaceOption,
+    of,
+    takes,
+)
 from mstemba.errors import MstembaError, UsageError
-from mstemba.pipeline.options import DetectOptions, ExtractOptions, TrainOptions, help_of
+from mstemba.pipeline.options import DetectOptions, ExtractOptions, TrainOptions
 
 if TYPE_CHECKING:
     from mstemba.console import Console
@@ -32,65 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-
-
-def _of(options: type, name: str) -> Any:
-    """A command-line option whose help is the one of the options class."""
-    return typer.Option(help=help_of(options, name))
-
-
-def _takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command every field of an options class as an option of its own.
-
-    The command itself gets one object of that class, as its parameter `options`.
-    """
-    types = get_type_hints(options)
-    flags = [
-        Parameter(
-            f.name,
-            Parameter.KEYWORD_ONLY,
-            default=f.default,
-            annotation=Annotated[types[f.name], _of(options, f.name)],
-        )
-        for f in fields(options)
-    ]
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = dict(signature(command, eval_str=True).parameters)
-        del own["options"]
-
-        @functools.wraps(command)
-        def wrapper(**arguments: Any) -> None:
-            chosen = {flag.name: arguments.pop(flag.name) for flag in flags}
-            command(options=options(**chosen), **arguments)
-
-        mine = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in own.values()]
-        wrapper.__signature__ = Signature([*flags, *mine])  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {p.name: p.annotation for p in (*flags, *mine)}
-        return wrapper
-
-    return decorate
-
-
-WorkspaceOption = Annotated[
-    Path | None, typer.Option(help="Workspace folder [default: the nearest one upwards].")
-]
-ManifestOption = Annotated[
-    Path | None, typer.Option(help="Manifest file [default: the workspace's].")
-]
-FeaturesOption = Annotated[
-    str | None, typer.Option(help="Feature store [default: the workspace's last extraction].")
-]
-CheckpointOption = Annotated[
-    Path | None, typer.Option(help="Checkpoint folder [default: the workspace's last training].")
-]
-JsonOption = Annotated[
-    Path | None,
-    typer.Option(help="Also write the result as JSON to this file; - for standard output."),
-]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print warnings and failures only.")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -134,7 +81,7 @@ def init(
 
 
 @app.command()
-@_takes(ExtractOptions)
+@takes(ExtractOptions)
 def extract(
     options: ExtractOptions,
     videos: Annotated[
@@ -171,7 +118,7 @@ def extract(
 
 
 @app.command()
-@_takes(TrainOptions)
+@takes(TrainOptions)
 def train(
     options: TrainOptions,
     manifest: ManifestOption = None,
@@ -212,7 +159,7 @@ def evaluate(
     features: Annotated[
         str | None, typer.Option(help="Feature store [default: the one the checkpoint needs].")
     ] = None,
-    device: Annotated[str, _of(DetectOptions, "device")] = DetectOptions.device,
+    device: Annotated[str, of(DetectOptions, "device")] = DetectOptions.device,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -240,9 +187,9 @@ def evaluate(
 @app.command()
 def detect(
     videos: Annotated[list[Path], typer.Argument(help="Videos or folders of videos.")],
-    threshold: Annotated[float, _of(DetectOptions, "threshold")] = DetectOptions.threshold,
-    low: Annotated[float | None, _of(DetectOptions, "low")] = None,
-    min_length: Annotated[float, _of(DetectOptions, "min_length")] = DetectOptions.min_length,
+    threshold: Annotated[float, of(DetectOptions, "threshold")] = DetectOptions.threshold,
+    low: Annotated[float | None, of(DetectOptions, "low")] = None,
+    min_length: Annotated[float, of(DetectOptions, "min_length")] = DetectOptions.min_length,
     format: Annotated[str, typer.Option(help="Files to write, separated by commas.")] = ",".join(
         DetectOptions.formats
     ),
@@ -257,8 +204,8 @@ def detect(
         str | None,
         typer.Option(help="The backbone's weights file, if it has moved since training."),
     ] = None,
-    batch_size: Annotated[int | None, _of(DetectOptions, "batch_size")] = None,
-    device: Annotated[str, _of(DetectOptions, "device")] = DetectOptions.device,
+    batch_size: Annotated[int | None, of(DetectOptions, "batch_size")] = None,
+    device: Annotated[str, of(DetectOptions, "device")] = DetectOptions.device,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -327,7 +274,7 @@ def backbones(json: JsonOption = None) -> None:
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder to work in.")] = Path("demo"),
-    device: Annotated[str, _of(TrainOptions, "device")] = TrainOptions.device,
+    device: Annotated[str, of(TrainOptions, "device")] = TrainOptions.device,
     quiet: QuietOption = False,
 ) -> None:
     """Run the whole pipeline on rendered videos.

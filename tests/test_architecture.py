@@ -27,8 +27,10 @@ LAYERS: dict[str, set[str]] = {
     "model": {"records", "errors"},
     "pipeline": {"data_manifests", "extractors", "model", "records", "errors"},
     "console": {"pipeline", "data_manifests", "extractors", "model", "records", "errors"},
+    "arguments": {"pipeline", "errors"},
     "cli": {
-        "console", "pipeline", "data_manifests", "extractors", "model", "records", "errors", "",
+        "arguments", "console", "pipeline", "data_manifests", "extractors", "model", "records",
+        "errors", "",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -40,8 +42,9 @@ SOLE_IMPORTER = {
     "torchcodec": "mstemba.pipeline.decode.torchcodec_reader",
     "ray": "mstemba.pipeline.ray_engine",
     "zarr": "mstemba.pipeline.store",
-    "typer": "mstemba.cli",
 }
+# typer is the command line's own.
+TYPER = {"mstemba.cli", "mstemba.arguments"}
 
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60
@@ -101,6 +104,11 @@ def test_one_module_alone_imports_it(package: str, importer: str) -> None:
         if any(name.split(".")[0] == package for name in imports(tree))
     }
     assert found == {importer}
+
+
+def test_the_command_line_alone_imports_typer() -> None:
+    found = {module for module, tree in MODULES.items() if "typer" in set(imports(tree))}
+    assert found == TYPER
 
 
 @pytest.mark.parametrize("module", MODULES)
