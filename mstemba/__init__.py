@@ -18,18 +18,26 @@ if TYPE_CHECKING:
     from mstemba.pipeline.detect import detect
     from mstemba.pipeline.evaluate import evaluate
     from mstemba.pipeline.extract import extract
+    from mstemba.pipeline.import_features import import_features
     from mstemba.pipeline.init import init
-    from mstemba.pipeline.options import DetectOptions, ExtractOptions, TrainOptions
+    from mstemba.pipeline.options import (
+        DetectOptions,
+        ExtractOptions,
+        ImportOptions,
+        TrainOptions,
+    )
     from mstemba.pipeline.train import train
 
 __version__ = "0.1.0"
 __all__ = [
     "DetectOptions",
     "ExtractOptions",
+    "ImportOptions",
     "TrainOptions",
     "detect",
     "evaluate",
     "extract",
+    "import_features",
     "init",
     "load_model",
     "train",
@@ -40,10 +48,12 @@ _WHERE = {
     "detect": "pipeline.detect",
     "evaluate": "pipeline.evaluate",
     "extract": "pipeline.extract",
+    "import_features": "pipeline.import_features",
     "init": "pipeline.init",
     "train": "pipeline.train",
     "DetectOptions": "pipeline.options",
     "ExtractOptions": "pipeline.options",
+    "ImportOptions": "pipeline.options",
     "TrainOptions": "pipeline.options",
 }
 

@@ -22,7 +22,8 @@ def of(options: type, name: str) -> Any:
 def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command every field of an options class as an option of its own.
 
-    The command itself gets one object of that class, as its parameter `options`.
+    The command itself gets one object of that class, as its parameter `options`, and, if it has a
+    parameter `given`, the names of those options that the command line sets.
     """
     types = get_type_hints(options)
     flags = [
@@ -38,18 +39,32 @@ def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = dict(signature(command, eval_str=True).parameters)
         del own["options"]
+        wants_given = own.pop("given", None) is not None
 
         @functools.wraps(command)
-        def wrapper(**arguments: Any) -> None:
+        def wrapper(context: typer.Context, **arguments: Any) -> None:
             chosen = {flag.name: arguments.pop(flag.name) for flag in flags}
+            if wants_given:
+                arguments["given"] = [name for name in chosen if _is_given(context, name)]
             command(options=options(**chosen), **arguments)
 
-        mine = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in own.values()]
+        first = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        mine = [first, *(p.replace(kind=Parameter.KEYWORD_ONLY) for p in own.values())]
         wrapper.__signature__ = Signature([*flags, *mine])  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in (*flags, *mine)}
         return wrapper
 
     return decorate
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+
+
+def names(listed: str) -> tuple[str, ...]:
+    """What an option names, separated by commas."""
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
 WorkspaceOption = Annotated[
@@ -58,8 +73,18 @@ WorkspaceOption = Annotated[
 ManifestOption = Annotated[
     Path | None, typer.Option(help="Manifest file [default: the workspace's].")
 ]
+StoreOption = Annotated[
+    str | None, typer.Option(help="Feature store, a path or a URL [default: in the workspace].")
+]
 FeaturesOption = Annotated[
-    str | None, typer.Option(help="Feature store [default: the workspace's last extraction].")
+    str | None,
+    typer.Option(help="Features, a store or a folder of .npy [default: the workspace's last]."),
+]
+MatchingFeaturesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Features, a store or a folder of .npy [default: those the checkpoint needs]."
+    ),
 ]
 CheckpointOption = Annotated[
     Path | None, typer.Option(help="Checkpoint folder [default: the workspace's last training].")
@@ -68,6 +93,55 @@ JsonOption = Annotated[
     Path | None,
     typer.Option(help="Also write the result as JSON to this file; - for standard output."),
 ]
+CsvOption = Annotated[
+    Path | None, typer.Option(help="Also write every class's figures as CSV to this file.")
+]
+PredictionsOption = Annotated[
+    Path | None,
+    typer.Option(help="Measure this file instead of a checkpoint: pickle, .npz or JSON by video."),
+]
+MetricsOption = Annotated[
+    str,
+    typer.Option(help="Families of measures, separated by commas; see docs/metrics.md."),
+]
+RecipeOption = Annotated[
+    str,
+    typer.Option(
+        help="Options to begin with: paper, tuned, none, or auto (tuned for charades, tsu and "
+        "multithumos, else none). Those that you name win."
+    ),
+]
+ReleasedOption = Annotated[
+    bool,
+    typer.Option(
+        "--released",
+        help="The checkpoint is a file of the authors' weights: pad, cut and split as their code "
+        "does.",
+    ),
+]
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print warnings and failures only.")
 ]
+
+
+def is_stdout(target: Path | None) -> bool:
+    """Whether a result goes to standard output, where nothing else may then be."""
+    return str(target) == "-"
+
+
+def write_json(target: Path | None, data: Any) -> None:
+    """Write a result to where an option says, if it says so."""
+    if target is not None:
+        from mstemba.pipeline.files import to_json
+
+        write_text(target, to_json(data))
+
+
+def write_text(target: Path | None, text: str) -> None:
+    """As `write_json`, of a text."""
+    from mstemba.pipeline.files import write_text
+
+    if is_stdout(target):
+        print(text, end="")
+    elif target is not None:
+        write_text(target, text)

@@ -5,28 +5,39 @@ Heavy imports are inside the commands, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mstemba import __version__
 from mstemba.arguments import (
     CheckpointOption,
+    CsvOption,
     FeaturesOption,
     JsonOption,
     ManifestOption,
+    MatchingFeaturesOption,
+    MetricsOption,
+    PredictionsOption,
     QuietOption,
+    RecipeOption,
+    ReleasedOption,
+    StoreOption,
     WorkspaceOption,
+    is_stdout,
+    names,
     of,
     takes,
+    write_json,
+    write_text,
 )
-from mstemba.errors import MstembaError, UsageError
-from mstemba.pipeline.options import DetectOptions, ExtractOptions, TrainOptions
+from mstemba.errors import UsageError
+from mstemba.pipeline.options import DetectOptions, ExtractOptions, ImportOptions, TrainOptions
 
 if TYPE_CHECKING:
     from mstemba.console import Console
+    from mstemba.pipeline.workspace import Workspace
 
 # rich_markup_mode=None: plain help appears in half the time of the framed one.
 app = typer.Typer(
@@ -51,31 +62,54 @@ def root(
 
 @app.command()
 def init(
-    videos: Annotated[list[Path], typer.Option(help="Video file or folder; may be given again.")],
+    videos: Annotated[
+        list[Path] | None, typer.Option(help="Video file or folder; may be given again.")
+    ] = None,
     annotations: Annotated[
-        Path | None, typer.Option(help="Annotation file (JSON) of these videos.")
+        Path | None, typer.Option(help="Annotations of the videos, a file or a folder.")
     ] = None,
     workspace: Annotated[Path, typer.Option(help="Folder to make a workspace.")] = Path(),
-    dataset: Annotated[str | None, typer.Option(help="Name of the data set.")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the data set; charades, tsu, multithumos bring classes, unit and split."
+        ),
+    ] = None,
     classes: Annotated[
         Path | None, typer.Option(help="Text file with one class name a line.")
     ] = None,
     time_unit: Annotated[
         str | None, typer.Option(help="seconds or frames, if the annotations do not say.")
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Rule for the subsets; tsu has cross-subject (the usual) and cross-view."
+        ),
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Folder of published features, VIDEO.npy each.")
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Make a workspace from videos and annotations.
 
-    Finds the videos, reads the annotation file, writes mstemba.toml and manifest.json, and reports
-    what is odd.
+    Finds the videos, reads the annotations (JSON, CSV, exports of BORIS and ELAN, the files of
+    Charades, TSU and MultiTHUMOS), writes mstemba.toml and manifest.json, and reports what is odd.
 
     Example: mstemba init --videos videos --annotations labels.json
     """
     from mstemba.pipeline.init import init
 
     result = init(
-        videos, annotations, root=workspace, dataset=dataset, classes=classes, time_unit=time_unit
+        videos or [],
+        annotations,
+        root=workspace,
+        dataset=dataset,
+        classes=classes,
+        time_unit=time_unit,
+        split=split,
+        features=features,
     )
     _console(quiet).init(result)
 
@@ -88,10 +122,7 @@ def extract(
         list[Path] | None,
         typer.Argument(help="Videos or folders [default: those of the manifest]."),
     ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(help="Feature store, a path or a URL [default: in the workspace]."),
-    ] = None,
+    store: StoreOption = None,
     manifest: ManifestOption = None,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
@@ -117,10 +148,43 @@ def extract(
         console.extract(result)
 
 
+@app.command("import")
+@takes(ImportOptions)
+def import_features(
+    options: ImportOptions,
+    folder: Annotated[Path, typer.Argument(help="Folder of features, VIDEO.npy each.")],
+    store: StoreOption = None,
+    manifest: ManifestOption = None,
+    workspace: WorkspaceOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Bring published features into a store.
+
+    With the backbone they came from, a network trained on them can detect in raw videos.
+
+    Example: mstemba import clip_features --backbone clip
+    """
+    from mstemba.pipeline.import_features import import_features
+    from mstemba.pipeline.workspace import find_workspace
+
+    with _console(quiet) as console:
+        result = import_features(
+            folder,
+            options,
+            workspace=find_workspace(workspace),
+            manifest=manifest,
+            store=store,
+            listen=console,
+        )
+        console.import_features(result)
+
+
 @app.command()
 @takes(TrainOptions)
 def train(
     options: TrainOptions,
+    given: list[str],
+    recipe: RecipeOption = "auto",
     manifest: ManifestOption = None,
     features: FeaturesOption = None,
     output: Annotated[
@@ -141,6 +205,8 @@ def train(
     with _console(quiet) as console:
         result = train(
             options,
+            recipe=recipe,
+            given=given,
             workspace=find_workspace(workspace),
             manifest=manifest,
             features=features,
@@ -153,35 +219,41 @@ def train(
 @app.command()
 def evaluate(
     subset: Annotated[str, typer.Option(help="Subset of the manifest to score.")] = "testing",
+    metrics: MetricsOption = "frame,charades,conditional,detection,breakdown",
     json: JsonOption = None,
+    csv: CsvOption = None,
     checkpoint: CheckpointOption = None,
+    released: ReleasedOption = False,
+    predictions: PredictionsOption = None,
     manifest: ManifestOption = None,
-    features: Annotated[
-        str | None, typer.Option(help="Feature store [default: the one the checkpoint needs].")
-    ] = None,
+    features: MatchingFeaturesOption = None,
     device: Annotated[str, of(DetectOptions, "device")] = DetectOptions.device,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure per-frame mAP on the test videos.
+    """Measure a checkpoint, or predictions, on the test videos.
 
     Example: mstemba evaluate --json result.json
     """
     from mstemba.pipeline.evaluate import evaluate
     from mstemba.pipeline.workspace import find_workspace
 
-    with _console(quiet or _is_stdout(json)) as console:
+    with _console(quiet or is_stdout(json) or is_stdout(csv)) as console:
         result = evaluate(
             workspace=find_workspace(workspace),
             checkpoint=checkpoint,
+            released=released,
+            predictions=predictions,
             manifest=manifest,
             features=features,
             subset=subset,
+            metrics=names(metrics),
             device=device,
             listen=console,
         )
         console.evaluate(result)
-    _write_json(json, result.as_dict())
+    write_json(json, result.as_dict())
+    write_text(csv, result.as_csv())
 
 
 @app.command()
@@ -219,8 +291,7 @@ def detect(
     from mstemba.pipeline.detect import detect
     from mstemba.pipeline.workspace import find_workspace
 
-    formats = tuple(name.strip() for name in format.split(",") if name.strip())
-    options = DetectOptions(threshold, low, min_length, formats, batch_size, device)
+    options = DetectOptions(threshold, low, min_length, names(format), batch_size, device)
     with _console(quiet) as console:
         result = detect(
             videos,
@@ -244,16 +315,25 @@ def status(json: JsonOption = None, workspace: WorkspaceOption = None) -> None:
     Example: mstemba status --json -
     """
     from mstemba.pipeline.status import status
-    from mstemba.pipeline.workspace import find_workspace
 
-    found = find_workspace(workspace)
-    if found is None:
-        raise UsageError(
-            "no workspace here or above: make one with `mstemba init`, or name it by --workspace"
-        )
-    report = status(found)
-    _console(quiet=_is_stdout(json)).status(report)
-    _write_json(json, report)
+    report = status(_need_workspace(workspace))
+    _console(quiet=is_stdout(json)).status(report)
+    write_json(json, report)
+
+
+@app.command()
+def runs(json: JsonOption = None, workspace: WorkspaceOption = None) -> None:
+    """Rank the trained runs of the workspace.
+
+    Shows score, cost and recipe of every run, and those options in which the runs differ.
+
+    Example: mstemba runs
+    """
+    from mstemba.pipeline.runs import leaderboard
+
+    report = leaderboard(_need_workspace(workspace))
+    _console(quiet=is_stdout(json)).runs(report)
+    write_json(json, report)
 
 
 @app.command()
@@ -267,8 +347,8 @@ def backbones(json: JsonOption = None) -> None:
     from mstemba.extractors.registry import listing
 
     rows = listing()
-    _console(quiet=_is_stdout(json)).backbones(rows)
-    _write_json(json, rows)
+    _console(quiet=is_stdout(json)).backbones(rows)
+    write_json(json, rows)
 
 
 @app.command()
@@ -289,49 +369,18 @@ def demo(
         console.demo(demo(folder, device=device, listen=console))
 
 
-def main() -> None:
-    """Entry point: a user's mistake or a full disk is one line, never a traceback."""
-    try:
-        app(prog_name="mstemba")
-    except MstembaError as error:
-        sys.exit(_fail(str(error), error.exit_code))
-    except OSError as error:
-        sys.exit(_fail(_explain(error), 1))
-
-
 def _console(quiet: bool) -> Console:
     from mstemba.console import Console
 
     return Console(quiet)
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"mstemba: {message}", file=sys.stderr)
-    return code
+def _need_workspace(given: Path | None) -> Workspace:
+    from mstemba.pipeline.workspace import find_workspace
 
-
-def _explain(error: OSError) -> str:
-    from mstemba.pipeline.files import FULL_DISK
-
-    where = f"{error.filename}: " if error.filename else ""
-    if error.errno in FULL_DISK:
-        return (
-            f"{where}the disk is full ({error.strerror}). What was finished is kept: "
-            f"free some space and run the same command again"
+    found = find_workspace(given)
+    if found is None:
+        raise UsageError(
+            "no workspace here or above: make one with `mstemba init`, or name it by --workspace"
         )
-    return f"{where}{error.strerror or error}"
-
-
-def _is_stdout(json: Path | None) -> bool:
-    return str(json) == "-"
-
-
-def _write_json(target: Path | None, data: Any) -> None:
-    if target is None:
-        return
-    from mstemba.pipeline.files import to_json, write_text
-
-    if _is_stdout(target):
-        print(to_json(data), end="")
-    else:
-        write_text(target, to_json(data))
+    return found

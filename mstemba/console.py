@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from mstemba.pipeline.detect import DetectResult
     from mstemba.pipeline.evaluate import Evaluation
     from mstemba.pipeline.extract import ExtractResult
+    from mstemba.pipeline.import_features import ImportResult
     from mstemba.pipeline.init import InitResult
     from mstemba.pipeline.train import TrainResult
 
 # Seconds between two lines of progress where there is no terminal to redraw.
 _LINE_EVERY = 10.0
 _PIPE_WIDTH = 200
+_NUMBERS = {"bytes", "width", "input", "score", "steps", "seconds", "parameters"}
 
 
 class Console:
@@ -38,7 +41,8 @@ class Console:
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        quiet = quiet or os.environ.get("RANK", "0") != "0"  # one voice for all processes
+        self._mute = os.environ.get("RANK", "0") != "0"  # one voice for all processes
+        quiet = quiet or self._mute
         self._quiet = quiet
         self._out = RichConsole(
             # Tables are not folded for a pipe or a file, which has no width.
@@ -84,6 +88,8 @@ class Console:
 
     def __call__(self, event: Event) -> None:
         """Listen to a stage."""
+        if self._mute:
+            return
         if event.total is not None:
             self._progress(event)
         elif event.warning:
@@ -122,10 +128,21 @@ class Console:
 
     def init(self, result: InitResult) -> None:
         manifest = result.manifest
-        subsets = ", ".join(f"{count} {name}" for name, count in result.subsets.items())
-        self._line(
-            f"{result.workspace.manifest}: {len(manifest.classes)} classes; videos: {subsets}"
+        videos, actions = (
+            ", ".join(f"{count} {name}" for name, count in counts.items())
+            for counts in (result.subsets, result.actions)
         )
+        self._line(
+            f"{result.workspace.manifest}: {len(manifest.classes)} classes; videos: {videos}; "
+            f"actions: {actions}; "
+            + (
+                f"{result.features} videos with features"
+                if result.features
+                else f"{result.without_file} videos without a file"
+            )
+        )
+        for note in result.report.notes:
+            self._line(note)
         for line in result.report.lines():
             self._err.print(f"warning: {line}")
         if result.backup:
@@ -146,6 +163,19 @@ class Console:
             )
         self._failures(result.failed)
 
+    def import_features(self, result: ImportResult) -> None:
+        self._line(
+            f"{result.store}: {len(result.made)} imported, {len(result.cached)} cached, "
+            f"{len(result.failed)} failed, {result.rows} rows, {result.seconds:.1f} s"
+        )
+        for ids, what in (
+            (result.missing, "videos of the manifest have no features there"),
+            (result.unknown, "files are of videos that the manifest does not name; left out"),
+        ):
+            if ids:
+                self._err.print(f"warning: {len(ids)} {what}, for example {ids[0]}")
+        self._failures(result.failed)
+
     def train(self, result: TrainResult) -> None:
         how = "cached" if result.cached else f"trained in {result.seconds:.0f} s"
         score = "" if result.score is None else f", validation mAP {result.score:.2f}"
@@ -153,19 +183,30 @@ class Console:
 
     def evaluate(self, result: Evaluation) -> None:
         self._stop_bar()
+        dense = not math.isnan(result.map)
+        measures = Table(box=None, pad_edge=False)
+        measures.add_column("measure")
+        measures.add_column("mAP %", justify="right")
+        measures.add_column("")
+        for measure, value, also in result.summary():
+            measures.add_row(measure, value, also)
+        self._out.print(measures)
+        self._out.print()
         table = Table(box=None, pad_edge=False)
         table.add_column("class")
         table.add_column("AP %", justify="right")
-        table.add_column("positive rows", justify="right")
+        table.add_column("positive rows" if dense else "actions", justify="right")
         table.add_column("")
-        for name, ap in result.per_class.items():
+        for name, columns in result.classes.items():
+            ap = columns["ap" if dense else "detection_ap"]
             shown = "-" if ap is None else f"{ap:.2f}"
             bar = "" if ap is None else "█" * round(ap / 5)
             table.add_row(Text(name), shown, str(result.positives[name]), bar)
         self._out.print(table)
+        final = result.map if dense else result.metrics["detection"]["average_map"]
         self._line(
-            f"per-frame mAP {result.map:.2f} % on {result.subset} ({result.videos} videos, "
-            f"{result.rows} rows), {result.checkpoint}"
+            f"{'per-frame' if dense else 'detection'} mAP {final:.2f} % on {result.subset} "
+            f"({result.videos} videos, {result.rows} rows), {result.checkpoint}"
         )
 
     def detect(self, result: DetectResult) -> None:
@@ -195,6 +236,14 @@ class Console:
             if "problem" in store:
                 self._err.print(f"warning: {store['problem']}")
 
+    def runs(self, report: dict[str, Any]) -> None:
+        rows = [{**run, **run["differs"]} for run in report["runs"]]
+        columns = ("name", "current", "state", "score", "checkpoint", "steps", "seconds")
+        self._table("runs", rows, (*columns, "parameters", "recipe", *report["differing"]))
+        for run in report["runs"]:
+            if run["problem"]:
+                self._err.print(f"warning: {run['name']}: {run['problem']}")
+
     def backbones(self, rows: list[dict[str, object]]) -> None:
         shown = [{**row, "here": "yes" if row["here"] else "no"} for row in rows]
         self._table(
@@ -217,7 +266,7 @@ class Console:
             return
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)
         for column in columns:
-            numeric = column in ("bytes", "width", "input", "score", "steps")
+            numeric = column in _NUMBERS
             table.add_column(column, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text(_cell(row.get(column))) for column in columns))
@@ -228,5 +277,5 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "*" if value else ""
     if isinstance(value, float):
-        return f"{value:.2f}"
+        return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.2g}"
     return "" if value is None else str(value)

@@ -1,16 +1,21 @@
-"""Annotation files as the field publishes them: odd entries are counted, and never fatal."""
+"""JSON annotations as the field publishes them, known datasets, units, and making a workspace."""
 
 from __future__ import annotations
 
 import json
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mstemba.data_manifests.annotations import Report, join, read_annotations
+from mstemba.data_manifests.datasets import DATASETS, load_dataset
 from mstemba.data_manifests.manifest import Action, load_manifest
 from mstemba.errors import ManifestError, UsageError
+from mstemba.pipeline.decode.pyav_reader import write_video
 from mstemba.pipeline.init import init
 
 ACTIONS = [[0, 0.0, 2.5], [1, 1.0, 3.0]]
@@ -53,16 +58,21 @@ def test_the_three_forms_give_the_same_videos(
 
 
 def test_given_classes_and_time_unit_stand_in_for_a_file_that_has_none(tmp_path: Path) -> None:
-    manifest, _ = read_annotations(write(tmp_path, {"v": ENTRY}), ("a", "b", "c"), "frames")
+    manifest, _ = read_annotations(
+        write(tmp_path, {"v": ENTRY}), classes=("a", "b", "c"), time_unit="frames"
+    )
     assert manifest.classes == ("a", "b", "c")
     assert manifest.time_unit == "frames"
 
 
 def test_given_classes_decide_the_numbers_of_activitynets_labels(tmp_path: Path) -> None:
     path = write(tmp_path, {"database": {"v": DATABASE}})
-    manifest, report = read_annotations(path, ("stand", "run"))
+    manifest, report = read_annotations(path, classes=("stand", "run"))
     assert manifest.videos["v"].actions == (Action(0, 1.0, 3.0),)
-    assert report.left_out == {"class id outside 0 to 1": 1}
+    assert report.left_out == {"unknown class name": 1}
+    assert report.examples["unknown class name"] == "['sit', 0.0, 2.5] in v"
+    with pytest.raises(ManifestError, match="none of its class names is known: found 'sit'"):
+        read_annotations(path, classes=("run", "jump"))
 
 
 def test_the_files_own_time_unit_is_read(tmp_path: Path) -> None:
@@ -152,7 +162,7 @@ def test_an_odd_activitynet_annotation_is_reported_and_the_rest_is_read(
         ({"videos": {}}, "no entries"),
         ({"v": 5}, "'v' is not an entry"),
         ({"videos": {"v": []}}, "'v' is not an entry"),
-        ({"database": {"v": []}}, "not ActivityNet's form"),
+        ({"database": {"v": []}}, "'v' is not an entry"),
         ([], "expected a JSON object"),
     ],
 )
@@ -184,49 +194,166 @@ def test_videos_and_annotations_are_joined_and_what_lacks_its_partner_is_counted
 # The real files (DATA.md states their counts)
 
 
+PUBLISHED = {
+    "charades": (
+        "charades",
+        {"training": 7985, "testing": 1863},
+        66_500,
+        {
+            "action that ends past the video's end": 19_623,
+            "action that ends before it starts": 7,
+            "video without actions": 223,
+        },
+    ),
+    "tsu": (
+        "smarthome",
+        {"training": 351, "testing": 185},
+        41_288,
+        {"action without length": 7},
+    ),
+    "multithumos": (
+        "multithumos",
+        {"training": 200, "testing": 211},
+        38_625,
+        {"action that ends past the video's end": 43, "action without length": 7},
+    ),
+}
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_the_published_files_are_read_whole_and_quickly(shared: Path, dataset: str) -> None:
+    name, subsets, actions, odd = PUBLISHED[dataset]
+    start = time.perf_counter()
+    manifest, report = read_annotations(shared / "annotations" / f"{name}.json", dataset)
+    assert time.perf_counter() - start < 3
+    known = load_dataset(dataset)
+    assert (manifest.dataset, manifest.classes) == (dataset, known.classes)
+    assert (manifest.time_unit, manifest.fps) == (known.time_unit, known.fps)
+    assert Counter(v.subset for v in manifest.videos.values()) == subsets
+    assert sum(len(v.actions) for v in manifest.videos.values()) == actions
+    assert report.kept == odd
+    assert not report.left_out
+    assert report.notes == []
+
+
+def test_the_published_files_are_read_without_their_name_as_well(shared: Path) -> None:
+    folder = shared / "annotations"
+    manifest, report = read_annotations(folder / "charades.json")
+    assert manifest.classes[-1] == "class_156"
+    (note,) = report.notes
+    assert "--dataset charades" in note
+    with pytest.raises(ManifestError, match="whose times are frames: say --dataset tsu"):
+        read_annotations(folder / "smarthome.json")
+    assert read_annotations(folder / "smarthome.json", time_unit="frames")[0].fps is None
+
+
+# Known datasets
+
+
+def test_class_ids_that_count_from_1_are_recognised(tmp_path: Path) -> None:
+    name = "video_test_0000004"
+    last = {name: {"subset": "testing", "actions": [[1, 0.0, 1.0], [65, 2.0, 3.0]]}}
+    manifest, report = read_annotations(write(tmp_path, last), "multithumos")
+    assert manifest.videos[name].actions == (Action(0, 0.0, 1.0), Action(64, 2.0, 3.0))
+    assert "class ids count from 1 in this file, up to 65; they are read so" in report.notes
+    # The same annotations, counted from 0.
+    last[name]["actions"] = [[0, 0.0, 1.0], [64, 2.0, 3.0]]
+    assert read_annotations(write(tmp_path, last), "multithumos")[0].videos == manifest.videos
+
+
+def test_class_ids_that_tell_nothing_count_from_0_and_that_is_said(tmp_path: Path) -> None:
+    data = {"video_test_0000004": {"subset": "testing", "actions": [[1, 0.0, 1.0]]}}
+    manifest, report = read_annotations(write(tmp_path, data), "multithumos")
+    assert manifest.videos["video_test_0000004"].actions == (Action(1, 0.0, 1.0),)
+    assert "no class id is 0 or 65: they are taken to count from 0" in report.notes
+
+
+def test_one_id_too_many_beside_a_0_is_left_out(tmp_path: Path) -> None:
+    data = {"video_test_0000004": {"actions": [[0, 0.0, 1.0], [65, 0.0, 1.0]]}}
+    _, report = read_annotations(write(tmp_path, data), "multithumos")
+    assert report.left_out == {"class id outside 0 to 64": 1}
+
+
 @pytest.mark.parametrize(
-    ("name", "unit", "videos", "classes", "actions", "odd"),
+    ("dataset", "id", "whose"),
     [
-        (
-            "charades",
-            "seconds",
-            9848,
-            157,
-            66_500,
-            {
-                "action that ends past the video's end": 19_623,
-                "action that ends before it starts": 7,
-                "video without actions": 223,
-            },
-        ),
-        ("smarthome", "frames", 536, 51, 41_288, {}),
-        (
-            "multithumos",
-            "seconds",
-            411,
-            65,
-            None,
-            {"action that ends past the video's end": 43},
-        ),
+        ("charades", "P02T01C06", "Toyota Smarthome Untrimmed"),
+        ("tsu", "video_test_0000004", "MultiTHUMOS"),
+        ("multithumos", "7UPGT", "Charades"),
     ],
 )
-def test_the_published_files_are_read_whole(
-    shared: Path,
-    name: str,
-    unit: str,
-    videos: int,
-    classes: int,
-    actions: int | None,
-    odd: dict[str, int],
+def test_annotations_of_another_dataset_are_refused_by_its_name(
+    tmp_path: Path, dataset: str, id: str, whose: str
 ) -> None:
-    manifest, report = read_annotations(shared / "annotations" / f"{name}.json", time_unit=unit)
-    assert len(manifest.videos) == videos
-    assert len(manifest.classes) == classes
-    assert {v.subset for v in manifest.videos.values()} == {"training", "testing"}
-    if actions is not None:
-        assert sum(len(v.actions) for v in manifest.videos.values()) == actions
-    assert {kind: report.kept[kind] for kind in odd} == odd
-    assert not report.left_out
+    path = write(tmp_path, {id: ENTRY})
+    with pytest.raises(ManifestError, match=f"look like the annotations of {whose}, such as.*{id}"):
+        read_annotations(path, dataset)
+
+
+def test_ids_of_ones_own_in_a_known_dataset_are_counted(tmp_path: Path) -> None:
+    manifest, report = read_annotations(write(tmp_path, {"v": ENTRY}), "Charades")
+    assert manifest.dataset == "charades"
+    assert manifest.classes[1] == "Putting clothes somewhere"
+    assert report.kept == {"video id of another form than Charades's": 1}
+    (note,) = report.notes
+    assert note == "Charades has 7985 training and 1863 testing videos, here are 1 training"
+
+
+def test_a_split_takes_the_place_of_the_files_own_subsets(tmp_path: Path) -> None:
+    data = {"P02T01C02": {**ENTRY, "subset": "training"}, "P03T01C04": {"actions": []}}
+    path = write(tmp_path, data)
+    assert subsets(path, None) == ["training", "training"]  # its own, and the usual one
+    assert subsets(path, "cross-subject") == ["testing", "training"]
+    assert subsets(path, "cross-view") == ["testing", "training"]
+    with pytest.raises(UsageError, match="'cross-eyed'; there is cross-subject, cross-view"):
+        subsets(path, "cross-eyed")
+    with pytest.raises(UsageError, match="Charades has no split"):
+        read_annotations(write(tmp_path, {"7UPGT": ENTRY}), "charades", split="cross-view")
+    with pytest.raises(UsageError, match="name the dataset"):
+        read_annotations(write(tmp_path, {"v": ENTRY}), "mine", split="cross-view")
+
+
+def subsets(path: Path, split: str | None) -> list[str | None]:
+    manifest, _ = read_annotations(path, "tsu", split=split)
+    return [video.subset for video in manifest.videos.values()]
+
+
+# Units
+
+
+def test_seconds_that_end_far_beyond_the_durations_are_frames(tmp_path: Path) -> None:
+    # Half a minute at 25 frames a second; one video has an early action only.
+    frames = {**ENTRY, "duration": 30.0, "actions": [[0, 10, 40], [1, 100, 700]]}
+    early = {**frames, "actions": [[0, 5, 20]]}
+    path = write(tmp_path, {"a": frames, "b": frames, "c": early})
+    with pytest.raises(
+        ManifestError, match=r"2 of 3 videos.* at 700 in a of 30 s.*time-unit frames"
+    ):
+        read_annotations(path)
+    manifest, report = read_annotations(path, time_unit="frames")
+    assert manifest.time_unit == "frames"
+    assert report.notes == ["the durations look like seconds; they should count frames, too"]
+
+
+def test_a_few_ends_far_beyond_are_merely_counted(tmp_path: Path) -> None:
+    odd = {**ENTRY, "actions": [[0, 1.0, 4000.36]]}
+    _, report = read_annotations(write(tmp_path, {"a": ENTRY, "b": odd, "c": ENTRY}))
+    assert report.kept == {"action that ends past the video's end": 1}
+
+
+def test_without_a_duration_the_files_tell_how_long_the_videos_are(tmp_path: Path) -> None:
+    pictures = np.zeros((10, 16, 16, 3), np.uint8)
+    (tmp_path / "videos").mkdir()
+    for name in ("a", "b"):
+        write_video(tmp_path / "videos" / f"{name}.mp4", pictures, 10)
+    (tmp_path / "videos" / "c.mp4").touch()  # no video: that is told by `extract`
+    table = tmp_path / "labels.csv"
+    table.write_text("video,start,end,label\na,1,9,x\nb,0,8,x\nc,0,8,x\n")
+    with pytest.raises(ManifestError, match=r"2 of 2 videos.*say --time-unit frames"):
+        init([tmp_path / "videos"], table, root=tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+    made = init([tmp_path / "videos"], table, root=tmp_path / "w", time_unit="frames")
+    assert made.actions == {"not annotated": 3}
 
 
 # Making a workspace of videos and annotations
@@ -244,6 +371,8 @@ def test_init_writes_a_manifest_that_loads_and_counts_the_subsets(tmp_path: Path
     labels = write(tmp_path, {"a": ENTRY, "b": {**ENTRY, "subset": "test"}})
     made = init([folder], labels, root=tmp_path / "w", dataset="mine")
     assert made.subsets == {"training": 1, "testing": 1, "not annotated": 1}
+    assert made.actions == {"training": 2, "testing": 2, "not annotated": 0}
+    assert made.without_file == 0
     loaded = load_manifest(made.workspace.manifest)
     assert loaded.dataset == "mine"
     assert {id: v.actions for id, v in loaded.videos.items()} == {
@@ -274,6 +403,39 @@ def test_init_keeps_a_manifest_that_was_edited_by_hand(tmp_path: Path) -> None:
     assert load_manifest(made.workspace.manifest).dataset == "videos"
 
 
+def test_init_from_annotations_alone_is_for_published_features(tmp_path: Path) -> None:
+    labels = write(tmp_path, {"P02T01C06": ENTRY, "P03T01C06": ENTRY})
+    made = init(annotations=labels, root=tmp_path / "w", dataset="tsu", split="cross-subject")
+    assert made.subsets == {"testing": 1, "training": 1}
+    assert made.without_file == 2
+    assert made.report.kept == {}  # no videos were named, so none is missing
+    loaded = load_manifest(made.workspace.manifest)
+    assert (loaded.dataset, loaded.time_unit, loaded.fps) == ("tsu", "frames", 20)
+    assert loaded.classes == load_dataset("tsu").classes
+
+
+@pytest.mark.parametrize("fps", [0, -5, "20", True, float("inf")])
+def test_a_manifest_with_another_rate_is_refused(tmp_path: Path, fps: Any) -> None:
+    labels = write(tmp_path, {"P02T01C06": ENTRY})
+    path = init(annotations=labels, root=tmp_path / "w", dataset="tsu").workspace.manifest
+    path.write_text(json.dumps({**json.loads(path.read_text()), "fps": fps}))
+    with pytest.raises(ManifestError, match="`fps` is"):
+        load_manifest(path)
+
+
+def test_class_names_of_ones_own_in_a_known_dataset_are_noted(tmp_path: Path) -> None:
+    path = write(tmp_path, {"classes": ["sit", "stand"], "videos": {"7UPGT": ENTRY}})
+    manifest, report = read_annotations(path, "charades")
+    assert manifest.classes == ("sit", "stand")
+    assert report.notes[0] == "the class names are not those that are known of Charades"
+
+
+def test_init_with_a_split_of_nothing_is_refused(tmp_path: Path) -> None:
+    folder = make_videos(tmp_path / "videos", "a.mp4")
+    with pytest.raises(UsageError, match="a split is of annotations"):
+        init([folder], root=tmp_path / "w", dataset="tsu", split="cross-view")
+
+
 def test_init_without_a_video_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="at least one video"):
+    with pytest.raises(UsageError, match=r"at least one video.*--annotations"):
         init([], root=tmp_path)

@@ -19,14 +19,14 @@ from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline import dataset
 from mstemba.pipeline.dataset import (
     Clip,
-    in_seconds,
-    label_matrix,
     load_clips,
-    random_batch,
     split_validation,
     with_features,
 )
+from mstemba.pipeline.features import StoreFeatures, even_rows, in_seconds
 from mstemba.pipeline.keys import Fingerprints, entry_key
+from mstemba.pipeline.labels import label_matrix
+from mstemba.pipeline.sampling import make_batch, random_crops
 from mstemba.pipeline.store import FeatureStore
 from mstemba.records import FeatureSpec, TimeGrid
 
@@ -82,9 +82,7 @@ def test_labels_of_the_published_annotations_are_the_authors_own(shared: Path, n
         video = manifest.videos[id]
         assert video.duration is not None
         # Everything in the file's own unit: the rule is the same for seconds and frames.
-        step = video.duration / int(rows)
-        grid = TimeGrid(np.arange(int(rows)) * video.duration / int(rows), step)
-        labels = label_matrix(video.actions, grid, classes)
+        labels = label_matrix(video.actions, even_rows(video.duration, int(rows)), classes)
         counts = {str(c): int(n) for c, n in enumerate(labels.sum(axis=0)) if n}
         assert counts == expected["per_class"], pair
         assert zlib.crc32(np.packbits(labels.astype(np.uint8)).tobytes()) == expected["crc32"], pair
@@ -93,25 +91,25 @@ def test_labels_of_the_published_annotations_are_the_authors_own(shared: Path, n
 def test_frames_become_seconds_by_the_real_times_of_the_rows() -> None:
     video = Video("v", None, None, None, (Action(1, 50, 100),))
     even = TimeGrid.even(0.0, 0.5, 9)  # 10 frames a row, 20 frames a second
-    assert in_seconds(video, "frames", even, 10) == [Action(1, 2.5, 5.0)]
-    assert in_seconds(video, "seconds", even, 10) == [Action(1, 50, 100)]
+    assert in_seconds(video, "frames", even, 10 * np.arange(10)) == [Action(1, 2.5, 5.0)]
+    assert in_seconds(video, "seconds", even, 10 * np.arange(10)) == [Action(1, 50, 100)]
     slowing = TimeGrid(np.array([0.0, 1.0, 3.0, 7.0]), 2.0)
-    assert in_seconds(video, "frames", slowing, 25) == [Action(1, 3.0, 9.0)]
+    assert in_seconds(video, "frames", slowing, 25 * np.arange(5)) == [Action(1, 3.0, 9.0)]
     beyond = Video("v", None, None, None, (Action(1, 62.5, 150),))
-    assert in_seconds(beyond, "frames", slowing, 25) == [Action(1, 5.0, 13.0)]
+    assert in_seconds(beyond, "frames", slowing, 25 * np.arange(5)) == [Action(1, 5.0, 13.0)]
 
 
 # Clips from a store
 
 
-def make_store(root: Path, rows: dict[str, int], fps: float = 4.0) -> FeatureStore:
+def make_store(root: Path, rows: dict[str, int], fps: float = 4.0) -> StoreFeatures:
     store = FeatureStore.prepare(root, SPEC)
     for number, (id, count) in enumerate(rows.items()):
         writer = store.writer(id, f"key-{id}", "av")
         values = np.stack([np.full(count, number), np.arange(count)], axis=1).astype(np.float32)
         writer.append(values, np.arange(count) * 1.0)
-        writer.finish(1.0, duration=float(count), fps=fps)
-    return store
+        writer.finish(1.0, duration=float(count), fps=fps, source="v.mp4")
+    return StoreFeatures(store)
 
 
 def video(id: str, subset: str | None = "training", *acts: Action) -> Video:
@@ -163,13 +161,14 @@ def test_features_of_another_file_do_not_count(tmp_path: Path) -> None:
     file.write_bytes(b"what the features were made of")
     writer = store.writer("a", entry_key(SPEC, Fingerprints().of(file)), "av")
     writer.append(np.zeros((2, SPEC.width), np.float32), np.arange(2.0))
-    writer.finish(1.0, duration=2.0, fps=1.0)
+    writer.finish(1.0, duration=2.0, fps=1.0, source="a.mp4")
+    source = StoreFeatures(store)
     videos = [Video("a", file, "training", None)]
-    assert with_features(store, videos, Fingerprints()) == (videos, [])
+    assert with_features(source, videos, Fingerprints()) == (videos, [])
     file.write_bytes(b"something else")
-    assert with_features(store, videos, Fingerprints()) == ([], ["a"])
+    assert with_features(source, videos, Fingerprints()) == ([], ["a"])
     file.unlink()
-    assert with_features(store, videos, Fingerprints()) == (videos, [])
+    assert with_features(source, videos, Fingerprints()) == (videos, [])
 
 
 # The validation split
@@ -244,7 +243,8 @@ def clips(tmp_path: Path) -> list[Clip]:
 def batch(
     clips: list[Clip], step: int, size: int = 2, length: int = 8, crop: float = 0.5, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return random_batch(clips, step, size, length, crop, seed)
+    made = make_batch(random_crops(clips, step, size, length, crop, seed))
+    return made.features, made.labels, made.mask
 
 
 def test_a_batch_follows_from_seed_and_step_alone(clips: list[Clip]) -> None:

@@ -15,7 +15,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-COMMANDS = ("init", "extract", "train", "evaluate", "detect", "status", "backbones", "demo")
+COMMANDS = (
+    "init",
+    "import",
+    "extract",
+    "train",
+    "evaluate",
+    "detect",
+    "runs",
+    "status",
+    "backbones",
+    "demo",
+)
 PAGES = [*sorted(DOCS.glob("*.md")), *(ROOT / n for n in ("README.md", "CONTRIBUTING.md"))]
 _BLOCK = re.compile(r"(<!-- help -->\n).*?(<!-- /help -->)", re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -81,7 +92,8 @@ def test_every_command_has_a_page() -> None:
 
 def test_options_named_in_the_pages_exist() -> None:
     known = set(re.findall(r"--[a-z][a-z-]+", "".join(help_of(command) for command in COMMANDS)))
-    known |= {"--version", "--no-build-isolation", "--index-url", "--logdir"}  # pip, tensorboard
+    # Of pip, tensorboard and torchrun.
+    known |= {"--version", "--no-build-isolation", "--index-url", "--logdir", "--nproc-per-node"}
     for page in DOCS.glob("*.md"):
         named = set(
             re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]\b(?!-)", page.read_text(encoding="utf-8"))

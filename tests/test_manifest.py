@@ -186,13 +186,13 @@ def test_subsets_have_one_name(spelling: str | None, name: str | None) -> None:
     assert subset_name(spelling) == name
 
 
-def test_a_subset_holds_only_videos_that_have_a_file() -> None:
+def test_a_subset_holds_its_videos_with_a_file_or_without() -> None:
     videos = {
         "a": Video("a", Path("a"), "training", None),
         "b": Video("b", None, "training", None),
         "c": Video("c", Path("c"), "testing", None),
     }
-    assert [v.id for v in Manifest("d", (), "seconds", videos).subset("training")] == ["a"]
+    assert [v.id for v in Manifest("d", (), "seconds", videos).subset("training")] == ["a", "b"]
 
 
 # Finding videos

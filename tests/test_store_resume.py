@@ -191,7 +191,7 @@ def test_killed_writers_leave_nothing_but_whole_shards(tmp_path: Path) -> None:
     expected = content(undisturbed, "a")
     random = np.random.default_rng()
     kills = gone_on = number = 0
-    while kills < 60:
+    while kills < 60 or (number == 0 and kills < 300):  # a busy machine takes more tries to the end
         store = FeatureStore.prepare(tmp_path / str(number), SPEC)
         log = tmp_path / f"{number}.log"
         child = processes.Process(target=write_long, args=(store.root, log))

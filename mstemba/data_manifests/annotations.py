@@ -1,168 +1,243 @@
-"""Reading annotation files as the field publishes them, and joining them with the videos found.
+"""Reading annotations as users have them on disk, and joining them with the videos found.
 
-Three JSON forms are read: {"classes", "time_unit", "videos": {id: {subset, duration, actions}}},
-the same entries at the top level (Charades, TSU and MultiTHUMOS as published), and ActivityNet's
-{"database": {id: {subset, duration, annotations: [{label, segment}]}}}.
+Read are the JSON forms (json_forms.py), the files of Charades, TSU and MultiTHUMOS as their authors
+hand them out (native.py), tables of users' own data (tables.py), and exports of BORIS and ELAN; a
+file, or a folder of files. A reader hands over what it found (reading.py); here class names become
+ids, subsets are told, and what is odd is counted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from statistics import median
 
-from mstemba.data_manifests.manifest import (
-    TIME_UNITS,
-    Action,
-    Manifest,
-    Video,
-    parse_action,
-    read_json_object,
-    subset_name,
+from mstemba.data_manifests import boris, elan, native, tables
+from mstemba.data_manifests.class_ids import ClassIds, describe, label_names
+from mstemba.data_manifests.datasets import DATASETS, Dataset, load_dataset, recognise
+from mstemba.data_manifests.json_forms import read_json
+from mstemba.data_manifests.manifest import TIME_UNITS, Action, Manifest, Video, subset_name
+from mstemba.data_manifests.reading import Entry, Found, Report, example_files
+from mstemba.data_manifests.tables import Table, read_table, tables_below
+from mstemba.errors import ManifestError, UsageError
+
+__all__ = ["Report", "check_units", "join", "read_annotations"]
+
+_Reader = Callable[[Table, Found, Report], None]
+
+# Forms that are told by their header; the plain one last, for its names are the most common.
+_FORMS: tuple[tuple[Callable[[tuple[str, ...]], bool], _Reader], ...] = (
+    (native.is_charades, native.read_charades),
+    (native.is_tsu, native.read_tsu),
+    (boris.is_aggregated, boris.read_aggregated),
+    (boris.is_tabular, boris.read_tabular),
+    (tables.is_plain, tables.read_plain),
 )
-from mstemba.errors import ManifestError
-
-
-@dataclass
-class Report:
-    """What was odd, counted by kind, with the first example of each."""
-
-    kept: Counter[str] = field(default_factory=Counter)
-    """Odd, and in the manifest as it is."""
-    left_out: Counter[str] = field(default_factory=Counter)
-    """Not usable, and not in the manifest."""
-    examples: dict[str, str] = field(default_factory=dict)
-
-    def count(self, table: Counter[str], kind: str, example: str) -> None:
-        table[kind] += 1
-        self.examples.setdefault(kind, example)
-
-    def lines(self) -> list[str]:
-        tables = ((self.kept, "kept"), (self.left_out, "left out"))
-        return [
-            f"{kind}: {count} {fate}, for example {self.examples[kind]}"
-            for table, fate in tables
-            for kind, count in table.items()
-        ]
+_EXPECTED = (
+    "a table with the columns video,start,end,label (and subset,duration), an export of BORIS "
+    "(aggregated or tabular events) or of ELAN (tab-delimited text), or the files of "
+    f"{', '.join(DATASETS)}"
+)
+_ADVICE = {
+    ".boris": "in BORIS, export the events as aggregated events (CSV)",
+    ".eaf": "in ELAN, export as tab-delimited text",
+    ".xlsx": "save it as CSV",
+    ".xls": "save it as CSV",
+    ".ods": "save it as CSV",
+}
+# Actions that end after so many durations are in another unit. In the published files the median
+# video's last action ends with the video, the worst one's after six durations.
+_IMPOSSIBLE = 2.0
 
 
 def read_annotations(
-    path: Path, classes: tuple[str, ...] | None = None, time_unit: str | None = None
+    path: Path,
+    dataset: str | None = None,
+    classes: tuple[str, ...] | None = None,
+    time_unit: str | None = None,
+    split: str | None = None,
 ) -> tuple[Manifest, Report]:
-    """Read an annotation file into a manifest without video paths.
+    """Read a file or folder of annotations into a manifest without video paths.
 
-    `classes` and `time_unit` are used in place of the file's own. Where there are none, classes are
-    named `class_0`... up to the highest id, and times are seconds.
-    Raises ManifestError when the file as a whole cannot be read; odd entries are reported.
+    `dataset` is any name; those of DATASETS bring class names, time unit and split. `classes` and
+    `time_unit` are used in place of the files' own, `split` in place of their subsets. Where
+    nothing names the classes, they are the labels in order of the alphabet, or `class_0`... up to
+    the highest id; where nothing says the unit, times are seconds.
+    Raises ManifestError when the whole cannot be right: no file, another form, another dataset's,
+    frames for seconds; UsageError for an unknown split. Odd entries are reported.
     """
-    data = read_json_object(path)
-    unit = time_unit or data.get("time_unit", "seconds")
-    if unit not in TIME_UNITS:
-        raise ManifestError(f"{path}: time unit {unit!r}; expected one of {', '.join(TIME_UNITS)}")
-    names: tuple[str, ...] | None
-    if isinstance(data.get("database"), dict):
-        entries, names = _from_activitynet(path, data["database"], classes)
-    else:
-        entries = data["videos"] if isinstance(data.get("videos"), dict) else data
-        names = classes or (
-            tuple(data["classes"]) if isinstance(data.get("classes"), list) else None
-        )
-    odd = [id for id, entry in entries.items() if not isinstance(entry, dict)]
-    if odd or not entries:
-        found = f"{odd[0]!r} is not an entry" if odd else "no entries"
+    if time_unit not in (None, *TIME_UNITS):
         raise ManifestError(
-            f"{path}: {found}; expected {{id: {{subset, duration, actions}}}}, "
-            f'{{"classes", "videos"}} or {{"database"}}'
+            f"{path}: time unit {time_unit!r}; expected one of {', '.join(TIME_UNITS)}"
         )
-    if names is None:
-        names = tuple(f"class_{i}" for i in range(_highest_class(entries) + 1))
-    report = Report()
-    videos = {id: _read_entry(id, entry, len(names), report) for id, entry in entries.items()}
-    return Manifest(path.stem, tuple(map(str, names)), unit, videos), report
+    found, report = Found(), Report()
+    _read(path, found, report)
+    known = _known(path, dataset, found, time_unit, report)
+    if split and not known:
+        raise UsageError(f"split {split!r}: only {', '.join(DATASETS)} have some; name the dataset")
+    names = classes or found.classes or (known.classes if known else label_names(found))
+    ids = ClassIds(path, names, known, found, report)
+    videos = {
+        id: _video(id, entry, ids, _subset(id, entry, known, split), report)
+        for id, entry in found.entries.items()
+    }
+    unit = time_unit or found.time_unit or (known.time_unit if known else "seconds")
+    check_units(path, unit, videos, report)
+    name = known.name if known and (dataset or "").casefold() in ("", known.name) else dataset
+    fps = known.fps if known and unit == "frames" else None
+    manifest = Manifest(name or path.stem, names, unit, videos, fps)
+    if known:
+        _compare(known, split, manifest, report)
+    return manifest, report
 
 
-def _from_activitynet(
-    path: Path, database: dict[str, Any], classes: tuple[str, ...] | None
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    try:
-        labels = sorted(
-            {
-                label
-                for e in database.values()
-                for a in _list(e, "annotations")
-                if (label := _label(a))
-            }
+def _read(path: Path, found: Found, report: Report) -> None:
+    """Read what is there, by the reader for it."""
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        _read_folder(path, found, report)
+    elif suffix in tables.SUFFIXES:
+        if not _read_table(path, found, report):
+            header = ", ".join(read_table(path).header)
+            raise ManifestError(f"{path}: found the columns {header}; expected {_EXPECTED}")
+    elif suffix in _ADVICE:
+        raise ManifestError(f"{path}: {suffix} files are not read; {_ADVICE[suffix]}")
+    else:
+        read_json(path, found, report)
+    if not found.entries:
+        raise ManifestError(f"{path}: no entries; expected at least one annotated video")
+
+
+def _read_folder(path: Path, found: Found, report: Report) -> None:
+    files = tables_below(path)
+    if charades := native.charades_files(files):
+        for file in charades:
+            _read_table(file, found, report)
+    elif tsu := native.tsu_files(files):
+        native.read_tsu_files(tsu, found, report)
+    elif multithumos := native.multithumos_files(files):
+        native.read_multithumos_files(multithumos, found, report)
+    else:
+        other = [file for file in files if not _read_table(file, found, report)]
+        if len(other) == len(files):
+            said = f"none of {example_files(files)} is one" if files else "no .csv, .tsv or .txt"
+            raise ManifestError(f"{path}: {said}; expected {_EXPECTED}")
+        for file in other:
+            report.count(report.left_out, "file of an unknown form", file.name)
+
+
+def _read_table(path: Path, found: Found, report: Report) -> bool:
+    """Read a table if its form is known."""
+    table = read_table(path)
+    for is_form, read in _FORMS:
+        if whole := table.from_header(is_form):
+            read(whole, found, report)
+            return True
+    return elan.read_export(table, found, report)
+
+
+def _known(
+    path: Path, dataset: str | None, found: Found, time_unit: str | None, report: Report
+) -> Dataset | None:
+    """The dataset that these are the annotations of, if it is one of DATASETS."""
+    named = (dataset or "").casefold()
+    looks = load_dataset(found.dataset) if found.dataset else recognise(found.entries)
+    if named in DATASETS:
+        known = load_dataset(named)
+        if looks and looks is not known:
+            raise ManifestError(
+                f"{path}: these look like the annotations of {looks.title}, such as video "
+                f"{next(filter(looks.owns, found.entries), '')}, not of {known.title}; "
+                f"say --dataset {looks.name}"
+            )
+        for id in found.entries:
+            if not known.owns(id):
+                report.count(report.kept, f"video id of another form than {known.title}'s", id)
+        return known
+    if found.dataset:
+        return looks
+    by_number = all(isinstance(a.label, int) for e in found.entries.values() for a in e.actions)
+    if looks and by_number and not found.classes:
+        if looks.time_unit != "seconds" and not (time_unit or found.time_unit):
+            raise ManifestError(
+                f"{path}: these look like the annotations of {looks.title}, whose times are "
+                f"{looks.time_unit}: say --dataset {looks.name}, or name the --time-unit"
+            )
+        report.notes.append(
+            f"these look like the annotations of {looks.title}: --dataset {looks.name} would bring "
+            f"the class names"
         )
-        names = classes or tuple(labels)
-        ids = {name: number for number, name in enumerate(names)}
-        entries = {
-            id: {
-                "subset": entry.get("subset"),
-                "duration": entry.get("duration"),
-                # A label outside the given classes becomes -1, which is reported as unknown.
-                "actions": [
-                    [ids.get(str(_label(a)), -1), *a["segment"]]
-                    if _label(a) and isinstance(a.get("segment"), list)
-                    else a
-                    for a in _list(entry, "annotations")
-                ],
-            }
-            for id, entry in database.items()
-        }
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ManifestError(f"{path}: not ActivityNet's form: {error!r}") from None
-    return entries, names
+    return None
 
 
-def _label(annotation: Any) -> str | None:
-    label = annotation.get("label") if isinstance(annotation, dict) else None
-    return label if isinstance(label, str) else None
+def _subset(id: str, entry: Entry, known: Dataset | None, split: str | None) -> str | None:
+    """The video's subset: by the split that was asked for, the file's own, or the usual split."""
+    own = subset_name(entry.subset)
+    rule = known.split(split) if known else None
+    if known is None or rule is None or (own and split is None):
+        return own
+    return known.subset(id, rule)
 
 
-def _list(entry: dict[str, Any], name: str) -> list[Any]:
-    listed = entry.get(name, [])
-    return listed if isinstance(listed, list) else [listed]
-
-
-def _highest_class(entries: dict[str, Any]) -> int:
-    ids = [
-        item[0]
-        for entry in entries.values()
-        for item in _list(entry, "actions")
-        if isinstance(item, list) and item
-    ]
-    return max((id for id in ids if isinstance(id, int)), default=-1)
-
-
-def _read_entry(id: str, entry: dict[str, Any], classes: int, report: Report) -> Video:
-    duration = entry.get("duration")
-    if duration is not None and (
-        isinstance(duration, bool) or not isinstance(duration, (int, float)) or not duration >= 0
-    ):
-        report.count(report.left_out, "malformed duration", f"{duration!r} in {id}")
-        duration = None
+def _video(id: str, entry: Entry, ids: ClassIds, subset: str | None, report: Report) -> Video:
     actions: list[Action] = []
-    for item in _list(entry, "actions"):
-        example = f"{item!r} in {id}"
-        try:
-            action = parse_action(item)
-        except ValueError:
-            report.count(report.left_out, "malformed action", example)
+    for labelled in entry.actions:
+        number = ids(labelled)
+        if number is None:
             continue
-        if not 0 <= action.class_id < classes:
-            report.count(report.left_out, f"class id outside 0 to {classes - 1}", example)
-            continue
+        action = Action(number, labelled.start, labelled.end)
         actions.append(action)
         if action.end < action.start:
-            report.count(report.kept, "action that ends before it starts", example)
+            report.count(report.kept, "action that ends before it starts", describe(labelled))
         elif action.end == action.start:
-            report.count(report.kept, "action without length", example)
-        if duration is not None and action.end > duration:
-            report.count(report.kept, "action that ends past the video's end", example)
+            report.count(report.kept, "action without length", describe(labelled))
+        if entry.duration is not None and action.end > entry.duration:
+            report.count(report.kept, "action that ends past the video's end", describe(labelled))
     if not actions:
         report.count(report.kept, "video without actions", id)
-    return Video(id, None, subset_name(entry.get("subset")), duration, tuple(actions))
+    if subset is None:
+        report.count(report.kept, "video without a subset", id)
+    return Video(id, None, subset, entry.duration, tuple(actions))
+
+
+def check_units(path: Path, unit: str, videos: dict[str, Video], report: Report) -> None:
+    """Raise ManifestError for seconds that end far beyond the durations: they are frames."""
+    ends = {
+        id: max(action.end for action in video.actions) / video.duration
+        for id, video in videos.items()
+        if video.duration and video.actions
+    }
+    if not ends or median(ends.values()) <= _IMPOSSIBLE:
+        return
+    if unit == "frames":
+        report.notes.append("the durations look like seconds; they should count frames, too")
+        return
+    beyond = [id for id, end in ends.items() if end > _IMPOSSIBLE]
+    video = videos[beyond[0]]
+    raise ManifestError(
+        f"{path}: in {len(beyond)} of {len(ends)} videos actions end far beyond the duration, "
+        f"for example at {max(a.end for a in video.actions):g} in {video.id} of "
+        f"{video.duration:g} s; these look like frames: say --time-unit frames"
+    )
+
+
+def _compare(known: Dataset, split: str | None, read: Manifest, report: Report) -> None:
+    """Note where there are other classes, or more or fewer videos, than the dataset has."""
+    if read.classes != known.classes:
+        report.notes.append(f"the class names are not those that are known of {known.title}")
+    rules = [known.splits[split]] if split else list(known.splits.values())
+    expected = [dict(rule.videos) for rule in rules] or [dict(known.videos)]
+    counts = dict(Counter(video.subset for video in read.videos.values() if video.subset))
+    if counts not in expected:
+        report.notes.append(
+            f"{known.title} has {_counted(expected[0])} videos, here are {_counted(counts)}"
+        )
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return " and ".join(f"{counts[name]} {name}" for name in sorted(counts, reverse=True)) or "none"
 
 
 def join(annotations: Manifest, files: dict[str, Path], report: Report) -> Manifest:

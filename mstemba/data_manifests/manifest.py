@@ -1,7 +1,7 @@
 """The manifest: one JSON file that names the videos, their classes, subsets and actions once.
 
 {"format": "mstemba-manifest", "version": 1, "dataset": ..., "classes": [...],
- "time_unit": "seconds" | "frames",
+ "time_unit": "seconds" | "frames", "fps": optional,
  "videos": {id: {"path", "subset", "duration", "actions": [[class, start, end], ...]}}}
 """
 
@@ -74,14 +74,16 @@ class Manifest:
     classes: tuple[str, ...]
     time_unit: str
     videos: dict[str, Video]
+    fps: float | None = None
+    """Frames a second of the recordings, where that is known and times count frames."""
 
     def __post_init__(self) -> None:
         if twice := [name for name, count in Counter(self.classes).items() if count > 1]:
             raise ManifestError(f"class name {twice[0]!r} is there twice; names must differ")
 
     def subset(self, name: str) -> list[Video]:
-        """The videos of a subset that have a file."""
-        return [v for v in self.videos.values() if v.subset == name and v.path is not None]
+        """The videos of a subset, with a file or without."""
+        return [v for v in self.videos.values() if v.subset == name]
 
 
 def subset_name(name: Any) -> str | None:
@@ -112,10 +114,15 @@ def load_manifest(path: Path) -> Manifest:
         )
     if not isinstance(data.get("videos"), dict):
         raise ManifestError(f"{path}: `videos` must be an object of entries by video id")
+    fps = data.get("fps")
+    if fps is not None and (
+        isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < math.inf
+    ):
+        raise ManifestError(f"{path}: `fps` is {fps!r}, expected frames a second")
     videos = {
         id: _read_video(path, id, entry, len(classes)) for id, entry in data["videos"].items()
     }
-    return Manifest(str(data.get("dataset", "")), tuple(classes), data["time_unit"], videos)
+    return Manifest(str(data.get("dataset", "")), tuple(classes), data["time_unit"], videos, fps)
 
 
 def _read_video(manifest: Path, id: str, entry: Any, classes: int) -> Video:
@@ -183,6 +190,7 @@ def save_text(manifest: Manifest, folder: Path) -> str:
         "dataset": manifest.dataset,
         "classes": list(manifest.classes),
         "time_unit": manifest.time_unit,
+        **({} if manifest.fps is None else {"fps": manifest.fps}),
     }
     fields = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
     body = ' "videos": {\n' + ",\n".join(lines) + "\n }"

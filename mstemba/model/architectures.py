@@ -10,27 +10,32 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mstemba.errors import CheckpointError, UsageError
-from mstemba.model.config import Config, ModelConfig, MSTCTConfig, PDANConfig
+from mstemba.model.config import Config, LinearConfig, ModelConfig, MSTCTConfig, PDANConfig
 
 if TYPE_CHECKING:
+    from mstemba.model.baselines.linear import LinearProbe
     from mstemba.model.baselines.ms_tct import MSTCT
     from mstemba.model.baselines.pdan import PDAN
     from mstemba.model.mstemba import MSTemba
 
-    Network: TypeAlias = MSTemba | MSTCT | PDAN
+    Network: TypeAlias = MSTemba | MSTCT | PDAN | LinearProbe
 
 _CONFIGS: dict[str, type[Config]] = {
     "mstemba": ModelConfig,
     "mstemba-v3": ModelConfig,
     "ms-tct": MSTCTConfig,
     "pdan": PDANConfig,
+    "linear": LinearConfig,
 }
 ARCHITECTURES = tuple(_CONFIGS)
 
 
-def make_config(arch: str, in_features: int, classes: int, **options: float) -> Config:
+def make_config(
+    arch: str, in_features: int, classes: int, width: float = 1.0, **options: float
+) -> Config:
     """The named network's configuration, with those of the options that it has.
 
+    `width` is a share of the published numbers of channels, rounded to eights.
     Raises UsageError for an unknown name, or a value no network can have.
     """
     if arch not in _CONFIGS:
@@ -38,7 +43,19 @@ def make_config(arch: str, in_features: int, classes: int, **options: float) -> 
     kind = _CONFIGS[arch]
     known = {field.name for field in fields(kind)}
     values: dict[str, Any] = {name: value for name, value in options.items() if name in known}
+    for name in sorted(known & set(_CHANNELS)):
+        published = next(field.default for field in fields(kind) if field.name == name)
+        values[name] = _scaled(published, width)
     return kind(in_features, classes, arch, **values)
+
+
+_CHANNELS = ("width", "widths", "mixed")
+
+
+def _scaled(channels: Any, share: float) -> Any:
+    if isinstance(channels, tuple):
+        return tuple(_scaled(c, share) for c in channels)
+    return channels if share == 1 else max(8, 8 * round(channels * share / 8))
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
@@ -53,6 +70,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
 
 def build(config: Config) -> Network:
     """The untrained network of a configuration, on the CPU."""
+    from mstemba.model.baselines.linear import LinearProbe
     from mstemba.model.baselines.ms_tct import MSTCT
     from mstemba.model.baselines.pdan import PDAN
     from mstemba.model.mstemba import MSTemba
@@ -64,3 +82,5 @@ def build(config: Config) -> Network:
             return MSTCT(config)
         case PDANConfig():
             return PDAN(config)
+        case LinearConfig():
+            return LinearProbe(config)

@@ -37,6 +37,7 @@ _KNOWN_BY = {
     "mstemba-v3": "blocks.0.linear.weight",
     "ms-tct": "stages.0.merge.weight",
     "pdan": "stage1.conv_1x1.weight",
+    "linear": "head.weight",  # the last one: others have a head, too
 }
 
 
@@ -74,8 +75,7 @@ def infer_config(weights: Mapping[str, Tensor]) -> Config:
         known = ", ".join(f"{name} ({arch})" for arch, name in _KNOWN_BY.items())
         found = _some(list(weights)) or "nothing"
         raise CheckpointError(f"weights of no known network: found {found}, expected {known}")
-    shape_of = {"ms-tct": _ms_tct_shape, "pdan": _pdan_shape}.get(arch, _mstemba_shape)
-    return config_from_dict({"arch": arch, **shape_of(weights)})
+    return config_from_dict({"arch": arch, **_SHAPES.get(arch, _mstemba_shape)(weights)})
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -200,6 +200,14 @@ def _pdan_shape(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         "width": width,
         "blocks": _count(weights, r"stage1\.layers\.\d+\.conv_1x1\.weight"),
     }
+
+
+def _linear_shape(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    classes, in_features = (*_shape(weights, "head.weight"), 0)[:2]
+    return {"in_features": in_features, "classes": classes}
+
+
+_SHAPES = {"ms-tct": _ms_tct_shape, "pdan": _pdan_shape, "linear": _linear_shape}
 
 
 def _read_pickle(path: Path) -> Any:

@@ -163,7 +163,24 @@ class PDANConfig(_Config):
         self._expect_probabilities("dropout")
 
 
-Config: TypeAlias = ModelConfig | MSTCTConfig | PDANConfig
+@dataclass(frozen=True)
+class LinearConfig(_Config):
+    """A linear probe: every row alone, what the features say without any context.
+
+    Raises UsageError, naming what was found and what was expected, for a value no network can have.
+    """
+
+    arch: str = "linear"
+    dropout: float = 0.0
+    """Probability of zeroing an input feature in training."""
+
+    def __post_init__(self) -> None:
+        _expect_choice("arch", self.arch, ("linear",))
+        self._expect_positive_integers("in_features", "classes")
+        self._expect_probabilities("dropout")
+
+
+Config: TypeAlias = ModelConfig | MSTCTConfig | PDANConfig | LinearConfig
 """Any network's configuration."""
 
 

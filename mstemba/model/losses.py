@@ -31,6 +31,17 @@ class LossTerms:
     """Of the actions' centres; of ``ms-tct``, None for the others."""
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What the losses are divided by, counted in a whole batch of which a process has a part."""
+
+    clips: int
+    steps: int
+    """Real ones."""
+    actions: int
+    """Longest runs of positive labels of one class, each inside one clip."""
+
+
 def detection_loss(
     output: Output,
     labels: Tensor,
@@ -40,6 +51,7 @@ def detection_loss(
     consistency_weight: float = 100.0,
     heatmap_weight: float = 0.05,
     reduction: Reduction = "steps",
+    whole: Whole | None = None,
 ) -> LossTerms:
     """The weighted sum of the terms that the output has, and cross-entropy.
 
@@ -55,12 +67,14 @@ def detection_loss(
             number of real steps; ``elements`` further divides by C; ``released`` is the authors'
             code: padded steps are in the sum, but not in the number it is divided by. The heat map
             has a divisor of its own.
+        whole: the batch of which these clips are a part, themselves when None. Every term is then
+            the part's share: those of all parts add up to the term of the batch.
 
     Raises:
         UsageError: labels or mask of another shape, no real step, or an unknown reduction.
     """
     mask = _checked_mask(output, labels, mask)
-    real_steps = int(mask.sum())
+    real_steps = whole.steps if whole else int(mask.sum())
     if real_steps == 0:
         raise UsageError("mask: found no real step, expected at least one")
     if reduction not in ("steps", "elements", "released"):
@@ -70,14 +84,16 @@ def detection_loss(
 
     final = _cross_entropy(output.logits, labels, counted) / divisor
     auxiliary = tuple(_cross_entropy(x, labels, counted) / divisor for x in output.scale_logits)
-    total = final + consistency_weight * output.consistency
+    # A mean over clips: what a part of the batch adds to it goes by its number of clips.
+    consistency = output.consistency * (len(labels) / whole.clips if whole else 1.0)
+    total = final + consistency_weight * consistency
     for term in auxiliary:
         total = total + auxiliary_weight * term
     heatmap = None
     if output.center_logits is not None:
-        heatmap = _center_loss(output.center_logits, labels, mask)
+        heatmap = _center_loss(output.center_logits, labels, mask, whole)
         total = total + heatmap_weight * heatmap
-    return LossTerms(total, final, auxiliary, output.consistency, heatmap)
+    return LossTerms(total, final, auxiliary, consistency, heatmap)
 
 
 def center_heatmap(labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,7 +150,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tenso
     return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="sum")
 
 
-def _center_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+def _center_loss(logits: Tensor, labels: Tensor, mask: Tensor, whole: Whole | None) -> Tensor:
     """Focal loss of the heat map, summed over real steps and divided by the number of actions.
 
     With the target g and the probability p: -(1 - p)^2 log p at a centre and
@@ -146,4 +162,5 @@ def _center_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     at_center = (1 - p) ** 2 * F.logsigmoid(x)
     elsewhere = (1 - heat) ** 4 * p**2 * F.logsigmoid(-x)
     terms = torch.where(centers, at_center, elsewhere).masked_fill(~mask[..., None], 0)
-    return -terms.sum() / centers.sum().clamp(min=1)
+    actions = max(1, whole.actions) if whole else centers.sum().clamp(min=1)
+    return -terms.sum() / actions

@@ -31,4 +31,18 @@ def initialise_head(head: nn.Linear | nn.Conv1d) -> None:
     """Small weights, and a bias that gives every class the probability PRIOR."""
     assert head.bias is not None
     nn.init.trunc_normal_(head.weight, std=0.02)
-    nn.init.constant_(head.bias, math.log(PRIOR / (1 - PRIOR)))
+    nn.init.constant_(head.bias, _logit(PRIOR))
+    head.is_head = True  # type: ignore[assignment]
+
+
+@torch.no_grad()
+def set_prior(model: nn.Module, prior: float) -> None:
+    """Let the heads of an untrained network give every class this probability."""
+    for head in model.modules():
+        if getattr(head, "is_head", False):
+            assert isinstance(head.bias, Tensor)
+            nn.init.constant_(head.bias, _logit(prior))
+
+
+def _logit(probability: float) -> float:
+    return math.log(probability / (1 - probability))

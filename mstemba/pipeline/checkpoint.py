@@ -41,6 +41,8 @@ class Checkpoint:
     weights_file: str | None
     """Where the backbone's weights file was, if it was a local one."""
     train_key: str
+    released_length: int | None = None
+    """Rows that a video is padded or cut to, for the authors' own weights; None for ours."""
 
     def load(self, device: str, listen: Listener = silent) -> Network:
         """The model in evaluation mode. Raises CheckpointError when the weights are damaged."""
@@ -50,14 +52,16 @@ class Checkpoint:
         from mstemba.model.config import ModelConfig
         from mstemba.model.scan import explain
 
-        model = load_model(self.folder, device=device)
+        # Of bare weights the names do not tell how they are to be run.
+        choices = {k: self.model[k] for k in ("split", "padding") if k in self.model}
+        model = load_model(self.folder, device, **(choices if self.released_length else {}))
         if isinstance(model.config, ModelConfig):
             listen(Event("model", explain(torch.device(device))))
         return model
 
     def sha256(self) -> str:
         """Fingerprint of the weights."""
-        return file_sha256(self.folder / WEIGHTS)
+        return file_sha256(self.folder / WEIGHTS if self.folder.is_dir() else self.folder)
 
     def key_parts(self) -> dict[str, Any]:
         """What decides the scores, beside the features."""
@@ -103,7 +107,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         read_weights(path)  # says what is wrong with the file before what is missing beside it
         raise CheckpointError(
             f"{path}: holds weights alone; a checkpoint is a folder with {WEIGHTS} and {CONFIG}, "
-            f"which names the classes and the backbone"
+            f"which names the classes and the backbone. The authors' weights are run by "
+            f"`mstemba evaluate --released`"
         )
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
@@ -127,6 +132,35 @@ def open_checkpoint(path: Path) -> Checkpoint:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG}: damaged: {error!r}") from None
+
+
+def open_released(
+    path: Path, classes: tuple[str, ...], spec: FeatureSpec, length: int
+) -> Checkpoint:
+    """Weights as the authors publish them, to be run as their code runs them.
+
+    Every video is padded with zeros, or cut, to `length` rows; the padding is scanned like any row,
+    and version 1 splits into contiguous parts. Only so do released weights give released numbers.
+    Raises CheckpointError for weights of another network, of other classes or of other features.
+    """
+    from mstemba.model.checkpoint import infer_config, read_weights
+
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder, expected a file of released weights")
+    config = infer_config(read_weights(path))
+    for what, found, expected in (
+        ("classes", config.classes, len(classes)),
+        ("features a row", config.in_features, spec.width),
+    ):
+        if found != expected:
+            raise CheckpointError(
+                f"{path}: made for {found} {what}, the manifest and the features have {expected}"
+            )
+    model = config.to_dict()
+    if "padding" in model:
+        model |= {"padding": "released"}
+        model |= {"split": "contiguous"} if config.arch == "mstemba" else {}
+    return Checkpoint(path, model, classes, spec, None, "", released_length=length)
 
 
 def read_done(run: Path) -> dict[str, Any]:
@@ -158,13 +192,23 @@ def find_checkpoint(given: Path | None, workspace: Workspace | None) -> Checkpoi
     return open_checkpoint(run)
 
 
-def score(model: Network, features: FloatArray) -> NDArray[np.float32]:
-    """(T, F) features of a whole video to (T, C) probabilities."""
+def score(
+    model: Network, features: FloatArray, released_length: int | None = None
+) -> NDArray[np.float32]:
+    """(T, F) features of a whole video to (T, C) probabilities.
+
+    With a `released_length`, as the released code does: zeros up to that length, and no more rows
+    than that come back.
+    """
     import torch
 
     device = next(model.parameters()).device
-    batch = torch.from_numpy(np.asarray(features, np.float32))[None].to(device)
+    rows = np.asarray(features, np.float32)
+    if released_length is not None:
+        rows = rows[:released_length]
+        rows = np.pad(rows, ((0, released_length - len(rows)), (0, 0)))
+    batch = torch.from_numpy(rows)[None].to(device)
     with torch.inference_mode():
-        logits = model(batch).logits[0]
+        logits = model(batch).logits[0, : len(features)]
     probabilities: NDArray[np.float32] = logits.float().sigmoid().cpu().numpy()
     return probabilities

@@ -1,4 +1,4 @@
-"""Feature store and manifest to clips: features with the labels of their rows."""
+"""Features and manifest to clips: features with the labels of their rows."""
 
 from __future__ import annotations
 
@@ -9,104 +9,94 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import Action, Manifest, Video
-from mstemba.errors import UsageError
-from mstemba.pipeline.keys import Fingerprints, entry_key
-from mstemba.pipeline.store import FeatureStore
+from mstemba.errors import StoreError, UsageError
+from mstemba.pipeline.features import FeatureSource
+from mstemba.pipeline.keys import Fingerprints
+from mstemba.pipeline.labels import build_labels, unpack
 from mstemba.records import TimeGrid
 
 # Features are kept in memory up to this many bytes in all; a larger set is read again when needed.
 MEMORY = 8 << 30
 
 
-def label_matrix(actions: Sequence[Action], grid: TimeGrid, classes: int) -> NDArray[np.bool_]:
-    """(T, C) labels: a row is positive for an action when its start lies strictly inside it.
-
-    Times in seconds. The rule is the field's: start < time of the row < end.
-    """
-    labels = np.zeros((grid.count, classes), dtype=bool)
-    for action in actions:
-        first = np.searchsorted(grid.starts, action.start, side="right")
-        after = np.searchsorted(grid.starts, action.end, side="left")
-        labels[first:after, action.class_id] = True
-    return labels
-
-
-def in_seconds(video: Video, time_unit: str, grid: TimeGrid, frames_per_row: int) -> list[Action]:
-    """The video's actions with times in seconds; frame numbers by the real times of the rows."""
-    if time_unit == "seconds":
-        return list(video.actions)
-    frames = frames_per_row * np.arange(grid.count + 1)
-    seconds = np.append(grid.starts, grid.ends[-1])
-    per_frame = grid.step / frames_per_row
-
-    def time(frame: float) -> float:
-        beyond = max(0.0, frame - frames[-1])
-        return float(np.interp(frame, frames, seconds) + beyond * per_frame)
-
-    return [Action(a.class_id, time(a.start), time(a.end)) for a in video.actions]
-
-
 class Clip:
-    """One video: its labels, and its features when they are asked for."""
+    """One video: its actions, its labels, and its features when they are asked for."""
 
-    def __init__(self, id: str, labels: NDArray[np.bool_], store: FeatureStore, keep: bool) -> None:
-        self.id = id
-        self.labels = labels
-        """(T, C)"""
-        self._store = store
-        self._keep = keep
+    def __init__(
+        self,
+        video: Video,
+        actions: Sequence[Action],
+        grid: TimeGrid,
+        labels: tuple[NDArray[np.uint8], int],
+        source: FeatureSource,
+        keep: bool,
+        missed: int = 0,
+    ) -> None:
+        self.video = video
+        self.actions = actions
+        """In the time unit of the grid."""
+        self.grid = grid
+        self.missed = missed
+        """Actions without a positive row."""
+        self._labels, self._classes = labels
+        self._source, self._keep = source, keep
         self._values: NDArray[np.float32] | None = None
+
+    @property
+    def id(self) -> str:
+        return self.video.id
+
+    @property
+    def labels(self) -> NDArray[np.bool_]:
+        """(T, C), unpacked anew."""
+        return unpack(self._labels, self._classes)
 
     @property
     def features(self) -> NDArray[np.float32]:
         """(T, F) float32. Raises StoreError when they are damaged."""
         if self._values is not None:
             return self._values
-        values = self._store.read(self.id).values.astype(np.float32, copy=False)
+        values = self._source.values(self.id)
+        if len(values) != self.grid.count:
+            raise StoreError(
+                f"{self._source.root}: {len(values)} rows of {self.id!r}, expected "
+                f"{self.grid.count}; did it change just now?"
+            )
         if self._keep:
             self._values = values
         return values
 
 
-def load_clips(store: FeatureStore, manifest: Manifest, videos: Sequence[Video]) -> list[Clip]:
-    """The clips of these videos. Raises StoreError naming the first one without features.
+def load_clips(
+    source: FeatureSource, manifest: Manifest, videos: Sequence[Video], rule: str = "strict"
+) -> list[Clip]:
+    """The clips of these videos, labelled by one of `labels.RULES`.
 
-    The features themselves are read later, and kept if all of them fit into MEMORY.
+    Raises StoreError naming the first one without features. The features themselves are read
+    later, and kept if all of them fit into MEMORY.
     """
-    spec = store.spec
-    grids = {video.id: store.grid(video.id) for video in videos}
-    rows = sum(grid.count for grid in grids.values())
-    keep = rows * spec.width * np.dtype(np.float32).itemsize <= MEMORY
-    clips = []
-    for video in videos:
-        grid = grids[video.id]
-        actions = in_seconds(video, manifest.time_unit, grid, spec.stride * spec.every)
-        labels = label_matrix(actions, grid, len(manifest.classes))
-        clips.append(Clip(video.id, labels, store, keep))
-    return clips
+    lines = [source.timeline(video, manifest.time_unit) for video in videos]
+    classes = len(manifest.classes)
+    labels = build_labels([a for a, _ in lines], [grid for _, grid in lines], classes, rule)
+    keep = len(labels.bits) * source.spec.width * np.dtype(np.float32).itemsize <= MEMORY
+    return [
+        Clip(video, actions, grid, (labels.of(i), classes), source, keep, labels.missed(i))
+        for i, (video, (actions, grid)) in enumerate(zip(videos, lines, strict=True))
+    ]
 
 
 def with_features(
-    store: FeatureStore, videos: Sequence[Video], fingerprints: Fingerprints
+    source: FeatureSource, videos: Sequence[Video], fingerprints: Fingerprints
 ) -> tuple[list[Video], list[str]]:
-    """The videos whose features are in the store, and the ids of those whose are not.
+    """The videos whose features are there, and the ids of those whose are not.
 
     Features of another file than the manifest's, or of its former content, do not count. A video
     whose file is gone keeps the features it has.
     """
-    have, missing = [], []
-    for video in videos:
-        entry = store.entry(video.id)
-        current = entry is not None and (
-            video.path is None
-            or not video.path.is_file()
-            or entry["key"] == entry_key(store.spec, fingerprints.of(video.path))
-        )
-        if current:
-            have.append(video)
-        else:
-            missing.append(video.id)
+    keys = {video.id: source.key(video, fingerprints) for video in videos}
     fingerprints.save()
+    have = [video for video in videos if keys[video.id] is not None]
+    missing = [id for id, key in keys.items() if key is None]
     return have, missing
 
 
@@ -136,42 +126,3 @@ def split_validation(
         [v for v in training if v.id not in held_out],
         [v for v in training if v.id in held_out],
     )
-
-
-def random_batch(
-    clips: Sequence[Clip], step: int, batch_size: int, length: int, min_crop: float, seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """The batch of one step: random crops, padded at the end to the longest.
-
-    A crop has `min_crop` to all of the rows that fit into `length`, at a random place.
-
-    Videos come in a new random order every epoch. Everything is drawn from (seed, step) alone, so
-    a resumed run draws what the killed one would have. Returns features (B, L, F), labels
-    (B, L, C), and the mask of real rows (B, L).
-    """
-    epoch, slot = divmod(step * batch_size, len(clips))
-    order = _order(len(clips), epoch, seed) + _order(len(clips), epoch + 1, seed)
-    chosen = [clips[i] for i in order[slot : slot + batch_size]]
-    rng = np.random.default_rng([seed, 1, step])
-    crops = []
-    for clip in chosen:
-        rows = len(clip.labels)
-        most = min(rows, length)
-        count = int(rng.integers(max(1, round(min_crop * most)), most + 1))
-        begin = int(rng.integers(0, rows - count + 1))
-        window = slice(begin, begin + count)
-        crops.append((clip.features[window], clip.labels[window]))
-    longest = max(len(labels) for _, labels in crops)
-    features = np.zeros((len(crops), longest, crops[0][0].shape[1]), np.float32)
-    labels = np.zeros((len(crops), longest, crops[0][1].shape[1]), np.float32)
-    mask = np.zeros((len(crops), longest), bool)
-    for row, (values, truth) in enumerate(crops):
-        features[row, : len(values)] = values
-        labels[row, : len(values)] = truth
-        mask[row, : len(values)] = True
-    return features, labels, mask
-
-
-def _order(count: int, epoch: int, seed: int) -> list[int]:
-    order: list[int] = np.random.default_rng([seed, 0, epoch]).permutation(count).tolist()
-    return order

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mstemba.data_manifests.manifest import Video, as_paths, find_videos, load_manifest
 from mstemba.errors import CheckpointError, StoreError, UsageError
 from mstemba.extractors import registry
 from mstemba.pipeline.checkpoint import Checkpoint, find_checkpoint, score
-from mstemba.pipeline.dataset import in_seconds
 from mstemba.pipeline.devices import pick_device
 from mstemba.pipeline.extract import entry_names, extract_into, make_spec, store_name
+from mstemba.pipeline.features import UNKNOWN, in_seconds
 from mstemba.pipeline.files import as_local
 from mstemba.pipeline.keys import Fingerprints, digest, entry_key
 from mstemba.pipeline.options import DetectOptions, ExtractOptions
@@ -236,9 +238,10 @@ def _nothing_to_score(job: _Job) -> Scores:
 
 
 def _labelled(video: Video, time_unit: str, scores: Scores, frames_per_row: int) -> list[Segment]:
+    frames = frames_per_row * np.arange(scores.grid.count + 1)
     return [
         Segment(a.start, a.end, a.class_id, scores.classes[a.class_id], 1.0)
-        for a in in_seconds(video, time_unit, scores.grid, frames_per_row)
+        for a in in_seconds(video, time_unit, scores.grid, frames)
     ]
 
 
@@ -247,6 +250,12 @@ def _backbone(
 ) -> registry.Resolved:
     """The backbone that the checkpoint's features came from, checked to be the very same."""
     spec = found.spec
+    if spec.backbone == UNKNOWN:
+        raise CheckpointError(
+            f"{found.folder} was trained on published features of which it is not known how they "
+            f"were made, so it cannot run on a video; `mstemba import` the features with the "
+            f"--backbone they came from, and train on the store that it makes"
+        )
     tag = spec.weights.removeprefix("tag:") if spec.weights.startswith("tag:") else None
     backbone = registry.resolve(
         spec.backbone, spec.model, weights or tag or found.weights_file, fingerprints.of

@@ -1,142 +1,308 @@
-"""A trained model on a labelled subset: per-frame mAP over the whole of every video."""
+"""The stage `evaluate`: a checkpoint, or a file of predictions, on a labelled subset."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.data_manifests.manifest import load_manifest
+from mstemba.data_manifests.manifest import Action, Manifest, Video, load_manifest
 from mstemba.errors import CheckpointError, UsageError
-from mstemba.pipeline.checkpoint import Checkpoint, find_checkpoint, score
-from mstemba.pipeline.dataset import Clip, load_clips, with_features
+from mstemba.pipeline import recipes
+from mstemba.pipeline.checkpoint import Checkpoint, find_checkpoint, open_released, score
+from mstemba.pipeline.dataset import load_clips, with_features
 from mstemba.pipeline.devices import pick_device
-from mstemba.pipeline.extract import store_name
+from mstemba.pipeline.evaluation import (
+    FAMILIES,
+    DenseMeasures,
+    DetectionMeasures,
+    Evaluation,
+    LabelledVideo,
+    Measured,
+    instances,
+)
+from mstemba.pipeline.features import FeatureSource, StoreFeatures, even_rows, find_features
 from mstemba.pipeline.files import as_local, as_path
 from mstemba.pipeline.keys import Fingerprints
-from mstemba.pipeline.metrics import average_precision, mean_average_precision
+from mstemba.pipeline.metrics import Instances
+from mstemba.pipeline.predictions import Predictions, read_predictions
 from mstemba.pipeline.progress import Event, Listener, silent
-from mstemba.pipeline.store import FeatureStore
 from mstemba.pipeline.workspace import Workspace, find_workspace
+from mstemba.records import TimeGrid
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How well the scores rank the steps of every class."""
-
-    map: float
-    """Percent: mean of AP over the classes that occur."""
-    per_class: dict[str, float | None]
-    """AP in percent by class name; None for a class that does not occur."""
-    positives: dict[str, int]
-    """Positive rows by class name."""
-    subset: str
-    videos: int
-    rows: int
-    checkpoint: str
-    missing: tuple[str, ...]
-    """Videos of the subset that have no features, and are not in the figures."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**self.__dict__, "metric": "per-frame mAP, percent", "missing": list(self.missing)}
+__all__ = ["Evaluation", "evaluate"]
 
 
 def evaluate(
     *,
     workspace: Workspace | None = None,
     checkpoint: str | Path | None = None,
+    released: bool = False,
+    predictions: str | Path | None = None,
     manifest: str | Path | None = None,
     features: str | Path | None = None,
     subset: str = "testing",
+    metrics: Sequence[str] = FAMILIES,
     device: str = "auto",
     listen: Listener = silent,
 ) -> Evaluation:
-    """Score every video of the subset, whole, and measure per-frame AP.
+    """Measure a checkpoint on every video of the subset, whole, or a file of predictions.
 
-    Raises UsageError when the subset is empty or has no features, CheckpointError when the
-    checkpoint was made for other classes or other features.
+    With `released` the checkpoint is a file of weights as the authors publish them, which is run as
+    their code does: every video padded, or cut, to the clip length of the dataset's paper recipe.
+    Raises UsageError when the subset is empty or has no features, when the file is not one of
+    predictions for these videos and classes, and for an unknown family of measures;
+    CheckpointError when the checkpoint was made for other classes or other features.
     """
+    if unknown := [name for name in metrics if name not in FAMILIES]:
+        raise UsageError(f"unknown metrics {unknown[0]!r}; there are {', '.join(FAMILIES)}")
+    if checkpoint is not None and predictions is not None:
+        raise UsageError("a checkpoint and a file of predictions: give one of them")
+    if released and checkpoint is None:
+        raise UsageError("which released weights? name their file with --checkpoint")
     workspace = workspace or find_workspace()
-    found = find_checkpoint(as_local(checkpoint), workspace)
+    bare = released or predictions is not None
+    found = None if bare else find_checkpoint(as_local(checkpoint), workspace)
     if manifest is None:
         if workspace is None:
             raise UsageError("no workspace here: give --manifest, or make one with `mstemba init`")
         manifest = workspace.manifest
-    labels = load_manifest(Path(manifest))
-    if labels.classes != found.classes:
-        raise CheckpointError(_class_difference(found, labels.classes))
-    store = _matching_store(found, as_path(features), workspace)
-    wanted = labels.subset(subset)
-    fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
-    videos, missing = with_features(store, wanted, fingerprints)
-    if not videos:
-        reason = "no video with a file" if not wanted else "no video with features"
-        raise UsageError(
-            f"subset {subset!r} has {reason}: mark videos as {subset} and run `mstemba extract`"
-        )
-    if missing:
-        listen(
-            Event(
-                "evaluate",
-                f"{len(missing)} of {len(wanted)} videos have no features and are "
-                f"left out, for example {missing[0]}",
-                warning=True,
+    stage = _Stage(load_manifest(Path(manifest)), subset, tuple(metrics), listen)
+    if released:
+        spec = find_features(as_path(features), workspace).spec
+        length = recipes.clip_length(stage.manifest.dataset)
+        found = open_released(Path(str(checkpoint)), stage.manifest.classes, spec, length)
+    if found is not None:
+        return stage.checkpoint(found, as_path(features), workspace, device)
+    read = read_predictions(Path(str(as_local(predictions))), stage.manifest.classes)
+    source = None if features is None else find_features(as_path(features), workspace)
+    return stage.predictions(read, source)
+
+
+class _Stage:
+    """One call of `evaluate`."""
+
+    def __init__(
+        self, manifest: Manifest, subset: str, families: tuple[str, ...], listen: Listener
+    ) -> None:
+        self.manifest = manifest
+        self._subset, self._families, self._listen = subset, families, listen
+
+    def checkpoint(
+        self, found: Checkpoint, features: Path | None, workspace: Workspace | None, device: str
+    ) -> Evaluation:
+        if self.manifest.classes != found.classes:
+            raise CheckpointError(_class_difference(found, self.manifest.classes))
+        source = _matching_features(found, features, workspace)
+        wanted = self.manifest.subset(self._subset)
+        fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
+        videos, missing = with_features(source, wanted, fingerprints)
+        if not videos:
+            reason = "no video" if not wanted else "no video with features"
+            raise UsageError(
+                f"subset {self._subset!r} has {reason}: mark videos as {self._subset} "
+                f"and run `mstemba extract`"
             )
+        self._tell_missing(missing, len(wanted), "have no features and are left out")
+        clips = load_clips(source, self.manifest, videos)
+        model = found.load(pick_device(device), self._listen)
+        labelled, scores = [], []
+        for number, clip in enumerate(clips, 1):
+            scores.append(score(model, clip.features, found.released_length))
+            labelled.append(self._labelled(clip.video, clip.actions, clip.grid, len(scores[-1])))
+            self._listen(Event("evaluate", clip.id, number, len(clips)))
+        return self._dense(labelled, scores, str(found.folder), missing, self._unit(source))
+
+    def predictions(self, read: Predictions, source: FeatureSource | None) -> Evaluation:
+        for warning in read.warnings:
+            self._warn(warning)
+        wanted = self.manifest.subset(self._subset)
+        if not wanted:
+            raise UsageError(
+                f"subset {self._subset!r} has no video in the manifest: mark videos as it"
+            )
+        self._check_ids(read, wanted)
+        missing = [video.id for video in wanted if video.id not in set(read.ids)]
+        if read.scores is None:
+            self._tell_missing(missing, len(wanted), "have no segments: all actions are missed")
+            return self._segments(read, wanted, source, missing)
+        self._tell_missing(missing, len(wanted), "have no predictions and are left out")
+        videos, scores = [], []
+        for video in wanted:
+            if video.id in read.scores:
+                scores.append(read.scores[video.id])
+                videos.append(self._timed(video, len(scores[-1]), read, source))
+        return self._dense(videos, scores, str(read.path), missing, self._unit(source))
+
+    def _check_ids(self, read: Predictions, wanted: Sequence[Video]) -> None:
+        """Tell of predictions that are of no video of the subset; an error if all of them are."""
+        here = {video.id for video in wanted}
+        others = [id for id in read.ids if id not in here]
+        if len(others) == len(read.ids):
+            example = f", for example {others[0]!r}" if others else ""
+            raise UsageError(
+                f"{read.path}: predictions of {len(others)} videos{example}, and none of them is "
+                f"in subset {self._subset!r} of the manifest, which has {wanted[0].id!r}"
+            )
+        unknown = [id for id in others if id not in self.manifest.videos]
+        if len(others) > len(unknown):
+            self._warn(
+                f"{len(others) - len(unknown)} predictions are of videos of other subsets, "
+                f"and not measured"
+            )
+        if unknown:
+            self._warn(
+                f"{len(unknown)} predictions are of videos that the manifest does not have, "
+                f"for example {unknown[0]!r}, and not measured"
+            )
+
+    def _timed(
+        self, video: Video, rows: int, read: Predictions, source: FeatureSource | None
+    ) -> LabelledVideo:
+        """When the rows are: as those of the features, else evenly over the duration."""
+        if source is not None:
+            actions, grid = source.timeline(video, self.manifest.time_unit)
+            if grid.count != rows:
+                raise UsageError(
+                    f"{read.path}: {rows} rows of {video.id!r}, its features in {source.root} have "
+                    f"{grid.count}: leave --features out to spread the rows over the duration"
+                )
+            return self._labelled(video, actions, grid, rows)
+        if not video.duration:
+            raise UsageError(
+                f"the manifest gives {video.id!r} no duration, so it is not known when the {rows} "
+                f"rows in {read.path} are: add `duration`, or give --features"
+            )
+        return self._labelled(video, video.actions, even_rows(video.duration, rows), rows)
+
+    def _labelled(
+        self, video: Video, actions: Sequence[Action], grid: TimeGrid, rows: int
+    ) -> LabelledVideo:
+        """The video up to its last row that has scores: released code cuts long ones."""
+        if rows < grid.count:
+            grid = TimeGrid(grid.starts[:rows], grid.step)
+            return LabelledVideo(video.id, actions, float(grid.ends[-1]), grid)
+        # A manifest in frames has its durations in frames, which a store's grid is not in.
+        known = video.duration if self.manifest.time_unit == "seconds" else None
+        return LabelledVideo(video.id, actions, known or float(grid.ends[-1]), grid)
+
+    def _segments(
+        self,
+        read: Predictions,
+        wanted: Sequence[Video],
+        source: FeatureSource | None,
+        missing: list[str],
+    ) -> Evaluation:
+        if read.in_seconds and self._unit(source) != "seconds":
+            raise UsageError(
+                f"{read.path}: segments in seconds, and the manifest is in "
+                f"{self.manifest.time_unit}: give --features, which tell one from the other"
+            )
+        videos = []
+        for video in wanted:
+            if source is not None:
+                actions, grid = source.timeline(video, self.manifest.time_unit)
+                videos.append(self._labelled(video, actions, grid, grid.count))
+            else:
+                videos.append(LabelledVideo(video.id, video.actions, video.duration or np.inf))
+        found = instances(
+            [
+                (number, s.class_id, s.start, s.end, s.score)
+                for number, video in enumerate(wanted)
+                for s in (read.segments or {}).get(video.id, [])
+            ]
         )
-    clips = load_clips(store, labels, videos)
-    model = found.load(pick_device(device), listen)
-    scores = []
-    for number, clip in enumerate(clips, 1):
-        scores.append(score(model, clip.features))
-        listen(Event("evaluate", clip.id, number, len(clips)))
-    return _measure(clips, np.concatenate(scores), found, subset, missing)
+        self._check_times(read, found, np.array([video.duration for video in videos]))
+        measures = DetectionMeasures(videos, found, len(self.manifest.classes))
+        measured = measures.measure({"detection", *self._families})
+        if not measured.positives.any():
+            raise UsageError(f"subset {self._subset!r} has no action: nothing to measure")
+        return self._result(measured, str(read.path), len(videos), 0, missing, self._unit(source))
+
+    def _check_times(
+        self, read: Predictions, found: Instances, durations: NDArray[np.float64]
+    ) -> None:
+        late = int((found.start >= durations[found.video]).sum())
+        if 2 * late > len(found):
+            raise UsageError(
+                f"{read.path}: {late} of {len(found)} segments begin after their video ends: "
+                f"they seem to be in another time unit than {self.manifest.time_unit}"
+            )
+        if late:
+            self._warn(f"{late} of {len(found)} segments begin after their video ends")
+
+    def _dense(
+        self,
+        videos: Sequence[LabelledVideo],
+        scores: Sequence[NDArray[np.float32]],
+        where: str,
+        missing: list[str],
+        unit: str,
+    ) -> Evaluation:
+        measures = DenseMeasures(videos, np.concatenate(scores), len(self.manifest.classes))
+        if not measures.any_positive:
+            raise UsageError(
+                f"no row of subset {self._subset!r} falls into an action: nothing to measure"
+            )
+        measured = measures.measure(self._families)
+        return self._result(measured, where, len(videos), measures.rows, missing, unit)
+
+    def _result(
+        self,
+        measured: Measured,
+        where: str,
+        videos: int,
+        rows: int,
+        missing: list[str],
+        unit: str,
+    ) -> Evaluation:
+        names = self.manifest.classes
+        table = {
+            name: {
+                column: None if np.isnan(values[number]) else float(values[number])
+                for column, values in measured.columns.items()
+            }
+            for number, name in enumerate(names)
+        }
+        return Evaluation(
+            map=measured.metrics.get("frame", {}).get("map", float("nan")),
+            per_class={name: row.get("ap") for name, row in table.items()},
+            positives=dict(zip(names, measured.positives.tolist(), strict=True)),
+            subset=self._subset,
+            videos=videos,
+            rows=rows,
+            checkpoint=where,
+            missing=tuple(missing),
+            time_unit=unit,
+            metrics=measured.metrics,
+            classes=table,
+        )
+
+    def _unit(self, source: FeatureSource | None) -> str:
+        """The time unit of the grids: a store's are in seconds."""
+        return "seconds" if isinstance(source, StoreFeatures) else self.manifest.time_unit
+
+    def _tell_missing(self, missing: Sequence[str], wanted: int, what: str) -> None:
+        if missing:
+            self._warn(f"{len(missing)} of {wanted} videos {what}, for example {missing[0]}")
+
+    def _warn(self, message: str) -> None:
+        self._listen(Event("evaluate", message, warning=True))
 
 
-def _measure(
-    clips: list[Clip],
-    scores: NDArray[np.float32],
-    found: Checkpoint,
-    subset: str,
-    missing: list[str],
-) -> Evaluation:
-    truth = np.concatenate([clip.labels for clip in clips])
-    if not truth.any():
-        raise UsageError(f"no row of subset {subset!r} falls into an action: nothing to measure")
-    ap = average_precision(scores, truth)
-    counts = truth.sum(axis=0)
-    return Evaluation(
-        map=mean_average_precision(ap, counts),
-        per_class={
-            name: float(100 * value) if count else None
-            for name, value, count in zip(found.classes, ap, counts, strict=True)
-        },
-        positives=dict(zip(found.classes, counts.tolist(), strict=True)),
-        subset=subset,
-        videos=len(clips),
-        rows=len(truth),
-        checkpoint=str(found.folder),
-        missing=tuple(missing),
-    )
-
-
-def _matching_store(
+def _matching_features(
     found: Checkpoint, given: Path | None, workspace: Workspace | None
-) -> FeatureStore:
-    """The store with the features that the checkpoint was trained on."""
-    if given is not None:
-        store = FeatureStore.open(given)
-        if difference := store.spec.differences(found.spec):
-            raise CheckpointError(
-                f"{found.folder} does not fit the features in {given}: they have {difference}. "
-                f"Extract them as the checkpoint needs them, or train on these"
-            )
-        return store
-    if workspace is None:
-        raise UsageError("no workspace here: give --features")
-    return FeatureStore.open(workspace.features / store_name(found.spec))
+) -> FeatureSource:
+    """The features that the checkpoint was trained on."""
+    source = find_features(given, workspace, found.spec)
+    if difference := source.spec.differences(found.spec):
+        raise CheckpointError(
+            f"{found.folder} does not fit the features in {source.root}: they have {difference}. "
+            f"Extract them as the checkpoint needs them, or train on these"
+        )
+    return source
 
 
 def _class_difference(found: Checkpoint, classes: tuple[str, ...]) -> str:

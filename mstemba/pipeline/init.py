@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
-from mstemba.data_manifests.annotations import Report, join, read_annotations
+from mstemba.data_manifests.annotations import check_units, join, read_annotations
 from mstemba.data_manifests.manifest import Manifest, Video, as_paths, find_videos, save_text
-from mstemba.errors import UsageError
+from mstemba.data_manifests.reading import Report
+from mstemba.errors import DecodeError, UsageError
+from mstemba.pipeline.features import NpyFolder
 from mstemba.pipeline.files import write_text
-from mstemba.pipeline.workspace import Workspace, create_workspace
+from mstemba.pipeline.workspace import Workspace, create_workspace, set_current
+
+# Videos that are looked into when nothing else tells how long they are.
+_PROBED = 3
 
 
 @dataclass(frozen=True)
@@ -23,44 +30,122 @@ class InitResult:
     report: Report
     backup: Path | None
     """Where the former manifest was kept, if there was another one."""
+    features: int = 0
+    """Videos of the manifest that have published features."""
 
     @property
     def subsets(self) -> dict[str, int]:
-        """Videos with a file, by subset."""
-        found = (v.subset or "not annotated" for v in self.manifest.videos.values() if v.path)
-        return dict(Counter(found))
+        """Videos by subset, whether they have a file or not."""
+        return dict(Counter(map(_subset, self.manifest.videos.values())))
+
+    @property
+    def actions(self) -> dict[str, int]:
+        """Actions by subset."""
+        counts = dict.fromkeys(self.subsets, 0)
+        for video in self.manifest.videos.values():
+            counts[_subset(video)] += len(video.actions)
+        return counts
+
+    @property
+    def without_file(self) -> int:
+        """Annotated videos for which no file was found."""
+        return sum(video.path is None for video in self.manifest.videos.values())
 
 
 def init(
-    videos: str | Path | Iterable[str | Path],
+    videos: str | Path | Iterable[str | Path] = (),
     annotations: str | Path | None = None,
     *,
     root: str | Path = ".",
     dataset: str | None = None,
     classes: str | Path | None = None,
     time_unit: str | None = None,
+    split: str | None = None,
+    features: str | Path | None = None,
 ) -> InitResult:
     """Make `root` a workspace whose manifest joins these videos with their annotations.
 
-    `classes` is a text file with one class name a line, for annotation files that have numbers
-    only. Raises ManifestError for a path that is not there, a folder without videos, or an
-    annotation file that cannot be read; odd entries are reported.
+    Either may be left out: there is a manifest without actions, or one without files for published
+    features. `features` is a folder of `<video id>.npy`, which `train` and `evaluate` take then.
+    `annotations` is a file or a folder in any of the forms that `read_annotations` reads;
+    `dataset`, `time_unit` and `split` are as there. `classes` is a text file with one class name a
+    line, for annotation files that have numbers only.
+    Raises ManifestError for a path that is not there, a folder without videos, or annotations that
+    cannot be right as a whole, UsageError for options that do not fit; odd entries are reported.
     """
-    files = find_videos(as_paths(videos))
-    if not files:
-        raise UsageError("name at least one video or folder with --videos")
+    paths = as_paths(videos)
+    if not paths and annotations is None:
+        raise UsageError(
+            "name at least one video or folder with --videos, or annotations with --annotations"
+        )
+    files = find_videos(paths)
     if annotations is None:
+        if split:
+            raise UsageError(f"split {split!r}: a split is of annotations; name them")
         manifest = Manifest(
-            "videos", (), "seconds", {i: Video(i, p, None, None) for i, p in files.items()}
+            dataset or "videos",
+            (),
+            "seconds",
+            {id: Video(id, path, None, None) for id, path in files.items()},
         )
         report = Report()
     else:
         names = None if classes is None else _class_names(Path(classes))
-        read, report = read_annotations(Path(annotations), names, time_unit)
-        manifest = join(read, files, report)
-    manifest = replace(manifest, dataset=dataset or manifest.dataset)
+        manifest, report = read_annotations(Path(annotations), dataset, names, time_unit, split)
+        if paths:
+            manifest = join(manifest, files, report)
+            _check_units(Path(annotations), manifest, report)
+    source = None if features is None else NpyFolder(Path(features))
+    known = 0 if source is None else _compare(source, manifest, report)
     workspace = create_workspace(Path(root))
-    return InitResult(workspace, manifest, report, _write(workspace, manifest))
+    backup = _write(workspace, manifest)
+    if source is not None:
+        set_current(workspace.features, _name(source.root, workspace))
+    return InitResult(workspace, manifest, report, backup, known)
+
+
+def _compare(source: NpyFolder, manifest: Manifest, report: Report) -> int:
+    """Report which videos have no features and the reverse; how many have them."""
+    found = dict.fromkeys(source.ids())
+    known = [id for id in found if id in manifest.videos]
+    if not known:
+        raise UsageError(
+            f"{source.root}: not one of its {len(found)} files is named after a video of the "
+            f"annotations; found {next(iter(found))}.npy, expected for example "
+            f"{next(iter(manifest.videos), 'VIDEO')}.npy"
+        )
+    for id in manifest.videos:
+        if id not in found:
+            report.count(report.kept, "annotated video without features", id)
+    for id in found:
+        if id not in manifest.videos:
+            report.count(report.kept, "features without annotation (not used)", id)
+    return len(known)
+
+
+def _name(features: Path, workspace: Workspace) -> str:
+    """How the workspace names features: from its own folder, so that it can be moved with them."""
+    inside = features.resolve().is_relative_to(workspace.root.resolve())
+    return os.path.relpath(features, workspace.features) if inside else str(features.resolve())
+
+
+def _subset(video: Video) -> str:
+    return video.subset or "not annotated"
+
+
+def _check_units(annotations: Path, manifest: Manifest, report: Report) -> None:
+    """Look into a few videos of unknown duration: their actions must not end far beyond them."""
+    from mstemba.pipeline.decode.pyav_reader import probe
+
+    unknown = (v for v in manifest.videos.values() if v.path and v.actions and not v.duration)
+    found = {}
+    for video in islice(unknown, _PROBED if manifest.time_unit == "seconds" else 0):
+        assert video.path is not None
+        try:
+            found[video.id] = replace(video, duration=probe(video.path).length)
+        except DecodeError:
+            continue  # `extract` tells of files that are no video
+    check_units(annotations, manifest.time_unit, found, report)
 
 
 def _class_names(path: Path) -> tuple[str, ...]:

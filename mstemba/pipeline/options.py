@@ -13,6 +13,7 @@ from mstemba.errors import UsageError
 from mstemba.model.architectures import ARCHITECTURES
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+TRACKERS = ("tensorboard", "wandb", "none")
 
 
 def _runtime(default: Any, help: str) -> Any:
@@ -94,32 +95,78 @@ class ExtractOptions:
 
 
 @dataclass(frozen=True)
+class ImportOptions:
+    """How published features were made, as far as that is known."""
+
+    backbone: str | None = _option(None, "Backbone they came from.")
+    model: str | None = _option(None, "Model of the backbone's family.")
+    weights: str | None = _option(None, "Its weights: a published tag, or a local file.")
+    window: int | None = _option(None, "Frames of one row [default: the backbone's].")
+    stride: int | None = _option(None, "Frames from one row to the next [default: likewise].")
+    fps: float | None = _option(None, "Frames a second, where the manifest does not say.")
+
+    def __post_init__(self) -> None:
+        _require_finite(self)
+        for name in ("window", "stride", "fps"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"{name} is {value}, expected more than 0")
+        odd = [name for name in ("model", "weights", "window") if getattr(self, name) is not None]
+        _require(self.backbone is not None or not odd, f"{'/'.join(odd)} is of a backbone: name it")
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """How a network is trained. Lengths count feature rows, rates are per optimiser step."""
 
     arch: str = _option(
-        "mstemba", "mstemba (v1), mstemba-v3, or for comparison ms-tct (87 M parameters) or pdan."
+        "mstemba",
+        "mstemba (v1), mstemba-v3, or for comparison ms-tct (87 M parameters), pdan or linear.",
+    )
+    width: float = _option(1.0, "Share of the published numbers of channels: smaller, faster.")
+    labels: str = _option(
+        "strict",
+        "Rows that an action makes positive: strict (the field's: their start is inside it) or "
+        "overlap (every row it touches).",
     )
     epochs: int = _option(50, "Passes over the training videos.")
     min_steps: int = _option(300, "Train at least this many steps, however few the videos.")
-    batch_size: int = _option(4, "Clips in one step, at most the number of training videos.")
+    max_steps: int = _option(0, "Train at most this many steps, however many epochs; 0 for all.")
+    batch_size: int = _option(4, "Clips in one step of all processes, at most the training videos.")
     clip_length: int = _option(512, "Longest random temporal crop, in feature rows.")
     min_crop: float = _option(0.5, "Shortest random crop, as a share of the longest possible.")
     lr: float = _option(5e-4, "Peak learning rate of AdamW.")
-    warmup: float = _option(0.1, "Share of the steps in which the rate rises; cosine afterwards.")
+    schedule: str = _option(
+        "cosine",
+        "cosine (by step), or released (the authors' code as it runs: by validation loss).",
+    )
+    warmup: float = _option(0.1, "Share of the steps in which the rate rises to --lr.")
+    warmup_lr: float = _option(0.0, "Learning rate at which the warm-up begins.")
+    min_lr: float = _option(0.0, "Learning rate at which the schedule ends.")
     weight_decay: float = _option(0.05, "AdamW weight decay of the matrices.")
-    clip_grad: float = _option(1.0, "Largest norm of the gradient.")
-    ema: float = _option(0.995, "Decay of the averaged weights, which are the ones kept.")
+    clip_grad: float = _option(1.0, "Largest norm of the gradient; 0 leaves it as it is.")
+    ema: float = _option(
+        0.995, "Decay of the averaged weights, which are the ones kept; 0 for the last weights."
+    )
     drop_path: float = _option(0.1, "MS-Temba: chance to skip a block's branch while training.")
     dropout: float = _option(0.1, "Dropout of the features (pdan: of its blocks) while training.")
+    prior: float = _option(
+        0.02, "Probability that an untrained network gives every class; the authors' code has 0.5."
+    )
     auxiliary_weight: float = _option(0.02, "mstemba-v3: weight of each scale's own loss.")
     consistency_weight: float = _option(
         0.1, "mstemba-v3: weight of the consistency of the streams."
     )
+    heatmap_weight: float = _option(0.05, "ms-tct: weight of the heat map of the actions' centres.")
     val_fraction: float = _option(0.1, "Training videos held out to choose the best checkpoint.")
+    patience: int = _option(
+        0, "Stop after this many checks of validation mAP without a better one; 0 for never."
+    )
     seed: int = _option(0, "Seed of weights, crops and dropout.")
     precision: str = _option("auto", "auto (bf16 on a GPU that has it), no or bf16.")
     checkpoint_seconds: float = _runtime(20.0, "Least time between two resumable states.")
+    trackers: str = _runtime(
+        "tensorboard", "Where metrics go as well: tensorboard, wandb, both by a comma, or none."
+    )
     device: str = _runtime("auto", "auto, cpu, cuda, mps.")
 
     def __post_init__(self) -> None:
@@ -131,14 +178,28 @@ class TrainOptions:
             value = getattr(self, name)
             _require(0 <= value < 1, f"{name} is {value}, expected 0 <= {name} < 1")
         _require(0 < self.min_crop <= 1, f"min_crop is {self.min_crop}, expected 0 < min_crop <= 1")
-        for name in ("weight_decay", "auxiliary_weight", "consistency_weight"):
+        weights = ("auxiliary_weight", "consistency_weight", "heatmap_weight")
+        for name in ("weight_decay", "clip_grad", "patience", "max_steps", *weights):
             value = getattr(self, name)
             _require(value >= 0, f"{name} is {value}, expected 0 or more")
         _require(0 <= self.seed < 2**32, f"seed is {self.seed}, expected 0 <= seed < 2^32")
         _require(self.lr > 0, f"lr is {self.lr}, expected more than 0")
-        _require(self.clip_grad > 0, f"clip_grad is {self.clip_grad}, expected more than 0")
+        for name in ("warmup_lr", "min_lr"):
+            value = getattr(self, name)
+            _require(0 <= value <= self.lr, f"{name} is {value}, expected 0 to lr ({self.lr})")
+        _one_of("schedule", self.schedule, ("cosine", "released"))
+        for name in self.tracker_names:
+            _one_of("trackers", name, TRACKERS)
         _one_of("arch", self.arch, ARCHITECTURES)
+        _require(0 < self.prior < 1, f"prior is {self.prior}, expected 0 < prior < 1")
+        _require(0 < self.width <= 4, f"width is {self.width}, expected 0 < width <= 4")
+        _one_of("labels", self.labels, ("strict", "overlap"))
         _one_of("precision", self.precision, ("auto", "no", "bf16"))
+
+    @property
+    def tracker_names(self) -> tuple[str, ...]:
+        """What `trackers` lists; nothing for `none`."""
+        return tuple(n for part in self.trackers.split(",") if (n := part.strip()) != "none")
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mstemba.data_manifests.manifest import load_manifest
+from mstemba.data_manifests.manifest import Manifest, load_manifest
 from mstemba.errors import MstembaError, StoreError
-from mstemba.pipeline.checkpoint import CONFIG, DONE
 from mstemba.pipeline.extract import read_failures
-from mstemba.pipeline.files import read_json
+from mstemba.pipeline.features import IMPORTED, NpyFolder
 from mstemba.pipeline.keys import Fingerprints, entry_key
+from mstemba.pipeline.runs import list_runs
 from mstemba.pipeline.store import FeatureStore
 from mstemba.pipeline.workspace import Workspace, get_current
 
@@ -48,7 +48,13 @@ def status(workspace: Workspace) -> dict[str, Any]:
         for video in manifest.videos.values():
             state = _state(store, video.id, video.path, fingerprints, failures)
             videos.append(VideoStatus(video.id, video.subset, root.name, *state).__dict__)
+    if current is not None and current.suffix != ".zarr":
+        stores.append({"name": str(current), "current": True})
+        videos += _published(NpyFolder(current), manifest)
     fingerprints.save()
+    runs = list_runs(workspace)
+    for run in runs:
+        del run["config"]  # `mstemba runs` says what of it matters
     return {
         "workspace": str(workspace.root.resolve()),
         "dataset": manifest.dataset,
@@ -56,7 +62,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
         "manifest_videos": len(manifest.videos),
         "stores": stores,
         "videos": videos,
-        "runs": _runs(workspace),
+        "runs": runs,
         "detections": _detections(workspace.detections),
     }
 
@@ -68,15 +74,16 @@ def _state(
     fingerprints: Fingerprints,
     failures: dict[str, str],
 ) -> tuple[str, str, int, str]:
-    if path is None or not path.is_file():
-        return "no file", str(path or ""), 0, ""
     try:
         entry = store.entry(id)
     except StoreError as error:
         return "damaged", str(error), 0, ""
+    imported = entry is not None and entry.get("source") == IMPORTED
+    if not imported and (path is None or not path.is_file()):
+        return "no file", str(path or ""), 0, ""
     if entry is not None:
         size, made = store.bytes_of(id), entry["made"]
-        if entry["key"] != entry_key(store.spec, fingerprints.of(path)):
+        if not imported and path and entry["key"] != entry_key(store.spec, fingerprints.of(path)):
             return "stale", "the video changed since", size, made
         return (
             "done",
@@ -89,31 +96,15 @@ def _state(
     return "missing", "", 0, ""
 
 
-def _runs(workspace: Workspace) -> list[dict[str, Any]]:
-    current = get_current(workspace.runs)
-    runs = []
-    for run in sorted(p for p in workspace.runs.glob("*") if (p / "last" / CONFIG).is_file()):
-        try:
-            config = read_json(run / "last" / CONFIG)
-            arch, backbone = config["model"]["arch"], config["features"]["backbone"]
-        except (OSError, ValueError, KeyError, TypeError):
-            runs.append({"name": run.name, "current": run == current, "state": "damaged"})
-            continue
-        done = read_json(run / DONE) if (run / DONE).is_file() else None
-        runs.append(
-            {
-                "name": run.name,
-                "current": run == current,
-                "state": "done" if done else "unfinished",
-                "arch": arch,
-                "backbone": backbone,
-                "checkpoint": done and done["checkpoint"],
-                "score": done and done["score"],
-                "steps": done and done["steps"],
-                "seconds": done and done["seconds"],
-            }
-        )
-    return runs
+def _published(source: NpyFolder, manifest: Manifest) -> list[dict[str, Any]]:
+    """What a folder of published features holds; its files are read when they are used."""
+    found = []
+    for video in manifest.videos.values():
+        size = source.bytes_of(video.id)
+        state = ("missing", "", 0, "") if size is None else ("done", "published", size, "")
+        status = VideoStatus(video.id, video.subset, source.root.name, *state)
+        found.append(status.__dict__)
+    return found
 
 
 def _detections(folder: Path) -> list[dict[str, Any]]:

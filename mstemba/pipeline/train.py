@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,25 +15,31 @@ import numpy as np
 
 from mstemba.data_manifests.manifest import Manifest, load_manifest, read_json_object
 from mstemba.errors import UsageError
+from mstemba.pipeline import recipes
 from mstemba.pipeline.checkpoint import CONFIG, DONE, make_config, read_done
 from mstemba.pipeline.dataset import Clip, load_clips, split_validation, with_features
+from mstemba.pipeline.features import FeatureSource, find_features
 from mstemba.pipeline.files import as_local, as_path, write_json
 from mstemba.pipeline.keys import Fingerprints, digest
 from mstemba.pipeline.options import TrainOptions, numeric
 from mstemba.pipeline.progress import Event, Listener, silent
-from mstemba.pipeline.store import FeatureStore
-from mstemba.pipeline.workspace import Workspace, find_workspace, get_current, set_current
+from mstemba.pipeline.trackers import check_installed
+from mstemba.pipeline.workspace import Workspace, find_workspace, set_current
 
 # What a run puts into its folder.
 RUN_FILES = {
     "best",
     "last",
     "tensorboard",
+    "wandb",
     "metrics.jsonl",
     "curves.png",
     "state.safetensors",
     DONE,
 }
+
+
+LOOK = " (--labels overlap would count every row that an action touches)"
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ class TrainResult:
 def train(
     options: TrainOptions | None = None,
     *,
+    recipe: str | None = None,
+    given: Collection[str] = (),
     workspace: Workspace | None = None,
     manifest: str | Path | None = None,
     features: str | Path | None = None,
@@ -63,38 +71,37 @@ def train(
     """Train a network on the training videos of a manifest.
 
     A finished run with the same key is returned as it is; an unfinished one goes on from its last
-    state and ends bit for bit (on a CPU) as if it had not been stopped. Raises UsageError when
-    there is nothing to train on.
+    state and ends bit for bit (on a CPU) as if it had not been stopped.
+
+    Args:
+        recipe: `paper`, `tuned`, `none`, or `auto` (`tuned` for the datasets that have it); it sets
+            all options that `given` does not name. None is `auto` without `options`, `none` with.
+
+    Raises:
+        UsageError: there is nothing to train on, or no such recipe.
+        MstembaError: the training diverged; see `Trainer.fit`.
     """
-    options = options or TrainOptions()
+    recipe = recipe or ("none" if options else "auto")
     workspace = workspace or find_workspace()
     labels = load_manifest(as_local(manifest) or _need(workspace, "--manifest").manifest)
-    store = find_store(as_path(features), workspace)
+    recipe = recipes.choose(labels.dataset, recipe)
+    options = recipes.apply(options or TrainOptions(), labels.dataset, recipe, given)
+    source = find_features(as_path(features), workspace)
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
-    plan = _plan(options, labels, store, fingerprints)
+    plan = _plan(options, labels, source, fingerprints)
     name = f"{options.arch}-{plan.key[:8]}"
     run = as_local(output) or _need(workspace, "--output").runs / name
     _check_run_folder(run, plan.key)
     cached = (run / DONE).is_file()
+    listen(Event("train", recipes.explain(labels.dataset, recipe, given)))
     if not cached:
+        check_installed(options.tracker_names)
         for message in plan.remarks:
             listen(Event("train", message, warning=True))
-        _run(plan, store, labels, run, listen)
+        _run(plan, recipe, source, labels, run, listen)
     if workspace is not None and run.parent == workspace.runs:
         set_current(workspace.runs, run.name)
     return _result(run, cached)
-
-
-def find_store(given: Path | None, workspace: Workspace | None) -> FeatureStore:
-    """The feature store named, else the one the workspace's last `extract` wrote to."""
-    if given is not None:
-        return FeatureStore.open(given)
-    current = get_current(_need(workspace, "--features").features)
-    if current is None:
-        raise UsageError(
-            "no features in this workspace yet: run `mstemba extract`, or name --features"
-        )
-    return FeatureStore.open(current)
 
 
 def _need(workspace: Workspace | None, option: str) -> Workspace:
@@ -119,11 +126,12 @@ class _Plan:
     @property
     def epoch(self) -> int:
         """Steps in one pass over the training videos."""
-        return math.ceil(len(self.training) / (self.batch_size * _processes()))
+        return math.ceil(len(self.training) / self.batch_size)
 
     @property
     def steps(self) -> int:
-        return max(self.options.epochs * self.epoch, self.options.min_steps)
+        steps = max(self.options.epochs * self.epoch, self.options.min_steps)
+        return min(steps, self.options.max_steps or steps)
 
     @property
     def check_every(self) -> int:
@@ -132,14 +140,14 @@ class _Plan:
 
 
 def _plan(
-    options: TrainOptions, manifest: Manifest, store: FeatureStore, fingerprints: Fingerprints
+    options: TrainOptions, manifest: Manifest, source: FeatureSource, fingerprints: Fingerprints
 ) -> _Plan:
     wanted = [v for s in ("training", "validation") for v in manifest.subset(s)]
     if not wanted:
         raise UsageError("the manifest has no video in the subset `training`")
-    videos, missing = with_features(store, wanted, fingerprints)
+    videos, missing = with_features(source, wanted, fingerprints)
     parts = split_validation(manifest, videos, options.val_fraction)
-    training, validation = (load_clips(store, manifest, part) for part in parts)
+    training, validation = (load_clips(source, manifest, part, options.labels) for part in parts)
     if not any(clip.labels.any() for clip in training):
         raise UsageError(
             "no row of the training features falls into an action: check the manifest's times"
@@ -151,6 +159,12 @@ def _plan(
             f"and are left out, "
             f"for example {missing[0]}"
         )
+    if missed := sum(clip.missed for clip in training):
+        actions = sum(len(clip.actions) for clip in training)
+        remarks.append(
+            f"{missed} of {actions} training actions fall between two rows, or outside the video, "
+            f"and make no row positive" + ("" if options.labels == "overlap" else LOOK)
+        )
     if not any(clip.labels.any() for clip in validation):
         reason = (
             "no row of the validation videos falls into an action"
@@ -159,28 +173,50 @@ def _plan(
         )
         remarks.append(f"{reason}: the last averaged weights are kept")
         validation = []
+        _check_needs_of_validation(options, remarks)
     key = digest(
         "train",
         options=numeric(options),
         classes=manifest.classes,
-        clips=[_clip_keys(store, clips) for clips in (training, validation)],
-        processes=_processes(),
+        clips=[_clip_keys(source, clips, fingerprints) for clips in (training, validation)],
     )
-    return _Plan(options, training, validation, remarks, key)
+    plan = _Plan(options, training, validation, remarks, key)
+    _check_processes(plan.batch_size)
+    return plan
 
 
-def _processes() -> int:
-    """Processes that `accelerate launch` or `torchrun` started; each adds a batch to every step."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def _check_needs_of_validation(options: TrainOptions, remarks: list[str]) -> None:
+    """What is to be steered by validation videos that there are not."""
+    if options.schedule == "released":
+        raise UsageError(
+            "--schedule released follows the loss on validation videos, and there are none: mark "
+            "some as `validation` in the manifest, raise --val-fraction, or use --schedule cosine"
+        )
+    if options.patience:
+        remarks.append("--patience has no effect without validation videos")
 
 
-def _clip_keys(store: FeatureStore, clips: Sequence[Clip]) -> list[list[str]]:
-    keys = []
-    for clip in clips:
-        entry = store.entry(clip.id)
-        assert entry is not None
-        keys.append([entry["key"], hashlib.sha256(np.packbits(clip.labels).tobytes()).hexdigest()])
-    return keys
+def _check_processes(batch_size: int) -> None:
+    """Refuse more processes, as `accelerate launch` or `torchrun` starts, than clips in a batch."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > batch_size:
+        raise UsageError(
+            f"{processes} processes share out a batch of {batch_size} clips (--batch-size, at most "
+            f"the number of training videos); expected at least one clip each: raise --batch-size "
+            f"or start fewer processes"
+        )
+
+
+def _clip_keys(
+    source: FeatureSource, clips: Sequence[Clip], fingerprints: Fingerprints
+) -> list[list[str | None]]:
+    return [
+        [
+            source.key(clip.video, fingerprints),
+            hashlib.sha256(np.packbits(clip.labels).tobytes()).hexdigest(),
+        ]
+        for clip in clips
+    ]
 
 
 def _check_run_folder(output: Path, key: str) -> None:
@@ -208,19 +244,32 @@ def _result(run: Path, cached: bool) -> TrainResult:
 
 
 def _run(
-    plan: _Plan, store: FeatureStore, manifest: Manifest, output: Path, listen: Listener
+    plan: _Plan,
+    recipe: str,
+    source: FeatureSource,
+    manifest: Manifest,
+    output: Path,
+    listen: Listener,
 ) -> None:
     # torch is imported here, not above: a run that is already done needs none of it.
     from mstemba.pipeline.trainer import Trainer
 
     begin = time.perf_counter()
-    trainer = Trainer(plan.options, plan.training, plan.validation, plan.batch_size, plan.steps)
+    trainer = Trainer(
+        plan.options,
+        plan.training,
+        plan.validation,
+        batch_size=plan.batch_size,
+        # Of a shortened run, the same share as of a whole one.
+        epoch=max(1, round(plan.steps / plan.options.epochs)),
+        steps=plan.steps,
+    )
     config = make_config(
         trainer.model_config.to_dict(),
         manifest.classes,
-        store.spec,
-        store.weights_file,
-        numeric(plan.options),
+        source.spec,
+        source.weights_file,
+        {**numeric(plan.options), "recipe": recipe},
         plan.key,
     )
     if trainer.is_main:
@@ -232,7 +281,9 @@ def _run(
         done: dict[str, Any] = {
             "checkpoint": "last" if best is None else "best",
             "score": best,
-            "steps": plan.steps,
+            "steps": trainer.step,
+            "planned_steps": plan.steps,
+            "stopped": "patience" if trainer.out_of_patience else "end",
             "seconds": time.perf_counter() - begin,
             "key": plan.key,
         }

@@ -1,6 +1,7 @@
-"""The optimisation itself: AdamW, warm-up and cosine by step, averaged weights, resumable state.
+"""The optimisation itself: AdamW, a schedule, averaged weights, resumable state, many processes.
 
-Every random draw follows from (seed, step) alone, so a resumed run needs no generator's state.
+Every random draw follows from (seed, step) alone, so a resumed run needs no generator's state, and
+every process knows the batch of which it computes its part.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 import copy
 import json
 import math
-import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -20,28 +21,28 @@ import safetensors.torch
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from tensorboard.compat.proto.event_pb2 import Event as EventRecord
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mstemba.errors import MstembaError, UsageError
 from mstemba.model.architectures import build, make_config
 from mstemba.model.checkpoint import save_weights
 from mstemba.model.config import ModelConfig
-from mstemba.model.losses import detection_loss
+from mstemba.model.losses import LossTerms, Whole, detection_loss
+from mstemba.model.output import set_prior
 from mstemba.model.scan import explain
 from mstemba.pipeline import plots
 from mstemba.pipeline.checkpoint import WEIGHTS, score
-from mstemba.pipeline.dataset import Clip, random_batch
+from mstemba.pipeline.dataset import Clip
 from mstemba.pipeline.devices import pick_device
-from mstemba.pipeline.files import TEMPORARY, write_atomically, write_text
+from mstemba.pipeline.files import TEMPORARY, write_atomically
 from mstemba.pipeline.metrics import average_precision, mean_average_precision
-from mstemba.pipeline.options import TrainOptions
+from mstemba.pipeline.options import TrainOptions, numeric
 from mstemba.pipeline.progress import Event, Listener
-
-if TYPE_CHECKING:
-    from mstemba.model.architectures import Network
+from mstemba.pipeline.sampling import make_batch, random_crops
+from mstemba.pipeline.schedules import cosine_rate, released_rate
+from mstemba.pipeline.trackers import Log
 
 STATE = "state.safetensors"
 LOG_EVERY = 10
@@ -50,44 +51,66 @@ TRAIN_MAP_CLIPS = 8
 
 
 class Trainer:
-    """One training run."""
+    """One training run, or one process's part in it."""
 
     def __init__(
         self,
         options: TrainOptions,
         training: Sequence[Clip],
         validation: Sequence[Clip],
+        *,
         batch_size: int,
+        epoch: int,
         steps: int,
     ) -> None:
         self._options = options
         self._training, self._validation = training, validation
-        self._batch_size, self._steps = batch_size, steps
+        self._batch_size, self._epoch, self._steps = batch_size, epoch, steps
         self._accelerator = _accelerator(options)
         self.model_config = make_config(
             options.arch,
             in_features=training[0].features.shape[1],
             classes=training[0].labels.shape[1],
+            width=options.width,
             drop_path=options.drop_path,
             dropout=options.dropout,
         )
         torch.manual_seed(options.seed)
         model = build(self.model_config)
-        self._average = (
-            copy.deepcopy(model).to(self._accelerator.device).eval().requires_grad_(False)
-        )
+        set_prior(model, options.prior)
+        device = self._accelerator.device
+        self._average = copy.deepcopy(model).to(device).eval().requires_grad_(False)
         optimizer = torch.optim.AdamW(_groups(model, options.weight_decay), lr=options.lr)
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
         self._step = 0
         self._best: float | None = None
+        self._checks_since_best = 0
+        self._epoch_loss: float | None = None
+        # The first steps at which the loss, and the gradient, were not finite; -1 for never. On the
+        # device, and looked at when something is logged: asking at every step would wait for it.
+        self._first_bad = torch.full((2,), -1, device=device)
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes the files."""
         return bool(self._accelerator.is_main_process)
 
+    @property
+    def step(self) -> int:
+        """Optimiser steps taken."""
+        return self._step
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the last `patience` checks brought no better validation mAP."""
+        return 0 < self._options.patience <= self._checks_since_best
+
     def fit(self, run: Path, check_every: int, key: str, listen: Listener) -> float | None:
-        """Train to the end; the best validation mAP in percent, None without validation videos."""
+        """Train to the end; the best validation mAP in percent, None without validation videos.
+
+        Raises MstembaError when the loss or the gradient is not finite, naming the step and the
+        cause; what was saved before stays.
+        """
         if self.is_main:
             _clear_half_written(run)
         if (run / STATE).is_file():
@@ -95,36 +118,9 @@ class Trainer:
             listen(Event("train", f"going on from step {self._step} of {self._steps}"))
         if isinstance(self.model_config, ModelConfig):
             listen(Event("train", explain(self._accelerator.device)))
-        log = _Log(run, self._step) if self.is_main else None
-        saved = begin = time.perf_counter()
-        first = self._step
-        while self._step < self._steps:
-            terms = self._train_step()
-            at_check = self._step % check_every == 0 or self._step == self._steps
-            if self._step % LOG_EVERY == 0 or at_check:
-                values = {name: float(value) for name, value in terms.items()}
-                if not math.isfinite(loss := values["loss"]):
-                    raise MstembaError(
-                        f"training diverged: the loss is {loss} at step {self._step}. "
-                        f"Try a lower --lr, and look for NaN in the features"
-                    )
-                if log:
-                    log.write({"step": self._step, "lr": self._rate(self._step - 1), **values})
-                rate = (self._step - first) / (time.perf_counter() - begin)
-                listen(
-                    Event(
-                        "train",
-                        f"step {self._step}, loss {loss:.3f}, {rate:.1f} steps/s",
-                        self._step,
-                        self._steps,
-                    )
-                )
-            if at_check and self.is_main:
-                assert log is not None
-                log.write({"step": self._step, **self._check(run)})
-                if time.perf_counter() - saved > self._options.checkpoint_seconds:
-                    self._save_state(run / STATE, key)
-                    saved = time.perf_counter()
+        names, options = self._options.tracker_names, numeric(self._options)
+        with Log(run, self._step, names, key, options) if self.is_main else nullcontext() as log:
+            self._loop(run, check_every, key, log, listen)
         if self.is_main:
             save_weights(run / "last" / WEIGHTS, self._average)
             plots.curves(run / "metrics.jsonl", run / "curves.png")
@@ -139,38 +135,62 @@ class Trainer:
         """Delete the resumable state of a finished run."""
         (run / STATE).unlink(missing_ok=True)
 
-    def _train_step(self) -> dict[str, Tensor]:
-        options, accelerator = self._options, self._accelerator
-        # Processes draw different batches; one process draws what it would draw alone.
-        draw = self._step * accelerator.num_processes + accelerator.process_index
-        torch.manual_seed(options.seed * 1_000_003 + draw + 1)
-        arrays = random_batch(
-            self._training,
-            draw,
-            self._batch_size,
-            options.clip_length,
-            options.min_crop,
-            options.seed,
-        )
+    def _loop(
+        self, run: Path, check_every: int, key: str, log: Log | None, listen: Listener
+    ) -> None:
+        saved = begin = time.perf_counter()
+        first = self._step
+        while self._step < self._steps and not self.out_of_patience:
+            rate = self._rate(self._step)
+            terms = self._train_step(rate)
+            at_check = self._step % check_every == 0 or self._step == self._steps
+            if self._step % LOG_EVERY == 0 or at_check:
+                values = self._global_values(terms, run)
+                if log:
+                    log.write({"step": self._step, "lr": rate, **values})
+                speed = (self._step - first) / (time.perf_counter() - begin)
+                message = f"step {self._step}, loss {values['loss']:.3f}, {speed:.1f} steps/s"
+                listen(Event("train", message, self._step, self._steps))
+            if self._options.schedule == "released" and self._step % self._epoch == 0:
+                self._epoch_loss = self._validation_loss()
+            if at_check:
+                measured = self._check(run)
+                if log:
+                    log.write({"step": self._step, **measured})
+                if self.is_main and time.perf_counter() - saved > self._options.checkpoint_seconds:
+                    self._save_state(run / STATE, key)
+                    saved = time.perf_counter()
+
+    def _train_step(self, rate: float) -> dict[str, Tensor]:
+        """One step of the optimiser; this process's share of the loss terms."""
+        accelerator = self._accelerator
+        part, parts = accelerator.process_index, accelerator.num_processes
+        # One process draws what it would draw alone; others differ in the low bits, which count.
+        torch.manual_seed(self._options.seed * 1_000_003 + self._step + 1 + part * 2_654_435_761)
+        batch = make_batch(self._crops(self._step), part, parts)
+        arrays = (batch.features, batch.labels, batch.mask)
         features, labels, mask = (torch.from_numpy(a).to(accelerator.device) for a in arrays)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._rate(self._step)
+            group["lr"] = rate
         self._model.train()
-        with accelerator.autocast():
-            output = self._model(features, mask)
-        terms = detection_loss(
-            output,
-            labels,
-            mask,
-            auxiliary_weight=options.auxiliary_weight,
-            consistency_weight=options.consistency_weight,
-        )
-        accelerator.backward(terms.total)
-        norm = accelerator.clip_grad_norm_(self._model.parameters(), options.clip_grad)
+        try:
+            with accelerator.autocast():
+                output = self._model(features, mask)
+        except UsageError as error:  # what a network refuses are features with NaN or infinity
+            raise self._explained(self._step + 1, str(error)) from error
+        whole = Whole(batch.clips, batch.rows, batch.actions)
+        terms = self._loss(output, labels, mask, whole)
+        # The processes' gradients are averaged, but their shares of the loss are to be added.
+        accelerator.backward(terms.total * parts if parts > 1 else terms.total)
+        largest = self._options.clip_grad or math.inf
+        norm = accelerator.clip_grad_norm_(self._model.parameters(), largest)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._update_average()
         self._step += 1
+        unsound = ~torch.isfinite(torch.stack([terms.total.detach(), norm]))
+        news = (self._first_bad < 0) & unsound
+        self._first_bad = self._first_bad.masked_fill(news, self._step)
         losses = {"loss": terms.total, "final": terms.final, "grad_norm": norm}
         if terms.auxiliary:
             losses |= {"auxiliary": sum(terms.auxiliary), "consistency": terms.consistency}
@@ -178,13 +198,61 @@ class Trainer:
             losses["heatmap"] = terms.heatmap
         return {name: value.detach() for name, value in losses.items()}
 
+    def _loss(
+        self, output: Any, labels: Tensor, mask: Tensor | None, whole: Whole | None = None
+    ) -> LossTerms:
+        return detection_loss(
+            output,
+            labels,
+            mask,
+            auxiliary_weight=self._options.auxiliary_weight,
+            consistency_weight=self._options.consistency_weight,
+            heatmap_weight=self._options.heatmap_weight,
+            whole=whole,
+        )
+
+    def _crops(self, step: int) -> list[tuple[Clip, slice]]:
+        o = self._options
+        return random_crops(
+            self._training, step, self._batch_size, o.clip_length, o.min_crop, o.seed
+        )
+
     def _rate(self, step: int) -> float:
-        """Learning rate: a linear rise, then half a cosine to nothing, by optimiser step."""
-        rise = max(1, round(self._options.warmup * self._steps))
-        if step < rise:
-            return self._options.lr * (step + 1) / rise
-        done = (step - rise) / max(1, self._steps - rise)
-        return self._options.lr * 0.5 * (1 + math.cos(math.pi * done))
+        if self._options.schedule == "released":
+            return released_rate(self._options, self._epoch_loss)
+        return cosine_rate(self._options, step, self._steps)
+
+    def _global_values(self, terms: dict[str, Tensor], run: Path) -> dict[str, float]:
+        """The terms of the whole batch. Raises MstembaError if a step before was not finite."""
+        shares = torch.stack([value.float() for value in terms.values()])
+        bad = self._first_bad[None]
+        if self._accelerator.num_processes > 1:
+            shares = self._accelerator.reduce(shares, "sum")
+            bad = self._accelerator.gather(bad)
+        rows: list[list[int]] = bad.tolist()
+        loss_steps, gradient_steps = zip(*rows, strict=True)
+        if steps := [step for step in (*loss_steps, *gradient_steps) if step > 0]:
+            what = "loss" if min(steps) in loss_steps else "gradient"
+            raise self._explained(min(steps), f"the {what} is not finite", run)
+        values = dict(zip(terms, shares.tolist(), strict=True))
+        return {**values, "grad_norm": float(terms["grad_norm"])}  # every process has the same
+
+    def _explained(self, step: int, found: str, run: Path | None = None) -> MstembaError:
+        """Why the training stopped at a step, counted from 1."""
+        for clip, window in self._crops(step - 1):
+            bad = np.flatnonzero(~np.isfinite(clip.features[window]).all(axis=1))
+            if len(bad):
+                return MstembaError(
+                    f"training stopped at step {step}: the features of video {clip.id!r} hold NaN "
+                    f"or infinity, first at row {window.start + int(bad[0])}; extract them again, "
+                    f"or take the video out of the manifest"
+                )
+        saved = f" What was saved before is in {run}." if run else ""
+        return MstembaError(
+            f"training diverged at step {step}: {found}; the features of that step are finite, "
+            f"the learning rate was {self._rate(step - 1):.1e}.{saved} "
+            f"Try a lower --lr, a longer --warmup, or --precision no"
+        )
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -195,13 +263,50 @@ class Trainer:
 
     def _check(self, run: Path) -> dict[str, float]:
         """mAP of the averaged weights; the best on the validation videos are written down."""
-        measured = {"train_map": _map(self._average, self._training[:TRAIN_MAP_CLIPS])}
+        measured = {"train_map": self._map(self._training[:TRAIN_MAP_CLIPS])}
         if self._validation:
-            value = measured["val_map"] = _map(self._average, self._validation)
+            value = measured["val_map"] = self._map(self._validation)
+            self._checks_since_best += 1
             if self._best is None or value > self._best:
-                self._best = value
-                save_weights(run / "best" / WEIGHTS, self._average)
+                self._best, self._checks_since_best = value, 0
+                if self.is_main:
+                    save_weights(run / "best" / WEIGHTS, self._average)
         return {name: value for name, value in measured.items() if math.isfinite(value)}
+
+    def _map(self, clips: Sequence[Clip]) -> float:
+        """Per-frame mAP in percent of the averaged weights, the clips shared out."""
+        own = []
+        for i in self._own(len(clips)):
+            with _named(clips[i]):
+                own.append((i, score(self._average, clips[i].features)))
+        gathered: list[tuple[int, NDArray[np.float32]]] = gather_object(own)
+        scores = np.concatenate([s for _, s in sorted(gathered, key=lambda pair: pair[0])])
+        labels = np.concatenate([clip.labels for clip in clips])
+        return mean_average_precision(average_precision(scores, labels), labels.sum(axis=0))
+
+    @torch.no_grad()
+    def _validation_loss(self) -> float:
+        """The loss that the released code steers by: of the trained weights, a mean over videos.
+
+        Videos longer than `clip_length` are cut there, as in that code; shorter ones are not
+        padded.
+        """
+        model = self._accelerator.unwrap_model(self._model).eval()
+        own = []
+        for i in self._own(len(self._validation)):
+            clip, end = self._validation[i], self._options.clip_length
+            arrays = (clip.features[:end], clip.labels[:end].astype(np.float32))
+            features, labels = (
+                torch.from_numpy(a)[None].to(self._accelerator.device) for a in arrays
+            )
+            with _named(clip):
+                own.append((i, float(self._loss(model(features), labels, None).total)))
+        losses = [loss for _, loss in sorted(gather_object(own))]
+        return math.fsum(losses) / len(losses)
+
+    def _own(self, count: int) -> range:
+        """The numbers of the clips that this process measures."""
+        return range(self._accelerator.process_index, count, self._accelerator.num_processes)
 
     def _save_state(self, path: Path, key: str) -> None:
         model = self._accelerator.unwrap_model(self._model)
@@ -210,7 +315,13 @@ class Trainer:
         for name, parameter in model.named_parameters():
             for part, value in self._moments(parameter).items():
                 tensors[f"{part}.{name}"] = value
-        metadata = {"key": key, "step": str(self._step), "best": json.dumps(self._best)}
+        metadata = {
+            "key": key,
+            "step": str(self._step),
+            "best": json.dumps(self._best),
+            "checks_since_best": str(self._checks_since_best),
+            "epoch_loss": json.dumps(self._epoch_loss),
+        }
         content = safetensors.torch.save(tensors, metadata)
         write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
@@ -231,10 +342,21 @@ class Trainer:
                 for name, parameter in self._average.named_parameters():
                     parameter.copy_(file.get_tensor(f"average.{name}"))
         self._step, self._best = int(metadata["step"]), json.loads(metadata["best"])
+        self._checks_since_best = int(metadata["checks_since_best"])
+        self._epoch_loss = json.loads(metadata["epoch_loss"])
 
     def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self._optimizer.state[parameter]
         return {part: state[part] for part in ("exp_avg", "exp_avg_sq")}
+
+
+@contextmanager
+def _named(clip: Clip) -> Iterator[None]:
+    """What a network refuses of a clip is said of the video."""
+    try:
+        yield
+    except UsageError as error:
+        raise MstembaError(f"video {clip.id!r}: {error}") from error
 
 
 def _accelerator(options: TrainOptions) -> Accelerator:
@@ -262,69 +384,8 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def _map(model: Network, clips: Sequence[Clip]) -> float:
-    scores = np.concatenate([score(model, clip.features) for clip in clips])
-    labels = np.concatenate([clip.labels for clip in clips])
-    return mean_average_precision(average_precision(scores, labels), labels.sum(axis=0))
-
-
 def _clear_half_written(run: Path) -> None:
     """Delete the temporary files that a killed run left; they are as large as the model."""
     for pattern in (f"{TEMPORARY}*", ".*.tmp"):
         for file in run.rglob(pattern):
             file.unlink()
-
-
-class _Log:
-    """metrics.jsonl and TensorBoard; a resumed run drops what the killed one wrote too far."""
-
-    def __init__(self, run: Path, step: int) -> None:
-        self._path = run / "metrics.jsonl"
-        lines = self._path.read_text().splitlines() if self._path.is_file() else []
-        kept = [line for line in lines if _step_of(line) <= step]
-        write_text(self._path, "".join(line + "\n" for line in kept))
-        self._board = _Board(run / "tensorboard")
-        for line in kept:
-            self._board.write(json.loads(line))
-
-    def write(self, values: dict[str, float]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps(values) + "\n")
-        self._board.write(values)
-
-
-class _Board:
-    """One TensorBoard event file, begun anew.
-
-    torch's SummaryWriter writes from a thread, which can only print what goes wrong; this one
-    raises in the caller when the disk is full.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        self._file = (folder / f"events.out.tfevents.{time.time():.0f}").open("wb")
-        self._records = RecordWriter(self._file)
-        self._add(EventRecord(wall_time=time.time(), file_version="brain.Event:2"))
-
-    def write(self, values: dict[str, float]) -> None:
-        summary = Summary(
-            value=[
-                Summary.Value(tag=name, simple_value=value)
-                for name, value in values.items()
-                if name != "step"
-            ]
-        )
-        step = int(values["step"])
-        self._add(EventRecord(wall_time=time.time(), step=step, summary=summary))
-
-    def _add(self, record: EventRecord) -> None:
-        self._records.write(record.SerializeToString())
-        self._file.flush()
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return math.inf  # a line that the kill cut in two

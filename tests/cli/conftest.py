@@ -75,7 +75,7 @@ def mstemba(
 
 # What else may stand on stderr: lists, and what a stage is doing.
 _NEWS = re.compile(
-    r"warning: |failed: |(extract|train|evaluate) \d+ %: |loading |scan backend |"
+    r"warning: |failed: |(extract|train|evaluate) \d+ %: |loading |scan backend |recipe |"
     r"\d+ training videos"
 )
 

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import av
 import pytest
 
-from mstemba.cli import main
+from mstemba.__main__ import main
 from mstemba.pipeline.store import FeatureStore
 from tests.cli.conftest import (
     EXTRACT,
@@ -149,6 +149,11 @@ def evil_weights(workspace: Path) -> None:
     (current_run(workspace) / "last" / "model.safetensors").write_bytes(pickle.dumps(Evil()))
 
 
+def unknown_classes(workspace: Path) -> None:
+    (workspace / "a.csv").write_text("video,start,end,label\nv0,1,2,fly\n")
+    (workspace / "names.txt").write_text("sit\nrun\n")
+
+
 @dataclass(frozen=True)
 class Case:
     """A command that cannot work, and words that the user must see."""
@@ -188,6 +193,62 @@ CASES = [
         (*LABELS, "a.json"),
         ("a.json", "'v0'"),
         text("a.json", '{"v0": "training"}'),
+    ),
+    Case("init-nothing", ("init",), ("--videos", "--annotations")),
+    Case(
+        "annotations-of-another-dataset",
+        (*LABELS, "a.json", "--dataset", "charades"),
+        ("a.json", "Toyota Smarthome Untrimmed", "P02T01C06", "--dataset tsu"),
+        text("a.json", '{"P02T01C06": {"subset": "testing", "duration": 9, "actions": []}}'),
+    ),
+    Case(
+        "annotations-in-frames",
+        (*LABELS, "a.csv"),
+        ("a.csv", "700", "look like frames", "--time-unit frames"),
+        text("a.csv", "video,start,end,label,duration\nv0,10,700,a,30\n"),
+    ),
+    Case(
+        "annotations-in-frames-by-the-files",
+        (*LABELS, "a.csv"),
+        ("a.csv", "v0 of 3 s", "--time-unit frames"),
+        text("a.csv", "video,start,end,label\nv0,10,700,a\n"),
+    ),
+    Case(
+        "annotations-tsu-unnamed",
+        (*LABELS, "a.json"),
+        ("frames", "--dataset tsu", "--time-unit"),
+        text("a.json", '{"P02T01C06": {"duration": 900, "actions": [[0, 10, 700]]}}'),
+    ),
+    Case("table-empty", (*LABELS, "a.csv"), ("a.csv", "empty"), text("a.csv", "")),
+    Case(
+        "table-columns",
+        (*LABELS, "a.csv"),
+        ("found the columns name, from, to", "video,start,end,label", "BORIS", "ELAN"),
+        text("a.csv", "name,from,to\nv0,1,2\n"),
+    ),
+    Case(
+        "table-quotes",
+        (*LABELS, "a.csv"),
+        ("a.csv, line 2", "unexpected end"),
+        text("a.csv", 'video,start,end,label\nv0,1,2,"a\n'),
+    ),
+    Case(
+        "table-class-names",
+        (*LABELS, "a.csv", "--classes", "names.txt"),
+        ("none of its class names is known", "'fly'", "'sit'"),
+        unknown_classes,
+    ),
+    Case("annotations-excel", (*LABELS, "a.xlsx"), ("a.xlsx", "CSV"), text("a.xlsx", "PK")),
+    Case("annotations-empty-folder", (*LABELS, "none"), ("none", "no .csv"), text("none/a", "")),
+    Case(
+        "split-unknown",
+        (*LABELS, "labels.json", "--dataset", "tsu", "--split", "random"),
+        ("random", "cross-subject, cross-view"),
+    ),
+    Case(
+        "split-without-dataset",
+        (*LABELS, "labels.json", "--split", "cross-view"),
+        ("cross-view", "charades, tsu, multithumos"),
     ),
     Case(
         "no-class-file",
@@ -334,6 +395,23 @@ CASES = [
     Case("epochs-0", ("train", "--epochs", "0"), ("epochs is 0", "1 or more")),
     Case("arch-unknown", ("train", "--arch", "lstm"), ("'lstm'", "mstemba-v3")),
     Case("lr-nan", ("train", "--lr", "nan"), ("lr is nan",)),
+    Case("floor-over-peak", ("train", "--min-lr", "1"), ("min_lr is 1.0", "lr (0.0005)")),
+    Case("schedule-unknown", ("train", "--schedule", "step"), ("'step'", "cosine, released")),
+    Case(
+        "schedule-without-validation",
+        ("train", "--schedule", "released"),
+        ("--schedule released", "no", "--val-fraction"),
+    ),
+    Case("patience-negative", ("train", "--patience", "-1"), ("patience is -1", "0 or more")),
+    Case("tracker-unknown", ("train", "--trackers", "mlflow"), ("'mlflow'", "wandb, none")),
+    Case("recipe-unknown", ("train", "--recipe", "best"), ("'best'", "paper, tuned")),
+    Case("recipe-of-no-dataset", ("train", "--recipe", "tuned"), ("'tuned'", "charades, tsu")),
+    Case(
+        "more-processes-than-clips",
+        TRAIN,
+        ("3 processes", "batch of 2 clips", "--batch-size"),
+        env={"WORLD_SIZE": "3"},
+    ),
     Case("device-unknown", (*TRAIN, "--device", "tpu", "--seed", "7"), ("'tpu'", "cuda")),
     Case("workspace-is-none", ("train", "--workspace", "videos"), ("videos", "mstemba init")),
     Case(
@@ -365,6 +443,7 @@ def test_one_clear_line_and_nothing_lost(case: Case, workspace: Path, mstemba: R
     ("args", "word"),
     [
         (("status",), "--workspace"),
+        (("runs",), "--workspace"),
         (("extract",), "--manifest"),
         (("train",), "--manifest"),
         (("evaluate",), "--checkpoint"),
@@ -520,6 +599,16 @@ def test_labels_that_cannot_be_used_are_counted_and_the_rest_is_kept(
     assert "warning: class id outside 0 to 0: 1 left out" in result.stderr
     made = json.loads((tmp_path / "manifest.json").read_text())
     assert made["videos"]["v0"]["actions"] == [[0, 0.1, 0.5]]
+
+
+def test_a_malformed_row_is_shown_with_file_and_line(tmp_path: Path, mstemba: Runner) -> None:
+    film(tmp_path / "videos" / "v0.mp4")
+    (tmp_path / "labels.csv").write_text("video,start,end,label\nv0,0.1,0.5,a\nv0,x,0.5,a\n")
+    result = mstemba(*LABELS, "labels.csv", cwd=tmp_path, expect=1)
+    assert "malformed row: 1 left out, for example 'v0,x,0.5,a' in labels.csv, line 3" in (
+        result.stderr
+    )
+    assert "1 classes; videos: 1 not annotated; actions: 1 not annotated" in result.stdout
 
 
 def test_a_hand_edited_manifest_is_not_lost_by_init(workspace: Path, mstemba: Runner) -> None:

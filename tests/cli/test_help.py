@@ -12,7 +12,10 @@ import pytest
 
 from tests.cli.conftest import DETECT, EXTRACT, TRAIN, environment, mstemba
 
-COMMANDS = ("init", "extract", "train", "evaluate", "detect", "status", "backbones", "demo")
+COMMANDS = (
+    "init", "extract", "import", "train", "evaluate", "detect", "status", "runs", "backbones",
+    "demo",
+)  # fmt: skip
 HEAVY = {"torch", "numpy", "zarr", "av", "decord", "rich", "matplotlib", "open_clip", "numba"}
 
 

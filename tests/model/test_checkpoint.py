@@ -20,7 +20,7 @@ from mstemba.model.checkpoint import (
     read_weights,
     save_weights,
 )
-from mstemba.model.config import Config, ModelConfig, MSTCTConfig, PDANConfig
+from mstemba.model.config import Config, LinearConfig, ModelConfig, MSTCTConfig, PDANConfig
 from mstemba.model.mstemba import MSTemba
 
 TINY = ModelConfig(5, 4, "mstemba", (8, 12, 16), state=3)
@@ -30,6 +30,7 @@ SMALL: dict[str, Config] = {
     "mstemba-v3": ModelConfig(6, 3, "mstemba-v3", (8, 20, 12), state=5, expand=3, conv=2),
     "ms-tct": MSTCTConfig(6, 3, widths=(8, 16, 8, 24), blocks=2, expand=3, mixed=7),
     "pdan": PDANConfig(6, 3, width=7, blocks=4),
+    "linear": LinearConfig(6, 3),
 }
 small = pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
 
@@ -128,7 +129,7 @@ def test_every_architecture_comes_back_from_a_file_and_from_a_folder(
         assert torch.equal(loaded(features).logits, model(features).logits)
 
 
-@pytest.mark.parametrize("arch", ["ms-tct", "pdan"])
+@pytest.mark.parametrize("arch", ["ms-tct", "pdan", "linear"])
 @pytest.mark.parametrize(("name", "value"), [("split", "contiguous"), ("padding", "released")])
 def test_a_split_and_a_padding_are_of_ms_temba_only(
     tmp_path: Path, arch: str, name: str, value: str

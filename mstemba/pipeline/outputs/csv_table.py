@@ -17,14 +17,15 @@ def write_csv(detection: Detection, path: Path) -> None:
     writer.writerow(["video", "start", "end", "label", "class_id", "score"])
     video = Path(detection.scores.video).name
     for s in detection.segments:
-        label = _literal(s.label)
+        label = literal(s.label)
         writer.writerow(
-            [_literal(video), f"{s.start:.3f}", f"{s.end:.3f}", label, s.class_id, f"{s.score:.4f}"]
+            [literal(video), f"{s.start:.3f}", f"{s.end:.3f}", label, s.class_id, f"{s.score:.4f}"]
         )
     write_text(path, text.getvalue())
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula."""
     # A spreadsheet would run a cell that begins like a formula.
     text = "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
     return text.replace("\r", " ")  # the csv module does not quote it

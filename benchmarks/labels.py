@@ -1,0 +1,93 @@
+"""Building the labels of all of Charades, against a Python loop over the rows of every action.
+
+    python -m benchmarks.labels --annotations DIR
+
+DIR holds the field's charades.json. The rows are those of features with one row every 16 frames of
+24 a second. `arrays` is what the kernel takes, from arrays of all actions; `whole` also makes these
+arrays from the manifest's objects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import readable, save, show
+from mstemba.data_manifests.annotations import read_annotations
+from mstemba.data_manifests.manifest import Video
+from mstemba.pipeline.features import even_rows
+from mstemba.pipeline.labels import build_labels, paint_labels, unpack
+
+FPS, STRIDE, ROUNDS = 24, 16, 9
+
+
+def loop(videos: list[Video], rows: list[int], classes: int) -> list[np.ndarray]:
+    """A (T, C) matrix a video, filled step by step."""
+    made = []
+    for video, count in zip(videos, rows, strict=True):
+        labels = np.zeros((count, classes), np.float32)
+        per_second = count / (video.duration or 1.0)
+        for class_id, start, end in video.actions:
+            for row in range(count):
+                if start < row / per_second < end:
+                    labels[row, class_id] = 1
+        made.append(labels)
+    return made
+
+
+def main() -> None:
+    """Time the three, and check that they agree."""
+    parser = argparse.ArgumentParser(description="Time the building of labels.")
+    parser.add_argument("--annotations", type=Path, required=True)
+    args = parser.parse_args()
+    manifest, _ = read_annotations(args.annotations / "charades.json")
+    classes = len(manifest.classes)
+    videos = [v for v in manifest.videos.values() if v.duration]
+    rows = [max(1, int((v.duration or 0) * FPS / STRIDE)) for v in videos]
+    grids = [even_rows(v.duration or 1.0, n) for v, n in zip(videos, rows, strict=True)]
+    actions = [v.actions for v in videos]
+    arrays = (
+        np.array([a for video in actions for a in video], np.float64),
+        np.cumsum([0, *map(len, actions)]),
+        np.concatenate([grid.starts for grid in grids]),
+        np.array([grid.starts[-1] + grid.step for grid in grids]),
+        np.cumsum([0, *rows]),
+        classes,
+        "strict",
+    )
+    built = build_labels(actions, grids, classes, "strict")
+    different = sum(
+        int((unpack(built.of(i), classes) != one).sum())
+        for i, one in enumerate(loop(videos, rows, classes))
+    )
+    timed: dict[str, Callable[[], Any]] = {
+        "loop": lambda: loop(videos, rows, classes),
+        "arrays": lambda: paint_labels(*arrays),
+        "whole": lambda: build_labels(actions, grids, classes, "strict"),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in timed}
+    for _ in range(ROUNDS):  # side by side: what else the machine does hits them alike
+        for name, function in timed.items():
+            begin = time.perf_counter()
+            function()
+            taken[name].append(time.perf_counter() - begin)
+    median = {name: statistics.median(seconds) for name, seconds in taken.items()}
+    ratio = {name: median["loop"] / seconds for name, seconds in median.items()}
+    show(
+        f"{len(videos)} videos, {sum(rows):,} rows, {built.rows.sum():,} positive",
+        ["", "median", "x faster than the loop"],
+        [[name, readable(median[name]), f"{ratio[name]:.0f}"] for name in timed],
+    )
+    content = {"rows": sum(rows), "seconds": median, "ratio": ratio, "different": different}
+    print(save("labels", torch.device("cpu"), content))
+
+
+if __name__ == "__main__":
+    main()

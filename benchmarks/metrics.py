@@ -1,0 +1,176 @@
+"""The measures of `evaluate` on arrays of the size of TSU's test set, and larger.
+
+    OMP_NUM_THREADS=1 python benchmarks/metrics.py [--rows 300000] [--classes 51] [--videos 185]
+
+Labels are random runs, as many to a row as in TSU's cross-subject test set (0.83), scores noisy
+copies of them. The per-frame family is timed as `evaluate` runs it: the scores are ranked once.
+Detection is timed on as many segments as the densest sets have, far more than TSU's 14,334.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from common import readable, save, show, times
+
+from mstemba.data_manifests.manifest import Action
+from mstemba.pipeline import metrics as m
+from mstemba.pipeline.evaluation import BINS, FAMILIES, NEAR, DenseMeasures, LabelledVideo
+from mstemba.pipeline.features import even_rows
+from mstemba.pipeline.proposals import propose
+
+CPU = torch.device("cpu")
+DENSITY = 0.83
+"""Positive classes in a row."""
+LIMIT = 3.0
+"""Seconds that the per-frame family may take."""
+
+
+def make(rows: int, classes: int, videos: int) -> tuple[list[LabelledVideo], np.ndarray]:
+    """Videos of one row a second with random actions, and scores (N, C) for them."""
+    rng = np.random.default_rng(0)
+    lengths = np.full(videos, rows // videos)
+    lengths[: rows % videos] += 1
+    made, tables = [], []
+    for number, length in enumerate(lengths):
+        durations = rng.exponential(17.0, int(DENSITY * length / 17.0)) + 1
+        begins = rng.random(len(durations)) * length
+        class_id = (classes * rng.random(len(durations)) ** 2).astype(int)  # some are rare
+        actions = [
+            Action(int(c), float(b), float(b + d))
+            for c, b, d in zip(class_id, begins, durations, strict=True)
+        ]
+        scores = rng.normal(-3, 1, (length, classes))
+        for action in actions:
+            scores[int(action.start) + 1 : int(action.end) + 1, action.class_id] += 3
+        tables.append((1 / (1 + np.exp(-scores))).astype(np.float32))
+        grid = even_rows(float(length), int(length))
+        made.append(LabelledVideo(str(number), actions, float(length), grid))
+    return made, np.concatenate(tables)
+
+
+def per_frame(
+    labels: np.ndarray, scores: np.ndarray, lengths: list[int]
+) -> dict[str, Callable[[], Any]]:
+    """The measures of rows, by name, in the order in which `evaluate` takes them."""
+    ranks = m.ranked(scores)
+    near = m.near_boundary(labels, lengths, NEAR)
+    bins = [labels & (np.random.default_rng(b).random(labels.shape) < 1 / 3) for b in range(3)]
+
+    def by_duration() -> None:
+        for of_bin in bins:
+            m.average_precision(ranks, of_bin, of_bin | ~labels)
+
+    def by_boundary() -> None:
+        m.near_boundary(labels, lengths, NEAR)
+        m.average_precision(ranks, labels, near)
+        m.average_precision(ranks, labels, ~near)
+
+    return {
+        "rank the scores, once": partial(m.ranked, scores),
+        "AP, mAP": partial(m.average_precision, ranks, labels),
+        "action-conditional, tau 0, 20, 40": partial(
+            m.action_conditional, scores, labels, lengths, ranks=ranks
+        ),
+        f"AP by duration ({', '.join(BINS)})": by_duration,
+        "AP near boundaries and beyond": by_boundary,
+    }
+
+
+def segments(count: int, like: m.Instances | None, seed: int = 1) -> m.Instances:
+    """Random actions, or detections around such."""
+    rng = np.random.default_rng(seed)
+    if like is None:
+        start, duration = rng.random(count) * 1200, rng.exponential(8, count) + 0.5
+        video, class_id = rng.integers(0, 536, count), (51 * rng.random(count) ** 2).astype(int)
+    else:
+        of = like[rng.integers(0, len(like), count)]
+        video, class_id = of.video, of.class_id
+        start = of.start + rng.normal(0, 4, count)
+        duration = of.duration * np.exp(rng.normal(0, 0.5, count))
+    return m.Instances(video, class_id, start, start + duration, rng.random(count))
+
+
+def detection(actions: int, detections: int) -> dict[str, Callable[[], Any]]:
+    truth = segments(actions, None)
+    found = segments(detections, truth)
+    limits = m.duration_limits(truth.duration)
+    matches = m.match_detections(truth, found)
+
+    def breakdown() -> None:
+        for bin in range(3):
+            m.detection_average_precision_of(bin, limits, truth, found, matches, 51)
+
+    return {
+        "match at nine tIoU": partial(m.match_detections, truth, found),
+        "detection AP": partial(m.detection_average_precision, truth, found, matches, 51),
+        "detection AP by duration": breakdown,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=300_000)
+    parser.add_argument("--classes", type=int, default=51)
+    parser.add_argument("--videos", type=int, default=185)
+    parser.add_argument("--actions", type=int, default=40_000)
+    parser.add_argument("--detections", type=int, default=400_000)
+    options = parser.parse_args()
+    videos, scores = make(options.rows, options.classes, options.videos)
+    measures = DenseMeasures(videos, scores, options.classes)
+    labels = measures.labels
+    lengths = [video.grid.count for video in videos if video.grid]
+    groups = {
+        "per frame": per_frame(labels, scores, lengths),
+        "detection": detection(options.actions, options.detections),
+        "evaluate": {
+            "segments from scores": partial(
+                propose, scores, [video.grid for video in videos if video.grid]
+            ),
+            "all that `evaluate` reports": lambda: DenseMeasures(
+                videos, scores, options.classes
+            ).measure(FAMILIES),
+        },
+    }
+    taken = {
+        group: {name: times(function, CPU) for name, function in functions.items()}
+        for group, functions in groups.items()
+    }
+    begin, used = time.perf_counter(), time.process_time()
+    for function in groups["per frame"].values():
+        function()
+    together, used = time.perf_counter() - begin, time.process_time() - used
+    rows = [
+        [f"{group}: {name}", readable(found["best"]), readable(found["median"])]
+        for group, functions in taken.items()
+        for name, found in functions.items()
+    ]
+    limit = f"per frame, together, once (of the processor {readable(used)}; at most {LIMIT:g} s)"
+    rows.append([limit, readable(together), ""])
+    shape = f"{options.rows:,} x {options.classes}, {options.videos} videos"
+    show(
+        f"{shape}; {options.actions:,} actions, {options.detections:,} detections",
+        ["measure", "fastest", "median"],
+        rows,
+    )
+    content = {
+        "options": vars(options),
+        "positives_per_row": float(labels.sum() / len(labels)),
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+        "seconds": taken,
+        "per_frame_together": together,
+        "per_frame_together_processor": used,
+        "limit": LIMIT,
+    }
+    print(save("metrics", CPU, content))
+
+
+if __name__ == "__main__":
+    main()

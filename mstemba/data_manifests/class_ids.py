@@ -1,0 +1,88 @@
+"""From the labels in annotation files, names or numbers, to class ids that count from 0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mstemba.data_manifests.datasets import Dataset
+from mstemba.data_manifests.reading import Found, Labelled, Report
+from mstemba.errors import ManifestError
+
+
+def label_names(found: Found) -> tuple[str, ...]:
+    """The class names that the labels themselves make."""
+    labels = {action.label for entry in found.entries.values() for action in entry.actions}
+    names = sorted(label for label in labels if isinstance(label, str))
+    highest = max((label for label in labels if isinstance(label, int)), default=-1)
+    return tuple(names) or tuple(f"class_{i}" for i in range(highest + 1))
+
+
+class ClassIds:
+    """Labels as the files have them to class ids that count from 0."""
+
+    def __init__(
+        self,
+        path: Path,
+        names: tuple[str, ...],
+        known: Dataset | None,
+        found: Found,
+        report: Report,
+    ) -> None:
+        self._count = len(names)
+        self._report = report
+        self._by_name = {_folded(name): number for number, name in enumerate(names)}
+        for alias, name in (known.aliases if known else {}).items():
+            if _folded(name) in self._by_name:
+                self._by_name.setdefault(_folded(alias), self._by_name[_folded(name)])
+        # Names that differ in case alone are told apart.
+        self._by_name |= {name: number for number, name in enumerate(names)}
+        labels = {action.label for entry in found.entries.values() for action in entry.actions}
+        self._first = self._first_id(labels) if known and 1 in known.first_ids else 0
+        texts = {label for label in labels if isinstance(label, str)}
+        if texts and texts == labels and not any(self._number(text) is not None for text in texts):
+            raise ManifestError(
+                f"{path}: none of its class names is known: found {_some(sorted(texts))}, "
+                f"expected {_some(names)}"
+            )
+
+    def __call__(self, action: Labelled) -> int | None:
+        """The action's class id; None, counted, for a class that there is not."""
+        number = self._number(action.label)
+        if number is None:
+            last = self._count - 1 + self._first
+            kind = (
+                "unknown class name"
+                if isinstance(action.label, str)
+                else f"class id outside {self._first} to {last}"
+            )
+            self._report.count(self._report.left_out, kind, describe(action))
+        return number
+
+    def _number(self, label: int | str) -> int | None:
+        if isinstance(label, str):
+            return self._by_name.get(label, self._by_name.get(_folded(label)))
+        return label - self._first if 0 <= label - self._first < self._count else None
+
+    def _first_id(self, labels: set[int | str]) -> int:
+        if 0 in labels or not all(isinstance(label, int) for label in labels):
+            return 0
+        if self._count in labels:
+            note = f"class ids count from 1 in this file, up to {self._count}; they are read so"
+            self._report.notes.append(note)
+            return 1
+        note = f"no class id is 0 or {self._count}: they are taken to count from 0"
+        self._report.notes.append(note)
+        return 0
+
+
+def _folded(name: str) -> str:
+    return name.casefold().replace(" ", "_")
+
+
+def _some(names: tuple[str, ...] | list[str], count: int = 3) -> str:
+    return ", ".join(map(repr, names[:count])) + (", ..." if len(names) > count else "")
+
+
+def describe(action: Labelled) -> str:
+    """An action and where it stands, for the report."""
+    return f"{[action.label, action.start, action.end]!r} {action.where}"

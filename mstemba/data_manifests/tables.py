@@ -1,0 +1,198 @@
+"""Tables of annotations, CSV or tab-separated: the parser, and the plain form of users' own data.
+
+The plain form has the columns `video`, `start`, `end`, `label`, and may have `subset` and
+`duration`. A row with a video and nothing else names a video without actions.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from mstemba.data_manifests.manifest import VIDEO_SUFFIXES
+from mstemba.data_manifests.reading import Entry, Found, Labelled, Report
+from mstemba.errors import ManifestError
+
+SUFFIXES = frozenset({".csv", ".tsv", ".txt"})
+COLUMNS = {
+    "video": ("video", "video_id", "video_name", "filename"),
+    "start": ("start", "start_time", "begin", "t_start"),
+    "end": ("end", "end_time", "stop", "t_end"),
+    "label": ("label", "class", "action", "behavior", "behaviour"),
+    "subset": ("subset", "split"),
+    "duration": ("duration",),
+}
+"""The plain form's columns, with the spellings that are read."""
+REQUIRED = ("video", "start", "end", "label")
+
+_PREAMBLE = 100
+_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: cells without the space around them, and where it stands."""
+
+    cells: tuple[str, ...]
+    where: str
+
+    def __getitem__(self, column: int | None) -> str:
+        """The cell of a column; empty for a column that the table, or a short row, lacks."""
+        return "" if column is None or column >= len(self.cells) else self.cells[column]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a file that hold something, from the header on if there is one."""
+
+    path: Path
+    rows: tuple[Row, ...]
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        return self.rows[0].cells
+
+    def column(self, *names: str) -> int | None:
+        """The first column of the header with one of these names, in any case."""
+        header = [cell.casefold() for cell in self.header]
+        return next((header.index(n.casefold()) for n in names if n.casefold() in header), None)
+
+    def from_header(self, is_header: Callable[[tuple[str, ...]], bool]) -> Table | None:
+        """The table from its header on, which may be below some lines; None where it has none."""
+        for number, row in enumerate(self.rows[:_PREAMBLE]):
+            if is_header(tuple(cell.casefold() for cell in row.cells)):
+                return Table(self.path, self.rows[number:])
+        return None
+
+
+def read_text(path: Path) -> str:
+    """The text of a file: UTF-8, or UTF-16 with its mark. ManifestError when it is none."""
+    try:
+        raw = path.read_bytes()
+        return raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: not readable as text: {error}") from None
+
+
+def read_table(path: Path) -> Table:
+    """The table in a file, with commas, semicolons or tabs between cells.
+
+    Raises ManifestError, with the line where there is one, when the file is empty or no table.
+    """
+    text = read_text(path)
+    first = next((line for line in text.splitlines() if line.strip()), None)
+    if first is None:
+        raise ManifestError(f"{path}: the file is empty; expected a table of annotations")
+    delimiter = max("\t;,", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows = []
+    try:
+        for cells in reader:
+            stripped = tuple(cell.strip() for cell in cells)
+            if any(stripped):
+                rows.append(Row(stripped, f"in {path.name}, line {reader.line_num}"))
+    except csv.Error as error:
+        raise ManifestError(f"{path}, line {reader.line_num}: {error}") from None
+    return Table(path, tuple(rows))
+
+
+def parse_time(text: str) -> float:
+    """Seconds or frames: `12.5`, `12,5`, `1:02.5` or `00:01:02.500`. ValueError for others."""
+    text = text.replace(",", ".")
+    if clock := _CLOCK.fullmatch(text):
+        hours, minutes, seconds = clock.groups()
+        return 3600.0 * int(hours or 0) + 60.0 * int(minutes) + float(seconds)
+    time = float(text)
+    if not math.isfinite(time):
+        raise ValueError(f"{text!r} is not a time")
+    return time
+
+
+def video_id(text: str) -> str:
+    """The id of a video that a table names: without the ending, if that is a video's."""
+    path = PurePosixPath(text)
+    return text[: -len(path.suffix)] if path.suffix.lower() in VIDEO_SUFFIXES else text
+
+
+def media_id(text: str) -> str:
+    """The id of a video that a tool names by a path or URL of its own: the file's stem."""
+    return video_id(re.split(r"[/\\]", text)[-1])
+
+
+def add_action(
+    entry: Entry, report: Report, row: Row, label: str | int, start: str, end: str
+) -> None:
+    """Take a row's action, or count the row as malformed."""
+    try:
+        if label == "":
+            raise ValueError
+        entry.actions.append(Labelled(label, parse_time(start), parse_time(end), row.where))
+    except ValueError:
+        malformed(report, row)
+
+
+def malformed(report: Report, row: Row) -> None:
+    """Count a row that cannot be read."""
+    report.count(report.left_out, "malformed row", f"{','.join(row.cells)!r} {row.where}")
+
+
+def parse_duration(text: str) -> float | None:
+    """A positive duration; None where the cell is empty or says otherwise."""
+    try:
+        duration = parse_time(text)
+    except ValueError:
+        return None
+    return duration if duration > 0 else None
+
+
+def is_plain(header: Iterable[str]) -> bool:
+    """Whether these are the plain form's columns."""
+    names = set(header)
+    return all(names.intersection(COLUMNS[column]) for column in REQUIRED)
+
+
+def read_plain(table: Table, found: Found, report: Report) -> None:
+    """Read users' own data (this module's heading tells the form)."""
+    at = {name: table.column(*spellings) for name, spellings in COLUMNS.items()}
+    for row in table.rows[1:]:
+        if not row[at["video"]]:
+            malformed(report, row)
+            continue
+        entry = found.entry(video_id(row[at["video"]]))
+        _agree(entry, row, row[at["subset"]], row[at["duration"]], report)
+        action = row[at["label"]], row[at["start"]], row[at["end"]]
+        if any(action):
+            add_action(entry, report, row, *action)
+
+
+def _agree(entry: Entry, row: Row, subset: str, duration: str, report: Report) -> None:
+    """Take what a row says of its video; where rows differ, the first one counts."""
+    if subset:
+        entry.subset = entry.subset or subset
+        if entry.subset != subset:
+            example = f"{entry.subset!r} and {subset!r} {row.where}"
+            report.count(report.left_out, "second subset of a video", example)
+    if duration:
+        length = parse_duration(duration)
+        entry.duration = entry.duration or length
+        if length is None:
+            report.count(report.left_out, "malformed duration", f"{duration!r} {row.where}")
+        elif entry.duration != length:
+            example = f"{entry.duration} and {length} {row.where}"
+            report.count(report.left_out, "second duration of a video", example)
+
+
+def tables_below(folder: Path) -> list[Path]:
+    """The files below a folder that may hold tables, in order."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+    )

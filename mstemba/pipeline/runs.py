@@ -1,0 +1,104 @@
+"""The training runs of a workspace: what came of each, and in what they differ."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import safetensors
+
+from mstemba.errors import MstembaError
+from mstemba.pipeline.checkpoint import CONFIG, DONE, WEIGHTS, read_done
+from mstemba.pipeline.files import read_json
+from mstemba.pipeline.options import TrainOptions
+from mstemba.pipeline.workspace import Workspace, get_current
+
+# What a run had where its config.json does not say: newer options do nothing at their defaults.
+_DEFAULTS = {f.name: f.default for f in fields(TrainOptions) if not f.metadata["runtime"]}
+
+
+def leaderboard(workspace: Workspace) -> dict[str, Any]:
+    """The runs by falling score, as plain data: `runs`, and `differing`, the names of the options.
+
+    Every run is as in `list_runs`, with `differs`: its value of each option that is not the same in
+    all readable runs. Those of the features begin with `features.`. Runs without a score come after
+    those with one, and damaged ones last.
+    """
+    runs = list_runs(workspace)
+    configs = {run["name"]: _flat(run.pop("config")) for run in runs}
+    known = [config for config in configs.values() if config]
+    names = sorted({name for config in known for name in config})
+    differing = [
+        name
+        for name in names
+        if len({json.dumps(config.get(name), sort_keys=True) for config in known}) > 1
+    ]
+    order = {"done": 0, "unfinished": 1, "damaged": 2}
+    runs.sort(key=lambda run: (order[run["state"]], -_number(run["score"]), run["name"]))
+    for run in runs:
+        config = configs[run["name"]]
+        run["differs"] = {name: config.get(name) for name in differing if config}
+    return {"runs": runs, "differing": differing}
+
+
+def list_runs(workspace: Workspace) -> list[dict[str, Any]]:
+    """Every run, by name, as plain data.
+
+    `state` is done, unfinished or damaged (`problem` says why); what is not known is None. `score`
+    is the validation mAP in percent; `config` the content of its config.json.
+    """
+    current = get_current(workspace.runs)
+    folders = sorted(p for p in workspace.runs.glob("*") if (p / "last" / CONFIG).is_file())
+    return [{"name": run.name, "current": run == current, **_read(run)} for run in folders]
+
+
+def _read(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = dict.fromkeys(
+        ("arch", "backbone", "checkpoint", "score", "steps", "seconds", "parameters", "recipe")
+    )
+    found |= {"state": "unfinished", "problem": None, "config": None}
+    try:
+        config = read_json(run / "last" / CONFIG)
+        found["arch"] = config["model"]["arch"]
+        found["backbone"] = config["features"]["backbone"]
+        found["recipe"] = config.get("train", {}).get("recipe", "none")
+        if (run / DONE).is_file():
+            done = read_done(run)
+            found |= {name: done[name] for name in ("checkpoint", "score", "steps", "seconds")}
+            found["parameters"] = _count_parameters(run / done["checkpoint"] / WEIGHTS)
+            found["state"] = "done"
+    except (MstembaError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = str(error) if isinstance(error, MstembaError) else repr(error)
+        return {**found, "state": "damaged", "problem": problem}
+    return {**found, "config": config}
+
+
+def _count_parameters(weights: Path) -> int | None:
+    """Numbers in a weights file, from its header alone; None when it has been deleted."""
+    if not weights.is_file():
+        return None
+    try:
+        with safetensors.safe_open(weights, "numpy") as file:
+            shapes: list[list[int]] = [
+                file.get_slice(name).get_shape()
+                for name in file.keys()  # noqa: SIM118, it is no dict
+            ]
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{weights}: {error}") from error
+    return sum(map(math.prod, shapes))
+
+
+def _flat(config: dict[str, Any] | None) -> dict[str, Any]:
+    """Training options and features' specification under one set of names."""
+    if config is None:
+        return {}
+    train = {name: value for name, value in config.get("train", {}).items() if name != "recipe"}
+    features = {f"features.{name}": value for name, value in config["features"].items()}
+    return {**_DEFAULTS, **train, **features}
+
+
+def _number(score: float | None) -> float:
+    return -math.inf if score is None else score

@@ -1,0 +1,74 @@
+"""A tiny labelled set of feature arrays, and a network so small that a test can train it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mstemba.data_manifests.manifest import Action, Manifest, Video, save_text
+from mstemba.pipeline.files import write_text
+from mstemba.pipeline.options import TrainOptions
+from mstemba.pipeline.progress import Listener, silent
+from mstemba.pipeline.train import TrainResult, train
+from mstemba.pipeline.workspace import create_workspace, open_workspace
+
+CLASSES = ("walk", "sit", "drink")
+FEATURES = 6
+# Lengths that give crops of unequal length, and no multiple of two or three.
+ROWS = (31, 17, 8, 23, 40)
+TINY = {
+    "width": 0.03,
+    "epochs": 1,
+    "min_steps": 6,
+    "batch_size": 3,
+    "clip_length": 24,
+    "dropout": 0.0,
+    "drop_path": 0.0,
+    "device": "cpu",
+    "trackers": "none",
+    "checkpoint_seconds": 0.0,
+}
+
+
+def make_workspace(
+    folder: Path, validation: Sequence[int] = (19, 26), dataset: str = "kitchen"
+) -> Path:
+    """A workspace with `features/npy`, whose classes can be learnt from the features."""
+    rng = np.random.default_rng(0)
+    (folder / "npy").mkdir(parents=True)
+    videos = {}
+    subsets = ["training"] * len(ROWS) + ["validation"] * len(validation)
+    for number, (rows, subset) in enumerate(zip((*ROWS, *validation), subsets, strict=True)):
+        values = rng.normal(size=(rows, FEATURES)).astype(np.float32)
+        actions = []
+        for class_id in range(len(CLASSES)):
+            start, end = sorted(rng.uniform(0, rows, 2))
+            values[int(start) + 1 : int(end) + 1, class_id] += 2
+            actions.append(Action(class_id, float(start), float(end)))
+        id = f"v{number}"
+        np.save(folder / "npy" / f"{id}.npy", values)
+        videos[id] = Video(id, None, subset, float(rows), tuple(actions))
+    workspace = create_workspace(folder)
+    manifest = Manifest(dataset, CLASSES, "seconds", videos)
+    write_text(workspace.manifest, save_text(manifest, folder))
+    return folder
+
+
+def fit(workspace: Path, *, listen: Listener = silent, **options: Any) -> TrainResult:
+    """Train in a workspace of `make_workspace`."""
+    return train(
+        TrainOptions(**{**TINY, **options}),
+        workspace=open_workspace(workspace),
+        features=workspace / "npy",
+        listen=listen,
+    )
+
+
+def records(run: Path, name: str) -> list[float]:
+    """The values of one metric, in the order of the steps."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line[name] for line in lines if name in line]
