@@ -1,9 +1,11 @@
 """The measures of `evaluate` on arrays of the size of TSU's test set, and larger.
 
-    OMP_NUM_THREADS=1 python benchmarks/metrics.py [--rows 300000] [--classes 51] [--videos 185]
+    OMP_NUM_THREADS=1 python -m benchmarks.metrics [--rows 300000] [--classes 51] [--videos 185]
 
 Labels are random runs, as many to a row as in TSU's cross-subject test set (0.83), scores noisy
-copies of them. The per-frame family is timed as `evaluate` runs it: the scores are ranked once.
+copies of them. Per-frame measures are timed as `evaluate` runs them: the scores are ranked once.
+"Per frame, together" is all that needs no segments: AP, Charades' 25 points and the legacy
+sampling, the action-conditional measures at three taus, AP by duration and by boundary.
 Detection is timed on as many segments as the densest sets have, far more than TSU's 14,334.
 """
 
@@ -18,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import readable, save, show, times
 
+from benchmarks.common import readable, save, show, times
 from mstemba.data_manifests.manifest import Action
 from mstemba.pipeline import metrics as m
 from mstemba.pipeline.evaluation import BINS, FAMILIES, NEAR, DenseMeasures, LabelledVideo
@@ -30,7 +32,7 @@ CPU = torch.device("cpu")
 DENSITY = 0.83
 """Positive classes in a row."""
 LIMIT = 3.0
-"""Seconds that the per-frame family may take."""
+"""Seconds that all per-frame measures together may take."""
 
 
 def make(rows: int, classes: int, videos: int) -> tuple[list[LabelledVideo], np.ndarray]:
@@ -57,12 +59,27 @@ def make(rows: int, classes: int, videos: int) -> tuple[list[LabelledVideo], np.
 
 
 def per_frame(
-    labels: np.ndarray, scores: np.ndarray, lengths: list[int]
+    videos: list[LabelledVideo], labels: np.ndarray, scores: np.ndarray
 ) -> dict[str, Callable[[], Any]]:
     """The measures of rows, by name, in the order in which `evaluate` takes them."""
+    grids = [video.grid for video in videos if video.grid]
+    lengths = [grid.count for grid in grids]
+    begins = np.cumsum(lengths) - lengths
     ranks = m.ranked(scores)
     near = m.near_boundary(labels, lengths, NEAR)
     bins = [labels & (np.random.default_rng(b).random(labels.shape) < 1 / 3) for b in range(3)]
+
+    def charades() -> None:
+        points = [
+            m.charades_points(scores[begin:][: grid.count], grid, video.actions, video.duration)
+            for begin, grid, video in zip(begins, grids, videos, strict=True)
+        ]
+        m.average_precision(*map(np.concatenate, zip(*points, strict=True)))
+
+    def legacy() -> None:
+        chosen = [begin + m.legacy_points(n) for begin, n in zip(begins, lengths, strict=True)]
+        rows = np.concatenate(chosen)
+        m.average_precision(ranks[rows], labels[rows])
 
     def by_duration() -> None:
         for of_bin in bins:
@@ -76,6 +93,8 @@ def per_frame(
     return {
         "rank the scores, once": partial(m.ranked, scores),
         "AP, mAP": partial(m.average_precision, ranks, labels),
+        "Charades, 25 points a video": charades,
+        "legacy sampling": legacy,
         "action-conditional, tau 0, 20, 40": partial(
             m.action_conditional, scores, labels, lengths, ranks=ranks
         ),
@@ -126,9 +145,8 @@ def main() -> None:
     videos, scores = make(options.rows, options.classes, options.videos)
     measures = DenseMeasures(videos, scores, options.classes)
     labels = measures.labels
-    lengths = [video.grid.count for video in videos if video.grid]
     groups = {
-        "per frame": per_frame(labels, scores, lengths),
+        "per frame": per_frame(videos, labels, scores),
         "detection": detection(options.actions, options.detections),
         "evaluate": {
             "segments from scores": partial(

@@ -1,6 +1,6 @@
 """The whole network against its floor, by scan backend, precision and length.
 
-    python benchmarks/model.py [--device cuda] [--arch mstemba-v3] [--features 1024] [--classes 51]
+    python -m benchmarks.model [--device cuda] [--arch mstemba-v3] [--features 1024] [--classes 51]
 
 The floor is the time that the network's matrix products alone would take at the rate of one large
 product, measured in the same run. Reported:
@@ -22,7 +22,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import (
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.common import (
     large_product_rate,
     mebibytes,
     peak_allocated,
@@ -32,10 +35,7 @@ from common import (
     show,
     times,
 )
-from peers import Scan, peers
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
-
+from benchmarks.peers import Scan, peers
 from mstemba.errors import UsageError
 from mstemba.model import mamba, mstemba
 from mstemba.model.architectures import build, make_config

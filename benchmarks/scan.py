@@ -1,6 +1,6 @@
 """The selective scan by backend, against the reference and against the scans that others publish.
 
-    python benchmarks/scan.py [--device cuda] [--lengths 64,2500] [--channels 1024] [--states 16]
+    python -m benchmarks.scan [--device cuda] [--lengths 64,2500] [--channels 1024] [--states 16]
 
 One sequence, one direction, softplus, D and gate included; forward alone, and forward with
 backward. Time is the fastest of several calls, memory the peak of one, error the largest difference
@@ -17,10 +17,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import mebibytes, memory_here, peak_memory, readable, save, show, times
-from peers import Candidate, peers
 from torch import Tensor
 
+from benchmarks.common import mebibytes, memory_here, peak_memory, readable, save, show, times
+from benchmarks.peers import Candidate, peers
 from mstemba.errors import UsageError
 from mstemba.model.scan import backends, choose, selective_scan
 

@@ -27,7 +27,7 @@ FloatMatrix = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Synthesis:
     """How the features of one dataset are made."""
 
     rate: float
@@ -42,36 +42,36 @@ class Recipe:
 
 
 def make_features(
-    manifest: Manifest, recipe: Recipe, folder: Path, videos: Sequence[Video], seed: int = 0
+    manifest: Manifest, synthesis: Synthesis, folder: Path, videos: Sequence[Video], seed: int = 0
 ) -> int:
     """Write one .npy (T, width) a video, as features are published; returns the rows in all."""
     folder.mkdir(parents=True, exist_ok=True)
     classes = len(manifest.classes)
-    prototypes = _unit(np.random.default_rng([seed, 1]).normal(size=(classes, recipe.width)))
-    grids = [even_rows(v.duration or 1.0, rows_of(v, recipe)) for v in videos]
+    prototypes = _unit(np.random.default_rng([seed, 1]).normal(size=(classes, synthesis.width)))
+    grids = [even_rows(v.duration or 1.0, rows_of(v, synthesis)) for v in videos]
     labels = build_labels([v.actions for v in videos], grids, classes, "strict")
     for number, video in enumerate(videos):
         rng = np.random.default_rng([seed, 2, number])
         active = unpack(labels.of(number), classes).astype(np.float32)
-        np.save(folder / f"{video.id}.npy", _features(active, prototypes, recipe, rng))
+        np.save(folder / f"{video.id}.npy", _features(active, prototypes, synthesis, rng))
     return sum(grid.count for grid in grids)
 
 
-def rows_of(video: Video, recipe: Recipe) -> int:
+def rows_of(video: Video, synthesis: Synthesis) -> int:
     """How many rows a video has."""
-    return max(1, int((video.duration or 1.0) * recipe.rate))
+    return max(1, int((video.duration or 1.0) * synthesis.rate))
 
 
 def _features(
-    active: FloatMatrix, prototypes: FloatMatrix, recipe: Recipe, rng: np.random.Generator
+    active: FloatMatrix, prototypes: FloatMatrix, synthesis: Synthesis, rng: np.random.Generator
 ) -> FloatMatrix:
     rows, classes = active.shape
     strength = rng.lognormal(-0.125, 0.5, classes).astype(np.float32)  # mean 1
-    evidence = _smeared(active, recipe.smear) * strength
+    evidence = _smeared(active, synthesis.smear) * strength
     alike = _unit(rng.exponential(size=(1, classes))) @ prototypes
-    other = _unit(rng.normal(size=(1, recipe.width)))
-    noise = rng.normal(scale=recipe.noise, size=(rows, recipe.width))
-    made = evidence @ prototypes + recipe.nuisance * (_unit(alike) + other) + noise
+    other = _unit(rng.normal(size=(1, synthesis.width)))
+    noise = rng.normal(scale=synthesis.noise, size=(rows, synthesis.width))
+    made = evidence @ prototypes + synthesis.nuisance * (_unit(alike) + other) + noise
     return made.astype(np.float32)
 
 

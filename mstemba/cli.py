@@ -88,7 +88,8 @@ def init(
         ),
     ] = None,
     features: Annotated[
-        Path | None, typer.Option(help="Folder of published features, VIDEO.npy each.")
+        Path | None,
+        typer.Option(help="Published features: a folder with VIDEO.npy each, or a store."),
     ] = None,
     quiet: QuietOption = False,
 ) -> None:

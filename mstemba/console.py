@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from types import TracebackType
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mstemba.errors import SomeFailed
+from mstemba.pipeline.processes import is_first
 from mstemba.pipeline.progress import Event
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Console:
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        self._mute = os.environ.get("RANK", "0") != "0"  # one voice for all processes
+        self._mute = not is_first()  # one voice for all processes
         quiet = quiet or self._mute
         self._quiet = quiet
         self._out = RichConsole(

@@ -16,7 +16,10 @@ from mstemba.data_manifests.datasets import DATASETS, load_dataset
 from mstemba.data_manifests.manifest import Action, load_manifest
 from mstemba.errors import ManifestError, UsageError
 from mstemba.pipeline.decode.pyav_reader import write_video
+from mstemba.pipeline.features import find_features
+from mstemba.pipeline.import_features import ImportOptions, import_features
 from mstemba.pipeline.init import init
+from mstemba.pipeline.workspace import get_current
 
 ACTIONS = [[0, 0.0, 2.5], [1, 1.0, 3.0]]
 ENTRY = {"subset": "train", "duration": 4.0, "actions": ACTIONS}
@@ -173,6 +176,47 @@ def test_a_file_without_entries_is_refused_with_the_forms_that_are_read(
         read_annotations(write(tmp_path, data))
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        '{"v": %s, "w": %s, "v": %s}',
+        '{"classes": ["sit", "stand"], "videos": {"v": %s, "w": %s, "v": %s}}',
+    ],
+    ids=["top level", "own"],
+)
+def test_of_a_video_that_is_there_twice_the_first_entry_counts(tmp_path: Path, form: str) -> None:
+    other = {**ENTRY, "actions": []}
+    path = tmp_path / "labels.json"
+    path.write_text(form % tuple(map(json.dumps, (ENTRY, ENTRY, other))))
+    manifest, report = read_annotations(path)
+    assert list(manifest.videos) == ["v", "w"]
+    assert len(manifest.videos["v"].actions) == 2
+    assert report.left_out == {"second entry of a video": 1}
+    assert report.examples["second entry of a video"] == "'v' in labels.json"
+
+
+def test_of_any_name_that_is_there_twice_the_first_value_counts(tmp_path: Path) -> None:
+    path = write(tmp_path, {"classes": ["sit", "stand"], "videos": {"v": ENTRY}})
+    text = path.read_text().replace('"duration"', '"subset": "test", "subset": "x", "duration"')
+    path.write_text(text.replace('{"classes"', '{"time_unit": "frames", "time_unit": 3, "classes"'))
+    manifest, report = read_annotations(path)
+    assert (manifest.time_unit, manifest.videos["v"].subset) == ("frames", "training")
+    assert report.left_out == {"second value of a name": 3}
+    assert report.examples["second value of a name"] == "'time_unit' in labels.json"
+    path = write(tmp_path, {"database": {"v": DATABASE}})
+    path.write_text(path.read_text().replace('"label": "sit"', '"label": "sit", "label": "run"'))
+    manifest, report = read_annotations(path)
+    assert report.left_out == {"malformed action": 1}
+    assert manifest.classes == ("stand",)
+
+
+def test_json_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ManifestError, match=r"labels\.json: not readable as JSON"):
+        read_annotations(path)
+
+
 def test_videos_and_annotations_are_joined_and_what_lacks_its_partner_is_counted(
     tmp_path: Path,
 ) -> None:
@@ -313,6 +357,33 @@ def test_a_split_takes_the_place_of_the_files_own_subsets(tmp_path: Path) -> Non
         read_annotations(write(tmp_path, {"v": ENTRY}), "mine", split="cross-view")
 
 
+@pytest.mark.parametrize("activitynet", [True, False])
+def test_thumos_validation_videos_are_for_training_whatever_the_file_calls_them(
+    tmp_path: Path, activitynet: bool
+) -> None:
+    listed = {"annotations": [{"label": "Run", "segment": [0, 1]}], "actions": [[0, 0, 1]]}
+    own = {
+        "video_validation_0000051": "Validation",
+        "video_validation_0000052": "training",
+        "video_test_0000004": "Test",
+        "video_test_0000005": "Validation",
+        "mine": "validation",
+    }
+    videos = {id: {"subset": name, "duration": 4.0, **listed} for id, name in own.items()}
+    path = write(tmp_path, {"database": videos} if activitynet else videos)
+    manifest, report = read_annotations(path, "multithumos")
+    assert [video.subset for video in manifest.videos.values()] == [
+        "training",
+        "training",
+        "testing",
+        "testing",
+        "validation",
+    ]
+    kind = "subset changed to what MultiTHUMOS has it for"
+    assert report.kept[kind] == 2
+    assert report.examples[kind] == "'validation' to 'training' of video_validation_0000051"
+
+
 def subsets(path: Path, split: str | None) -> list[str | None]:
     manifest, _ = read_annotations(path, "tsu", split=split)
     return [video.subset for video in manifest.videos.values()]
@@ -439,3 +510,49 @@ def test_init_with_a_split_of_nothing_is_refused(tmp_path: Path) -> None:
 def test_init_without_a_video_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"at least one video.*--annotations"):
         init([], root=tmp_path)
+
+
+# Making a workspace of published features
+
+
+def npy(folder: Path, *ids: str) -> Path:
+    folder.mkdir()
+    for id in ids:
+        np.save(folder / f"{id}.npy", np.zeros((6, 2), np.float32))
+    return folder
+
+
+def test_init_counts_features_that_do_not_match_or_lack_a_duration(tmp_path: Path) -> None:
+    folder = npy(tmp_path / "f", "a", "b", "z")
+    table = tmp_path / "labels.csv"
+    table.write_text("video,start,end,label,duration\na,1,2,x,9\nb,1,2,x,\nc,1,2,x,9\n")
+    made = init(annotations=table, root=tmp_path / "w", features=folder)
+    assert made.features == 2
+    assert made.report.kept == {
+        "video without a subset": 3,
+        "annotated video without features": 1,
+        "features of a video without a duration": 1,
+        "features without annotation (not used)": 1,
+    }
+    assert made.report.examples["features of a video without a duration"] == "b"
+    assert get_current(made.workspace.features) == made.workspace.features / str(folder.resolve())
+
+
+def test_init_takes_a_store_as_features(tmp_path: Path) -> None:
+    labels = write(tmp_path, {"a": ENTRY, "b": {**ENTRY, "duration": None}, "c": ENTRY})
+    made = init(annotations=labels, root=tmp_path / "w")
+    store = import_features(
+        npy(tmp_path / "f", "a", "b"),
+        ImportOptions(fps=10.0, stride=2),
+        workspace=made.workspace,
+        store=tmp_path / "x.zarr",
+    ).store
+    again = init(annotations=labels, root=tmp_path / "w", features=store)
+    assert again.features == 2
+    assert again.report.kept == {"annotated video without features": 1}  # its rows have times
+    source = find_features(None, again.workspace)
+    assert (source.root.resolve(), source.values("b").shape) == (store.resolve(), (6, 2))
+    other = write(tmp_path, {"y": ENTRY})
+    with pytest.raises(UsageError, match=r"x\.zarr: no features of any video .* those of y"):
+        init(annotations=other, root=tmp_path / "v", features=store)
+    assert not (tmp_path / "v").exists()

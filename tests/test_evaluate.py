@@ -288,6 +288,20 @@ def test_seconds_need_features_where_the_manifest_counts_frames(tmp_path: Path) 
         evaluate(predictions=tmp_path / "a.json", manifest=manifest)
 
 
+def test_videos_of_a_folder_of_detections_are_known_by_their_files(tmp_path: Path) -> None:
+    folder = tmp_path / "detections"
+    folder.mkdir()
+    videos = {}
+    for day in ("monday", "tuesday"):
+        file = tmp_path / day / "cam1.mp4"
+        videos[f"{day}/cam1"] = {**video(10.0, (0, 1.0, 4.0)), "path": str(file)}
+        item = {"label": "walk", "start": 1.0, "end": 4.0, "score": 0.9}
+        content = json.dumps({"video": str(file), "segments": [item]})
+        (folder / f"{day}__cam1.json").write_text(content)
+    result, said = heard(predictions=folder, manifest=write_manifest(tmp_path, videos))
+    assert (result.metrics["detection"]["average_map"], said) == (pytest.approx(100), [])
+
+
 def test_the_command_prints_a_table_and_writes_json_and_csv(manifest: Path, tmp_path: Path) -> None:
     options = ["--predictions", predictions(tmp_path), "--manifest", manifest]
     written = ["--json", tmp_path / "r.json", "--csv", tmp_path / "r.csv"]

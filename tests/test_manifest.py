@@ -161,6 +161,46 @@ def test_actions_that_are_no_list_name_the_video(tmp_path: Path, actions: Any) -
         load_manifest(write(tmp_path, {"v7": {"actions": actions}}))
 
 
+@pytest.mark.parametrize(
+    "duration",
+    ["31.0", -31.0, True, [], float("nan"), float("inf"), pytest.param(10**400, id="huge")],
+)
+def test_a_duration_that_is_none_names_the_video(tmp_path: Path, duration: Any) -> None:
+    path = write(tmp_path, {"ok": {"duration": None}, "v7": {"duration": duration}})
+    with pytest.raises(ManifestError, match=r"video 'v7': `duration` is .*0 or more, or null"):
+        load_manifest(path)
+
+
+@pytest.mark.parametrize("duration", [None, 0, 31, 31.5])
+def test_a_duration_is_a_number_or_not_known(tmp_path: Path, duration: Any) -> None:
+    path = write(tmp_path, {"v7": {"duration": duration}})
+    assert load_manifest(path).videos["v7"].duration == duration
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"b": {', '"a": {', "`videos`: 'a' is there twice"),
+        ('"subset": "testing"', '"duration": 2', "video 'b': 'duration' is there twice"),
+        ('"format"', '"time_unit": "frames", "format"', "'time_unit' is there twice"),
+    ],
+)
+def test_what_is_there_twice_in_a_manifest_is_refused(
+    tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    path = write(tmp_path, {"a": {"duration": 1}, "b": {"duration": 1, "subset": "testing"}})
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ManifestError, match=says):
+        load_manifest(path)
+
+
+def test_json_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    path.write_text('{"videos": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(ManifestError, match=r"m\.json: not readable as JSON: .*recursion"):
+        load_manifest(path)
+
+
 def test_negative_and_reversed_times_are_kept_because_real_annotations_have_them(
     tmp_path: Path,
 ) -> None:

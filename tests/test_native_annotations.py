@@ -75,6 +75,16 @@ def test_charades_own_class_names_come_before_the_known_ones(tmp_path: Path) -> 
         read_annotations(folder)
 
 
+@pytest.mark.parametrize("text", ["", ",,\n", "name,from,to\nx,1,2\n"])
+def test_a_file_of_charades_with_other_content_is_counted(tmp_path: Path, text: str) -> None:
+    folder = charades(tmp_path / "c")
+    (folder / "Charades_v1_test.csv").write_text(text)
+    manifest, report = read_annotations(folder)
+    assert set(manifest.videos) == {"46GP8", "N11GT"}
+    assert report.left_out == {"file of an unknown form": 1}
+    assert report.examples["file of an unknown form"] == "Charades_v1_test.csv"
+
+
 def test_malformed_parts_of_charades_are_counted_with_file_and_line(tmp_path: Path) -> None:
     train = (
         CHARADES_HEADER
@@ -155,6 +165,15 @@ def test_odd_parts_of_tsu_are_counted_with_file_and_line(tmp_path: Path) -> None
     assert report.examples["malformed row"] == "'Enter,x,187' in P02T02C03.csv, line 2"
     assert report.examples["unknown class name"] == "['Fly', 1.0, 2.0] in P02T02C03.csv, line 4"
     assert "name,from,to" in report.examples["file with other columns"]
+
+
+@pytest.mark.parametrize("text", ["", "\n", ",,,\n"])
+def test_an_empty_file_of_tsu_is_counted(tmp_path: Path, text: str) -> None:
+    files = {**TSU, "P02/P02T04C03.csv": text}
+    manifest, report = read_annotations(lay_out(tmp_path / "Annotation", files))
+    assert set(manifest.videos) == {"P02T01C06", "P03T02C05"}
+    assert report.left_out == {"empty file": 1}
+    assert report.examples["empty file"] == "P02T04C03.csv"
 
 
 def test_tsu_files_of_other_columns_alone_are_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from mstemba.data_manifests.manifest import Video
 from mstemba.errors import UsageError
 from mstemba.pipeline.pickles import read_pickle
 from mstemba.pipeline.predictions import read_predictions
@@ -131,6 +133,76 @@ def test_a_damaged_pickle_is_a_users_error(
         assert [table.shape for table in found.values()] == [(5, 3)]
 
 
+def test_what_a_users_program_may_well_have_pickled_is_read(tmp_path: Path) -> None:
+    for protocol in range(6):
+        for factory in (list, dict, None):
+            tables = collections.defaultdict(factory, {np.str_("vé"): ROWS, np.int64(7): ROWS[:2]})
+            path = dump(tmp_path / "p.pkl", {"of": tables, np.bytes_(b"b"): np.str_("x")}, protocol)
+            found = read_pickle(path)
+            assert list(found) == ["of", b"b"]
+            assert found[b"b"] == "x"
+            assert list(found["of"]) == ["vé", 7]
+            with pytest.raises(KeyError):
+                found["of"]["other"]
+            np.testing.assert_array_equal(found["of"]["vé"], ROWS)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"\x80\x02cbuiltins\nlist\n)R.", "not callable"),
+        (b"\x80\x02cbuiltins\nlist\n}X\x01\x00\x00\x00aK\x01sb.", "takes no state"),
+        (b"\x80\x02ccollections\ndefaultdict\ncbuiltins\nbytearray\n\x85R.", "bytearray"),
+        (pickle.dumps({(1, 2): ROWS}), "key of type tuple"),
+    ],
+)
+def test_names_are_no_more_than_names(content: bytes, named: str, tmp_path: Path) -> None:
+    (tmp_path / "p.pkl").write_bytes(content)
+    with pytest.raises(UsageError, match=named):
+        read_pickle(tmp_path / "p.pkl")
+
+
+def shared(value: Any, times: int, levels: int) -> Any:
+    """Lists of one list, of one list...: few names, times ** levels values."""
+    for _ in range(levels):
+        value = [value] * times
+    return value
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        # numpy's scalar(dtype, 3 << 30), where the bytes of the number should be
+        (
+            b"\x80\x02cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nX\x02\x00\x00\x00u1"
+            b"K\x00K\x01\x87R\x8a\x05\x00\x00\x00\xc0\x00\x86R.",
+            "an array of a int",
+        ),
+        (pickle.dumps({"v": shared(1.0, 10, 12)}), "too often"),
+        (pickle.dumps({"v": shared(np.zeros(1000), 100, 4)}), "too often"),
+        (pickle.dumps({"v": shared({}, 2, 60)}), "too often"),
+        (pickle.dumps({"v": shared(np.zeros((0, 3)), 100, 5)}), "too often"),
+    ],
+)
+def test_a_small_pickle_stays_small(content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "p.pkl").write_bytes(content)
+    assert len(content) < 10_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError, match=said):
+            read_pickle(tmp_path / "p.pkl")
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_rows_may_be_the_same_list(tmp_path: Path) -> None:
+    path = dump(tmp_path / "p.pkl", {"v": shared([0.1, 0.2, 0.3], 2000, 1)})
+    found = read_predictions(path, CLASSES).scores
+    assert found is not None
+    np.testing.assert_array_equal(found["v"], np.float32([[0.1, 0.2, 0.3]] * 2000))
+
+
 def forms(folder: Path) -> list[Path]:
     """The same scores of two videos in every dense form."""
     one, other = ROWS, ROWS[:4]
@@ -216,6 +288,12 @@ def test_scores_that_do_not_fit_are_refused(
         ("p.json", b"[1, 2]", ("a JSON list", "a pickle, .npz or JSON")),
         ("p.json", b"\xff\xfe", ("not predictions", "a pickle, .npz or JSON")),
         ("p.json", b'{"v": [[1, 2, 3], [1, 2]]}', ("'v'", "(T, C)")),
+        ("p.json", b'{"v": [[1, 2, 3]], "w": [], "v": [[3, 2, 1]]}', ("two entries 'v'",)),
+        ("p.json", b'{"results": {"v": [], "v": []}}', ("two entries 'v'",)),
+        ("p.json", b'{"video": "v.mp4", "segments": ["sit"]}', ("segment 0 of 'v'",)),
+        ("p.json", b'{"video": "v.mp4", "segments": [[1, 2]]}', ("segment 0 of 'v'",)),
+        ("p.json", b'{"segments": []}', ("video None", "path of the video")),
+        ("p.json", b'{"video": "", "segments": []}', ("video ''", "path of the video")),
         ("p.npz", b"PK\x03\x04 damaged", ("not readable as .npz",)),
         ("p.npy", b"\x93NUMPY", ("not predictions",)),
     ],
@@ -301,3 +379,45 @@ def test_what_detect_writes_is_read_alone_and_as_a_folder(tmp_path: Path) -> Non
         "b": [2.0],
     }
     assert alone.segments["b"] == both.segments["b"]
+    assert "1 JSON files are not of `mstemba detect`" in both.warnings[0]
+
+
+def detected(folder: Path, **videos: str) -> Path:
+    """What detect writes for videos with one segment each, by the name of the JSON file."""
+    folder.mkdir()
+    for name, video in videos.items():
+        segment = {"label": "sit", "start": 1.0, "end": 2.0, "score": 0.7}
+        (folder / f"{name}.json").write_text(json.dumps({"video": video, "segments": [segment]}))
+    return folder
+
+
+def known(**paths: Path | None) -> list[Video]:
+    return [Video(id.replace("__", "/"), path, "testing", 9.0) for id, path in paths.items()]
+
+
+def test_videos_of_detect_have_the_manifests_ids(tmp_path: Path) -> None:
+    folder = detected(
+        tmp_path / "out",
+        a=str(tmp_path / "here" / ".." / "x7.mp4"),
+        b="films/monday/cam1.mp4",
+        c="films/tuesday/cam1.mp4",
+        d="films/cam2.mp4",
+        e="films/other.mp4",
+    )
+    (tmp_path / "here").mkdir()
+    ids = known(kitchen=tmp_path / "x7.mp4", monday__cam1=None, tuesday__cam1=None)
+    ids += [Video("cam2.mp4", None, "testing", 9.0), *known(cam1=None)]
+    found = read_predictions(folder, CLASSES, ids).segments
+    assert found is not None
+    assert list(found) == ["kitchen", "monday/cam1", "tuesday/cam1", "cam2.mp4", "other"]
+    assert read_predictions(folder / "b.json", CLASSES, ids).ids == ["monday/cam1"]
+
+
+def test_two_files_of_one_video_are_refused(tmp_path: Path) -> None:
+    folder = detected(tmp_path / "out", v5="a/v5.json", other="b/v5.json")
+    with pytest.raises(UsageError) as refused:
+        read_predictions(folder, CLASSES, known(v5=None))
+    assert all(word in str(refused.value) for word in ("v5.json", "other.json", "'v5'"))
+    two = read_predictions(folder, CLASSES, known(a__v5=None, b__v5=None)).segments
+    assert two is not None
+    assert set(two) == {"a/v5", "b/v5"}

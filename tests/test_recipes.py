@@ -156,3 +156,22 @@ def test_options_alone_are_taken_as_they_are(tmp_path: Path) -> None:
     assert news[0].startswith("recipe tuned of charades, but for")
     resolved = recipes.options_for("charades", "tuned", **TINY)
     assert train(resolved, workspace=workspace, features=features).cached
+
+
+def test_options_that_are_not_at_their_defaults_win_over_a_recipe(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "w", dataset="charades")
+    news: list[str] = []
+    result = train(
+        TrainOptions(**TINY, lr=1e-2), recipe="tuned", workspace=open_workspace(folder),
+        features=folder / "npy", listen=lambda event: news.append(event.message),
+    )  # fmt: skip
+    kept = json.loads((result.run / "last" / "config.json").read_text())["train"]
+    assert (kept["lr"], kept["clip_length"], kept["epochs"]) == (1e-2, 24, 1)
+    values = recipes.load("charades", "tuned")
+    for name in ("warmup", "ema", "auxiliary_weight"):
+        assert kept[name] == values[name], name
+    assert values["ema"] != TrainOptions().ema
+    assert news[0] == (
+        "recipe tuned of charades, but for batch_size, clip_length, drop_path, dropout, epochs, "
+        "lr as given"
+    )

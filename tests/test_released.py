@@ -21,6 +21,7 @@ from mstemba.pipeline.features import NpyFolder, even_rows, unknown_spec
 from mstemba.pipeline.labels import label_matrix
 from mstemba.pipeline.metrics import average_precision, mean_average_precision
 from mstemba.pipeline.options import TrainOptions
+from mstemba.pipeline.progress import Event
 from mstemba.pipeline.train import train
 
 WIDTH, LENGTH = 4, 256  # of a feature row; of a clip of Charades in the paper
@@ -141,8 +142,15 @@ def test_training_and_evaluation_run_on_published_features_alone(folder: Path) -
     manifest.write_text(save_text(Manifest("own", CLASSES, "seconds", videos), folder))
     options = TrainOptions(epochs=1, min_steps=2, width=0.05, trackers="none", device="cpu")
     result = train(options, manifest=manifest, features=folder / "npy", output=folder / "run")
+    said: list[Event] = []
     found = evaluate(
-        manifest=folder / "manifest.json", features=folder / "npy", checkpoint=result.run
+        manifest=folder / "manifest.json",
+        features=folder / "npy",
+        checkpoint=result.run,
+        listen=said.append,
     )
+    warnings = [event.message for event in said if event.warning]
+    assert len(warnings) == 1  # any other folder of that width would do as well
+    assert f"only the width, {WIDTH}, could be compared" in warnings[0]
     assert found.rows == sum(ROWS.values())
     assert found.videos == 2

@@ -131,6 +131,58 @@ def test_a_damaged_store_is_a_problem_of_its_own(workspace: Workspace, content: 
     assert states(found)["done"] == "done"
 
 
+def publish(workspace: Workspace, folder: Path, *files: str) -> None:
+    folder.mkdir()
+    for file in files:
+        (folder / file).parent.mkdir(exist_ok=True)
+        np.save(folder / file, np.zeros((3, 2), np.float32))
+    set_current(workspace.features, str(folder))
+
+
+def test_a_folder_of_published_features_is_listed(workspace: Workspace, tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    publish(workspace, folder, "done.npy", "nofile.npy")
+    found = status(workspace)
+    assert [(row["name"], row["current"]) for row in found["stores"]] == [
+        ("b-w16s16-abc.zarr", False),
+        (str(folder), True),
+    ]
+    rows = {row["video"]: row for row in found["videos"] if row["store"] == "published"}
+    assert {id: row["state"] for id, row in rows.items()} == {
+        **dict.fromkeys(VIDEOS, "missing"),
+        "done": "done",
+        "nofile": "done",
+    }
+    assert rows["done"]["bytes"] == (folder / "done.npy").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("files", "says"), [((), "neither a feature store"), (("a.npy", "b/a.npy"), "are of one video")]
+)
+def test_a_folder_that_is_no_features_is_a_problem_of_its_own(
+    workspace: Workspace, tmp_path: Path, files: tuple[str, ...], says: str
+) -> None:
+    publish(workspace, tmp_path / "published", *files)
+    found = status(workspace)
+    _, row = found["stores"]
+    assert (row["name"], row["current"]) == (str(tmp_path / "published"), True)
+    assert says in row["problem"]
+    assert states(found)["done"] == "done"
+
+
+def test_a_current_store_elsewhere_is_listed(workspace: Workspace, tmp_path: Path) -> None:
+    for name in ("x.zarr", "plain"):
+        store = FeatureStore.prepare(tmp_path / name, SPEC)
+        store.make()
+        put(store, "nofile", "0" * 64)
+        set_current(workspace.features, f"../../{name}")
+        found = status(workspace)
+        (row,) = [row for row in found["stores"] if row["current"]]
+        assert Path(row["name"]).resolve() == store.root
+        assert row["window"] == 16
+        assert len([row for row in found["videos"] if row["store"] == name]) == len(VIDEOS)
+
+
 def test_a_damaged_entry_is_shown_and_hides_no_other(workspace: Workspace) -> None:
     (store,) = workspace.features.glob("*.zarr")
     (store / "stale" / "zarr.json").write_text("{")

@@ -115,6 +115,8 @@ def test_rows_that_do_not_agree_on_their_video_are_counted(tmp_path: Path) -> No
     [
         ("", "the file is empty"),
         (" \n\n", "the file is empty"),
+        (",,,\n", "the file is empty"),
+        (";;\n;\n", "the file is empty"),
         ("video,start,end,label\n", "no entries"),
         ("video,from,to,label\na,1,2,sit\n", "found the columns video, from, to, label; expected"),
         ("some words\n", "found the columns some words; expected a table with the columns video,"),
@@ -151,12 +153,13 @@ def test_a_folder_of_tables_is_read_as_one(tmp_path: Path) -> None:
     write(tmp_path, "video,start,end,label\na,1,2,sit\n", "one.csv")
     write(tmp_path, "video\tstart\tend\tlabel\nb\t1\t2\trun\n", "more/two.tsv")
     write(tmp_path, "What these are.\n", "readme.txt")
+    write(tmp_path, ";;\n", "empty.csv")
     manifest, report = read_annotations(tmp_path)
     assert {id: v.actions for id, v in manifest.videos.items()} == {
         "b": (Action(0, 1.0, 2.0),),
         "a": (Action(1, 1.0, 2.0),),
     }
-    assert report.left_out == {"file of an unknown form": 1}
+    assert report.left_out == {"file of an unknown form": 2}
 
 
 @pytest.mark.parametrize(
@@ -177,16 +180,49 @@ def test_a_folder_without_annotations_is_refused(
 
 @pytest.mark.parametrize(
     ("text", "time"),
-    [("12", 12.0), ("1e3", 1000.0), ("12,5", 12.5), ("1:02.5", 62.5), ("01:00:00.25", 3600.25)],
+    [
+        ("12", 12.0),
+        ("1e3", 1000.0),
+        ("-1.5", -1.5),
+        (".5", 0.5),
+        ("12,5", 12.5),
+        ("0,250", 0.25),
+        ("1:02.5", 62.5),
+        ("90:15", 5415.0),
+        ("100:00:01", 360_001.0),
+        ("01:00:00.25", 3600.25),
+        ("00:00:01,250", 1.25),
+    ],
 )
 def test_times_are_read(text: str, time: float) -> None:
     assert parse_time(text) == time
 
 
-@pytest.mark.parametrize("text", ["", "x", "nan", "inf", "1:2:3:4", "1,234.5", "-1:00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "x", "nan", "inf", "1e999", "1_000", "0x10", "1 000", "٣"),
+        *("1,234", "12,345", "1,234.5", "1,234,567"),
+        *("1:2:3:4", "-1:00", "1:75", "1:75:00", "1:00:60", "1:5_0"),
+        pytest.param("9" * 400 + ":00", id="a clock beyond any float"),
+    ],
+)
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011, float's own words
+    with pytest.raises(ValueError, match="is not a time"):
         parse_time(text)
+
+
+@pytest.mark.parametrize("text", ["12,5", "1:02,5", "0,250"])
+def test_where_commas_part_the_cells_they_are_no_decimal_marks(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match="is not a time"):
+        parse_time(text, decimal_comma=False)
+    path = write(tmp_path, f'video,start,end,label\na,0,"{text}",sit\na,1,2,sit\n')
+    manifest, report = read_annotations(path)
+    assert manifest.videos["a"].actions == (Action(0, 1.0, 2.0),)
+    assert report.left_out == {"malformed row": 1}
+    assert report.examples["malformed row"].endswith("in labels.csv, line 2")
+    semicolons = f"video;start;end;label\na;0;{text};sit\n"
+    assert len(read_annotations(write(tmp_path, semicolons))[0].videos["a"].actions) == 1
 
 
 cells = (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from mstemba.pipeline.options import TrainOptions
 from mstemba.pipeline.progress import Event
 from mstemba.pipeline.sampling import make_batch, random_crops
 from mstemba.pipeline.schedules import cosine_rate, released_rate
+from mstemba.pipeline.trainer_state import TrainerState, load_state, save_state, saved_step
 from mstemba.pipeline.workspace import open_workspace
 from tests.training import TINY, fit, make_workspace, records
 
@@ -171,15 +174,97 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
     undisturbed, killed = (make_workspace(tmp_path / name) for name in ("a", "b"))
+    _check_resumed(undisturbed, killed, 6, 4, options)
+
+
+def test_a_state_is_written_between_two_checks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Five steps are an epoch, after which mAP is measured; steps are logged more often.
+    monkeypatch.setattr("mstemba.pipeline.trainer.LOG_EVERY", 2)
+    undisturbed, killed = (make_workspace(tmp_path / name) for name in ("a", "b"))
+    _check_resumed(undisturbed, killed, 8, 6, {"batch_size": 1, "min_steps": 12})
+    (run,) = (undisturbed / "runs").glob("mstemba-*")
+    lines = [json.loads(line) for line in _lines(run)]
+    assert [line["step"] for line in lines if "val_map" in line] == [5, 10, 12]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 5, 6, 8, 10, 12]
+
+
+def test_no_state_is_written_before_its_time(workspace: Path) -> None:
+    with pytest.raises(_KilledError):
+        fit(workspace, listen=_kill_at(6), checkpoint_seconds=3600.0)
+    assert not list((workspace / "runs").glob("*/state*"))
+
+
+def test_a_state_is_read_by_a_process_that_calls_its_device_cpu_0(tmp_path: Path) -> None:
+    # As the processes of a distributed run without GPUs do; safetensors does not know the name.
+    def parts() -> tuple[torch.nn.Module, torch.nn.Module, torch.optim.Optimizer]:
+        model, average = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+        return model, average, torch.optim.AdamW(model.parameters())
+
+    saved, loaded = parts(), parts()
+    saved[0](torch.ones(3)).sum().backward()
+    saved[2].step()
+    state = TrainerState(7, 41.5, 2, 0.25)
+    path = tmp_path / "state.safetensors"
+    save_state(path, "key", state, *saved)
+    assert load_state(path, "key", *loaded, torch.device("cpu", 0)) == state
+    for old, new in zip(saved[:2], loaded[:2], strict=True):
+        torch.testing.assert_close(new.state_dict(), old.state_dict(), rtol=0, atol=0)
+    moments = (saved[2].state[saved[0].weight], loaded[2].state[loaded[0].weight])
+    assert torch.equal(moments[0]["exp_avg_sq"], moments[1]["exp_avg_sq"])
+    assert (saved_step(path), saved_step(tmp_path / "none")) == (7, None)
+    with pytest.raises(UsageError, match="belongs to another run"):
+        load_state(path, "other", *loaded, torch.device("cpu"))
+
+
+def _check_resumed(
+    undisturbed: Path, killed: Path, step: int, resumed: int, options: dict[str, Any]
+) -> None:
+    """Train twice, once killed at a step before its state is saved, to the same result."""
     expected = fit(undisturbed, **options)
     with pytest.raises(_KilledError):
-        fit(killed, listen=_kill_at(6), **options)
+        fit(killed, listen=_kill_at(step), **options)
     news: list[str] = []
     found = fit(killed, listen=lambda event: news.append(event.message), **options)
-    assert any(message.startswith("going on from step 4 ") for message in news)
+    assert any(message.startswith(f"going on from step {resumed} ") for message in news)
     assert (found.score, found.steps) == (expected.score, expected.steps)
     for name in ("metrics.jsonl", "last/model.safetensors", "best/model.safetensors"):
         assert (found.run / name).read_bytes() == (expected.run / name).read_bytes(), name
+
+
+# Without validation
+
+
+@pytest.mark.parametrize(
+    ("validation", "options", "says"),
+    [
+        ((19, 26), {}, "of the 2 videos in the subset `validation` falls into .* not used"),
+        ((), {"val_fraction": 0.4}, "of the 2 videos held out .* so that they are trained on"),
+        ((), {"val_fraction": 0.0}, "no videos are held out .* as --val-fraction 0 asks"),
+        ((), {}, "5 training videos are too few to hold some out"),
+    ],
+)
+def test_why_there_is_no_validation_and_what_becomes_of_its_videos(
+    validation: tuple[int, ...], options: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    # The videos that would be held out, and those marked as validation, have no action.
+    ids = [f"v{i}" for i in range(5)]
+    held_out = sorted(ids, key=lambda id: hashlib.sha256(id.encode()).hexdigest())[:2]
+    idle = ["v5", "v6"] if validation else held_out
+    workspace = make_workspace(tmp_path / "w", validation, idle=idle)
+    news: list[Event] = []
+    # One epoch of batches of one video: as many steps as videos are trained on.
+    result = fit(workspace, listen=news.append, batch_size=1, min_steps=1, **options)
+    assert (result.steps, result.checkpoint, result.score) == (5, "last", None)
+    (remark,) = [e.message for e in news if e.warning and "averaged weights" in e.message]
+    assert re.search(f"{says}.*: the last averaged weights are kept", remark)
+
+
+def test_held_out_videos_with_an_action_are_not_trained_on(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "w", ())
+    result = fit(workspace, val_fraction=0.4, batch_size=1, min_steps=1)
+    assert (result.steps, result.checkpoint) == (3, "best")
 
 
 # Early stopping
@@ -296,25 +381,35 @@ def test_wandb_gets_the_options_and_every_number(
     seen: dict[str, Any] = {"rows": []}
 
     class Run:
-        def log(self, values: dict[str, float], step: int) -> None:
-            seen["rows"].append((step, values))
+        def log(self, data: dict[str, float], step: int | None = None) -> None:
+            seen["rows"].append((step, data))
 
-        def finish(self, exit_code: int) -> None:
+        def finish(self, exit_code: int | None = None) -> None:
             seen["exit_code"] = exit_code
 
-    def init(**arguments: Any) -> Run:
-        seen.update(arguments)
+    def init(
+        *, project: str, name: str, id: str, resume: str, dir: Path, config: Any, settings: Any
+    ) -> Run:
+        seen.update(name=name, id=id, resume=resume, dir=dir, config=config)
         return Run()
 
-    fake = types.SimpleNamespace(init=init, Settings=lambda **arguments: arguments)
+    def settings(*, silent: bool) -> dict[str, bool]:
+        return {"silent": silent}
+
+    fake = types.SimpleNamespace(init=init, Settings=settings)
     fake.__spec__ = object()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", fake)  # type: ignore[arg-type]
     run = fit(workspace, trackers="wandb").run
-    assert seen["name"] == run.name
+    assert (seen["name"], seen["dir"], seen["resume"]) == (run.name, run, "allow")
     assert seen["config"]["min_steps"] == TINY["min_steps"]
     assert [v["loss"] for _, v in seen["rows"] if "loss" in v] == records(run, "loss")
     assert [step for step, _ in seen["rows"]] == [2, 2, 4, 4, 6, 6]
     assert seen["exit_code"] == 0
+    # The same run in another folder is another record.
+    first = seen["id"]
+    fit(workspace, trackers="wandb", output=workspace / "a second: try")
+    assert (first[:16], seen["id"][16:]) == (seen["id"][:16], "-a-second--try")
+    assert first[16:] == f"-{run.name}"
 
 
 def test_the_real_wandb_works_without_a_network(
@@ -323,5 +418,5 @@ def test_the_real_wandb_works_without_a_network(
     pytest.importorskip("wandb", reason="the optional package wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = fit(workspace, trackers="tensorboard,wandb").run
-    assert list((run / "wandb").glob("offline-run-*/*.wandb"))
+    assert list((run / "wandb").glob(f"offline-run-*-{run.name}/*.wandb"))
     assert fit(workspace, trackers="tensorboard,wandb").cached  # wandb/ is no foreign file

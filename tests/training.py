@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,15 @@ TINY = {
 
 
 def make_workspace(
-    folder: Path, validation: Sequence[int] = (19, 26), dataset: str = "kitchen"
+    folder: Path,
+    validation: Sequence[int] = (19, 26),
+    dataset: str = "kitchen",
+    idle: Collection[str] = (),
 ) -> Path:
-    """A workspace with `features/npy`, whose classes can be learnt from the features."""
+    """A workspace with `npy`, whose classes can be learnt from the features.
+
+    Videos are v0, v1, ...; those named `idle` have no action.
+    """
     rng = np.random.default_rng(0)
     (folder / "npy").mkdir(parents=True)
     videos = {}
@@ -51,19 +57,22 @@ def make_workspace(
             actions.append(Action(class_id, float(start), float(end)))
         id = f"v{number}"
         np.save(folder / "npy" / f"{id}.npy", values)
-        videos[id] = Video(id, None, subset, float(rows), tuple(actions))
+        videos[id] = Video(id, None, subset, float(rows), () if id in idle else tuple(actions))
     workspace = create_workspace(folder)
     manifest = Manifest(dataset, CLASSES, "seconds", videos)
     write_text(workspace.manifest, save_text(manifest, folder))
     return folder
 
 
-def fit(workspace: Path, *, listen: Listener = silent, **options: Any) -> TrainResult:
+def fit(
+    workspace: Path, *, listen: Listener = silent, output: Path | None = None, **options: Any
+) -> TrainResult:
     """Train in a workspace of `make_workspace`."""
     return train(
         TrainOptions(**{**TINY, **options}),
         workspace=open_workspace(workspace),
         features=workspace / "npy",
+        output=output,
         listen=listen,
     )
 

@@ -20,7 +20,7 @@ from mstemba.data_manifests.datasets import DATASETS, Dataset, load_dataset, rec
 from mstemba.data_manifests.json_forms import read_json
 from mstemba.data_manifests.manifest import TIME_UNITS, Action, Manifest, Video, subset_name
 from mstemba.data_manifests.reading import Entry, Found, Report, example_files
-from mstemba.data_manifests.tables import Table, read_table, tables_below
+from mstemba.data_manifests.tables import Table, find_table, read_table, tables_below
 from mstemba.errors import ManifestError, UsageError
 
 __all__ = ["Report", "check_units", "join", "read_annotations"]
@@ -80,7 +80,7 @@ def read_annotations(
     names = classes or found.classes or (known.classes if known else label_names(found))
     ids = ClassIds(path, names, known, found, report)
     videos = {
-        id: _video(id, entry, ids, _subset(id, entry, known, split), report)
+        id: _video(id, entry, ids, _subset(id, entry, known, split, report), report)
         for id, entry in found.entries.items()
     }
     unit = time_unit or found.time_unit or (known.time_unit if known else "seconds")
@@ -100,7 +100,7 @@ def _read(path: Path, found: Found, report: Report) -> None:
         _read_folder(path, found, report)
     elif suffix in tables.SUFFIXES:
         if not _read_table(path, found, report):
-            header = ", ".join(read_table(path).header)
+            header = ", ".join(read_table(path).header)  # which refuses an empty file
             raise ManifestError(f"{path}: found the columns {header}; expected {_EXPECTED}")
     elif suffix in _ADVICE:
         raise ManifestError(f"{path}: {suffix} files are not read; {_ADVICE[suffix]}")
@@ -112,14 +112,12 @@ def _read(path: Path, found: Found, report: Report) -> None:
 
 def _read_folder(path: Path, found: Found, report: Report) -> None:
     files = tables_below(path)
-    if charades := native.charades_files(files):
-        for file in charades:
-            _read_table(file, found, report)
-    elif tsu := native.tsu_files(files):
+    if tsu := native.tsu_files(files):
         native.read_tsu_files(tsu, found, report)
     elif multithumos := native.multithumos_files(files):
         native.read_multithumos_files(multithumos, found, report)
     else:
+        files = native.charades_files(files) or files
         other = [file for file in files if not _read_table(file, found, report)]
         if len(other) == len(files):
             said = f"none of {example_files(files)} is one" if files else "no .csv, .tsv or .txt"
@@ -129,8 +127,10 @@ def _read_folder(path: Path, found: Found, report: Report) -> None:
 
 
 def _read_table(path: Path, found: Found, report: Report) -> bool:
-    """Read a table if its form is known."""
-    table = read_table(path)
+    """Read a table if its form is known; an empty file has none."""
+    table = find_table(path)
+    if table is None:
+        return False
     for is_form, read in _FORMS:
         if whole := table.from_header(is_form):
             read(whole, found, report)
@@ -172,13 +172,25 @@ def _known(
     return None
 
 
-def _subset(id: str, entry: Entry, known: Dataset | None, split: str | None) -> str | None:
-    """The video's subset: by the split that was asked for, the file's own, or the usual split."""
+def _subset(
+    id: str, entry: Entry, known: Dataset | None, split: str | None, report: Report
+) -> str | None:
+    """The video's subset: by the split that was asked for, the file's own, or the usual split.
+
+    A dataset's only split comes before the file's own: THUMOS' validation videos are for training.
+    """
     own = subset_name(entry.subset)
     rule = known.split(split) if known else None
-    if known is None or rule is None or (own and split is None):
+    if known is None or rule is None:
         return own
-    return known.subset(id, rule)
+    ruled = known.subset(id, rule)
+    if split or not own:
+        return ruled
+    if len(known.splits) > 1 or ruled in (None, own):
+        return own
+    example = f"{own!r} to {ruled!r} of {id}"
+    report.count(report.kept, f"subset changed to what {known.title} has it for", example)
+    return ruled
 
 
 def _video(id: str, entry: Entry, ids: ClassIds, subset: str | None, report: Report) -> Video:

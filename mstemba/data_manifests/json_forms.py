@@ -7,17 +7,27 @@ ActivityNet's {"database": {id: {subset, duration, annotations: [{label, segment
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
-from mstemba.data_manifests.manifest import TIME_UNITS, parse_action, read_json_object
+from mstemba.data_manifests.manifest import (
+    TIME_UNITS,
+    is_duration,
+    parse_action,
+    read_json_object,
+    repeated,
+)
 from mstemba.data_manifests.reading import Entry, Found, Labelled, Report
 from mstemba.errors import ManifestError
 
+_SECOND = "second value of a name"
+
 
 def read_json(path: Path, found: Found, report: Report) -> None:
-    """Read a JSON file of annotations. Raises ManifestError when it is none as a whole."""
+    """Read a JSON file of annotations. Raises ManifestError when it is none as a whole.
+
+    Of a video that is there twice the first entry counts, as in the tables.
+    """
     data = read_json_object(path)
     found.time_unit = data.get("time_unit")
     if found.time_unit not in (None, *TIME_UNITS):
@@ -36,7 +46,11 @@ def read_json(path: Path, found: Found, report: Report) -> None:
         )
     if isinstance(data.get("classes"), list) and not activitynet:
         found.classes = tuple(map(str, data["classes"]))
+    _count_repeated(entries, "second entry of a video", f"in {path.name}", report)
+    if entries is not data:
+        _count_repeated(data, _SECOND, f"in {path.name}", report)
     for id, entry in entries.items():
+        _count_repeated(entry, _SECOND, f"in {id}", report)
         read = Entry(entry.get("subset"), _duration(id, entry.get("duration"), report))
         listed = entry.get("annotations" if activitynet else "actions", [])
         for item in listed if isinstance(listed, list) else [listed]:
@@ -47,23 +61,25 @@ def read_json(path: Path, found: Found, report: Report) -> None:
         found.entries[id] = read
 
 
+def _count_repeated(data: dict[str, Any], kind: str, where: str, report: Report) -> None:
+    for name in repeated(data):
+        report.count(report.left_out, kind, f"{name!r} {where}")
+
+
 def _action(item: Any, activitynet: bool, where: str) -> Labelled:
     """[class, start, end], or {"label", "segment": [start, end]}. ValueError for others."""
     if not activitynet:
         return Labelled(*parse_action(item), where)
     label = item.get("label") if isinstance(item, dict) else None
     segment = item.get("segment") if isinstance(item, dict) else None
-    if not isinstance(label, str) or not isinstance(segment, list):
+    if not isinstance(label, str) or not isinstance(segment, list) or repeated(item):
         raise ValueError(f"expected a label and a segment, found {item!r}")
     _, start, end = parse_action([0, *segment])
     return Labelled(label, start, end, where)
 
 
 def _duration(id: str, duration: Any, report: Report) -> float | None:
-    if duration is None:
-        return None
-    number = isinstance(duration, (int, float)) and not isinstance(duration, bool)
-    if number and 0 <= duration < math.inf:
-        return duration  # type: ignore[no-any-return]
+    if duration is None or is_duration(duration):
+        return duration
     report.count(report.left_out, "malformed duration", f"{duration!r} in {id}")
     return None

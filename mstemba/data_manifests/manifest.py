@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from mstemba.errors import ManifestError
 
@@ -100,6 +101,7 @@ def load_manifest(path: Path) -> Manifest:
     Raises ManifestError naming the entry that is wrong.
     """
     data = read_json_object(path)
+    _refuse_repeated(str(path), data)
     if data.get("format") != FORMAT or data.get("version") != VERSION:
         found = f"format {data.get('format')!r}, version {data.get('version')!r}"
         raise ManifestError(
@@ -114,10 +116,9 @@ def load_manifest(path: Path) -> Manifest:
         )
     if not isinstance(data.get("videos"), dict):
         raise ManifestError(f"{path}: `videos` must be an object of entries by video id")
+    _refuse_repeated(f"{path}: `videos`", data["videos"])
     fps = data.get("fps")
-    if fps is not None and (
-        isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < math.inf
-    ):
+    if fps is not None and not (is_finite(fps) and fps > 0):
         raise ManifestError(f"{path}: `fps` is {fps!r}, expected frames a second")
     videos = {
         id: _read_video(path, id, entry, len(classes)) for id, entry in data["videos"].items()
@@ -129,6 +130,12 @@ def _read_video(manifest: Path, id: str, entry: Any, classes: int) -> Video:
     where = f"{manifest}: video {id!r}"
     if not isinstance(entry, dict):
         raise ManifestError(f"{where}: expected an object, found {type(entry).__name__}")
+    _refuse_repeated(where, entry)
+    duration = entry.get("duration")
+    if duration is not None and not is_duration(duration):
+        raise ManifestError(
+            f"{where}: `duration` is {duration!r}, expected a number that is 0 or more, or null"
+        )
     listed = entry.get("actions", [])
     if not isinstance(listed, list):
         raise ManifestError(f"{where}: `actions` is {listed!r}, expected a list")
@@ -149,9 +156,25 @@ def _read_video(manifest: Path, id: str, entry: Any, classes: int) -> Video:
         id=id,
         path=None if file is None else manifest.parent / str(file),
         subset=subset_name(entry.get("subset")),
-        duration=entry.get("duration"),
+        duration=duration,
         actions=tuple(actions),
     )
+
+
+def is_finite(value: Any) -> TypeGuard[int | float]:
+    """Whether this is a number that a float can hold; true and false are none."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max
+
+
+def is_duration(value: Any) -> TypeGuard[int | float]:
+    """Whether this can be how long a video is, in either time unit."""
+    return is_finite(value) and value >= 0
+
+
+def _refuse_repeated(where: str, data: dict[str, Any]) -> None:
+    if names := repeated(data):
+        raise ManifestError(f"{where}: {names[0]!r} is there twice, expected once; delete one")
 
 
 def parse_action(item: Any) -> Action:
@@ -203,16 +226,42 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; ManifestError when there is none."""
+    """The JSON object in a file; ManifestError when there is none.
+
+    In it, and in the objects in it, the first of several members of one name counts; `repeated`
+    tells their names.
+    """
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        data = json.loads(text, object_pairs_hook=_keep_first)
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ManifestError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(data, dict):
         raise ManifestError(f"{path}: expected a JSON object, found {type(data).__name__}")
     return data
+
+
+class _Repeating(dict[str, Any]):
+    """A JSON object with several members of one name."""
+
+    names: list[str]
+
+
+def _keep_first(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(members)
+    if len(unique) == len(members):
+        return unique
+    first = _Repeating(unique | dict(reversed(members)))  # in the file's order
+    counts = Counter(name for name, _ in members)
+    first.names = [name for name, count in counts.items() for _ in range(count - 1)]
+    return first
+
+
+def repeated(data: dict[str, Any]) -> list[str]:
+    """The names of members that a JSON object has again, once for each time that they are."""
+    return data.names if isinstance(data, _Repeating) else []
 
 
 def _is_video(path: Path) -> bool:

@@ -11,10 +11,9 @@ from mstemba.data_manifests.tables import (
     Row,
     Table,
     add_action,
+    find_table,
     malformed,
     parse_duration,
-    parse_time,
-    read_table,
     read_text,
 )
 from mstemba.errors import ManifestError
@@ -72,7 +71,8 @@ def read_charades(table: Table, found: Found, report: Report) -> None:
         entry = found.new(row[id], row.where, report)
         if entry is None:
             continue
-        entry.subset, entry.duration = subset, parse_duration(row[length])
+        entry.subset = subset
+        entry.duration = parse_duration(row[length], row.decimal_comma)
         if entry.duration is None:
             report.count(report.left_out, "malformed duration", f"{row[length]!r} {row.where}")
         for text in filter(None, row[actions].split(";")):
@@ -85,11 +85,12 @@ def read_charades(table: Table, found: Found, report: Report) -> None:
 
 def _charades_action(text: str, row: Row) -> Labelled | None:
     parts = _CHARADES_ACTION.fullmatch(text.strip())
+    if not parts:
+        return None
     try:
-        times = parts and (parse_time(parts[2]), parse_time(parts[3]))
+        return Labelled(int(parts[1]), row.time(parts[2]), row.time(parts[3]), row.where)
     except ValueError:
         return None
-    return Labelled(int(parts[1]), *times, row.where) if parts and times else None
 
 
 def _charades_classes(path: Path) -> tuple[str, ...]:
@@ -119,10 +120,12 @@ def read_tsu(table: Table, found: Found, report: Report) -> None:
 
 
 def read_tsu_files(files: list[Path], found: Found, report: Report) -> None:
-    """Read TSU's annotations, one file a video; a file with other columns is counted."""
+    """Read TSU's annotations, one file a video; one with other columns, or none, is counted."""
     for file in files:
-        table = read_table(file)
-        if is_tsu(tuple(cell.casefold() for cell in table.header)):
+        table = find_table(file)
+        if table is None:
+            report.count(report.left_out, "empty file", file.name)
+        elif is_tsu(tuple(cell.casefold() for cell in table.header)):
             read_tsu(table, found, report)
         else:
             example = (

@@ -31,7 +31,11 @@ COLUMNS = {
 REQUIRED = ("video", "start", "end", "label")
 
 _PREAMBLE = 100
-_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)", re.ASCII)
+# The first field may be any number, as minutes are in 90:15.
+_CLOCK = re.compile(r"(\d+)(?::([0-5]?\d))?:([0-5]?\d(?:\.\d+)?)", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
+"""A comma that may part thousands as well as be the decimal mark."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,16 @@ class Row:
 
     cells: tuple[str, ...]
     where: str
+    decimal_comma: bool = True
+    """Whether a comma in a number may be the decimal mark: it is not what parts the cells."""
 
     def __getitem__(self, column: int | None) -> str:
         """The cell of a column; empty for a column that the table, or a short row, lacks."""
         return "" if column is None or column >= len(self.cells) else self.cells[column]
+
+    def time(self, text: str) -> float:
+        """The time that text of this row says. Raises ValueError as `parse_time`."""
+        return parse_time(text, self.decimal_comma)
 
 
 @dataclass(frozen=True)
@@ -82,14 +92,20 @@ def read_text(path: Path) -> str:
 
 
 def read_table(path: Path) -> Table:
-    """The table in a file, with commas, semicolons or tabs between cells.
+    """The table in a file. Raises ManifestError as `find_table`, and when the file is empty."""
+    table = find_table(path)
+    if table is None:
+        raise ManifestError(f"{path}: the file is empty; expected a table of annotations")
+    return table
 
-    Raises ManifestError, with the line where there is one, when the file is empty or no table.
+
+def find_table(path: Path) -> Table | None:
+    """The table in a file, with commas, semicolons or tabs between cells; None where all are empty.
+
+    Raises ManifestError, with the line where there is one, when the file is no table.
     """
     text = read_text(path)
-    first = next((line for line in text.splitlines() if line.strip()), None)
-    if first is None:
-        raise ManifestError(f"{path}: the file is empty; expected a table of annotations")
+    first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max("\t;,", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows = []
@@ -97,19 +113,27 @@ def read_table(path: Path) -> Table:
         for cells in reader:
             stripped = tuple(cell.strip() for cell in cells)
             if any(stripped):
-                rows.append(Row(stripped, f"in {path.name}, line {reader.line_num}"))
+                where = f"in {path.name}, line {reader.line_num}"
+                rows.append(Row(stripped, where, decimal_comma=delimiter != ","))
     except csv.Error as error:
         raise ManifestError(f"{path}, line {reader.line_num}: {error}") from None
-    return Table(path, tuple(rows))
+    return Table(path, tuple(rows)) if rows else None
 
 
-def parse_time(text: str) -> float:
-    """Seconds or frames: `12.5`, `12,5`, `1:02.5` or `00:01:02.500`. ValueError for others."""
-    text = text.replace(",", ".")
-    if clock := _CLOCK.fullmatch(text):
-        hours, minutes, seconds = clock.groups()
-        return 3600.0 * int(hours or 0) + 60.0 * int(minutes) + float(seconds)
-    time = float(text)
+def parse_time(text: str, decimal_comma: bool = True) -> float:
+    """Seconds or frames: `12.5`, `1e3`, `1:02.5` or `00:01:02.500`; `12,5` with `decimal_comma`.
+
+    Raises ValueError for others, among them `1,234`, which may be a thousand.
+    """
+    plain = text.replace(",", ".") if decimal_comma and not _THOUSANDS.fullmatch(text) else text
+    if clock := _CLOCK.fullmatch(plain):
+        first, second, seconds = clock.groups()
+        hours, minutes = (first, second) if second else ("0", first)
+        time = 3600.0 * float(hours) + 60.0 * float(minutes) + float(seconds)
+    elif _NUMBER.fullmatch(plain):
+        time = float(plain)
+    else:
+        raise ValueError(f"{text!r} is not a time")
     if not math.isfinite(time):
         raise ValueError(f"{text!r} is not a time")
     return time
@@ -133,7 +157,7 @@ def add_action(
     try:
         if label == "":
             raise ValueError
-        entry.actions.append(Labelled(label, parse_time(start), parse_time(end), row.where))
+        entry.actions.append(Labelled(label, row.time(start), row.time(end), row.where))
     except ValueError:
         malformed(report, row)
 
@@ -143,10 +167,10 @@ def malformed(report: Report, row: Row) -> None:
     report.count(report.left_out, "malformed row", f"{','.join(row.cells)!r} {row.where}")
 
 
-def parse_duration(text: str) -> float | None:
+def parse_duration(text: str, decimal_comma: bool = True) -> float | None:
     """A positive duration; None where the cell is empty or says otherwise."""
     try:
-        duration = parse_time(text)
+        duration = parse_time(text, decimal_comma)
     except ValueError:
         return None
     return duration if duration > 0 else None
@@ -180,7 +204,7 @@ def _agree(entry: Entry, row: Row, subset: str, duration: str, report: Report) -
             example = f"{entry.subset!r} and {subset!r} {row.where}"
             report.count(report.left_out, "second subset of a video", example)
     if duration:
-        length = parse_duration(duration)
+        length = parse_duration(duration, row.decimal_comma)
         entry.duration = entry.duration or length
         if length is None:
             report.count(report.left_out, "malformed duration", f"{duration!r} {row.where}")

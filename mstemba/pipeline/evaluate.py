@@ -23,7 +23,13 @@ from mstemba.pipeline.evaluation import (
     Measured,
     instances,
 )
-from mstemba.pipeline.features import FeatureSource, StoreFeatures, even_rows, find_features
+from mstemba.pipeline.features import (
+    UNKNOWN,
+    FeatureSource,
+    StoreFeatures,
+    even_rows,
+    find_features,
+)
 from mstemba.pipeline.files import as_local, as_path
 from mstemba.pipeline.keys import Fingerprints
 from mstemba.pipeline.metrics import Instances
@@ -76,7 +82,9 @@ def evaluate(
         found = open_released(Path(str(checkpoint)), stage.manifest.classes, spec, length)
     if found is not None:
         return stage.checkpoint(found, as_path(features), workspace, device)
-    read = read_predictions(Path(str(as_local(predictions))), stage.manifest.classes)
+    read = read_predictions(
+        Path(str(as_local(predictions))), stage.manifest.classes, stage.manifest.videos.values()
+    )
     source = None if features is None else find_features(as_path(features), workspace)
     return stage.predictions(read, source)
 
@@ -96,6 +104,11 @@ class _Stage:
         if self.manifest.classes != found.classes:
             raise CheckpointError(_class_difference(found, self.manifest.classes))
         source = _matching_features(found, features, workspace)
+        if found.spec.backbone == UNKNOWN:
+            self._warn(
+                f"it is not known how the features were made that {found.folder} needs: "
+                f"of those in {source.root} only the width, {found.spec.width}, could be compared"
+            )
         wanted = self.manifest.subset(self._subset)
         fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
         videos, missing = with_features(source, wanted, fingerprints)
@@ -107,6 +120,11 @@ class _Stage:
             )
         self._tell_missing(missing, len(wanted), "have no features and are left out")
         clips = load_clips(source, self.manifest, videos)
+        if missed := sum(clip.missed for clip in clips):
+            self._warn(
+                f"{missed} of {sum(len(clip.actions) for clip in clips)} actions fall between two "
+                f"rows, or outside the video, and make no row positive"
+            )
         model = found.load(pick_device(device), self._listen)
         labelled, scores = [], []
         for number, clip in enumerate(clips, 1):

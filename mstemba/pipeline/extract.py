@@ -16,7 +16,7 @@ from mstemba.pipeline.files import as_local, as_path, read_json, remote, write_j
 from mstemba.pipeline.keys import Fingerprints, entry_key, spec_key
 from mstemba.pipeline.options import PRECISIONS, ExtractOptions
 from mstemba.pipeline.progress import Event, Listener, silent
-from mstemba.pipeline.store import FeatureStore
+from mstemba.pipeline.store import IMPORTED, FeatureStore
 from mstemba.pipeline.workspace import Workspace, find_workspace, set_current
 from mstemba.records import FeatureSpec
 
@@ -228,8 +228,8 @@ def extract_into(
             entry = store.entry(id)
         except StoreError:
             entry = None  # damaged: made again
-        if entry is not None and entry["key"] == job.key:
-            result.cached.append(id)
+        if entry is not None and (entry["key"] == job.key or entry.get("source") == IMPORTED):
+            result.cached.append(id)  # what was imported is said to be of this backbone
             continue
         if entry is not None:
             listen(

@@ -18,15 +18,12 @@ from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.extract import store_name
 from mstemba.pipeline.files import remote
 from mstemba.pipeline.keys import Fingerprints, digest, entry_key
-from mstemba.pipeline.store import FeatureStore
+from mstemba.pipeline.store import IMPORTED, FeatureStore
 from mstemba.pipeline.workspace import Workspace, get_current
 from mstemba.records import FeatureSpec, TimeGrid
 
 UNKNOWN = "published"
 """Backbone of features of which no one has said how they were made."""
-
-IMPORTED = "imported"
-"""Source, in a store, of features that were not extracted but brought in."""
 
 
 class FeatureSource(Protocol):
@@ -141,7 +138,7 @@ class NpyFolder:
             raise StoreError(
                 f"{self._files[video.id]}: the manifest gives {video.id!r} no duration, so it is "
                 f"not known when these {rows} rows are; add `duration` (in {time_unit}), or use "
-                f"`mstemba import --fps`"
+                f"`mstemba import --fps FPS --stride STRIDE`"
             )
         return list(video.actions), even_rows(video.duration, rows)
 

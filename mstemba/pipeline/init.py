@@ -13,8 +13,9 @@ from mstemba.data_manifests.annotations import check_units, join, read_annotatio
 from mstemba.data_manifests.manifest import Manifest, Video, as_paths, find_videos, save_text
 from mstemba.data_manifests.reading import Report
 from mstemba.errors import DecodeError, UsageError
-from mstemba.pipeline.features import NpyFolder
+from mstemba.pipeline.features import FeatureSource, NpyFolder, open_features
 from mstemba.pipeline.files import write_text
+from mstemba.pipeline.keys import Fingerprints
 from mstemba.pipeline.workspace import Workspace, create_workspace, set_current
 
 # Videos that are looked into when nothing else tells how long they are.
@@ -66,7 +67,8 @@ def init(
     """Make `root` a workspace whose manifest joins these videos with their annotations.
 
     Either may be left out: there is a manifest without actions, or one without files for published
-    features. `features` is a folder of `<video id>.npy`, which `train` and `evaluate` take then.
+    features. `features` is a folder of `<video id>.npy`, or a store, which `train` and `evaluate`
+    take then.
     `annotations` is a file or a folder in any of the forms that `read_annotations` reads;
     `dataset`, `time_unit` and `split` are as there. `classes` is a text file with one class name a
     line, for annotation files that have numbers only.
@@ -80,43 +82,65 @@ def init(
         )
     files = find_videos(paths)
     if annotations is None:
-        if split:
-            raise UsageError(f"split {split!r}: a split is of annotations; name them")
-        manifest = Manifest(
-            dataset or "videos",
-            (),
-            "seconds",
-            {id: Video(id, path, None, None) for id, path in files.items()},
-        )
-        report = Report()
+        manifest, report = _without_annotations(files, dataset, split), Report()
     else:
         names = None if classes is None else _class_names(Path(classes))
         manifest, report = read_annotations(Path(annotations), dataset, names, time_unit, split)
         if paths:
             manifest = join(manifest, files, report)
-            _check_units(Path(annotations), manifest, report)
-    source = None if features is None else NpyFolder(Path(features))
-    known = 0 if source is None else _compare(source, manifest, report)
+            _check_units_by_probing(Path(annotations), manifest, report)
+    source = None if features is None else open_features(Path(features))
+    # Nothing is made before all is checked, so the workspace may be none yet.
+    fingerprints = Fingerprints(Workspace(Path(root), Path(root)).fingerprints)
+    known = 0 if source is None else _match_features(source, manifest, fingerprints, report)
     workspace = create_workspace(Path(root))
     backup = _write(workspace, manifest)
     if source is not None:
+        fingerprints.save()
         set_current(workspace.features, _name(source.root, workspace))
     return InitResult(workspace, manifest, report, backup, known)
 
 
-def _compare(source: NpyFolder, manifest: Manifest, report: Report) -> int:
-    """Report which videos have no features and the reverse; how many have them."""
-    found = dict.fromkeys(source.ids())
+def _without_annotations(
+    files: dict[str, Path], dataset: str | None, split: str | None
+) -> Manifest:
+    if split:
+        raise UsageError(f"split {split!r}: a split is of annotations; name them")
+    videos = {id: Video(id, path, None, None) for id, path in files.items()}
+    return Manifest(dataset or "videos", (), "seconds", videos)
+
+
+def _match_features(
+    source: FeatureSource, manifest: Manifest, fingerprints: Fingerprints, report: Report
+) -> int:
+    """Report which videos have no features and the reverse; how many have them.
+
+    Of a store, which may be shared, only the videos of the manifest are looked up.
+    """
+    folder = source if isinstance(source, NpyFolder) else None
+    if folder is None:
+        videos = manifest.videos.items()
+        ids = [id for id, video in videos if source.key(video, fingerprints) is not None]
+    else:
+        ids = folder.ids()
+    found = dict.fromkeys(ids)
     known = [id for id in found if id in manifest.videos]
     if not known:
+        expected = next(iter(manifest.videos), "VIDEO")
+        if folder is None:
+            raise UsageError(
+                f"{source.root}: no features of any video of the annotations in this store; "
+                f"expected for example those of {expected}"
+            )
         raise UsageError(
             f"{source.root}: not one of its {len(found)} files is named after a video of the "
-            f"annotations; found {next(iter(found))}.npy, expected for example "
-            f"{next(iter(manifest.videos), 'VIDEO')}.npy"
+            f"annotations; found {next(iter(found))}.npy, expected for example {expected}.npy"
         )
-    for id in manifest.videos:
+    for id, video in manifest.videos.items():
         if id not in found:
             report.count(report.kept, "annotated video without features", id)
+        elif folder and not video.duration:  # a store knows when its rows are
+            report.count(report.kept, "features of a video without a duration", id)
     for id in found:
         if id not in manifest.videos:
             report.count(report.kept, "features without annotation (not used)", id)
@@ -133,7 +157,7 @@ def _subset(video: Video) -> str:
     return video.subset or "not annotated"
 
 
-def _check_units(annotations: Path, manifest: Manifest, report: Report) -> None:
+def _check_units_by_probing(annotations: Path, manifest: Manifest, report: Report) -> None:
     """Look into a few videos of unknown duration: their actions must not end far beyond them."""
     from mstemba.pipeline.decode.pyav_reader import probe
 

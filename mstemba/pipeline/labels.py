@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import Action
+from mstemba.model.compiled import compiled
 from mstemba.records import TimeGrid
 
 RULES = ("strict", "overlap")
@@ -92,7 +92,7 @@ def label_matrix(
     return unpack(labels.of(0), classes)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _paint(  # type: ignore[no-untyped-def]
     actions, action_offsets, starts, ends, offsets, overlap, bits, rows
 ):

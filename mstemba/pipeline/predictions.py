@@ -6,14 +6,16 @@ import json
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mstemba.data_manifests.manifest import Video
 from mstemba.errors import UsageError
 from mstemba.pipeline.pickles import read_pickle
 from mstemba.records import Segment
@@ -43,13 +45,17 @@ class Predictions:
         return [*(self.scores or {}), *(self.segments or {})]
 
 
-def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
+def read_predictions(
+    path: Path, classes: Sequence[str], videos: Iterable[Video] = ()
+) -> Predictions:
     """The predictions in a file (or, of segments, in the JSON files of a folder).
 
-    Raises UsageError: no such form, other classes, a shape that does not fit, NaN, no predictions.
+    `videos` are those of the manifest: `mstemba detect` names a video by its path, not its id.
+    Raises UsageError: no such form, other classes, a shape that does not fit, NaN, no predictions,
+    two of one video.
     """
     if path.is_dir():
-        return _read_folder(path, classes)
+        return _read_folder(path, classes, _Ids(videos))
     if not path.is_file():
         raise UsageError(f"{path}: no such file of predictions")
     with path.open("rb") as file:
@@ -62,39 +68,91 @@ def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
     if isinstance(data.get("results"), dict):
         return _segments(path, data["results"], classes)
     if isinstance(data.get("segments"), list):
-        return replace(_segments(path, _of_detect(data), classes), in_seconds=True)
+        listed = {_Ids(videos).of(path, data): _of_detect(data)}
+        return replace(_segments(path, listed, classes), in_seconds=True)
     return _dense(path, data, classes, classes_first=False)
 
 
-def _read_folder(folder: Path, classes: Sequence[str]) -> Predictions:
+def _read_folder(folder: Path, classes: Sequence[str], ids: _Ids) -> Predictions:
     listed: dict[str, Any] = {}
+    files: dict[str, Path] = {}
+    others = []
     for file in sorted(folder.glob("*.json")):
         data = _read_json(file)
-        if isinstance(data.get("segments"), list):
-            listed |= _of_detect(data)
+        if not isinstance(data.get("segments"), list):
+            others.append(file)
+            continue
+        id = ids.of(file, data)
+        if id in files:
+            raise UsageError(
+                f"{files[id]} and {file} are both of the video {id!r}: keep one of them, or name "
+                f"the manifest in which they are two videos"
+            )
+        files[id], listed[id] = file, _of_detect(data)
     if not listed:
         raise UsageError(f"{folder}: no JSON of `mstemba detect` in it; expected one, or {FORMS}")
-    return replace(_segments(folder, listed, classes), in_seconds=True)
+    found = replace(_segments(folder, listed, classes), in_seconds=True)
+    if not others:
+        return found
+    warning = (
+        f"{folder}: {len(others)} JSON files are not of `mstemba detect` and are left out, "
+        f"for example {others[0].name}"
+    )
+    return replace(found, warnings=(*found.warnings, warning))
 
 
-def _of_detect(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What `mstemba detect` writes for one video, in the form of ActivityNet's results."""
-    found = [
+class _Ids:
+    """The manifest's ids of videos that `mstemba detect` names by their paths."""
+
+    def __init__(self, videos: Iterable[Video]) -> None:
+        files = {video.id: video.path for video in videos}
+        self._known = set(files)
+        self._of_file = {path.resolve(): id for id, path in files.items() if path is not None}
+
+    def of(self, file: Path, data: Mapping[str, Any]) -> str:
+        """The id of the video with that file; else the longest end of its path that is an id
+        (`monday/cam1` of `films/monday/cam1.mp4`), as videos may have moved; else its stem."""
+        named = data.get("video")
+        if not isinstance(named, str) or not Path(named).name:
+            raise UsageError(f"{file}: video {named!r}, expected the path of the video")
+        video = Path(named)
+        if id := self._of_file.get(video.resolve()):
+            return id
+        for begin in range(len(video.parts)):
+            end = Path(*video.parts[begin:])
+            for id in (end.as_posix(), end.with_suffix("").as_posix()):
+                if id in self._known:
+                    return id
+        return video.stem
+
+
+def _of_detect(data: Mapping[str, Any]) -> list[Any]:
+    """The segments that `mstemba detect` writes for one video, in the form of ActivityNet's."""
+    return [
         {**item, "segment": [item.get("start"), item.get("end")]}
-        for item in data["segments"]
         if isinstance(item, dict)
+        else item  # `_segments` says what is wrong with it
+        for item in data["segments"]
     ]
-    return {Path(str(data.get("video", ""))).stem: found}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(path.read_bytes(), object_pairs_hook=partial(_object, path))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not predictions: {error}. Expected {FORMS}") from None
     if not isinstance(data, dict):
         raise UsageError(f"{path}: found a JSON {type(data).__name__}, expected {FORMS}")
     return data
+
+
+def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of which json.loads alone would keep the last of two entries of one name."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise UsageError(f"{path}: two entries {twice!r} in one object, expected one")
+    return found
 
 
 def _read_npz(path: Path) -> dict[str, Any]:

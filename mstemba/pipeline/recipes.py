@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -53,6 +53,11 @@ def apply(
         return options
     values = load(name, recipe)
     return replace(options, **{k: v for k, v in values.items() if k not in given})
+
+
+def changed(options: TrainOptions) -> list[str]:
+    """The names of the options that are not at their defaults."""
+    return [f.name for f in fields(options) if getattr(options, f.name) != f.default]
 
 
 def explain(dataset: str, recipe: str, given: Collection[str] = ()) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 from mstemba.data_manifests.manifest import Manifest, load_manifest
 from mstemba.errors import MstembaError, StoreError
 from mstemba.pipeline.extract import read_failures
-from mstemba.pipeline.features import IMPORTED, NpyFolder
+from mstemba.pipeline.features import NpyFolder
 from mstemba.pipeline.keys import Fingerprints, entry_key
 from mstemba.pipeline.runs import list_runs
-from mstemba.pipeline.store import FeatureStore
+from mstemba.pipeline.store import IMPORTED, FeatureStore
 from mstemba.pipeline.workspace import Workspace, get_current
 
 
@@ -36,21 +36,21 @@ def status(workspace: Workspace) -> dict[str, Any]:
     manifest = load_manifest(workspace.manifest)
     fingerprints = Fingerprints(workspace.fingerprints)
     current = get_current(workspace.features)
-    stores, videos = [], []
-    for root in sorted(workspace.features.glob("*.zarr")):
+    roots = sorted(workspace.features.glob("*.zarr"))
+    if current is not None and current not in roots:
+        roots.append(current)  # named by `init --features`
+    stores: list[dict[str, Any]] = []
+    videos: list[dict[str, Any]] = []
+    for root in roots:
+        name = root.name if root.parent == workspace.features else str(root)
+        row = {"name": name, "current": root == current}
         try:
-            store = FeatureStore.open(root)
+            facts, found = _features(root, manifest, fingerprints)
         except MstembaError as error:
-            stores.append({"name": root.name, "current": root == current, "problem": str(error)})
+            stores.append({**row, "problem": str(error)})
             continue
-        stores.append({"name": root.name, "current": root == current, **store.spec.as_dict()})
-        failures = read_failures(root)
-        for video in manifest.videos.values():
-            state = _state(store, video.id, video.path, fingerprints, failures)
-            videos.append(VideoStatus(video.id, video.subset, root.name, *state).__dict__)
-    if current is not None and current.suffix != ".zarr":
-        stores.append({"name": str(current), "current": True})
-        videos += _published(NpyFolder(current), manifest)
+        stores.append({**row, **facts})
+        videos += found
     fingerprints.save()
     runs = list_runs(workspace)
     for run in runs:
@@ -65,6 +65,20 @@ def status(workspace: Workspace) -> dict[str, Any]:
         "runs": runs,
         "detections": _detections(workspace.detections),
     }
+
+
+def _features(
+    root: Path, manifest: Manifest, fingerprints: Fingerprints
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What a store says of itself, and its videos; a folder of .npy files says nothing."""
+    if root.suffix != ".zarr" and not (root / "zarr.json").exists():
+        return {}, _published(NpyFolder(root), manifest)
+    store, failures = FeatureStore.open(root), read_failures(root)
+    videos = []
+    for video in manifest.videos.values():
+        state = _state(store, video.id, video.path, fingerprints, failures)
+        videos.append(VideoStatus(video.id, video.subset, root.name, *state).__dict__)
+    return store.spec.as_dict(), videos
 
 
 def _state(

@@ -48,6 +48,9 @@ VERSION = 1
 CHUNK_ROWS = 256
 SHARD_ROWS = 1024
 
+IMPORTED = "imported"
+"""Source of an entry that was not extracted here but brought in."""
+
 _METADATA = "zarr.json"
 # What zarr, its codecs and the checks raise for one kind of damage or another.
 _DAMAGE = (KeyError, TypeError, ValueError, RuntimeError)

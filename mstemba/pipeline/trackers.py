@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -122,8 +123,8 @@ class _WandB:
 
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "mstemba"),
-            name=run.name,
-            id=key[:16],  # a resumed run goes on in its own record
+            name=run.resolve().name,
+            id=_record(run, key),
             resume="allow",
             dir=run,
             config=options,
@@ -136,6 +137,12 @@ class _WandB:
 
     def close(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
+
+
+def _record(run: Path, key: str) -> str:
+    """The id by which a resumed run goes on in its own record, and in no other folder's."""
+    # wandb refuses blanks at the ends, some punctuation, and more than 128 characters.
+    return re.sub(r"[^\w.-]", "-", f"{key[:16]}-{run.resolve().name}")[:128]
 
 
 def _step_of(line: str) -> float:

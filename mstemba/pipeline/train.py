@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mstemba.data_manifests.manifest import Manifest, load_manifest, read_json_object
+from mstemba.data_manifests.manifest import Manifest, Video, load_manifest, read_json_object
 from mstemba.errors import UsageError
 from mstemba.pipeline import recipes
 from mstemba.pipeline.checkpoint import CONFIG, DONE, make_config, read_done
@@ -22,6 +21,7 @@ from mstemba.pipeline.features import FeatureSource, find_features
 from mstemba.pipeline.files import as_local, as_path, write_json
 from mstemba.pipeline.keys import Fingerprints, digest
 from mstemba.pipeline.options import TrainOptions, numeric
+from mstemba.pipeline.processes import gather, is_first, world_size
 from mstemba.pipeline.progress import Event, Listener, silent
 from mstemba.pipeline.trackers import check_installed
 from mstemba.pipeline.workspace import Workspace, find_workspace, set_current
@@ -49,7 +49,7 @@ class TrainResult:
     run: Path
     """Folder with `best/` and `last/` checkpoints, metrics.jsonl, curves.png and tensorboard/."""
     checkpoint: str
-    """`best` (chosen on the validation videos) or `last` (there were too few to hold out)."""
+    """`best` (chosen on the validation videos) or `last` (there were none)."""
     score: float | None
     """Validation mAP in percent of the best checkpoint."""
     steps: int
@@ -75,33 +75,42 @@ def train(
 
     Args:
         recipe: `paper`, `tuned`, `none`, or `auto` (`tuned` for the datasets that have it); it sets
-            all options that `given` does not name. None is `auto` without `options`, `none` with.
+            all options that are not given. None is `auto` without `options`, `none` with.
+        given: the names of the options that win over the recipe; if empty, those of `options` that
+            differ from their defaults.
 
     Raises:
-        UsageError: there is nothing to train on, or no such recipe.
+        UsageError: there is nothing to train on, no such recipe, or the processes of a distributed
+            run do not share the run folder.
         MstembaError: the training diverged; see `Trainer.fit`.
     """
     recipe = recipe or ("none" if options else "auto")
     workspace = workspace or find_workspace()
     labels = load_manifest(as_local(manifest) or _need(workspace, "--manifest").manifest)
     recipe = recipes.choose(labels.dataset, recipe)
-    options = recipes.apply(options or TrainOptions(), labels.dataset, recipe, given)
+    options = options or TrainOptions()
+    given = given or recipes.changed(options)
+    options = recipes.apply(options, labels.dataset, recipe, given)
     source = find_features(as_path(features), workspace)
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
     plan = _plan(options, labels, source, fingerprints)
     name = f"{options.arch}-{plan.key[:8]}"
     run = as_local(output) or _need(workspace, "--output").runs / name
     _check_run_folder(run, plan.key)
-    cached = (run / DONE).is_file()
+    cached = _is_done(run, options)
     listen(Event("train", recipes.explain(labels.dataset, recipe, given)))
-    if not cached:
+    if cached:
+        done = read_done(run)
+    else:
         check_installed(options.tracker_names)
         for message in plan.remarks:
             listen(Event("train", message, warning=True))
-        _run(plan, recipe, source, labels, run, listen)
-    if workspace is not None and run.parent == workspace.runs:
+        done = _run(plan, recipe, source, labels, run, listen)
+    if workspace is not None and run.parent == workspace.runs and is_first():
         set_current(workspace.runs, run.name)
-    return _result(run, cached)
+    return TrainResult(
+        run, done["checkpoint"], done["score"], done["steps"], done["seconds"], cached
+    )
 
 
 def _need(workspace: Workspace | None, option: str) -> Workspace:
@@ -146,12 +155,7 @@ def _plan(
     if not wanted:
         raise UsageError("the manifest has no video in the subset `training`")
     videos, missing = with_features(source, wanted, fingerprints)
-    parts = split_validation(manifest, videos, options.val_fraction)
-    training, validation = (load_clips(source, manifest, part, options.labels) for part in parts)
-    if not any(clip.labels.any() for clip in training):
-        raise UsageError(
-            "no row of the training features falls into an action: check the manifest's times"
-        )
+    training, validation, reason = _split(options, manifest, source, videos)
     remarks = []
     if missing:
         remarks.append(
@@ -165,14 +169,8 @@ def _plan(
             f"{missed} of {actions} training actions fall between two rows, or outside the video, "
             f"and make no row positive" + ("" if options.labels == "overlap" else LOOK)
         )
-    if not any(clip.labels.any() for clip in validation):
-        reason = (
-            "no row of the validation videos falls into an action"
-            if validation
-            else f"{len(training)} training videos are too few to hold some out for validation"
-        )
+    if not validation:
         remarks.append(f"{reason}: the last averaged weights are kept")
-        validation = []
         _check_needs_of_validation(options, remarks)
     key = digest(
         "train",
@@ -183,6 +181,37 @@ def _plan(
     plan = _Plan(options, training, validation, remarks, key)
     _check_processes(plan.batch_size)
     return plan
+
+
+def _split(
+    options: TrainOptions, manifest: Manifest, source: FeatureSource, videos: Sequence[Video]
+) -> tuple[list[Clip], list[Clip], str]:
+    """Training clips, validation clips with some positive row, and why there are none of these."""
+    parts = split_validation(manifest, videos, options.val_fraction)
+    training, validation = (load_clips(source, manifest, part, options.labels) for part in parts)
+    if not any(clip.labels.any() for clip in training):
+        raise UsageError(
+            "no row of the training features falls into an action: check the manifest's times"
+        )
+    if any(clip.labels.any() for clip in validation):
+        return training, validation, ""
+    if validation and validation[0].video.subset == "validation":
+        reason = (
+            f"no row of the {len(validation)} videos in the subset `validation` falls into an "
+            f"action, so that they are not used"
+        )
+    elif validation:
+        order = {video.id: place for place, video in enumerate(videos)}
+        reason = (
+            f"no row of the {len(validation)} videos held out for validation falls into an "
+            f"action, so that they are trained on"
+        )
+        training = sorted(training + validation, key=lambda clip: order[clip.id])
+    elif options.val_fraction == 0:
+        reason = "no videos are held out for validation, as --val-fraction 0 asks"
+    else:
+        reason = f"{len(training)} training videos are too few to hold some out for validation"
+    return training, [], reason
 
 
 def _check_needs_of_validation(options: TrainOptions, remarks: list[str]) -> None:
@@ -198,7 +227,7 @@ def _check_needs_of_validation(options: TrainOptions, remarks: list[str]) -> Non
 
 def _check_processes(batch_size: int) -> None:
     """Refuse more processes, as `accelerate launch` or `torchrun` starts, than clips in a batch."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = world_size()
     if processes > batch_size:
         raise UsageError(
             f"{processes} processes share out a batch of {batch_size} clips (--batch-size, at most "
@@ -236,11 +265,27 @@ def _check_run_folder(output: Path, key: str) -> None:
             )
 
 
-def _result(run: Path, cached: bool) -> TrainResult:
-    done = read_done(run)
-    return TrainResult(
-        run, done["checkpoint"], done["score"], done["steps"], done["seconds"], cached
-    )
+def _is_done(run: Path, options: TrainOptions) -> bool:
+    """Whether the run has finished before.
+
+    Raises UsageError in every process when they find different things: one would wait for ever for
+    another that has nothing to do.
+    """
+    done = (run / DONE).is_file()
+    if world_size() == 1:
+        return done  # without torch, which a run that is done does not need
+    from mstemba.pipeline.trainer_state import STATE, saved_step
+
+    step = saved_step(run / STATE)
+    mine = "a finished run" if done else "no state" if step is None else f"the state of step {step}"
+    found = gather(options, mine)
+    if len(set(found)) > 1:
+        raise UsageError(
+            f"{run}: process 0 finds {found[0]} there, others find "
+            f"{', '.join(sorted(set(found) - {found[0]}))}; the run folder must be shared by all "
+            f"machines: give an --output on a file system that all of them see"
+        )
+    return done
 
 
 def _run(
@@ -250,7 +295,8 @@ def _run(
     manifest: Manifest,
     output: Path,
     listen: Listener,
-) -> None:
+) -> dict[str, Any]:
+    """Train; gives what done.json says, which only the first process is sure to see."""
     # torch is imported here, not above: a run that is already done needs none of it.
     from mstemba.pipeline.trainer import Trainer
 
@@ -277,16 +323,17 @@ def _run(
         for name in ("last", "best") if plan.validation else ("last",):
             write_json(output / name / CONFIG, config)
     best = trainer.fit(output, plan.check_every, plan.key, listen)
+    done = {
+        "checkpoint": "last" if best is None else "best",
+        "score": best,
+        "steps": trainer.step,
+        "planned_steps": plan.steps,
+        "stopped": "patience" if trainer.out_of_patience else "end",
+        "seconds": time.perf_counter() - begin,
+        "key": plan.key,
+    }
     if trainer.is_main:
-        done: dict[str, Any] = {
-            "checkpoint": "last" if best is None else "best",
-            "score": best,
-            "steps": trainer.step,
-            "planned_steps": plan.steps,
-            "stopped": "patience" if trainer.out_of_patience else "end",
-            "seconds": time.perf_counter() - begin,
-            "key": plan.key,
-        }
         write_json(output / DONE, done)
         trainer.forget_state(output)
     trainer.wait()
+    return done

@@ -7,7 +7,6 @@ every process knows the batch of which it computes its part.
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -16,11 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -35,16 +30,16 @@ from mstemba.model.scan import explain
 from mstemba.pipeline import plots
 from mstemba.pipeline.checkpoint import WEIGHTS, score
 from mstemba.pipeline.dataset import Clip
-from mstemba.pipeline.devices import pick_device
-from mstemba.pipeline.files import TEMPORARY, write_atomically
+from mstemba.pipeline.files import TEMPORARY
 from mstemba.pipeline.metrics import average_precision, mean_average_precision
 from mstemba.pipeline.options import TrainOptions, numeric
+from mstemba.pipeline.processes import make_accelerator
 from mstemba.pipeline.progress import Event, Listener
 from mstemba.pipeline.sampling import make_batch, random_crops
 from mstemba.pipeline.schedules import cosine_rate, released_rate
 from mstemba.pipeline.trackers import Log
+from mstemba.pipeline.trainer_state import STATE, TrainerState, load_state, save_state
 
-STATE = "state.safetensors"
 LOG_EVERY = 10
 # How many training videos the training mAP is measured on: it only shows whether the model learns.
 TRAIN_MAP_CLIPS = 8
@@ -66,7 +61,7 @@ class Trainer:
         self._options = options
         self._training, self._validation = training, validation
         self._batch_size, self._epoch, self._steps = batch_size, epoch, steps
-        self._accelerator = _accelerator(options)
+        self._accelerator = make_accelerator(options)
         self.model_config = make_config(
             options.arch,
             in_features=training[0].features.shape[1],
@@ -82,10 +77,7 @@ class Trainer:
         self._average = copy.deepcopy(model).to(device).eval().requires_grad_(False)
         optimizer = torch.optim.AdamW(_groups(model, options.weight_decay), lr=options.lr)
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
-        self._step = 0
-        self._best: float | None = None
-        self._checks_since_best = 0
-        self._epoch_loss: float | None = None
+        self._state = TrainerState()
         # The first steps at which the loss, and the gradient, were not finite; -1 for never. On the
         # device, and looked at when something is logged: asking at every step would wait for it.
         self._first_bad = torch.full((2,), -1, device=device)
@@ -98,12 +90,12 @@ class Trainer:
     @property
     def step(self) -> int:
         """Optimiser steps taken."""
-        return self._step
+        return self._state.step
 
     @property
     def out_of_patience(self) -> bool:
         """Whether the last `patience` checks brought no better validation mAP."""
-        return 0 < self._options.patience <= self._checks_since_best
+        return 0 < self._options.patience <= self._state.checks_since_best
 
     def fit(self, run: Path, check_every: int, key: str, listen: Listener) -> float | None:
         """Train to the end; the best validation mAP in percent, None without validation videos.
@@ -114,18 +106,18 @@ class Trainer:
         if self.is_main:
             _clear_half_written(run)
         if (run / STATE).is_file():
-            self._load_state(run / STATE, key)
-            listen(Event("train", f"going on from step {self._step} of {self._steps}"))
+            self._state = load_state(run / STATE, key, *self._parts(), self._accelerator.device)
+            listen(Event("train", f"going on from step {self._state.step} of {self._steps}"))
         if isinstance(self.model_config, ModelConfig):
             listen(Event("train", explain(self._accelerator.device)))
         names, options = self._options.tracker_names, numeric(self._options)
-        with Log(run, self._step, names, key, options) if self.is_main else nullcontext() as log:
+        with Log(run, self.step, names, key, options) if self.is_main else nullcontext() as log:
             self._loop(run, check_every, key, log, listen)
         if self.is_main:
             save_weights(run / "last" / WEIGHTS, self._average)
             plots.curves(run / "metrics.jsonl", run / "curves.png")
         self._accelerator.wait_for_everyone()
-        return self._best
+        return self._state.best
 
     def wait(self) -> None:
         """Until every process of a distributed run is here."""
@@ -139,35 +131,46 @@ class Trainer:
         self, run: Path, check_every: int, key: str, log: Log | None, listen: Listener
     ) -> None:
         saved = begin = time.perf_counter()
-        first = self._step
-        while self._step < self._steps and not self.out_of_patience:
-            rate = self._rate(self._step)
+        state = self._state
+        first = state.step
+        while state.step < self._steps and not self.out_of_patience:
+            rate = self._rate(state.step)
             terms = self._train_step(rate)
-            at_check = self._step % check_every == 0 or self._step == self._steps
-            if self._step % LOG_EVERY == 0 or at_check:
+            at_check = state.step % check_every == 0 or state.step == self._steps
+            logged = state.step % LOG_EVERY == 0 or at_check
+            if logged:
                 values = self._global_values(terms, run)
                 if log:
-                    log.write({"step": self._step, "lr": rate, **values})
-                speed = (self._step - first) / (time.perf_counter() - begin)
-                message = f"step {self._step}, loss {values['loss']:.3f}, {speed:.1f} steps/s"
-                listen(Event("train", message, self._step, self._steps))
-            if self._options.schedule == "released" and self._step % self._epoch == 0:
-                self._epoch_loss = self._validation_loss()
+                    log.write({"step": state.step, "lr": rate, **values})
+                speed = (state.step - first) / (time.perf_counter() - begin)
+                message = f"step {state.step}, loss {values['loss']:.3f}, {speed:.1f} steps/s"
+                listen(Event("train", message, state.step, self._steps))
+            if self._options.schedule == "released" and state.step % self._epoch == 0:
+                state.epoch_loss = self._validation_loss()
             if at_check:
                 measured = self._check(run)
                 if log:
-                    log.write({"step": self._step, **measured})
-                if self.is_main and time.perf_counter() - saved > self._options.checkpoint_seconds:
-                    self._save_state(run / STATE, key)
-                    saved = time.perf_counter()
+                    log.write({"step": state.step, **measured})
+            # Only where the step before was looked at: nothing that diverged is ever saved.
+            if logged and self.is_main and self._is_due(saved):
+                save_state(run / STATE, key, state, *self._parts())
+                saved = time.perf_counter()
+
+    def _is_due(self, saved: float) -> bool:
+        """Whether the state, last saved at that time, is to be saved again."""
+        return time.perf_counter() - saved > self._options.checkpoint_seconds
+
+    def _parts(self) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
+        """What has tensors that a state keeps."""
+        return self._accelerator.unwrap_model(self._model), self._average, self._optimizer
 
     def _train_step(self, rate: float) -> dict[str, Tensor]:
         """One step of the optimiser; this process's share of the loss terms."""
-        accelerator = self._accelerator
+        accelerator, state = self._accelerator, self._state
         part, parts = accelerator.process_index, accelerator.num_processes
         # One process draws what it would draw alone; others differ in the low bits, which count.
-        torch.manual_seed(self._options.seed * 1_000_003 + self._step + 1 + part * 2_654_435_761)
-        batch = make_batch(self._crops(self._step), part, parts)
+        torch.manual_seed(self._options.seed * 1_000_003 + state.step + 1 + part * 2_654_435_761)
+        batch = make_batch(self._crops(state.step), part, parts)
         arrays = (batch.features, batch.labels, batch.mask)
         features, labels, mask = (torch.from_numpy(a).to(accelerator.device) for a in arrays)
         for group in self._optimizer.param_groups:
@@ -177,7 +180,7 @@ class Trainer:
             with accelerator.autocast():
                 output = self._model(features, mask)
         except UsageError as error:  # what a network refuses are features with NaN or infinity
-            raise self._explained(self._step + 1, str(error)) from error
+            raise self._explained(state.step + 1, str(error)) from error
         whole = Whole(batch.clips, batch.rows, batch.actions)
         terms = self._loss(output, labels, mask, whole)
         # The processes' gradients are averaged, but their shares of the loss are to be added.
@@ -187,10 +190,10 @@ class Trainer:
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._update_average()
-        self._step += 1
+        state.step += 1
         unsound = ~torch.isfinite(torch.stack([terms.total.detach(), norm]))
         news = (self._first_bad < 0) & unsound
-        self._first_bad = self._first_bad.masked_fill(news, self._step)
+        self._first_bad = self._first_bad.masked_fill(news, state.step)
         losses = {"loss": terms.total, "final": terms.final, "grad_norm": norm}
         if terms.auxiliary:
             losses |= {"auxiliary": sum(terms.auxiliary), "consistency": terms.consistency}
@@ -219,7 +222,7 @@ class Trainer:
 
     def _rate(self, step: int) -> float:
         if self._options.schedule == "released":
-            return released_rate(self._options, self._epoch_loss)
+            return released_rate(self._options, self._state.epoch_loss)
         return cosine_rate(self._options, step, self._steps)
 
     def _global_values(self, terms: dict[str, Tensor], run: Path) -> dict[str, float]:
@@ -257,7 +260,7 @@ class Trainer:
     @torch.no_grad()
     def _update_average(self) -> None:
         # Early on the average follows closely, else it would remember the random start.
-        decay = min(self._options.ema, (1 + self._step) / (10 + self._step))
+        decay = min(self._options.ema, (1 + self._state.step) / (10 + self._state.step))
         model = self._accelerator.unwrap_model(self._model)
         torch._foreach_lerp_(list(self._average.parameters()), list(model.parameters()), 1 - decay)
 
@@ -266,9 +269,9 @@ class Trainer:
         measured = {"train_map": self._map(self._training[:TRAIN_MAP_CLIPS])}
         if self._validation:
             value = measured["val_map"] = self._map(self._validation)
-            self._checks_since_best += 1
-            if self._best is None or value > self._best:
-                self._best, self._checks_since_best = value, 0
+            self._state.checks_since_best += 1
+            if self._state.best is None or value > self._state.best:
+                self._state.best, self._state.checks_since_best = value, 0
                 if self.is_main:
                     save_weights(run / "best" / WEIGHTS, self._average)
         return {name: value for name, value in measured.items() if math.isfinite(value)}
@@ -308,47 +311,6 @@ class Trainer:
         """The numbers of the clips that this process measures."""
         return range(self._accelerator.process_index, count, self._accelerator.num_processes)
 
-    def _save_state(self, path: Path, key: str) -> None:
-        model = self._accelerator.unwrap_model(self._model)
-        tensors = {f"model.{n}": p.detach() for n, p in model.named_parameters()}
-        tensors |= {f"average.{n}": p for n, p in self._average.named_parameters()}
-        for name, parameter in model.named_parameters():
-            for part, value in self._moments(parameter).items():
-                tensors[f"{part}.{name}"] = value
-        metadata = {
-            "key": key,
-            "step": str(self._step),
-            "best": json.dumps(self._best),
-            "checks_since_best": str(self._checks_since_best),
-            "epoch_loss": json.dumps(self._epoch_loss),
-        }
-        content = safetensors.torch.save(tensors, metadata)
-        write_atomically(path, lambda temporary: temporary.write_bytes(content))
-
-    def _load_state(self, path: Path, key: str) -> None:
-        with safetensors.safe_open(path, "pt", device=str(self._accelerator.device)) as file:
-            metadata = file.metadata()
-            if metadata.get("key") != key:
-                raise UsageError(f"{path}: belongs to another run; delete it to begin again")
-            model = self._accelerator.unwrap_model(self._model)
-            with torch.no_grad():
-                for name, parameter in model.named_parameters():
-                    parameter.copy_(file.get_tensor(f"model.{name}"))
-                    self._optimizer.state[parameter] = {
-                        "step": torch.tensor(float(metadata["step"])),
-                        "exp_avg": file.get_tensor(f"exp_avg.{name}"),
-                        "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}"),
-                    }
-                for name, parameter in self._average.named_parameters():
-                    parameter.copy_(file.get_tensor(f"average.{name}"))
-        self._step, self._best = int(metadata["step"]), json.loads(metadata["best"])
-        self._checks_since_best = int(metadata["checks_since_best"])
-        self._epoch_loss = json.loads(metadata["epoch_loss"])
-
-    def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = self._optimizer.state[parameter]
-        return {part: state[part] for part in ("exp_avg", "exp_avg_sq")}
-
 
 @contextmanager
 def _named(clip: Clip) -> Iterator[None]:
@@ -357,18 +319,6 @@ def _named(clip: Clip) -> Iterator[None]:
         yield
     except UsageError as error:
         raise MstembaError(f"video {clip.id!r}: {error}") from error
-
-
-def _accelerator(options: TrainOptions) -> Accelerator:
-    device = pick_device(options.device)
-    precision = options.precision
-    if precision == "auto":
-        precision = "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "no"
-    # accelerate keeps the settings and the device of its first use for the whole process.
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    if device.startswith("cuda:"):
-        torch.cuda.set_device(device)
-    return Accelerator(cpu=device == "cpu", mixed_precision=precision)
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

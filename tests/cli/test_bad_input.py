@@ -116,6 +116,11 @@ def without_in_run(name: str) -> Callable[[Path], None]:
     return lambda workspace: (current_run(workspace) / name).unlink()
 
 
+def video_twice(workspace: Path) -> None:
+    file = workspace / "manifest.json"
+    file.write_text(file.read_text().replace('"v1": ', '"v0": '))
+
+
 def silence(workspace: Path) -> None:
     with wave.open(str(workspace / "sound.wav"), "wb") as file:
         file.setnchannels(1)
@@ -187,6 +192,12 @@ CASES = [
     Case("no-annotations", (*LABELS, "no.json"), ("no.json", "no such file")),
     Case("annotations-text", (*LABELS, "a.json"), ("a.json", "JSON"), text("a.json", "a b")),
     Case("annotations-list", (*LABELS, "a.json"), ("a.json", "object"), text("a.json", "[]")),
+    Case(
+        "annotations-too-deep",
+        (*LABELS, "a.json"),
+        ("a.json", "not readable as JSON"),
+        text("a.json", "[" * 100_000),
+    ),
     Case("annotations-empty", (*LABELS, "a.json"), ("a.json", "no entries"), text("a.json", "{}")),
     Case(
         "annotations-entry-text",
@@ -220,6 +231,7 @@ CASES = [
         text("a.json", '{"P02T01C06": {"duration": 900, "actions": [[0, 10, 700]]}}'),
     ),
     Case("table-empty", (*LABELS, "a.csv"), ("a.csv", "empty"), text("a.csv", "")),
+    Case("table-of-commas", (*LABELS, "a.csv"), ("a.csv", "is empty"), text("a.csv", ",,,\n")),
     Case(
         "table-columns",
         (*LABELS, "a.csv"),
@@ -277,6 +289,18 @@ CASES = [
         TRAIN,
         ("manifest.json", "'v0'"),
         manifest(lambda m: m["videos"]["v0"].update(actions=None)),
+    ),
+    Case(
+        "manifest-duration-text",
+        TRAIN,
+        ("manifest.json", "'v0'", "`duration` is '31.0'"),
+        manifest(lambda m: m["videos"]["v0"].update(duration="31.0")),
+    ),
+    Case(
+        "manifest-video-twice",
+        TRAIN,
+        ("manifest.json", "'v0' is there twice"),
+        video_twice,
     ),
     Case(
         "manifest-other-version",

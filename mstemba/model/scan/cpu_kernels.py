@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mstemba.model.scan.vector import compiled, exp, sigmoid, softplus
+from mstemba.model.compiled import compiled
+from mstemba.model.scan.vector import exp, sigmoid, softplus
 
 WIDTH = 64
 """Channels of one block: whole vector registers, few enough that all states stay in L1 cache."""
