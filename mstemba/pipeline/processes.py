@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mstemba.pipeline.devices import pick_device
@@ -39,7 +41,22 @@ def make_accelerator(options: TrainOptions) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
-    return Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    if accelerator.num_processes > 1:
+        _leave_in_order()
+    return accelerator
+
+
+@cache
+def _leave_in_order() -> None:
+    """End the threads that talk to the others before the interpreter goes: else it may abort."""
+    import torch.distributed
+
+    def leave() -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    atexit.register(leave)
 
 
 def gather(options: TrainOptions, value: Any) -> list[Any]:
