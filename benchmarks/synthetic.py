@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import Manifest, Video
 from mstemba.pipeline.features import even_rows
-from mstemba.pipeline.labels import build_labels, unpack
+from mstemba.pipeline.labels import build_labels
 
 FloatMatrix = NDArray[np.float32]
 
@@ -52,7 +52,7 @@ def make_features(
     labels = build_labels([v.actions for v in videos], grids, classes, "strict")
     for number, video in enumerate(videos):
         rng = np.random.default_rng([seed, 2, number])
-        active = unpack(labels.of(number), classes).astype(np.float32)
+        active = labels.matrix(number).astype(np.float32)
         np.save(folder / f"{video.id}.npy", _features(active, prototypes, synthesis, rng))
     return sum(grid.count for grid in grids)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mstemba.data_manifests.manifest import Action
-from mstemba.pipeline.labels import build_labels, label_matrix, unpack
+from mstemba.pipeline.labels import build_labels, label_matrix
 from mstemba.records import TimeGrid
 
 # Times on a coarse lattice, so that actions often begin and end exactly where a row starts.
@@ -61,9 +61,12 @@ def test_many_videos_at_once_are_labelled_as_each_alone(
 ) -> None:
     grids = [grid_of(steps) for _, steps in videos]
     labels = build_labels([found for found, _ in videos], grids, CLASSES, rule)
+    row = 0
     for number, ((found, _), grid) in enumerate(zip(videos, grids, strict=True)):
         alone = label_matrix(found, grid, CLASSES, rule)
-        assert np.array_equal(unpack(labels.of(number), CLASSES), alone)
+        assert np.array_equal(labels.matrix(number), alone)
+        assert np.array_equal(labels.matrices()[row : row + grid.count], alone)
+        row += grid.count
         single = [label_matrix([action], grid, CLASSES, rule) for action in found]
         assert labels.missed(number) == sum(not one.any() for one in single)
 

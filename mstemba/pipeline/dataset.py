@@ -12,7 +12,7 @@ from mstemba.data_manifests.manifest import Action, Manifest, Video
 from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.features import FeatureSource
 from mstemba.pipeline.keys import Fingerprints
-from mstemba.pipeline.labels import build_labels, unpack
+from mstemba.pipeline.labels import Labels, build_labels
 from mstemba.records import TimeGrid
 
 # Features are kept in memory up to this many bytes in all; a larger set is read again when needed.
@@ -27,18 +27,15 @@ class Clip:
         video: Video,
         actions: Sequence[Action],
         grid: TimeGrid,
-        labels: tuple[NDArray[np.uint8], int],
+        labels: tuple[Labels, int],
         source: FeatureSource,
         keep: bool,
-        missed: int = 0,
     ) -> None:
         self.video = video
         self.actions = actions
         """In the time unit of the grid."""
         self.grid = grid
-        self.missed = missed
-        """Actions without a positive row."""
-        self._labels, self._classes = labels
+        self._labels, self._number = labels
         self._source, self._keep = source, keep
         self._values: NDArray[np.float32] | None = None
 
@@ -49,7 +46,12 @@ class Clip:
     @property
     def labels(self) -> NDArray[np.bool_]:
         """(T, C), unpacked anew."""
-        return unpack(self._labels, self._classes)
+        return self._labels.matrix(self._number)
+
+    @property
+    def missed(self) -> int:
+        """Actions without a positive row."""
+        return self._labels.missed(self._number)
 
     @property
     def features(self) -> NDArray[np.float32]:
@@ -78,9 +80,9 @@ def load_clips(
     lines = [source.timeline(video, manifest.time_unit) for video in videos]
     classes = len(manifest.classes)
     labels = build_labels([a for a, _ in lines], [grid for _, grid in lines], classes, rule)
-    keep = len(labels.bits) * source.spec.width * np.dtype(np.float32).itemsize <= MEMORY
+    keep = int(labels.offsets[-1]) * source.spec.width * np.dtype(np.float32).itemsize <= MEMORY
     return [
-        Clip(video, actions, grid, (labels.of(i), classes), source, keep, labels.missed(i))
+        Clip(video, actions, grid, (labels, i), source, keep)
         for i, (video, (actions, grid)) in enumerate(zip(videos, lines, strict=True))
     ]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import Action
 from mstemba.pipeline import metrics as m
-from mstemba.pipeline.labels import build_labels, unpack
+from mstemba.pipeline.labels import build_labels
 from mstemba.pipeline.outputs.csv_table import literal
 from mstemba.pipeline.proposals import propose
 from mstemba.records import TimeGrid
@@ -190,9 +190,7 @@ class DenseMeasures:
         return DetectionMeasures(self._videos, propose(self._scores, self._grids), self._classes)
 
     def _labels_of(self, actions: Sequence[Sequence[Action]]) -> m.Mask:
-        return unpack(
-            build_labels(actions, self._grids, self._classes, "strict").bits, self._classes
-        )
+        return build_labels(actions, self._grids, self._classes, "strict").matrices()
 
     def _frame(self) -> dict[str, Any]:
         ap = m.average_precision(self._ranks, self.labels)

@@ -22,21 +22,33 @@ RULES = ("strict", "overlap")
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """The labels of many videos, packed to bits: an eighth of the memory of (T, C) booleans."""
+    """The labels of many videos, packed to bits: an eighth of the memory of (T, C) booleans.
+
+    A class's rows are one after another, so that an action is a few bytes in a row.
+    """
 
     bits: NDArray[np.uint8]
-    """(rows of all videos, ceil(C / 8)), class 0 in the highest bit."""
+    """(C, ceil(T / 8)) of every video, one video after another."""
+    places: NDArray[np.int64]
+    """(videos + 1,): where in `bits` each begins."""
     offsets: NDArray[np.int64]
-    """(videos + 1,): rows `offsets[v]` to `offsets[v + 1]` are video v's."""
+    """(videos + 1,): how many rows the videos before have."""
     action_offsets: NDArray[np.int64]
-    """(videos + 1,): the same of the actions."""
+    """(videos + 1,): how many actions."""
     classes: int
     rows: NDArray[np.int64]
     """(actions of all videos,): how many rows each action made positive."""
 
-    def of(self, video: int) -> NDArray[np.uint8]:
-        """The packed labels (T, ceil(C / 8)) of one video; `unpack` makes them booleans."""
-        return self.bits[self.offsets[video] : self.offsets[video + 1]]
+    def matrix(self, video: int) -> NDArray[np.bool_]:
+        """The labels (T, C) of one video."""
+        count = int(self.offsets[video + 1] - self.offsets[video])
+        packed = self.bits[self.places[video] : self.places[video + 1]]
+        packed = packed.reshape(self.classes, -(-count // 8))
+        return np.ascontiguousarray(np.unpackbits(packed, axis=1, count=count).view(bool).T)
+
+    def matrices(self) -> NDArray[np.bool_]:
+        """The labels (N, C) of all rows of all videos."""
+        return np.concatenate([self.matrix(video) for video in range(len(self.offsets) - 1)])
 
     def missed(self, video: int) -> int:
         """Actions of one video that fall between two rows, or outside all of them."""
@@ -73,33 +85,29 @@ def paint_labels(
 
     actions: (A, 3) class, start, end. starts: of every row. ends: of every video's last row.
     """
-    bits = np.zeros((len(starts), (classes + 7) // 8), np.uint8)
+    places = np.append(0, np.cumsum(classes * -(-np.diff(offsets) // 8)))
+    bits = np.zeros(places[-1], np.uint8)
     rows = np.zeros(len(actions), np.int64)
-    _paint(actions, action_offsets, starts, ends, offsets, rule == "overlap", bits, rows)
-    return Labels(bits, offsets, action_offsets, classes, rows)
-
-
-def unpack(bits: NDArray[np.uint8], classes: int) -> NDArray[np.bool_]:
-    """Packed labels (T, ceil(C / 8)) as booleans (T, C)."""
-    return np.unpackbits(bits, axis=1, count=classes).view(bool)
+    overlap = rule == "overlap"
+    _paint(actions, action_offsets, starts, ends, offsets, places, overlap, bits, rows)
+    return Labels(bits, places, offsets, action_offsets, classes, rows)
 
 
 def label_matrix(
     actions: Sequence[Action], grid: TimeGrid, classes: int, rule: str = "strict"
 ) -> NDArray[np.bool_]:
     """(T, C) labels of one video."""
-    labels = build_labels([actions], [grid], classes, rule)
-    return unpack(labels.of(0), classes)
+    return build_labels([actions], [grid], classes, rule).matrix(0)
 
 
 @compiled()
 def _paint(  # type: ignore[no-untyped-def]
-    actions, action_offsets, starts, ends, offsets, overlap, bits, rows
+    actions, action_offsets, starts, ends, offsets, places, overlap, bits, rows
 ):
-    flat, width = bits.reshape(-1), np.uintp(bits.shape[1])
     for video in range(len(offsets) - 1):
         begin, end = offsets[video], offsets[video + 1]
         origin, length = starts[begin], end - begin
+        width = (length + 7) // 8  # bytes of a class
         # Rows are about evenly spaced: guess where a time is, then step to the exact place.
         per_second = length / (ends[video] - origin)
         for a in range(action_offsets[video], action_offsets[video + 1]):
@@ -120,8 +128,19 @@ def _paint(  # type: ignore[no-untyped-def]
             if overlap and stop >= start and inside:
                 first = max(first - 1, begin)
                 after = max(after, first + 1)  # an action without length is in this row alone
-            bit, at = np.uint8(128 >> (c & 7)), np.uintp(first) * width + np.uintp(c >> 3)
-            for _ in range(first, after):
-                flat[at] |= bit
-                at += width
-            rows[a] = max(after - first, 0)
+            count = max(after - first, 0)
+            rows[a] = count
+            if count == 0:
+                continue
+            first, last = first - begin, after - begin - 1
+            place = places[video] + c * width
+            left, right = np.uintp(place + (first >> 3)), np.uintp(place + (last >> 3))
+            from_first = np.uint8(0xFF >> (first & 7))
+            to_last = np.uint8((0xFF << (7 - (last & 7))) & 0xFF)
+            if left == right:
+                bits[left] |= from_first & to_last
+                continue
+            bits[left] |= from_first
+            for between in range(left + np.uintp(1), right):
+                bits[between] = 0xFF
+            bits[right] |= to_last
