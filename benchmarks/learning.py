@@ -42,8 +42,8 @@ class Data:
     testing: int | None = None
 
 
-# `noise` was searched with a linear probe alone, trained to its end on every row, until its mAP on
-# the test videos was 25: `--networks "linear probe" --steps 3000 --seeds 1` measures it.
+# `noise` was searched with a linear probe alone (300 steps of 4,096 rows of any videos, a falling
+# rate from 0.01) until its mAP on the test videos was about 25, before any network was trained.
 DATA = {
     "tsu": Data("smarthome", Synthesis(rate=1 / 16, noise=0.36), steps=600),
     "charades": Data("charades", Synthesis(rate=24 / 16, noise=0.6), 400, 2000, 1000),
