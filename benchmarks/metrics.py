@@ -25,8 +25,8 @@ from benchmarks.common import readable, save, show, times
 from mstemba.data_manifests.manifest import Action
 from mstemba.pipeline import metrics as m
 from mstemba.pipeline.evaluation import BINS, FAMILIES, NEAR, DenseMeasures, LabelledVideo
-from mstemba.pipeline.features import even_rows
 from mstemba.pipeline.proposals import propose
+from mstemba.pipeline.timeline import even_rows
 
 CPU = torch.device("cpu")
 DENSITY = 0.83

@@ -14,9 +14,9 @@ import typer
 from mstemba.pipeline.options import help_of
 
 
-def of(options: type, name: str) -> Any:
+def of(options: type, name: str, flag: str | None = None) -> Any:
     """A command-line option whose help is the one of the options class."""
-    return typer.Option(help=help_of(options, name))
+    return typer.Option(*filter(None, [flag]), help=help_of(options, name))
 
 
 def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -26,12 +26,16 @@ def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]
     parameter `given`, the names of those options that the command line sets.
     """
     types = get_type_hints(options)
+    defaults: dict[str, Any] = {f.name: f.default for f in fields(options)}
+    listed = {name for name, default in defaults.items() if isinstance(default, tuple)}
     flags = [
         Parameter(
             f.name,
             Parameter.KEYWORD_ONLY,
-            default=f.default,
-            annotation=Annotated[types[f.name], of(options, f.name)],
+            default=",".join(defaults[f.name]) if f.name in listed else f.default,
+            annotation=Annotated[
+                str if f.name in listed else types[f.name], of(options, f.name, f.metadata["flag"])
+            ],
         )
         for f in fields(options)
     ]
@@ -44,6 +48,7 @@ def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]
         @functools.wraps(command)
         def wrapper(context: typer.Context, **arguments: Any) -> None:
             chosen = {flag.name: arguments.pop(flag.name) for flag in flags}
+            chosen |= {name: names(chosen[name]) for name in listed}
             if wants_given:
                 arguments["given"] = [name for name in chosen if _is_given(context, name)]
             command(options=options(**chosen), **arguments)

@@ -1,4 +1,4 @@
-"""The command line: parse, call one function of the pipeline, print.
+"""The command line: parse, call one function of the pipeline, print. Here are the stages.
 
 Heavy imports are inside the commands, so that `--help` answers at once.
 """
@@ -6,11 +6,11 @@ Heavy imports are inside the commands, so that `--help` answers at once.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from mstemba import __version__
+from mstemba import __version__, cli_views
 from mstemba.arguments import (
     CheckpointOption,
     CsvOption,
@@ -32,12 +32,8 @@ from mstemba.arguments import (
     write_json,
     write_text,
 )
-from mstemba.errors import UsageError
+from mstemba.cli_views import open_console
 from mstemba.pipeline.options import DetectOptions, ExtractOptions, ImportOptions, TrainOptions
-
-if TYPE_CHECKING:
-    from mstemba.console import Console
-    from mstemba.pipeline.workspace import Workspace
 
 # rich_markup_mode=None: plain help appears in half the time of the framed one.
 app = typer.Typer(
@@ -112,7 +108,7 @@ def init(
         split=split,
         features=features,
     )
-    _console(quiet).init(result)
+    open_console(quiet).init(result)
 
 
 @app.command()
@@ -137,7 +133,7 @@ def extract(
     from mstemba.pipeline.extract import extract
     from mstemba.pipeline.workspace import find_workspace
 
-    with _console(quiet) as console:
+    with open_console(quiet) as console:
         result = extract(
             videos or [],
             options,
@@ -168,7 +164,7 @@ def import_features(
     from mstemba.pipeline.import_features import import_features
     from mstemba.pipeline.workspace import find_workspace
 
-    with _console(quiet) as console:
+    with open_console(quiet) as console:
         result = import_features(
             folder,
             options,
@@ -203,7 +199,7 @@ def train(
     from mstemba.pipeline.train import train
     from mstemba.pipeline.workspace import find_workspace
 
-    with _console(quiet) as console:
+    with open_console(quiet) as console:
         result = train(
             options,
             recipe=recipe,
@@ -239,7 +235,7 @@ def evaluate(
     from mstemba.pipeline.evaluate import evaluate
     from mstemba.pipeline.workspace import find_workspace
 
-    with _console(quiet or is_stdout(json) or is_stdout(csv)) as console:
+    with open_console(quiet or is_stdout(json) or is_stdout(csv)) as console:
         result = evaluate(
             workspace=find_workspace(workspace),
             checkpoint=checkpoint,
@@ -258,14 +254,10 @@ def evaluate(
 
 
 @app.command()
+@takes(DetectOptions)
 def detect(
+    options: DetectOptions,
     videos: Annotated[list[Path], typer.Argument(help="Videos or folders of videos.")],
-    threshold: Annotated[float, of(DetectOptions, "threshold")] = DetectOptions.threshold,
-    low: Annotated[float | None, of(DetectOptions, "low")] = None,
-    min_length: Annotated[float, of(DetectOptions, "min_length")] = DetectOptions.min_length,
-    format: Annotated[str, typer.Option(help="Files to write, separated by commas.")] = ",".join(
-        DetectOptions.formats
-    ),
     output: Annotated[
         Path | None,
         typer.Option(
@@ -277,8 +269,6 @@ def detect(
         str | None,
         typer.Option(help="The backbone's weights file, if it has moved since training."),
     ] = None,
-    batch_size: Annotated[int | None, of(DetectOptions, "batch_size")] = None,
-    device: Annotated[str, of(DetectOptions, "device")] = DetectOptions.device,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -292,8 +282,7 @@ def detect(
     from mstemba.pipeline.detect import detect
     from mstemba.pipeline.workspace import find_workspace
 
-    options = DetectOptions(threshold, low, min_length, names(format), batch_size, device)
-    with _console(quiet) as console:
+    with open_console(quiet) as console:
         result = detect(
             videos,
             options,
@@ -306,82 +295,11 @@ def detect(
         console.detect(result)
 
 
-@app.command()
-def status(json: JsonOption = None, workspace: WorkspaceOption = None) -> None:
-    """Show what the workspace holds.
-
-    Lists the features of every video (done, missing, stale, failed), the trained runs and the
-    detections.
-
-    Example: mstemba status --json -
-    """
-    from mstemba.pipeline.status import status
-
-    report = status(_need_workspace(workspace))
-    _console(quiet=is_stdout(json)).status(report)
-    write_json(json, report)
-
-
-@app.command()
-def runs(json: JsonOption = None, workspace: WorkspaceOption = None) -> None:
-    """Rank the trained runs of the workspace.
-
-    Shows score, cost and recipe of every run, and those options in which the runs differ.
-
-    Example: mstemba runs
-    """
-    from mstemba.pipeline.runs import leaderboard
-
-    report = leaderboard(_need_workspace(workspace))
-    _console(quiet=is_stdout(json)).runs(report)
-    write_json(json, report)
-
-
-@app.command()
-def backbones(json: JsonOption = None) -> None:
-    """List the backbones.
-
-    Shows width, input size, licence, and whether the weights are on this machine.
-
-    Example: mstemba backbones
-    """
-    from mstemba.extractors.registry import listing
-
-    rows = listing()
-    _console(quiet=is_stdout(json)).backbones(rows)
-    write_json(json, rows)
-
-
-@app.command()
-def demo(
-    folder: Annotated[Path, typer.Argument(help="Folder to work in.")] = Path("demo"),
-    device: Annotated[str, of(TrainOptions, "device")] = TrainOptions.device,
-    quiet: QuietOption = False,
-) -> None:
-    """Run the whole pipeline on rendered videos.
-
-    Renders a small labelled video set, then runs init, extract, train, evaluate and detect on it.
-
-    Example: mstemba demo
-    """
-    from mstemba.pipeline.demo import demo
-
-    with _console(quiet) as console:
-        console.demo(demo(folder, device=device, listen=console))
-
-
-def _console(quiet: bool) -> Console:
-    from mstemba.console import Console
-
-    return Console(quiet)
-
-
-def _need_workspace(given: Path | None) -> Workspace:
-    from mstemba.pipeline.workspace import find_workspace
-
-    found = find_workspace(given)
-    if found is None:
-        raise UsageError(
-            "no workspace here or above: make one with `mstemba init`, or name it by --workspace"
-        )
-    return found
+for command in (
+    cli_views.export,
+    cli_views.status,
+    cli_views.runs,
+    cli_views.backbones,
+    cli_views.demo,
+):
+    app.command()(command)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mstemba.pipeline.demo import DemoResult
     from mstemba.pipeline.detect import DetectResult
     from mstemba.pipeline.evaluate import Evaluation
+    from mstemba.pipeline.export import ExportResult
     from mstemba.pipeline.extract import ExtractResult
     from mstemba.pipeline.import_features import ImportResult
     from mstemba.pipeline.init import InitResult
@@ -214,6 +215,12 @@ class Console:
             segments = len(result.detections[id].segments)
             kept = " (from kept scores)" if id in result.cached else ""
             self._line(f"{id}: {segments} segments{kept}: {', '.join(map(str, files))}")
+        self._failures(result.failed)
+
+    def export(self, result: ExportResult) -> None:
+        for name, files in result.files.items():
+            segments = len(result.detections[name].segments)
+            self._line(f"{name}: {segments} segments: {', '.join(map(str, files))}")
         self._failures(result.failed)
 
     def status(self, report: dict[str, Any]) -> None:

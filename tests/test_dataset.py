@@ -23,11 +23,12 @@ from mstemba.pipeline.dataset import (
     split_validation,
     with_features,
 )
-from mstemba.pipeline.features import StoreFeatures, even_rows, in_seconds
+from mstemba.pipeline.features import StoreFeatures
 from mstemba.pipeline.keys import Fingerprints, entry_key
 from mstemba.pipeline.labels import label_matrix
 from mstemba.pipeline.sampling import make_batch, random_crops
 from mstemba.pipeline.store import FeatureStore
+from mstemba.pipeline.timeline import even_rows, in_seconds
 from mstemba.records import FeatureSpec, TimeGrid
 
 SPEC = FeatureSpec("b", "m", "tag:w", width=2, input_size=32, short_side=32)

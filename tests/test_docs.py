@@ -22,6 +22,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "detect",
+    "export",
     "runs",
     "status",
     "backbones",

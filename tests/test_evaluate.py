@@ -18,9 +18,9 @@ from mstemba.data_manifests.manifest import load_manifest
 from mstemba.errors import UsageError
 from mstemba.pipeline.evaluate import _Stage, evaluate
 from mstemba.pipeline.evaluation import FAMILIES
-from mstemba.pipeline.features import even_rows
 from mstemba.pipeline.metrics import average_precision, mean_average_precision
 from mstemba.pipeline.progress import Event, silent
+from mstemba.pipeline.timeline import even_rows
 
 CLASSES = ["walk", "sit", "eat"]
 

@@ -17,11 +17,12 @@ from mstemba.model.config import ModelConfig
 from mstemba.model.mstemba import MSTemba
 from mstemba.pipeline.checkpoint import open_released, score
 from mstemba.pipeline.evaluate import evaluate
-from mstemba.pipeline.features import NpyFolder, even_rows, unknown_spec
+from mstemba.pipeline.features import NpyFolder, unknown_spec
 from mstemba.pipeline.labels import label_matrix
 from mstemba.pipeline.metrics import average_precision, mean_average_precision
 from mstemba.pipeline.options import TrainOptions
 from mstemba.pipeline.progress import Event
+from mstemba.pipeline.timeline import even_rows
 from mstemba.pipeline.train import train
 
 WIDTH, LENGTH = 4, 256  # of a feature row; of a clip of Charades in the paper

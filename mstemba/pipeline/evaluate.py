@@ -23,18 +23,13 @@ from mstemba.pipeline.evaluation import (
     Measured,
     instances,
 )
-from mstemba.pipeline.features import (
-    UNKNOWN,
-    FeatureSource,
-    StoreFeatures,
-    even_rows,
-    find_features,
-)
+from mstemba.pipeline.features import UNKNOWN, FeatureSource, StoreFeatures, find_features
 from mstemba.pipeline.files import as_local, as_path
 from mstemba.pipeline.keys import Fingerprints
 from mstemba.pipeline.metrics import Instances
 from mstemba.pipeline.predictions import Predictions, read_predictions
 from mstemba.pipeline.progress import Event, Listener, silent
+from mstemba.pipeline.timeline import even_rows
 from mstemba.pipeline.workspace import Workspace, find_workspace
 from mstemba.records import TimeGrid
 

@@ -10,12 +10,13 @@ from mstemba.data_manifests.manifest import Manifest, Video, load_manifest
 from mstemba.errors import MstembaError, UsageError
 from mstemba.extractors import registry
 from mstemba.pipeline.extract import make_spec, store_name
-from mstemba.pipeline.features import NpyFolder, even_rows
+from mstemba.pipeline.features import NpyFolder
 from mstemba.pipeline.files import as_local, as_path
 from mstemba.pipeline.keys import Fingerprints, digest
 from mstemba.pipeline.options import ExtractOptions, ImportOptions
 from mstemba.pipeline.progress import Event, Listener, silent
 from mstemba.pipeline.store import IMPORTED, FeatureStore
+from mstemba.pipeline.timeline import even_rows
 from mstemba.pipeline.workspace import Workspace, find_workspace, set_current
 from mstemba.records import FeatureSpec, TimeGrid
 

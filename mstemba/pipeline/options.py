@@ -16,13 +16,16 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 TRACKERS = ("tensorboard", "wandb", "none")
 
 
-def _runtime(default: Any, help: str) -> Any:
-    """An option that changes where or how fast a stage runs, and no number: not in any key."""
-    return field(default=default, metadata={"help": help, "runtime": True})
+def _runtime(default: Any, help: str, flag: str | None = None) -> Any:
+    """An option that changes where or how fast a stage runs, and no number: not in any key.
+
+    `flag` is its name on the command line, if that is not the field's.
+    """
+    return field(default=default, metadata={"help": help, "runtime": True, "flag": flag})
 
 
 def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help, "runtime": False})
+    return field(default=default, metadata={"help": help, "runtime": False, "flag": None})
 
 
 def help_of(options: type, name: str) -> str:
@@ -203,19 +206,17 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class DetectOptions:
-    """How dense scores become segments."""
+class ExportOptions:
+    """How dense scores become segments, and segments files."""
 
     threshold: float = _runtime(0.5, "A segment begins where a class is at least this likely.")
     low: float | None = _runtime(
         None, "...and goes on while it is this likely [default: 0.6 x threshold]."
     )
     min_length: float = _runtime(0.0, "Shortest segment that is kept, in seconds.")
-    formats: tuple[str, ...] = _runtime(("json", "csv", "png"), "Files to write.")
-    batch_size: int | None = _runtime(
-        None, "Frames in one pass of the backbone [default: by backbone and device]."
+    formats: tuple[str, ...] = _runtime(
+        ("json", "csv", "png"), "Files to write, separated by commas.", flag="--format"
     )
-    device: str = _runtime("auto", "auto, cpu, cuda, cuda:1, mps.")
 
     def __post_init__(self) -> None:
         _require_finite(self)
@@ -226,13 +227,26 @@ class DetectOptions:
             0 <= self.low_threshold <= self.threshold,
             f"low is {self.low}, expected 0 <= low <= threshold ({self.threshold})",
         )
-        size = self.batch_size
-        _require(size is None or size >= 1, f"batch_size is {size}, expected 1 or more")
         _require(self.min_length >= 0, f"min_length is {self.min_length}, expected 0 s or more")
 
     @property
     def low_threshold(self) -> float:
         return 0.6 * self.threshold if self.low is None else self.low
+
+
+@dataclass(frozen=True)
+class DetectOptions(ExportOptions):
+    """How a video is scored, and what becomes of the scores."""
+
+    batch_size: int | None = _runtime(
+        None, "Frames in one pass of the backbone [default: by backbone and device]."
+    )
+    device: str = _runtime("auto", "auto, cpu, cuda, cuda:1, mps.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = self.batch_size
+        _require(size is None or size >= 1, f"batch_size is {size}, expected 1 or more")
 
 
 def _require_finite(options: Any) -> None:

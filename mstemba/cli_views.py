@@ -1,0 +1,132 @@
+"""The commands beside the stages: other formats, what there is, how it ranks, a demonstration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mstemba.arguments import (
+    JsonOption,
+    QuietOption,
+    WorkspaceOption,
+    is_stdout,
+    of,
+    takes,
+    write_json,
+)
+from mstemba.errors import UsageError
+from mstemba.pipeline.options import ExportOptions, TrainOptions
+
+if TYPE_CHECKING:
+    from mstemba.console import Console
+    from mstemba.pipeline.workspace import Workspace
+
+
+@takes(ExportOptions)
+def export(
+    options: ExportOptions,
+    scores: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Kept scores (VIDEO.scores.npz) or folders of them [default: the workspace's]."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the files [default: beside the scores].")
+    ] = None,
+    workspace: WorkspaceOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Write kept scores in other formats, or with another threshold.
+
+    Needs neither the videos nor the checkpoint: `detect` has kept the dense scores.
+
+    Example: mstemba export --format eaf,vtt --threshold 0.4
+    """
+    from mstemba.pipeline.export import export
+    from mstemba.pipeline.workspace import find_workspace
+
+    with open_console(quiet) as console:
+        found = find_workspace(workspace)
+        console.export(export(scores or [], options, workspace=found, output=output))
+
+
+def status(json: JsonOption = None, workspace: WorkspaceOption = None) -> None:
+    """Show what the workspace holds.
+
+    Lists the features of every video (done, missing, stale, failed), the trained runs and the
+    detections.
+
+    Example: mstemba status --json -
+    """
+    from mstemba.pipeline.status import status
+
+    report = status(need_workspace(workspace))
+    open_console(quiet=is_stdout(json)).status(report)
+    write_json(json, report)
+
+
+def runs(json: JsonOption = None, workspace: WorkspaceOption = None) -> None:
+    """Rank the trained runs of the workspace.
+
+    Shows score, cost and recipe of every run, and those options in which the runs differ.
+
+    Example: mstemba runs
+    """
+    from mstemba.pipeline.runs import leaderboard
+
+    report = leaderboard(need_workspace(workspace))
+    open_console(quiet=is_stdout(json)).runs(report)
+    write_json(json, report)
+
+
+def backbones(json: JsonOption = None) -> None:
+    """List the backbones.
+
+    Shows width, input size, licence, and whether the weights are on this machine.
+
+    Example: mstemba backbones
+    """
+    from mstemba.extractors.registry import listing
+
+    rows = listing()
+    open_console(quiet=is_stdout(json)).backbones(rows)
+    write_json(json, rows)
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Folder to work in.")] = Path("demo"),
+    device: Annotated[str, of(TrainOptions, "device")] = TrainOptions.device,
+    quiet: QuietOption = False,
+) -> None:
+    """Run the whole pipeline on rendered videos.
+
+    Renders a small labelled video set, then runs init, extract, train, evaluate and detect on it.
+
+    Example: mstemba demo
+    """
+    from mstemba.pipeline.demo import demo
+
+    with open_console(quiet) as console:
+        console.demo(demo(folder, device=device, listen=console))
+
+
+def open_console(quiet: bool) -> Console:
+    """What a command prints to; rich is imported here, so that `--help` need not."""
+    from mstemba.console import Console
+
+    return Console(quiet)
+
+
+def need_workspace(given: Path | None) -> Workspace:
+    """The workspace given, or the one around. Raises UsageError when there is none."""
+    from mstemba.pipeline.workspace import find_workspace
+
+    found = find_workspace(given)
+    if found is None:
+        raise UsageError(
+            "no workspace here or above: make one with `mstemba init`, or name it by --workspace"
+        )
+    return found
