@@ -19,7 +19,9 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"mstemba: {message}", file=sys.stderr)
+    from mstemba.pipeline.progress import one_line
+
+    print(f"mstemba: {one_line(message)}", file=sys.stderr)
     return code
 
 

@@ -19,16 +19,48 @@ def of(options: type, name: str, flag: str | None = None) -> Any:
     return typer.Option(*filter(None, [flag]), help=help_of(options, name))
 
 
-def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command every field of an options class as an option of its own.
+def takes(options: type, **others: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command every field of options classes as an option of its own.
 
-    The command itself gets one object of that class, as its parameter `options`, and, if it has a
-    parameter `given`, the names of those options that the command line sets.
+    The command itself gets one object of the first class, as its parameter `options`, one of each
+    other class as the parameter that names it, and, if it has a parameter `given`, the names of
+    those options that the command line sets.
     """
-    types = get_type_hints(options)
+    classes = {"options": options, **others}
+    flags = {name: _flags(kind) for name, kind in classes.items()}
+    every = [flag for some in flags.values() for flag in some]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = dict(signature(command, eval_str=True).parameters)
+        for name in classes:
+            del own[name]
+        wants_given = own.pop("given", None) is not None
+
+        @functools.wraps(command)
+        def wrapper(context: typer.Context, **arguments: Any) -> None:
+            if wants_given:
+                given = [flag.name for flag in every if _is_given(context, flag.name)]
+                arguments["given"] = given
+            for name, kind in classes.items():
+                chosen = {flag.name: arguments.pop(flag.name) for flag in flags[name]}
+                chosen |= {listed: names(chosen[listed]) for listed in _lists(kind)}
+                arguments[name] = kind(**chosen)
+            command(**arguments)
+
+        first = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        mine = [first, *(p.replace(kind=Parameter.KEYWORD_ONLY) for p in own.values())]
+        wrapper.__signature__ = Signature([*every, *mine])  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in (*every, *mine)}
+        return wrapper
+
+    return decorate
+
+
+def _flags(options: type) -> list[Parameter]:
+    """An option for every field; a list is given with commas."""
+    types, listed = get_type_hints(options), _lists(options)
     defaults: dict[str, Any] = {f.name: f.default for f in fields(options)}
-    listed = {name for name, default in defaults.items() if isinstance(default, tuple)}
-    flags = [
+    return [
         Parameter(
             f.name,
             Parameter.KEYWORD_ONLY,
@@ -40,26 +72,9 @@ def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]
         for f in fields(options)
     ]
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = dict(signature(command, eval_str=True).parameters)
-        del own["options"]
-        wants_given = own.pop("given", None) is not None
 
-        @functools.wraps(command)
-        def wrapper(context: typer.Context, **arguments: Any) -> None:
-            chosen = {flag.name: arguments.pop(flag.name) for flag in flags}
-            chosen |= {name: names(chosen[name]) for name in listed}
-            if wants_given:
-                arguments["given"] = [name for name in chosen if _is_given(context, name)]
-            command(options=options(**chosen), **arguments)
-
-        first = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
-        mine = [first, *(p.replace(kind=Parameter.KEYWORD_ONLY) for p in own.values())]
-        wrapper.__signature__ = Signature([*flags, *mine])  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {p.name: p.annotation for p in (*flags, *mine)}
-        return wrapper
-
-    return decorate
+def _lists(options: type) -> list[str]:
+    return [f.name for f in fields(options) if isinstance(f.default, tuple)]
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

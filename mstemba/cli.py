@@ -33,7 +33,13 @@ from mstemba.arguments import (
     write_text,
 )
 from mstemba.cli_views import open_console
-from mstemba.pipeline.options import DetectOptions, ExtractOptions, ImportOptions, TrainOptions
+from mstemba.pipeline.options import (
+    DetectOptions,
+    ExtractOptions,
+    ImportOptions,
+    TrainOptions,
+    ZeroShotOptions,
+)
 
 # rich_markup_mode=None: plain help appears in half the time of the framed one.
 app = typer.Typer(
@@ -254,9 +260,10 @@ def evaluate(
 
 
 @app.command()
-@takes(DetectOptions)
+@takes(DetectOptions, zero_shot=ZeroShotOptions)
 def detect(
     options: DetectOptions,
+    zero_shot: ZeroShotOptions,
     videos: Annotated[list[Path], typer.Argument(help="Videos or folders of videos.")],
     output: Annotated[
         Path | None,
@@ -265,9 +272,19 @@ def detect(
         ),
     ] = None,
     checkpoint: CheckpointOption = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Look for these instead, with no checkpoint: words separated by commas, or a "
+            "text file with one label a line; see docs/zero-shot.md."
+        ),
+    ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="The backbone's weights file, if it has moved since training."),
+        typer.Option(
+            help="The backbone's weights: its file, if it has moved since training; with --labels "
+            "a published tag or a file."
+        ),
     ] = None,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
@@ -278,6 +295,8 @@ def detect(
     no second pass.
 
     Example: mstemba detect video.mp4 --threshold 0.4
+
+    Example: mstemba detect video.mp4 --labels "opening a door, drinking, sitting down"
     """
     from mstemba.pipeline.detect import detect
     from mstemba.pipeline.workspace import find_workspace
@@ -288,6 +307,8 @@ def detect(
             options,
             workspace=find_workspace(workspace),
             checkpoint=checkpoint,
+            labels=labels,
+            zero_shot=zero_shot,
             output=output,
             weights=weights,
             listen=console,
@@ -297,6 +318,7 @@ def detect(
 
 for command in (
     cli_views.export,
+    cli_views.report,
     cli_views.status,
     cli_views.runs,
     cli_views.backbones,

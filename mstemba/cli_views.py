@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mstemba.arguments import (
+    CheckpointOption,
     JsonOption,
+    ManifestOption,
+    MatchingFeaturesOption,
     QuietOption,
     WorkspaceOption,
     is_stdout,
@@ -17,7 +20,7 @@ from mstemba.arguments import (
     write_json,
 )
 from mstemba.errors import UsageError
-from mstemba.pipeline.options import ExportOptions, TrainOptions
+from mstemba.pipeline.options import DetectOptions, ExportOptions, TrainOptions
 
 if TYPE_CHECKING:
     from mstemba.console import Console
@@ -30,7 +33,8 @@ def export(
     scores: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Kept scores (VIDEO.scores.npz) or folders of them [default: the workspace's]."
+            help="Kept scores (VIDEO.scores.npz), folders of them, or the videos by path or id "
+            "[default: all of the workspace]."
         ),
     ] = None,
     output: Annotated[
@@ -50,7 +54,49 @@ def export(
 
     with open_console(quiet) as console:
         found = find_workspace(workspace)
-        console.export(export(scores or [], options, workspace=found, output=output))
+        result = export(scores or [], options, workspace=found, output=output, listen=console)
+        console.export(result)
+
+
+def report(
+    subset: Annotated[str, typer.Option(help="Subset of the manifest to score.")] = "testing",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The page [default: report-SUBSET.html in the run's folder, or here]."),
+    ] = None,
+    json: JsonOption = None,
+    threshold: Annotated[float, of(ExportOptions, "threshold")] = ExportOptions.threshold,
+    checkpoint: CheckpointOption = None,
+    manifest: ManifestOption = None,
+    features: MatchingFeaturesOption = None,
+    device: Annotated[str, of(DetectOptions, "device")] = DetectOptions.device,
+    workspace: WorkspaceOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a page about a trained model: how good it is, and where it fails.
+
+    Measures as `evaluate` does; the page shows the classes, precision and recall, the training, and
+    the best and the worst videos. It is one file that needs no network.
+
+    Example: mstemba report
+    """
+    from mstemba.pipeline.report import report
+    from mstemba.pipeline.workspace import find_workspace
+
+    with open_console(quiet or is_stdout(json)) as console:
+        result = report(
+            workspace=find_workspace(workspace),
+            checkpoint=checkpoint,
+            manifest=manifest,
+            features=features,
+            subset=subset,
+            output=output,
+            threshold=threshold,
+            device=device,
+            listen=console,
+        )
+        console.report(result)
+    write_json(json, result.data)
 
 
 def status(json: JsonOption = None, workspace: WorkspaceOption = None) -> None:
@@ -85,7 +131,8 @@ def runs(json: JsonOption = None, workspace: WorkspaceOption = None) -> None:
 def backbones(json: JsonOption = None) -> None:
     """List the backbones.
 
-    Shows width, input size, licence, and whether the weights are on this machine.
+    Shows width, input size, licence, whether the weights are on this machine, and which backbones
+    have a text tower for `detect --labels`.
 
     Example: mstemba backbones
     """

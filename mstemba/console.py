@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from mstemba.errors import SomeFailed
 from mstemba.pipeline.processes import is_first
-from mstemba.pipeline.progress import Event
+from mstemba.pipeline.progress import Event, in_words, one_line
 
 if TYPE_CHECKING:
     from mstemba.pipeline.demo import DemoResult
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from mstemba.pipeline.extract import ExtractResult
     from mstemba.pipeline.import_features import ImportResult
     from mstemba.pipeline.init import InitResult
+    from mstemba.pipeline.outputs import Detection
+    from mstemba.pipeline.report import Report
     from mstemba.pipeline.train import TrainResult
 
 # Seconds between two lines of progress where there is no terminal to redraw.
@@ -59,14 +62,16 @@ class Console:
         )
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._told = 0.0
+        self._told: dict[str, float] = {}
+        """When a stage's last line of progress was printed."""
 
     def __enter__(self) -> Console:
         if not self._quiet and sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn("{task.fields[stage]}"),
-                BarColumn(),
-                TimeRemainingColumn(),
+                BarColumn(bar_width=24),
+                TextColumn("{task.percentage:>3.0f} %"),
+                # What is done may be called anything: no markup.
                 TextColumn("{task.description}", markup=False),
                 console=self._err,
                 transient=True,
@@ -94,37 +99,48 @@ class Console:
         if event.total is not None:
             self._progress(event)
         elif event.warning:
-            self._err.print(f"warning: {event.message}")
+            self._say(f"warning: {event.message}")
         elif not self._quiet:
-            self._err.print(event.message)
+            self._say(event.message)
 
     def _progress(self, event: Event) -> None:
+        left = "" if event.eta is None else f", {in_words(event.eta)} left"
         if self._bar:
             if event.stage not in self._tasks:
-                self._tasks[event.stage] = self._bar.add_task(
-                    "", stage=event.stage, total=event.total
-                )
+                self._tasks[event.stage] = self._bar.add_task("", stage=event.stage)
             self._bar.update(
                 self._tasks[event.stage],
-                completed=event.done,
-                total=event.total,
-                description=event.message,
+                # Not of a total of the stage's own, which may be zero.
+                completed=100 * (event.share or 0.0),
+                total=100,
+                description=one_line(event.message + left),
             )
-        elif not self._quiet and time.monotonic() - self._told > _LINE_EVERY:
-            self._told = time.monotonic()
-            share = 100 * event.done / event.total if event.total else 100.0
-            self._err.print(f"{event.stage} {share:.0f} %: {event.message}")
+        # At 0 % nothing is known yet, and after 100 % comes the result.
+        elif not self._quiet and 0 < (event.share or 0.0) < 1 and self._is_due(event.stage):
+            self._say(f"{event.stage} {100 * (event.share or 0.0):.0f} %: {event.message}{left}")
+
+    def _is_due(self, stage: str) -> bool:
+        """Whether a stage's next line may be printed; of a new stage, at once."""
+        now = time.monotonic()
+        if now - self._told.get(stage, -math.inf) <= _LINE_EVERY:
+            return False
+        self._told[stage] = now
+        return True
 
     def _line(self, text: str) -> None:
         self._stop_bar()
-        self._out.print(text)
+        self._out.print(one_line(text))
+
+    def _say(self, text: str) -> None:
+        """A line on standard error, above the bar if there is one."""
+        self._err.print(one_line(text))
 
     def _failures(self, failed: dict[str, str]) -> None:
         """List what failed; the exit code is 1 then."""
         if failed:
             self._stop_bar()
             for id, reason in failed.items():
-                self._err.print(f"failed: {id}: {reason}")
+                self._say(f"failed: {id}: {reason}")
             raise SomeFailed(f"{len(failed)} of the videos failed, the rest are done")
 
     def init(self, result: InitResult) -> None:
@@ -145,7 +161,7 @@ class Console:
         for note in result.report.notes:
             self._line(note)
         for line in result.report.lines():
-            self._err.print(f"warning: {line}")
+            self._say(f"warning: {line}")
         if result.backup:
             self._line(f"the former manifest was different and is kept as {result.backup}")
         if count := result.report.left_out.total():
@@ -158,7 +174,7 @@ class Console:
             f"{len(result.failed)} failed, {result.seconds:.1f} s{rate}"
         )
         if result.without_file:
-            self._err.print(
+            self._say(
                 f"warning: {len(result.without_file)} videos of the manifest have no file, "
                 f"for example {result.without_file[0]}"
             )
@@ -174,7 +190,7 @@ class Console:
             (result.unknown, "files are of videos that the manifest does not name; left out"),
         ):
             if ids:
-                self._err.print(f"warning: {len(ids)} {what}, for example {ids[0]}")
+                self._say(f"warning: {len(ids)} {what}, for example {ids[0]}")
         self._failures(result.failed)
 
     def train(self, result: TrainResult) -> None:
@@ -202,7 +218,7 @@ class Console:
             ap = columns["ap" if dense else "detection_ap"]
             shown = "-" if ap is None else f"{ap:.2f}"
             bar = "" if ap is None else "█" * round(ap / 5)
-            table.add_row(Text(name), shown, str(result.positives[name]), bar)
+            table.add_row(Text(one_line(name)), shown, str(result.positives[name]), bar)
         self._out.print(table)
         final = result.map if dense else result.metrics["detection"]["average_map"]
         self._line(
@@ -212,16 +228,33 @@ class Console:
 
     def detect(self, result: DetectResult) -> None:
         for id, files in result.files.items():
-            segments = len(result.detections[id].segments)
             kept = " (from kept scores)" if id in result.cached else ""
-            self._line(f"{id}: {segments} segments{kept}: {', '.join(map(str, files))}")
+            self._detection(id, result.detections[id], kept, files)
+        scored = len(result.files) - len(result.cached)
+        self._line(
+            f"{result.output}: {scored} detected, {len(result.cached)} from kept scores, "
+            f"{len(result.failed)} failed, {result.seconds:.1f} s"
+        )
         self._failures(result.failed)
 
     def export(self, result: ExportResult) -> None:
         for name, files in result.files.items():
-            segments = len(result.detections[name].segments)
-            self._line(f"{name}: {segments} segments: {', '.join(map(str, files))}")
+            self._detection(name, result.detections[name], "", files)
+        self._line(f"{len(result.files)} exported, {len(result.failed)} failed")
         self._failures(result.failed)
+
+    def _detection(self, video: str, detection: Detection, kept: str, files: list[Path]) -> None:
+        from mstemba.pipeline.results import why_nothing
+
+        found = f"{len(detection.segments)} segments{kept}{why_nothing(detection)}"
+        self._line(f"{video}: {found}: {', '.join(map(str, files))}")
+
+    def report(self, result: Report) -> None:
+        found = result.evaluation
+        self._line(
+            f"{result.page}: per-frame mAP {found.map:.2f} % on {found.subset} "
+            f"({found.videos} videos, {found.rows} rows), {found.checkpoint}"
+        )
 
     def status(self, report: dict[str, Any]) -> None:
         self._line(
@@ -241,7 +274,7 @@ class Console:
         self._table("detections", report["detections"], ("video", "bytes", "made"))
         for store in report["stores"]:
             if "problem" in store:
-                self._err.print(f"warning: {store['problem']}")
+                self._say(f"warning: {store['problem']}")
 
     def runs(self, report: dict[str, Any]) -> None:
         rows = [{**run, **run["differs"]} for run in report["runs"]]
@@ -249,14 +282,15 @@ class Console:
         self._table("runs", rows, (*columns, "parameters", "recipe", *report["differing"]))
         for run in report["runs"]:
             if run["problem"]:
-                self._err.print(f"warning: {run['name']}: {run['problem']}")
+                self._say(f"warning: {run['name']}: {run['problem']}")
 
     def backbones(self, rows: list[dict[str, object]]) -> None:
-        shown = [{**row, "here": "yes" if row["here"] else "no"} for row in rows]
+        flags = ("text", "here")
+        shown = [{**row, **{name: "yes" if row[name] else "no" for name in flags}} for row in rows]
         self._table(
             "backbones",
             shown,
-            ("name", "model", "kind", "width", "input", "here", "licence", "weights"),
+            ("name", "model", "kind", "text", "width", "input", "here", "licence", "weights"),
         )
 
     def demo(self, result: DemoResult) -> None:
@@ -285,4 +319,4 @@ def _cell(value: object) -> str:
         return "*" if value else ""
     if isinstance(value, float):
         return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.2g}"
-    return "" if value is None else str(value)
+    return "" if value is None else one_line(str(value))

@@ -39,12 +39,17 @@ class TimeGrid:
         """A grid of `count` rows, `step` seconds apart."""
         return cls(start + step * np.arange(count, dtype=np.float64), step)
 
+    def __repr__(self) -> str:
+        return f"TimeGrid({self.count} rows from {self.start:.2f} s, {self.step:.3f} s apart)"
+
     @property
     def start(self) -> float:
+        """Seconds at which the first row starts."""
         return float(self.starts[0])
 
     @property
     def count(self) -> int:
+        """T, the number of rows."""
         return len(self.starts)
 
     @property
@@ -154,10 +159,19 @@ class Scores:
     probabilities: NDArray[np.float32]
     """(T, C) in [0, 1]; several classes may be active at once."""
     grid: TimeGrid
+    """When each row happens."""
     classes: tuple[str, ...]
+    """(C,) names."""
     video: str
+    """Path of the file."""
     duration: float
+    """Seconds, from the start to the end of the last frame."""
     fps: float
+    """Mean frames a second."""
+
+    def __repr__(self) -> str:
+        rows, classes = self.probabilities.shape
+        return f"Scores({self.video!r}, {rows} rows x {classes} classes, {self.duration:.1f} s)"
 
     def __post_init__(self) -> None:
         expected = (self.grid.count, len(self.classes))
@@ -172,7 +186,12 @@ class Segment:
     """One detected action: seconds from the start of the video, score in [0, 1]."""
 
     start: float
+    """Seconds."""
     end: float
+    """Seconds."""
     class_id: int
+    """Place of the class in `Scores.classes`."""
     label: str
+    """Name of the class."""
     score: float
+    """Mean probability over its rows, in [0, 1]; 1 for a labelled action."""

@@ -23,6 +23,7 @@ COMMANDS = (
     "evaluate",
     "detect",
     "export",
+    "report",
     "runs",
     "status",
     "backbones",

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from mstemba.cli import app
 from mstemba.data_manifests.manifest import load_manifest
 from mstemba.errors import UsageError
-from mstemba.pipeline.evaluate import _Stage, evaluate
+from mstemba.pipeline.evaluate import Stage, evaluate
 from mstemba.pipeline.evaluation import FAMILIES
 from mstemba.pipeline.metrics import average_precision, mean_average_precision
 from mstemba.pipeline.progress import Event, silent
@@ -330,7 +330,7 @@ def test_the_command_prints_segments_too(manifest: Path, tmp_path: Path) -> None
 
 def test_a_video_ends_with_its_last_scored_row(manifest: Path) -> None:
     """As where released weights score the first rows only."""
-    stage = _Stage(load_manifest(manifest), "testing", FAMILIES, silent)
+    stage = Stage(load_manifest(manifest), "testing", FAMILIES, silent)
     video = stage.manifest.videos["a"]
     whole, cut = (stage._labelled(video, video.actions, even_rows(10, 20), n) for n in (20, 6))
     assert whole.grid is not None

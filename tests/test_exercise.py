@@ -76,7 +76,7 @@ def test_detect_finds_the_actions_of_the_test_clip(
     folder: Path, first_times: dict[str, float]
 ) -> None:
     run(folder, "detect", "videos/exercise_test.mp4")
-    for suffix in ("json", "csv", "png", "scores.npz"):
+    for suffix in ("json", "csv", "png", "html", "scores.npz"):
         assert (folder / "detections" / f"exercise_test.{suffix}").stat().st_size > 0
     found = json.loads((folder / "detections" / "exercise_test.json").read_text())
     truth = json.loads(labels(folder))["videos"]["exercise_test"]["actions"]

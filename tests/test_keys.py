@@ -15,7 +15,14 @@ from mstemba.extractors import registry
 from mstemba.pipeline import files, keys
 from mstemba.pipeline.extract import make_spec, store_name
 from mstemba.pipeline.keys import Fingerprints, digest, entry_key, file_sha256, spec_key
-from mstemba.pipeline.options import DetectOptions, ExtractOptions, TrainOptions, help_of, numeric
+from mstemba.pipeline.options import (
+    DetectOptions,
+    ExtractOptions,
+    TrainOptions,
+    ZeroShotOptions,
+    help_of,
+    numeric,
+)
 from mstemba.records import FeatureSpec
 
 SPEC = FeatureSpec(
@@ -158,10 +165,26 @@ DETECT: dict[str, tuple[Any, bool]] = {
     "low": (0.2, False),
     "min_length": (3.0, False),
     "formats": (("csv",), False),
+    "embed": (True, False),
     "batch_size": (3, False),
     "device": ("cuda", False),
 }
-TABLES = {ExtractOptions: EXTRACT, TrainOptions: TRAIN, DetectOptions: DETECT}
+ZERO_SHOT: dict[str, tuple[Any, bool]] = {
+    "backbone": ("efficientnet-lite0", True),
+    "model": ("ViT-B-32", True),
+    "window": (8, True),
+    "stride": (8, True),
+    "smoothing": (0.0, True),
+    "contrast": (0.0, True),
+    "templates": (("{}",), True),
+    "background": (("nothing",), True),
+}
+TABLES = {
+    ExtractOptions: EXTRACT,
+    TrainOptions: TRAIN,
+    DetectOptions: DETECT,
+    ZeroShotOptions: ZERO_SHOT,
+}
 # Options that mean nothing without another one.
 BASES = {"address": ExtractOptions(engine="ray", precision="float32")}
 CASES = [(kind, name) for kind, table in TABLES.items() for name in table]
@@ -219,6 +242,10 @@ def test_an_option_changes_the_key_if_and_only_if_it_changes_a_number(
         (DetectOptions, {"threshold": 1.5}, "threshold is 1.5"),
         (DetectOptions, {"threshold": 0.5, "low": 0.6}, "low is 0.6"),
         (DetectOptions, {"min_length": -1.0}, "min_length is -1.0"),
+        (ZeroShotOptions, {"stride": 0}, "stride is 0"),
+        (ZeroShotOptions, {"smoothing": -1.0}, "smoothing is -1.0"),
+        (ZeroShotOptions, {"smoothing": float("inf")}, "smoothing is inf"),
+        (ZeroShotOptions, {"contrast": 1.5}, "0 <= contrast <= 1"),
     ],
 )
 def test_an_option_out_of_range_is_refused_by_name(

@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mstemba.pipeline.outputs import WRITERS, Detection
+from mstemba.pipeline.outputs.png_timeline import highest
 from mstemba.pipeline.outputs.scores import KeptScores, load_scores, save_scores, scored_video
 from mstemba.pipeline.segments import find_segments
 from mstemba.records import Scores, Segment, TimeGrid
@@ -177,6 +180,8 @@ def image_size(path: Path) -> tuple[int, int]:
 def test_png_has_a_band_for_every_class_it_draws(tmp_path: Path, case: str) -> None:
     what = CASES[case]
     drawn = {s.class_id for s in [*what.segments, *(what.ground_truth or [])]}
+    # Of no segment, the likeliest classes.
+    drawn = drawn or set(range(min(5, len(what.scores.classes))))
     width, height = image_size(write("png", what, tmp_path))
     assert width == 1440
     assert height == pytest.approx(120 * (1.5 + 0.42 * min(40, max(1, len(drawn)))), abs=2)
@@ -209,6 +214,25 @@ def test_png_of_a_very_long_video_stays_small(tmp_path: Path) -> None:
     path = write("png", what, tmp_path)
     assert image_size(path)[0] == 1440
     assert path.stat().st_size < 200_000
+
+
+@given(
+    steps=st.lists(st.floats(0.01, 5), min_size=1, max_size=12),
+    begin=st.floats(0, 5),
+    count=st.integers(1, 20),
+    end=st.floats(1, 60),
+)
+def test_every_stretch_of_the_picture_shows_its_highest_probability(
+    steps: list[float], begin: float, count: int, end: float
+) -> None:
+    grid = TimeGrid(begin + np.cumsum([0.0, *steps[:-1]]), steps[-1])
+    values = np.random.default_rng(0).random((grid.count, 2)).astype(np.float32)
+    edges = np.linspace(0, end, count + 1)
+    found = highest(values, grid, edges)
+    assert found.shape == (count, 2)
+    for after, before, shown in zip(edges[:-1], edges[1:], found, strict=True):
+        rows = values[(grid.starts < before) & (grid.ends > after)]
+        assert np.array_equal(shown, rows.max(axis=0) if len(rows) else [np.nan] * 2, True)
 
 
 def test_png_of_a_variable_rate_is_drawn(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_a_table_that_is_none_is_refused(tmp_path: Path, text: str, says: str) -
     [
         ("labels.xlsx", "save it as CSV"),
         ("project.boris", "export the events"),
-        ("session.eaf", "tab-delimited"),
+        ("labels.ods", "save it as CSV"),
     ],
 )
 def test_other_files_are_refused_with_advice(tmp_path: Path, name: str, says: str) -> None:

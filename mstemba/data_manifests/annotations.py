@@ -1,9 +1,9 @@
 """Reading annotations as users have them on disk, and joining them with the videos found.
 
 Read are the JSON forms (json_forms.py), the files of Charades, TSU and MultiTHUMOS as their authors
-hand them out (native.py), tables of users' own data (tables.py), and exports of BORIS and ELAN; a
-file, or a folder of files. A reader hands over what it found (reading.py); here class names become
-ids, subsets are told, and what is odd is counted.
+hand them out (native.py), tables of users' own data (tables.py), exports of BORIS and ELAN, and
+ELAN's own files (eaf.py); a file, or a folder of files. A reader hands over what it found
+(reading.py); here class names become ids, subsets are told, and what is odd is counted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from mstemba.data_manifests import boris, elan, native, tables
+from mstemba.data_manifests import boris, eaf, elan, native, tables
 from mstemba.data_manifests.class_ids import ClassIds, describe, label_names
 from mstemba.data_manifests.datasets import DATASETS, Dataset, load_dataset, recognise
 from mstemba.data_manifests.json_forms import read_json
@@ -37,12 +37,11 @@ _FORMS: tuple[tuple[Callable[[tuple[str, ...]], bool], _Reader], ...] = (
 )
 _EXPECTED = (
     "a table with the columns video,start,end,label (and subset,duration), an export of BORIS "
-    "(aggregated or tabular events) or of ELAN (tab-delimited text), or the files of "
+    "(aggregated or tabular events) or of ELAN (tab-delimited text, or .eaf), or the files of "
     f"{', '.join(DATASETS)}"
 )
 _ADVICE = {
     ".boris": "in BORIS, export the events as aggregated events (CSV)",
-    ".eaf": "in ELAN, export as tab-delimited text",
     ".xlsx": "save it as CSV",
     ".xls": "save it as CSV",
     ".ods": "save it as CSV",
@@ -102,6 +101,8 @@ def _read(path: Path, found: Found, report: Report) -> None:
         if not _read_table(path, found, report):
             header = ", ".join(read_table(path).header)  # which refuses an empty file
             raise ManifestError(f"{path}: found the columns {header}; expected {_EXPECTED}")
+    elif suffix == eaf.SUFFIX:
+        eaf.read_eaf(path, found, report)
     elif suffix in _ADVICE:
         raise ManifestError(f"{path}: {suffix} files are not read; {_ADVICE[suffix]}")
     else:
@@ -118,8 +119,11 @@ def _read_folder(path: Path, found: Found, report: Report) -> None:
         native.read_multithumos_files(multithumos, found, report)
     else:
         files = native.charades_files(files) or files
+        of_elan = eaf.eaf_files(path)
+        for file in of_elan:
+            eaf.read_eaf(file, found, report)
         other = [file for file in files if not _read_table(file, found, report)]
-        if len(other) == len(files):
+        if len(other) == len(files) and not of_elan:
             said = f"none of {example_files(files)} is one" if files else "no .csv, .tsv or .txt"
             raise ManifestError(f"{path}: {said}; expected {_EXPECTED}")
         for file in other:

@@ -67,7 +67,7 @@ def load(model: str, weights: str, device: str, precision: str) -> Encoder:
 
     torchvision_ops.ensure()
     # open_clip cannot leave the text tower out of a model; it is freed here, with the rest of it.
-    visual = (_local if Path(weights).is_file() else _published)(model, weights).visual
+    visual = network(model, weights).visual
 
     def forward(images: Tensor) -> Tensor:
         # encode_image is this and no more, except that CoCa's visual gives its tokens as well, and
@@ -76,6 +76,11 @@ def load(model: str, weights: str, device: str, precision: str) -> Encoder:
         return found[0] if isinstance(found, tuple) else found
 
     return Encoder(visual, forward, visual.image_mean, visual.image_std, device, precision)
+
+
+def network(model: str, weights: str) -> Any:
+    """open_clip's own network, both towers, on the CPU. Raises UsageError as `load` does."""
+    return (_local if Path(weights).is_file() else _published)(model, weights)
 
 
 def _local(model: str, path: str) -> Any:
@@ -113,7 +118,7 @@ def _published(model: str, tag: str) -> Any:
 def _create(model: str, weights: str, pixels: dict[str, Any] | None, quick: bool = False) -> Any:
     import open_clip
 
-    with _quiet_logging():
+    with quiet_logging():
         network: nn.Module = open_clip.create_model(
             model, pretrained=weights, force_quick_gelu=quick, force_preprocess_cfg=pixels
         )
@@ -173,8 +178,8 @@ def _similar(folder: Path, model: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _quiet_logging() -> Iterator[None]:
-    # The hub's client logs each of its retries; what matters is in the exception.
+def quiet_logging() -> Iterator[None]:
+    """The hub's client logs each of its retries; what matters is in the exception."""
     logging.disable(logging.CRITICAL)
     try:
         yield

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mstemba.errors import UsageError
-from mstemba.extractors import clip, efficientnet, i3d, pytorchvideo
+from mstemba.extractors import clip, clip_text, efficientnet, i3d, pytorchvideo
 from mstemba.extractors.description import Description
 from mstemba.extractors.weights import check_tag, hub_file
 
@@ -39,6 +39,10 @@ class Resolved:
         """Load the weights. Raises UsageError when they are not here and cannot be fetched."""
         return BACKBONES[self.name].load(self.model, self.weights, device, precision)
 
+    def load_text(self, device: str) -> clip_text.TextEncoder:
+        """Load the text tower of the same weights. Raises UsageError as `load` and `text_side`."""
+        return text_side(self.name)(self.model, self.weights, device)
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -59,6 +63,8 @@ class Backbone:
     published: Mapping[str, str] | None
     """Address by tag; None where it takes the library itself to know the tags."""
     many_models: bool = False
+    load_text: Callable[[str, str, str], clip_text.TextEncoder] | None = None
+    """(model, weights, device) to its text tower; None where it knows no language."""
 
 
 def _i3d(
@@ -107,6 +113,7 @@ BACKBONES = {
         at_hand=clip.default_at_hand,
         published=None,
         many_models=True,
+        load_text=clip_text.load,
     ),
     "efficientnet-lite0": Backbone(
         summary="ImageNet EfficientNet-Lite0, small and fast on a CPU",
@@ -159,6 +166,18 @@ def resolve(
     return Resolved(name, model, weights, identity, about)
 
 
+def text_side(name: str) -> Callable[[str, str, str], clip_text.TextEncoder]:
+    """What loads a backbone's text tower. Raises UsageError for a backbone that has none."""
+    load = BACKBONES[name].load_text
+    if load is None:
+        others = ", ".join(other for other, backbone in BACKBONES.items() if backbone.load_text)
+        raise UsageError(
+            f"backbone {name} was trained on pictures without text: it has no text tower, so it "
+            f"cannot tell how well a label fits a picture. Backbones that can: {others}"
+        )
+    return load
+
+
 def listing() -> list[dict[str, object]]:
     """One row a backbone: what a user chooses by, and whether its default weights are here."""
     rows: list[dict[str, object]] = []
@@ -170,6 +189,7 @@ def listing() -> list[dict[str, object]]:
                 "summary": backbone.summary,
                 "model": backbone.default_model,
                 "kind": about.kind,
+                "text": backbone.load_text is not None,
                 "width": about.width,
                 "input": about.input_size,
                 "licence": backbone.licence,

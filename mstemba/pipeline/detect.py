@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from mstemba.data_manifests.manifest import as_paths, find_videos
-from mstemba.errors import StoreError, UsageError
+from mstemba.errors import MstembaError, StoreError, UsageError
 from mstemba.pipeline.checkpoint import find_checkpoint
 from mstemba.pipeline.detector import Detector, TrainedDetector
 from mstemba.pipeline.devices import pick_device
 from mstemba.pipeline.extract import entry_names, extract_into, store_name
 from mstemba.pipeline.files import as_local
 from mstemba.pipeline.keys import Fingerprints, digest, entry_key
-from mstemba.pipeline.options import DetectOptions, ExtractOptions
+from mstemba.pipeline.options import DetectOptions, ExtractOptions, ZeroShotOptions
 from mstemba.pipeline.outputs import Detection
+from mstemba.pipeline.outputs.html_page import check_embeddable
 from mstemba.pipeline.outputs.scores import (
     SUFFIX,
     KeptScores,
@@ -24,28 +26,82 @@ from mstemba.pipeline.outputs.scores import (
     save_scores,
     scored_video,
 )
-from mstemba.pipeline.progress import Listener, silent
-from mstemba.pipeline.results import Known, check_formats, make_detection, write_files
+from mstemba.pipeline.progress import Listener, Meter, silent
+from mstemba.pipeline.results import (
+    Known,
+    check_folder,
+    check_formats,
+    make_detection,
+    write_files,
+)
 from mstemba.pipeline.store import FeatureStore
 from mstemba.pipeline.workspace import Workspace, find_workspace
-from mstemba.records import Scores
+from mstemba.records import Scores, Segment
 
 # Bytes of a result file's stem: file systems allow 255 for the whole name.
 LONGEST_NAME = 200
+# Videos that a message names.
+MOST_NAMED = 5
 
 
 @dataclass
 class DetectResult:
-    """What a detection did."""
+    """What a detection did. Iterating gives the `Detection` of every video that did not fail."""
 
     output: Path
+    """Folder of the files."""
     files: dict[str, list[Path]] = field(default_factory=dict)
     """Files written, by video id."""
     detections: dict[str, Detection] = field(default_factory=dict)
+    """By video id."""
     failed: dict[str, str] = field(default_factory=dict)
     """Reason by video id."""
     cached: list[str] = field(default_factory=list)
     """Videos whose kept scores were used again."""
+    seconds: float = 0.0
+    """What it took."""
+
+    @property
+    def detection(self) -> Detection:
+        """That of the only video.
+
+        Raises MstembaError with the reason if it failed, UsageError if there are several.
+        """
+        ids = [*self.detections, *self.failed]
+        if len(ids) != 1:
+            named = ", ".join(map(repr, ids[:MOST_NAMED])) or "none"
+            more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
+            raise UsageError(
+                f"the result is of {len(ids)} videos ({named}{more}), not of one: take each from "
+                f"`detections`, by its id"
+            )
+        for id, reason in self.failed.items():
+            raise MstembaError(f"{id}: nothing was detected, because it failed: {reason}")
+        return next(iter(self))
+
+    @property
+    def scores(self) -> Scores:
+        """The only video's dense scores. Raises as `detection`."""
+        return self.detection.scores
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The only video's segments, by start. Raises as `detection`."""
+        return self.detection.segments
+
+    def __iter__(self) -> Iterator[Detection]:
+        return iter(self.detections.values())
+
+    def __repr__(self) -> str:
+        return (
+            f"DetectResult({str(self.output)!r}, {len(self.detections)} videos, "
+            f"{len(self.cached)} from kept scores, {len(self.failed)} failed)"
+        )
+
+    def _repr_html_(self) -> str:
+        from mstemba.pipeline.outputs.notebook import all_as_html
+
+        return all_as_html(self.detections, self.failed)
 
 
 def detect(
@@ -54,15 +110,23 @@ def detect(
     *,
     workspace: Workspace | None = None,
     checkpoint: str | Path | None = None,
+    labels: str | Path | Iterable[str] | None = None,
+    zero_shot: ZeroShotOptions | None = None,
     output: str | Path | None = None,
     weights: str | None = None,
     listen: Listener = silent,
 ) -> DetectResult:
     """Detect actions in videos, given as files or folders.
 
+    A checkpoint's network scores them; or, with `labels` (a list, a text separated by commas, or a
+    text file with one a line), CLIP does with no training, in the way that `zero_shot` says.
     Scores are kept beside the results (`<video>.scores.npz`): another threshold or format needs no
-    second pass. `weights` names the backbone's weights file if it is not where it was at training.
-    Raises UsageError for an unknown format, CheckpointError for a checkpoint that cannot run here.
+    second pass. `weights` names the backbone's weights file if it is not where it was at training,
+    and with `labels` a published tag or a file.
+    A video that cannot be read stops no other one and raises nothing: it is in `failed` of what is
+    returned, with its reason.
+    Raises UsageError for an unknown format, for labels that cannot be used, and for weights that
+    are not here and cannot be fetched, CheckpointError for a checkpoint that cannot run here.
     """
     options = options or DetectOptions()
     check_formats(options.formats)
@@ -70,9 +134,55 @@ def detect(
     inputs = find_videos(as_paths(videos))
     if not inputs:
         raise UsageError("name at least one video or folder")
-    detector = TrainedDetector(find_checkpoint(as_local(checkpoint), workspace), weights)
+    _check_detector(checkpoint, labels, zero_shot, workspace)
+    if options.embed:
+        for path in inputs.values():
+            check_embeddable(path)
     folder = as_local(output) or (workspace.detections if workspace else Path("detections"))
-    return _Detecting(detector, options, workspace, folder, listen).run(inputs)
+    check_folder(folder)
+    fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
+    detector: Detector
+    if labels is None:
+        detector = TrainedDetector(find_checkpoint(as_local(checkpoint), workspace), weights)
+    else:
+        from mstemba.pipeline.zero_shot import zero_shot_detector
+
+        stores = _stores(workspace, folder)
+        detector = zero_shot_detector(
+            labels, zero_shot, weights, stores, options.device, fingerprints
+        )
+    return _Detecting(detector, options, workspace, folder, fingerprints, listen).run(inputs)
+
+
+def _check_detector(
+    checkpoint: str | Path | None,
+    labels: object,
+    zero_shot: ZeroShotOptions | None,
+    workspace: Workspace | None,
+) -> None:
+    """Raises UsageError unless it is clear what detects."""
+    if labels is not None and checkpoint is not None:
+        raise UsageError(
+            f"labels and the checkpoint {checkpoint} are given: a checkpoint has its own classes, "
+            f"and labels need none; leave --labels or --checkpoint out"
+        )
+    changed = [
+        f.name
+        for f in fields(ZeroShotOptions)
+        if zero_shot is not None and getattr(zero_shot, f.name) != f.default
+    ]
+    if labels is None and changed:
+        raise UsageError(f"{', '.join(changed)} mean nothing without labels: add --labels")
+    if labels is None and checkpoint is None and workspace is None:
+        raise UsageError(
+            "nothing to detect with: name a --checkpoint, run in a workspace with a trained model, "
+            "or say what to look for, as in --labels 'opening a door, drinking'"
+        )
+
+
+def _stores(workspace: Workspace | None, output: Path) -> Path:
+    """Folder of the feature stores."""
+    return workspace.features if workspace else output / ".features"
 
 
 @dataclass(frozen=True)
@@ -95,6 +205,7 @@ class _Detecting:
         options: DetectOptions,
         workspace: Workspace | None,
         output: Path,
+        fingerprints: Fingerprints,
         listen: Listener,
     ) -> None:
         self._detector = detector
@@ -103,25 +214,29 @@ class _Detecting:
         self._listen = listen
         self._key_parts = detector.key_parts()
         self._provenance = detector.provenance()
-        self._fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
+        self._fingerprints = fingerprints
         self._result = DetectResult(output)
 
     def run(self, inputs: Mapping[str, Path]) -> DetectResult:
+        begin = time.perf_counter()
         jobs = self._jobs(inputs)
         kept = {job.id: load_scores(self._scores_file(job), job.key) for job in jobs}
         self._result.cached = [id for id, scores in kept.items() if scores is not None]
         score_job = self._scorer([job for job in jobs if kept[job.id] is None])
         known = Known(self._workspace)
-        for job in jobs:
-            if job.id in self._result.failed:
-                continue
+        jobs = [job for job in jobs if job.id not in self._result.failed]
+        meter = Meter("detect", len(jobs), "videos", self._listen)
+        for number, job in enumerate(jobs):
+            meter.tell(job.id, number, number, job.id)
             try:
                 scores = kept[job.id] or score_job(job)
             except StoreError as error:
                 self._result.failed[job.id] = str(error)
             else:
                 self._write(job, replace(scores, video=str(job.path)), known)
+        meter.tell(f"{len(jobs)} videos", len(jobs), len(jobs))
         self._fingerprints.save()
+        self._result.seconds = time.perf_counter() - begin
         return self._result
 
     def _jobs(self, inputs: Mapping[str, Path]) -> list[_Job]:
@@ -160,7 +275,7 @@ class _Detecting:
         # Before the long part: a damaged checkpoint should not cost an extraction.
         score = self._detector.load(pick_device(options.device), self._listen)
         backbone = self._detector.backbone(self._fingerprints)
-        root = self._workspace.features if self._workspace else self._result.output / ".features"
+        root = _stores(self._workspace, self._result.output)
         store = FeatureStore.prepare(root / store_name(spec), spec, backbone.file)
         paths = {job.id: job.path for job in jobs}
         entries = entry_names(store, paths, self._fingerprints, self._workspace)
@@ -192,7 +307,7 @@ class _Detecting:
 
     def _write(self, job: _Job, scores: Scores, known: Known) -> None:
         detection = make_detection(scores, job.id, self._provenance, known, self._options)
-        files = write_files(detection, self._result.output, job.name)
+        files = write_files(detection, self._result.output, job.name, self._listen)
         self._result.files[job.id] = [*files, self._scores_file(job)]
         self._result.detections[job.id] = detection
 

@@ -8,7 +8,6 @@ is dealt out to the videos again.
 from __future__ import annotations
 
 import contextlib
-import time
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -24,7 +23,7 @@ from mstemba.pipeline.claims import Claim, Claims
 from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart, Resume
 from mstemba.pipeline.engine import Engine, EngineEvent, FramesLost
 from mstemba.pipeline.extract import ExtractResult, Job
-from mstemba.pipeline.progress import Event, Listener
+from mstemba.pipeline.progress import Event, Listener, Meter
 from mstemba.pipeline.store import EntryWriter, FeatureStore, Unfinished
 from mstemba.records import Frames
 
@@ -206,13 +205,13 @@ class Encoding:
             return
         track.finish()
         for warning in track.report.warnings:
-            self._listen(Event("extract", f"{track.job.id}: {warning}", warning=True))
+            self._warn(track.job.id, f"{track.job.id}: {warning}")
         self._result.made.append(track.job.id)
         self._done_with(track)
 
     def _fail(self, id: str, error: MstembaError) -> None:
         self._result.failed[id] = str(error)
-        self._listen(Event("extract", str(error), warning=True))
+        self._warn(id, str(error))
         self._done_with(self._tracks[id])
 
     def _lose(self, track: Track, reason: FramesLost) -> None:
@@ -222,10 +221,13 @@ class Encoding:
         if self._losses[id] > _MOST_LOSSES:
             self._fail(id, MstembaError(f"{id}: given up after {_MOST_LOSSES} tries: {reason}"))
             return
-        self._listen(Event("extract", f"{id}: {reason}; doing it again", warning=True))
+        self._warn(id, f"{id}: {reason}; doing it again")
         del self._tracks[id]
         track.claim.release()
         self._lost.append(track.job)
+
+    def _warn(self, id: str, message: str) -> None:
+        self._listen(Event("extract", message, warning=True, video=id))
 
     def _done_with(self, track: Track) -> None:
         del self._tracks[track.job.id]
@@ -340,14 +342,12 @@ class _Progress:
 
     def __init__(self, jobs: list[Job], listen: Listener) -> None:
         self._sizes = {job.id: job.path.stat().st_size for job in jobs}
-        self._total = sum(self._sizes.values())
-        self._listen = listen
+        self._meter = Meter("extract", sum(self._sizes.values()), "frames", listen)
         self._done = 0
         self._frames = 0
         self._seconds: dict[str, float] = {}
         self._shares: dict[str, float] = {}
         """Bytes done of videos under way."""
-        self._begin = time.perf_counter()
 
     def opened(self, id: str, seconds: float) -> None:
         self._seconds[id] = seconds
@@ -357,15 +357,13 @@ class _Progress:
         self._frames += count
         seconds = self._seconds.get(id, 0.0)
         self._shares[id] = self._sizes[id] * (min(1.0, reached / seconds) if seconds else 0.0)
-        self._tell(f"{id} at {reached:.0f} s")
+        self._tell(id, f"at {reached:.0f} s" + (f" of {seconds:.0f} s" if seconds else ""))
 
     def video(self, id: str) -> None:
         self._done += self._sizes[id]
         self._shares.pop(id, None)
-        self._tell(f"{id} done")
+        self._tell(id, "done")
 
-    def _tell(self, what: str) -> None:
-        rate = self._frames / (time.perf_counter() - self._begin)
-        message = f"{what}, {self._frames} frames, {rate:.0f} frames/s"
+    def _tell(self, id: str, what: str) -> None:
         done = self._done + sum(self._shares.values())
-        self._listen(Event("extract", message, done, self._total))
+        self._meter.tell(f"{id} {what}, {self._frames} frames", done, self._frames, id)

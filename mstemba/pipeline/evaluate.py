@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -66,17 +67,13 @@ def evaluate(
     workspace = workspace or find_workspace()
     bare = released or predictions is not None
     found = None if bare else find_checkpoint(as_local(checkpoint), workspace)
-    if manifest is None:
-        if workspace is None:
-            raise UsageError("no workspace here: give --manifest, or make one with `mstemba init`")
-        manifest = workspace.manifest
-    stage = _Stage(load_manifest(Path(manifest)), subset, tuple(metrics), listen)
+    stage = Stage(find_manifest(manifest, workspace), subset, tuple(metrics), listen)
     if released:
         spec = find_features(as_path(features), workspace).spec
         length = recipes.clip_length(stage.manifest.dataset)
         found = open_released(Path(str(checkpoint)), stage.manifest.classes, spec, length)
     if found is not None:
-        return stage.checkpoint(found, as_path(features), workspace, device)
+        return stage.measure(stage.score(found, as_path(features), workspace, device))
     read = read_predictions(
         Path(str(as_local(predictions))), stage.manifest.classes, stage.manifest.videos.values()
     )
@@ -84,8 +81,32 @@ def evaluate(
     return stage.predictions(read, source)
 
 
-class _Stage:
-    """One call of `evaluate`."""
+def find_manifest(given: str | Path | None, workspace: Workspace | None) -> Manifest:
+    """The manifest named, else the workspace's. Raises UsageError when there is none."""
+    if given is None:
+        if workspace is None:
+            raise UsageError("no workspace here: give --manifest, or make one with `mstemba init`")
+        given = workspace.manifest
+    return load_manifest(Path(given))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The videos of a subset with their dense scores: what `evaluate` measures, `report` draws."""
+
+    videos: Sequence[LabelledVideo]
+    scores: Sequence[NDArray[np.float32]]
+    """(T, C) of every video."""
+    where: str
+    """The checkpoint's folder, or the file of predictions."""
+    missing: list[str]
+    """Videos of the subset without features, or without predictions."""
+    time_unit: str
+    """Of the videos' grids and actions."""
+
+
+class Stage:
+    """One call of `evaluate`, or the part of `report` that it shares: score, then measure."""
 
     def __init__(
         self, manifest: Manifest, subset: str, families: tuple[str, ...], listen: Listener
@@ -93,9 +114,10 @@ class _Stage:
         self.manifest = manifest
         self._subset, self._families, self._listen = subset, families, listen
 
-    def checkpoint(
+    def score(
         self, found: Checkpoint, features: Path | None, workspace: Workspace | None, device: str
-    ) -> Evaluation:
+    ) -> Scored:
+        """Run the checkpoint on every video of the subset that has features."""
         if self.manifest.classes != found.classes:
             raise CheckpointError(_class_difference(found, self.manifest.classes))
         source = _matching_features(found, features, workspace)
@@ -125,8 +147,8 @@ class _Stage:
         for number, clip in enumerate(clips, 1):
             scores.append(score(model, clip.features, found.released_length))
             labelled.append(self._labelled(clip.video, clip.actions, clip.grid, len(scores[-1])))
-            self._listen(Event("evaluate", clip.id, number, len(clips)))
-        return self._dense(labelled, scores, str(found.folder), missing, self._unit(source))
+            self._listen(Event("evaluate", clip.id, number, len(clips), video=clip.id))
+        return Scored(labelled, scores, str(found.folder), missing, self._unit(source))
 
     def predictions(self, read: Predictions, source: FeatureSource | None) -> Evaluation:
         for warning in read.warnings:
@@ -147,7 +169,7 @@ class _Stage:
             if video.id in read.scores:
                 scores.append(read.scores[video.id])
                 videos.append(self._timed(video, len(scores[-1]), read, source))
-        return self._dense(videos, scores, str(read.path), missing, self._unit(source))
+        return self.measure(Scored(videos, scores, str(read.path), missing, self._unit(source)))
 
     def _check_ids(self, read: Predictions, wanted: Sequence[Video]) -> None:
         """Tell of predictions that are of no video of the subset; an error if all of them are."""
@@ -246,21 +268,23 @@ class _Stage:
         if late:
             self._warn(f"{late} of {len(found)} segments begin after their video ends")
 
-    def _dense(
-        self,
-        videos: Sequence[LabelledVideo],
-        scores: Sequence[NDArray[np.float32]],
-        where: str,
-        missing: list[str],
-        unit: str,
-    ) -> Evaluation:
-        measures = DenseMeasures(videos, np.concatenate(scores), len(self.manifest.classes))
+    def measure(self, scored: Scored) -> Evaluation:
+        """The families of measures that were asked for."""
+        classes = len(self.manifest.classes)
+        measures = DenseMeasures(scored.videos, np.concatenate(scored.scores), classes)
         if not measures.any_positive:
             raise UsageError(
                 f"no row of subset {self._subset!r} falls into an action: nothing to measure"
             )
         measured = measures.measure(self._families)
-        return self._result(measured, where, len(videos), measures.rows, missing, unit)
+        return self._result(
+            measured,
+            scored.where,
+            len(scored.videos),
+            measures.rows,
+            scored.missing,
+            scored.time_unit,
+        )
 
     def _result(
         self,

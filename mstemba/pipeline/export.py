@@ -5,8 +5,9 @@ Nothing heavy is imported: exporting is a matter of a second.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mstemba.data_manifests.manifest import as_paths
@@ -14,8 +15,15 @@ from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.files import as_local
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.outputs import Detection
-from mstemba.pipeline.outputs.scores import SUFFIX, read_scores
-from mstemba.pipeline.results import Known, check_formats, make_detection, write_files
+from mstemba.pipeline.outputs.scores import SUFFIX, read_scores, scored_video
+from mstemba.pipeline.progress import Listener, silent
+from mstemba.pipeline.results import (
+    Known,
+    check_folder,
+    check_formats,
+    make_detection,
+    write_files,
+)
 from mstemba.pipeline.workspace import Workspace, find_workspace
 
 
@@ -26,6 +34,7 @@ class ExportResult:
     files: dict[str, list[Path]] = field(default_factory=dict)
     """Files written, by the scores' name."""
     detections: dict[str, Detection] = field(default_factory=dict)
+    """By the scores' name."""
     failed: dict[str, str] = field(default_factory=dict)
     """Reason by the scores' name."""
 
@@ -36,42 +45,104 @@ def export(
     *,
     workspace: Workspace | None = None,
     output: str | Path | None = None,
+    listen: Listener = silent,
 ) -> ExportResult:
     """Cut kept scores into segments again and write them in other formats.
 
-    `scores` are files that `detect` kept (`<video>.scores.npz`), or folders of them; by default
-    those of the workspace. The files go beside the scores, or into `output`. Raises UsageError for
-    an unknown format, and when there are no scores.
+    `scores` are files that `detect` kept (`<video>.scores.npz`), folders of them, or the videos'
+    own paths or ids; by default all of the workspace. The files go beside the scores, or into
+    `output`. Damaged scores stop no others: they are in `failed` of what is returned.
+    Raises UsageError for an unknown format, for an `output` that is a file, and when there are no
+    scores.
     """
     options = options or ExportOptions()
     check_formats(options.formats)
+    folder = as_local(output)
+    check_folder(folder)
     workspace = workspace or find_workspace()
     known = Known(workspace)
     result = ExportResult()
-    for file in _scores_files(as_paths(scores), workspace):
-        name = file.name.removesuffix(SUFFIX)
+    for file in _scores_files(as_paths(scores), workspace, known):
+        own = file.name.removesuffix(SUFFIX)
         try:
             kept = read_scores(file)
         except StoreError as error:
-            result.failed[name] = str(error)
+            result.failed[_unused(own, "", result.failed)] = str(error)
             continue
-        detection = make_detection(kept.scores, name, kept.provenance, known, options)
-        result.detections[name] = detection
-        result.files[name] = write_files(detection, as_local(output) or file.parent, name)
+        # Scores of one name from several folders must not overwrite each other.
+        name = _unused(own, kept.fingerprint, result.detections)
+        dense = replace(kept.scores, video=_where(kept.scores.video, own, known))
+        result.detections[name] = make_detection(dense, own, kept.provenance, known, options)
+        where = (file.parent, own) if folder is None else (folder, name)
+        try:
+            result.files[name] = write_files(result.detections[name], *where, listen)
+        except UsageError as error:  # a video that is too large to embed
+            result.failed[name] = str(error)
     return result
 
 
-def _scores_files(given: list[Path], workspace: Workspace | None) -> list[Path]:
+def _where(video: str, name: str, known: Known) -> str:
+    """Where the video is; by the manifest if it is not where it was when it was scored."""
+    listed = known.path(name)
+    moved = listed is not None and listed.is_file() and not Path(video).is_file()
+    return str(listed) if moved else video
+
+
+def _unused(name: str, fingerprint: str, used: Iterable[str]) -> str:
+    """The name, or with something of the fingerprint, or a number, added to it."""
+    numbered = (f"{name} ({number})" for number in itertools.count(2))
+    marked = [f"{name}@{fingerprint[:8]}"] if fingerprint else []
+    names = itertools.chain([name], marked, numbered)  # without end
+    return next(free for free in names if free not in used)
+
+
+def _scores_files(given: list[Path], workspace: Workspace | None, known: Known) -> list[Path]:
+    """The scores' files, each once. Raises UsageError for what leads to none."""
     if not given and workspace is None:
         raise UsageError("no workspace here: name kept scores (VIDEO.scores.npz), or their folder")
-    places = given or [workspace.detections]  # type: ignore[union-attr]
-    files = [
-        file
-        for place in places
-        for file in (sorted(place.glob(f"*{SUFFIX}")) if place.is_dir() else [place])
-    ]
-    if not files:
-        raise UsageError(
-            f"no kept scores (*{SUFFIX}) in {places[0]}: `mstemba detect` makes them from a video"
-        )
-    return files
+    if not given and workspace is not None:
+        given = [workspace.detections]
+    files: dict[Path, Path] = {}
+    for place in given:
+        found = _in_folder(place) if place.is_dir() else [_of_one(place, workspace, known)]
+        if not found:
+            raise UsageError(
+                f"no kept scores (*{SUFFIX}) in {place}: `mstemba detect` makes them from a video"
+            )
+        files |= {file.resolve(): file for file in found if file.resolve() not in files}
+    return list(files.values())
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def _of_one(given: Path, workspace: Workspace | None, known: Known) -> Path:
+    """The scores' file that is named, itself or by its video's path or id."""
+    if given.name.endswith(SUFFIX) and given.is_file():
+        return given
+    folders = [workspace.detections] if workspace else [Path("detections")]
+    folders += [given.parent, given.parent / "detections"]
+    files = [file for folder in dict.fromkeys(folders) for file in _in_folder(folder)]
+    video = given if given.is_file() else known.path(str(given))
+    path = str(video.resolve()) if video else None
+    names = (str(given).replace("/", "__"), given.name, given.stem)
+    named = [file for file in files if file.name.removesuffix(SUFFIX) in names]
+    # To open thousands takes seconds: those first whose names begin like the video's.
+    files.sort(key=lambda file: not file.name.startswith(names))
+    found = (file for file in files if path and _video_of(file) == path)
+    # By the name where the path says nothing: the video has moved, or is not in the manifest.
+    others = (file for file in named if not (path and Path(_video_of(file)).is_file()))
+    for file in itertools.chain(found, others):
+        return file
+    places = ", ".join(str(folder) for folder in dict.fromkeys(folders))
+    raise UsageError(
+        f"{given}: no kept scores of it in {places}; name a video, its id, a file *{SUFFIX} or a "
+        f"folder of them. `mstemba detect` makes them from a video"
+    )
+
+
+def _video_of(file: Path) -> str:
+    """The path of the video that was scored; empty for damaged scores."""
+    video = scored_video(file)
+    return video[0] if video else ""

@@ -74,7 +74,7 @@ def extract(
         raise UsageError(
             "no workspace here: say where the features go with --store, or run `mstemba init`"
         )
-    options = with_precision(backbone, options, root, workspace)
+    options = with_precision(backbone, options, root, workspace.features if workspace else None)
     spec = make_spec(backbone, options)
     if root is None:
         assert workspace is not None
@@ -121,12 +121,12 @@ def with_precision(
     backbone: registry.Resolved,
     options: ExtractOptions,
     root: Path | None,
-    workspace: Workspace | None,
+    stores: Path | None,
 ) -> ExtractOptions:
     """The options with `auto` made definite.
 
-    What the workspace or the named store holds already wins over what is fast on this device, so
-    that the same command on another machine finds the features done.
+    What the store at `root`, or without one the folder `stores`, holds already wins over what is
+    fast on this device, so that the same command on another machine finds the features done.
     """
     if options.precision != "auto":
         return options
@@ -134,10 +134,10 @@ def with_precision(
         with contextlib.suppress(StoreError):  # none there yet, or of no use: `prepare` says so
             return replace(options, precision=FeatureStore.open(root).spec.precision)
     else:
-        assert workspace is not None
+        assert stores is not None
         for precision in PRECISIONS:
             definite = replace(options, precision=precision)
-            if (workspace.features / store_name(make_spec(backbone, definite))).is_dir():
+            if (stores / store_name(make_spec(backbone, definite))).is_dir():
                 return definite
     # Imported here: with everything done, no torch is needed.
     from mstemba.pipeline.engine import fast_precision

@@ -215,7 +215,12 @@ class ExportOptions:
     )
     min_length: float = _runtime(0.0, "Shortest segment that is kept, in seconds.")
     formats: tuple[str, ...] = _runtime(
-        ("json", "csv", "png"), "Files to write, separated by commas.", flag="--format"
+        ("json", "csv", "png", "html"),
+        "Files to write, separated by commas; docs/formats.md lists them all.",
+        flag="--format",
+    )
+    embed: bool = _runtime(
+        False, "html: put the video into the page, which else has its path.", flag="--embed"
     )
 
     def __post_init__(self) -> None:
@@ -228,6 +233,10 @@ class ExportOptions:
             f"low is {self.low}, expected 0 <= low <= threshold ({self.threshold})",
         )
         _require(self.min_length >= 0, f"min_length is {self.min_length}, expected 0 s or more")
+        _require(
+            "html" in self.formats or not self.embed,
+            "embed is of the page, and html is not among the formats: add html to --format",
+        )
 
     @property
     def low_threshold(self) -> float:
@@ -247,6 +256,61 @@ class DetectOptions(ExportOptions):
         super().__post_init__()
         size = self.batch_size
         _require(size is None or size >= 1, f"batch_size is {size}, expected 1 or more")
+
+
+@dataclass(frozen=True)
+class ZeroShotOptions:
+    """How labels in words are looked for in a video, with no training; see docs/zero-shot.md."""
+
+    backbone: str = _option("clip", "With --labels: backbone, one that has a text tower.")
+    model: str | None = _option(
+        None, "With --labels: model of the family [default: ViT-L-14-quickgelu for clip]."
+    )
+    window: int | None = _option(
+        None, "With --labels: frames of one feature row, averaged [default: 16]."
+    )
+    stride: int | None = _option(
+        None,
+        "With --labels: frames from one row to the next; fewer for short actions [default: 16].",
+    )
+    smoothing: float = _option(
+        1.0, "With --labels: seconds of deviation of the Gaussian that smooths over time; 0: none."
+    )
+    contrast: float = _option(
+        0.5,
+        "With --labels: 0 compares a label with the background only, 1 with its own median over "
+        "the video only.",
+    )
+    templates: tuple[str, ...] = _option(
+        (
+            "a photo of {}.",
+            "a photo of a person {}.",
+            "a video of {}.",
+            "a video of a person {}.",
+        ),
+        "With --labels: sentences with {} for a label, separated by commas, or a text file with "
+        "one a line.",
+    )
+    background: tuple[str, ...] = _option(
+        (
+            "a photo.",
+            "a video.",
+            "a photo of a place.",
+            "a photo of a person.",
+            "a photo of a person doing nothing.",
+        ),
+        "With --labels: sentences for moments without a label, given likewise.",
+    )
+
+    def __post_init__(self) -> None:
+        _require_finite(self)
+        for name in ("window", "stride"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"{name} is {value}, expected 1 or more")
+        _require(self.smoothing >= 0, f"smoothing is {self.smoothing}, expected 0 s or more")
+        _require(
+            0 <= self.contrast <= 1, f"contrast is {self.contrast}, expected 0 <= contrast <= 1"
+        )
 
 
 def _require_finite(options: Any) -> None:

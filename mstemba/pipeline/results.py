@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mstemba.data_manifests.manifest import Video, load_manifest
 from mstemba.errors import UsageError
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.outputs import WRITERS, Detection
+from mstemba.pipeline.progress import Event, Listener, silent
 from mstemba.pipeline.segments import find_segments
 from mstemba.pipeline.timeline import in_seconds
 from mstemba.pipeline.workspace import Workspace
@@ -19,30 +21,63 @@ from mstemba.records import Scores, Segment
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Raises UsageError, listing the formats there are, for another one."""
+    """Raises UsageError, listing the formats there are, for another one, and for none at all."""
+    if not formats:
+        raise UsageError(f"no format named; there are {', '.join(WRITERS)}")
     if unknown := [name for name in formats if name not in WRITERS]:
         raise UsageError(f"unknown format {unknown[0]!r}; there are {', '.join(WRITERS)}")
+
+
+def check_folder(folder: Path | None) -> None:
+    """Raises UsageError where results cannot be written because a file is in the folder's place."""
+    if folder is None:
+        return
+    first = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    if first.exists() and not first.is_dir():
+        raise UsageError(
+            f"{folder}: {'this' if first == folder else first} is a file, expected a folder for "
+            f"the results; name another one by --output"
+        )
 
 
 class Known:
     """What the workspace's manifest knows of a video: its id, its subset, its labels."""
 
     def __init__(self, workspace: Workspace | None) -> None:
-        self._videos: dict[Path, Video] = {}
+        self._videos: dict[str, Video] = {}
+        """Those that have a file, by id."""
         self._classes: tuple[str, ...] = ()
         self._time_unit = "seconds"
         if workspace is not None and workspace.manifest.is_file():
             manifest = load_manifest(workspace.manifest)
             self._classes, self._time_unit = manifest.classes, manifest.time_unit
-            self._videos = {
-                video.path.resolve(): video
-                for video in manifest.videos.values()
-                if video.path is not None
-            }
+            self._videos = {v.id: v for v in manifest.videos.values() if v.path is not None}
 
     def video(self, path: Path) -> Video | None:
         """The manifest's entry of a file."""
-        return self._videos.get(path.resolve())
+        real = path.resolve()
+        # To resolve the paths of ten thousand videos takes a third of a second: namesakes first.
+        alike = self._by_name.get(path.name, [])
+        found = (v for v in alike if v.path is not None and v.path.resolve() == real)
+        return next(found, None) or self._by_path.get(real)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Video]]:
+        """File names, before links are followed."""
+        found: dict[str, list[Video]] = {}
+        for video in self._videos.values():
+            if video.path is not None:
+                found.setdefault(video.path.name, []).append(video)
+        return found
+
+    @cached_property
+    def _by_path(self) -> dict[Path, Video]:
+        return {v.path.resolve(): v for v in self._videos.values() if v.path is not None}
+
+    def path(self, id: str) -> Path | None:
+        """The file of a video that the manifest knows by this id."""
+        video = self._videos.get(id)
+        return video.path if video else None
 
     def ground_truth(self, scores: Scores, frames_per_row: int) -> list[Segment] | None:
         """Labelled actions in seconds; None for a video, or for classes, that it does not have."""
@@ -79,12 +114,30 @@ def make_detection(
     )
 
 
-def write_files(detection: Detection, folder: Path, name: str) -> list[Path]:
+def write_files(
+    detection: Detection, folder: Path, name: str, listen: Listener = silent
+) -> list[Path]:
     """Write the formats that the options name; the files are `<name>.<suffix>`."""
     files = []
-    for form in detection.options.formats:
+    for form in dict.fromkeys(detection.options.formats):
         writer = WRITERS[form]
         file = folder / f"{name}.{writer.suffix}"
+        if writer.warn and (warning := writer.warn(detection)):
+            listen(Event(form, warning, warning=True, video=detection.id))
         writer.write(detection, file)
         files.append(file)
     return files
+
+
+def why_nothing(detection: Detection) -> str:
+    """What the highest score was, for a user who sees no segment; empty where there are some."""
+    scores, options = detection.scores, detection.options
+    if detection.segments or not scores.probabilities.size:
+        return ""
+    row, class_id = np.unravel_index(scores.probabilities.argmax(), scores.probabilities.shape)
+    shortest = f", shortest {options.min_length:g} s" if options.min_length else ""
+    return (
+        f" (highest probability {scores.probabilities[row, class_id]:.2f}: "
+        f"{scores.classes[class_id]} at {scores.grid.starts[row]:.1f} s; "
+        f"threshold {options.threshold:g}{shortest})"
+    )

@@ -34,7 +34,7 @@ from mstemba.pipeline.files import TEMPORARY
 from mstemba.pipeline.metrics import average_precision, mean_average_precision
 from mstemba.pipeline.options import TrainOptions, numeric
 from mstemba.pipeline.processes import make_accelerator
-from mstemba.pipeline.progress import Event, Listener
+from mstemba.pipeline.progress import Event, Listener, Meter
 from mstemba.pipeline.sampling import make_batch, random_crops
 from mstemba.pipeline.schedules import cosine_rate, released_rate
 from mstemba.pipeline.trackers import Log
@@ -130,9 +130,10 @@ class Trainer:
     def _loop(
         self, run: Path, check_every: int, key: str, log: Log | None, listen: Listener
     ) -> None:
-        saved = begin = time.perf_counter()
+        saved = time.perf_counter()
         state = self._state
         first = state.step
+        meter = Meter("train", self._steps, "steps", listen, done=first)
         while state.step < self._steps and not self.out_of_patience:
             rate = self._rate(state.step)
             terms = self._train_step(rate)
@@ -142,9 +143,8 @@ class Trainer:
                 values = self._global_values(terms, run)
                 if log:
                     log.write({"step": state.step, "lr": rate, **values})
-                speed = (state.step - first) / (time.perf_counter() - begin)
-                message = f"step {state.step}, loss {values['loss']:.3f}, {speed:.1f} steps/s"
-                listen(Event("train", message, state.step, self._steps))
+                news = f"step {state.step} of {self._steps}, loss {values['loss']:.3f}"
+                meter.tell(news, state.step, state.step - first)
             if self._options.schedule == "released" and state.step % self._epoch == 0:
                 state.epoch_loss = self._validation_loss()
             if at_check:

@@ -27,22 +27,28 @@ class Workspace:
     """
 
     root: Path
+    """The folder."""
     manifest: Path
+    """The file that names the videos, their classes, subsets and actions."""
 
     @property
     def features(self) -> Path:
+        """Folder of the feature stores."""
         return self.root / "features"
 
     @property
     def runs(self) -> Path:
+        """Folder of the trained runs."""
         return self.root / "runs"
 
     @property
     def detections(self) -> Path:
+        """Folder of the results of `detect`."""
         return self.root / "detections"
 
     @property
     def fingerprints(self) -> Path:
+        """SHA-256 of the files seen; deleting it only costs time."""
         return self.root / ".cache" / "fingerprints.json"
 
 
@@ -54,8 +60,9 @@ def create_workspace(root: Path) -> Workspace:
     return open_workspace(root)
 
 
-def open_workspace(root: Path) -> Workspace:
+def open_workspace(root: str | Path) -> Workspace:
     """The workspace at `root`. Raises UsageError when it is none."""
+    root = Path(root)
     if not (root / MARKER).is_file():
         raise UsageError(
             f"{root} is no mstemba workspace: it has no {MARKER}. Make one with `mstemba init`"

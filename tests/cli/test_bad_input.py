@@ -24,6 +24,7 @@ import av
 import pytest
 
 from mstemba.__main__ import main
+from mstemba.pipeline.outputs import WRITERS
 from mstemba.pipeline.store import FeatureStore
 from tests.cli.conftest import (
     EXTRACT,
@@ -394,7 +395,29 @@ CASES = [
     Case("backbone-unknown", ("extract", "--backbone", "vgg"), ("'vgg'", "clip, efficientnet")),
     Case("clip-model-unknown", ("extract", "--model", "ViT-Z"), ("'ViT-Z'", "nearest")),
     Case("weights-missing", (*EXTRACT, "--weights", "no/w.pth"), ("no/w.pth", "no such file")),
-    Case("format-unknown", (*DETECT, "--format", "json,xls"), ("'xls'", "json, csv, png")),
+    Case("format-unknown", (*DETECT, "--format", "json,xls"), ("'xls'", *WRITERS)),
+    Case("format-none", (*DETECT, "--format", ","), ("no format named", *WRITERS)),
+    Case("export-format-unknown", ("export", "--format", "xls"), ("'xls'", *WRITERS)),
+    Case("export-nothing", ("export", "videos/v0.mp4"), ("v0", "scores")),
+    Case(
+        "detect-output-file",
+        (*DETECT, "--output", "a.txt"),
+        ("a.txt", "is a file, expected a folder"),
+        text("a.txt", "mine"),
+    ),
+    Case(
+        "detect-output-below-a-file",
+        (*DETECT, "--output", "a.txt/out"),
+        ("a.txt", "is a file, expected a folder"),
+        text("a.txt", "mine"),
+    ),
+    Case(
+        "export-output-file",
+        ("export", "--output", "a.txt"),
+        ("a.txt", "is a file, expected a folder"),
+        text("a.txt", "mine"),
+    ),
+    Case("name-of-two-lines", ("detect", "no\nsuch\x1b[2J.mp4"), (r"no\nsuch\x1b[2J.mp4",)),
     Case("tag-unknown", (*EXTRACT, "--weights", "nope"), ("'nope'", "efficientnet-lite0")),
     Case(
         "i3d-tag-unknown", ("extract", "--backbone", "i3d", "--weights", "x"), ("'x'", "charades")
@@ -446,7 +469,6 @@ CASES = [
     ),
     # Outputs that cannot be.
     Case("json-below-a-file", ("status", "--json", "labels.json/x"), ("labels.json",), code=1),
-    Case("output-is-a-file", (*DETECT, "--output", "labels.json"), ("labels.json",), code=1),
 ]
 
 

@@ -13,8 +13,8 @@ import pytest
 from tests.cli.conftest import DETECT, EXTRACT, TRAIN, environment, mstemba
 
 COMMANDS = (
-    "init", "extract", "import", "train", "evaluate", "detect", "export", "status", "runs",
-    "backbones", "demo",
+    "init", "extract", "import", "train", "evaluate", "detect", "export", "report", "status",
+    "runs", "backbones", "demo",
 )  # fmt: skip
 HEAVY = {"torch", "numpy", "zarr", "av", "decord", "rich", "matplotlib", "open_clip", "numba"}
 

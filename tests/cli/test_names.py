@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mstemba.pipeline.outputs import WRITERS
+from mstemba.pipeline.progress import one_line
 from mstemba.pipeline.store import FeatureStore
 from tests.cli.conftest import EXTRACT, current_run, current_store, film, mstemba
 
@@ -22,7 +24,13 @@ NAMES = {
     "dots": "a..b.c.mp4",
     "other-script": "ビデオ 🎬.mp4",
     "case": "V0.MP4",
+    "script": "<script>alert(1).mp4",
+    "newline": "two\nlines \x1b[2J.mp4",
+    "right-to-left": "שלום \u202e עולם.mp4",
+    "no-text": "caf\udce9.mp4",  # é in Latin-1
 }
+if sys.platform != "linux":  # names are text elsewhere
+    del NAMES["no-text"], NAMES["newline"]
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +44,10 @@ def done(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     mstemba("init", "--videos", "videos", cwd=folder)
     mstemba(*EXTRACT, cwd=folder)
     result = mstemba(
-        "detect", "videos", "--checkpoint", current_run(finished), "--threshold", "0.01", cwd=folder
-    )
-    (folder / "printed").write_text(result.stdout + result.stderr)
+        "detect", "videos", "--checkpoint", current_run(finished), "--threshold", "0.01",
+        "--format", ",".join(WRITERS), cwd=folder,
+    )  # fmt: skip
+    (folder / "printed").write_bytes((result.stdout + result.stderr).encode(errors="strict"))
     return folder
 
 
@@ -49,7 +58,9 @@ def test_a_video_of_any_name_is_extracted_and_detected(name: str, done: Path) ->
     detection = json.loads((done / "detections" / f"{id}.json").read_text())
     assert Path(detection["video"]).name == name
     assert (done / "detections" / f"{id}.png").stat().st_size > 1000
-    assert f"{id}: " in (done / "printed").read_text()
+    for writer in WRITERS.values():
+        assert (done / "detections" / f"{id}.{writer.suffix}").stat().st_size > 0
+    assert f"\n{one_line(id)}: " in "\n" + (done / "printed").read_text()
 
 
 def test_two_videos_of_one_name_do_not_collide(done: Path) -> None:
@@ -62,10 +73,19 @@ def test_two_videos_of_one_name_do_not_collide(done: Path) -> None:
 
 
 def test_all_videos_have_their_own_files(done: Path) -> None:
-    for suffix in ("json", "csv", "png", "scores.npz"):
-        assert len(list((done / "detections").glob(f"*.{suffix}"))) == len(NAMES) + 2
-    videos = {json.loads(f.read_text())["video"] for f in (done / "detections").glob("*.json")}
+    files = [file.name for file in (done / "detections").iterdir()]
+    kept = [name.removesuffix(".scores.npz") for name in files if name.endswith(".scores.npz")]
+    assert len(kept) == len(NAMES) + 2
+    wanted = [f"{name}.{writer.suffix}" for name in kept for writer in WRITERS.values()]
+    assert set(wanted) <= set(files)
+    videos = {json.loads((done / "detections" / f"{n}.json").read_text())["video"] for n in kept}
     assert len(videos) == len(NAMES) + 2
+
+
+def test_what_is_printed_moves_no_cursor_and_breaks_no_line(done: Path) -> None:
+    printed = (done / "printed").read_text()
+    assert "\x1b" not in printed
+    assert r"two\nlines \x1b[2J: " in printed or "newline" not in NAMES
 
 
 def test_a_name_is_no_formula_in_a_spreadsheet(done: Path) -> None:

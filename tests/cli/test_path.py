@@ -75,12 +75,13 @@ def test_evaluate_prints_the_map_and_writes_it_as_json(finished: Path, tmp_path:
     assert f"{result['map']:.2f} %" in printed
 
 
-def test_detect_writes_json_csv_and_png(finished: Path) -> None:
+def test_detect_writes_json_csv_png_and_html(finished: Path) -> None:
     out = finished / "detections"
     assert {f.name for f in out.iterdir()} == {
         "v2.json",
         "v2.csv",
         "v2.png",
+        "v2.html",
         "v2.scores.npz",
     }
     detection = json.loads((out / "v2.json").read_text())

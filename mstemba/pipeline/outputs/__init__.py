@@ -4,10 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mstemba.pipeline.outputs.activitynet_file import write_activitynet
+from mstemba.pipeline.outputs.boris_table import write_tsv
 from mstemba.pipeline.outputs.csv_table import write_csv
 from mstemba.pipeline.outputs.detection import Detection
+from mstemba.pipeline.outputs.editing import write_edl, write_otio
+from mstemba.pipeline.outputs.elan_file import write_eaf
+from mstemba.pipeline.outputs.html_page import missing_video, write_html
 from mstemba.pipeline.outputs.json_file import write_json_file
-from mstemba.pipeline.outputs.png_timeline import write_png
+from mstemba.pipeline.outputs.npz_file import write_npz
+from mstemba.pipeline.outputs.subtitles import write_srt, write_vtt
 
 
 @dataclass(frozen=True)
@@ -17,12 +23,30 @@ class Writer:
     suffix: str
     """Of the file: `walk.mp4` becomes `walk.<suffix>`."""
     write: Callable[[Detection, Path], None]
+    warn: Callable[[Detection], str] | None = None
+    """Says what the file will lack, if anything."""
+
+
+def _write_png(detection: Detection, path: Path) -> None:
+    # matplotlib takes longer to import than any other format to write.
+    from mstemba.pipeline.outputs.png_timeline import write_png
+
+    write_png(detection, path)
 
 
 WRITERS = {
     "json": Writer("json", write_json_file),
     "csv": Writer("csv", write_csv),
-    "png": Writer("png", write_png),
+    "tsv": Writer("tsv", write_tsv),
+    "eaf": Writer("eaf", write_eaf),
+    "vtt": Writer("vtt", write_vtt),
+    "srt": Writer("srt", write_srt),
+    "edl": Writer("edl", write_edl),
+    "otio": Writer("otio", write_otio),
+    "activitynet": Writer("activitynet.json", write_activitynet),
+    "npz": Writer("npz", write_npz),
+    "png": Writer("png", _write_png),
+    "html": Writer("html", write_html, missing_video),
 }
 
 __all__ = ["WRITERS", "Detection", "Writer"]

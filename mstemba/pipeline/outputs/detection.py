@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mstemba.pipeline.options import ExportOptions
@@ -11,9 +12,10 @@ from mstemba.records import Scores, Segment
 
 @dataclass(frozen=True)
 class Detection:
-    """The detections of one video."""
+    """The detections of one video. In a notebook it shows itself: timeline and segments."""
 
     scores: Scores
+    """Dense probabilities, with their times."""
     segments: list[Segment]
     """By start, then end, then class."""
     ground_truth: list[Segment] | None
@@ -26,3 +28,26 @@ class Detection:
     """In the manifest."""
     options: ExportOptions = field(default_factory=ExportOptions)
     """How the scores became these segments."""
+
+    @property
+    def name(self) -> str:
+        """The video's id, or its file name if it has none."""
+        return self.id or Path(self.scores.video).name
+
+    def __repr__(self) -> str:
+        classes = len({segment.class_id for segment in self.segments})
+        return (
+            f"Detection({self.name!r}, {len(self.segments)} segments of {classes} of "
+            f"{len(self.scores.classes)} classes, {self.scores.duration:.1f} s)"
+        )
+
+    def _repr_html_(self) -> str:
+        # Drawing is heavy and needed in notebooks only.
+        from mstemba.pipeline.outputs.notebook import as_html
+
+        return as_html(self)
+
+    def _repr_png_(self) -> bytes:
+        from mstemba.pipeline.outputs.png_timeline import as_png
+
+        return as_png(self)

@@ -26,6 +26,7 @@ class KeptScores:
     """What a scores file holds."""
 
     scores: Scores
+    """Dense probabilities, with their times."""
     key: str
     """Of what the scores were made from and how."""
     fingerprint: str
@@ -55,8 +56,8 @@ def save_scores(path: Path, kept: KeptScores) -> None:
     )
 
 
-def read_scores(path: Path) -> KeptScores:
-    """Read a scores file. Raises StoreError when there is none, or a damaged one."""
+def read_scores(path: str | Path) -> KeptScores:
+    """Read scores that `detect` kept. Raises StoreError when there are none, or damaged ones."""
     try:
         with np.load(path, allow_pickle=False) as data:
             scores = Scores(

@@ -1,0 +1,127 @@
+"""EDL and OTIO: the segments as markers on the video, for programs that edit videos."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mstemba.pipeline.files import to_json, write_text
+from mstemba.pipeline.outputs.detection import Detection
+from mstemba.pipeline.outputs.fields import distinct, media_url, milliseconds
+from mstemba.pipeline.progress import one_line
+
+# Names that both formats know; neighbouring classes differ.
+COLOURS = ("BLUE", "YELLOW", "MAGENTA", "GREEN", "RED", "CYAN", "WHITE")
+# Frames a second of timecodes, and of the video that has them: NTSC's is a thousandth slower.
+_RATES = {rate * slower: rate for rate in (24, 25, 30, 48, 50, 60) for slower in (1, 1000 / 1001)}
+_OTHER_RATE = 25
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def write_edl(detection: Detection, path: Path) -> None:
+    """CMX 3600: one event, the whole video, with a `* LOC:` marker where each segment starts.
+
+    A marker has a frame and no length there, so its text says start and end in seconds, and the
+    score. Timecodes count from 00:00:00:00, the video's start, without drop frames.
+    """
+    scores = detection.scores
+    fps, rate = timecode_rate(scores.fps)
+    whole = f"{timecode(0, rate)} {timecode(max(1, round(scores.duration * fps)), rate)}"
+    name = one_line(Path(scores.video).name)
+    lines = [
+        f"TITLE: {name}",
+        "FCM: NON-DROP FRAME",
+        f"001  AX       V     C        {whole} {whole}",
+        f"* FROM CLIP NAME: {name}",
+        f"* TIMECODES COUNT {rate} FRAMES A SECOND",
+    ]
+    names = distinct(one_line(label) for label in scores.classes)
+    for segment in detection.segments:
+        start, end = (time / 1000 for time in milliseconds(segment))
+        text = f"{names[segment.class_id]} [{start:.3f}-{end:.3f} s, {segment.score:.2f}]"
+        at = timecode(round(start * fps), rate)
+        lines.append(f"* LOC: {at} {_colour(segment.class_id):7} {text}")
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def timecode_rate(fps: float) -> tuple[float, int]:
+    """Frames that go by in a second, and frames that a timecode counts before its next second.
+
+    Of a video whose rate editing programs do not have, they are those of a timeline of 25 a second.
+    """
+    near = min(_RATES, key=lambda known: abs(known - fps))
+    return (near, _RATES[near]) if abs(near - fps) < 0.01 else (_OTHER_RATE, _OTHER_RATE)
+
+
+def timecode(frame: int, rate: int) -> str:
+    """The frame as hours:minutes:seconds:frames."""
+    seconds, rest = divmod(frame, rate)
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}:{rest:02d}"
+
+
+def write_otio(detection: Detection, path: Path) -> None:
+    """OpenTimelineIO's JSON: a track with the video as its clip, and on the clip the markers.
+
+    Times are whole milliseconds; class number and score are in a marker's metadata.
+    """
+    scores = detection.scores
+    whole = _range(0, max(1, round(1000 * scores.duration)))
+    media = _object(
+        "ExternalReference.1", target_url=media_url(scores.video, path), available_range=whole
+    )
+    clip = _object(
+        "Clip.2",
+        name=Path(scores.video).name,
+        source_range=whole,
+        media_references={"DEFAULT_MEDIA": media},
+        active_media_reference_key="DEFAULT_MEDIA",
+        markers=_markers(detection),
+    )
+    track = _object("Track.1", name="video", kind="Video", children=[clip])
+    timeline = _object(
+        "Timeline.1",
+        name=detection.id or Path(scores.video).stem,
+        tracks=_object("Stack.1", name="tracks", children=[track]),
+        metadata={"mstemba": detection.provenance},
+    )
+    # Its reader refuses half a pair of surrogates, which stands for a byte that is no text.
+    text = _SURROGATE.sub(lambda found: "\\" + repr(found[0])[1:-1], to_json(timeline))
+    write_text(path, text)
+
+
+def _markers(detection: Detection) -> list[dict[str, Any]]:
+    markers = []
+    for segment in detection.segments:
+        start, end = milliseconds(segment)
+        markers.append(
+            _object(
+                "Marker.2",
+                name=segment.label.replace("\0", r"\x00"),  # where its reader would stop
+                color=_colour(segment.class_id),
+                marked_range=_range(start, end - start),
+                metadata={
+                    "mstemba": {"class_id": segment.class_id, "score": round(segment.score, 6)}
+                },
+            )
+        )
+    return markers
+
+
+def _range(start: int, duration: int) -> dict[str, Any]:
+    times = {"start_time": start, "duration": duration}
+    return _object(
+        "TimeRange.1",
+        **{
+            name: _object("RationalTime.1", value=float(value), rate=1000.0)
+            for name, value in times.items()
+        },
+    )
+
+
+def _object(schema: str, **fields: Any) -> dict[str, Any]:
+    return {"OTIO_SCHEMA": schema, **fields}
+
+
+def _colour(class_id: int) -> str:
+    return COLOURS[class_id % len(COLOURS)]

@@ -1,0 +1,93 @@
+"""EAF: the XML of ELAN (archive.mpi.nl/tla/elan), format 3.0; a tier for each detected class."""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from mstemba.pipeline.files import write_atomically
+from mstemba.pipeline.outputs.detection import Detection
+from mstemba.pipeline.outputs.fields import distinct, media_path, milliseconds
+from mstemba.records import Segment
+
+_SCHEMA = "http://www.mpi.nl/tools/elan/EAFv3.0.xsd"
+_SCHEMA_ATTRIBUTE = "{http://www.w3.org/2001/XMLSchema-instance}noNamespaceSchemaLocation"
+_TYPE = "default-lt"
+# The schema asks for a date; one of the day would make equal detections into different files.
+_DATE = "1970-01-01T00:00:00+00:00"
+# A reader of XML takes a carriage return for a line feed.
+_NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def write_eaf(detection: Detection, path: Path) -> None:
+    """Times in whole milliseconds. A tier, and every annotation on it, says the class's name.
+
+    Two annotations of one tier cannot overlap in ELAN; segments of one class never do.
+    """
+    ordered = sorted(detection.segments, key=lambda segment: segment.class_id)
+    slots = _slots(ordered)
+    document = ET.Element(
+        "ANNOTATION_DOCUMENT",
+        {"AUTHOR": "mstemba", "DATE": _DATE, "FORMAT": "3.0", "VERSION": "3.0"}
+        | {_SCHEMA_ATTRIBUTE: _SCHEMA},
+    )
+    header = ET.SubElement(document, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
+    ET.SubElement(header, "MEDIA_DESCRIPTOR", _media(detection.scores.video, path))
+    ET.SubElement(header, "PROPERTY", NAME="lastUsedAnnotationId").text = str(len(ordered))
+    times = ET.SubElement(document, "TIME_ORDER")
+    for time, slot in sorted(zip(slots, range(len(slots)), strict=True)):
+        ET.SubElement(times, "TIME_SLOT", TIME_SLOT_ID=f"ts{slot + 1}", TIME_VALUE=str(time))
+    _add_tiers(document, ordered, detection.scores.classes)
+    ET.SubElement(
+        document,
+        "LINGUISTIC_TYPE",
+        GRAPHIC_REFERENCES="false",
+        LINGUISTIC_TYPE_ID=_TYPE,
+        TIME_ALIGNABLE="true",
+    )
+    ET.indent(document)
+    content = ET.tostring(document, encoding="UTF-8", xml_declaration=True) + b"\n"
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _slots(segments: list[Segment]) -> list[int]:
+    """Milliseconds of each segment's start and end. None is shared: ELAN would move both ends."""
+    return [time for segment in segments for time in milliseconds(segment)]
+
+
+def _media(video: str, path: Path) -> dict[str, str]:
+    # ELAN writes the paths in its URLs as they are, without percent signs.
+    absolute = Path(video).absolute().as_posix().lstrip("/")
+    return {
+        "MEDIA_URL": xml_text(f"file:///{absolute}"),
+        "MIME_TYPE": mimetypes.guess_type(Path(video).name)[0] or "unknown",
+        "RELATIVE_MEDIA_URL": xml_text(media_path(video, path)),
+    }
+
+
+def _add_tiers(document: ET.Element, segments: list[Segment], classes: tuple[str, ...]) -> None:
+    """Add a tier for every class that has a segment; `segments` are in the classes' order."""
+    # ELAN knows a tier by its name alone.
+    names = distinct(xml_text(name) for name in classes)
+    tiers: dict[int, ET.Element] = {}
+    for number, segment in enumerate(segments):
+        tier = tiers.get(segment.class_id)
+        if tier is None:
+            tier = tiers[segment.class_id] = ET.SubElement(
+                document, "TIER", LINGUISTIC_TYPE_REF=_TYPE, TIER_ID=names[segment.class_id]
+            )
+        annotation = ET.SubElement(
+            ET.SubElement(tier, "ANNOTATION"),
+            "ALIGNABLE_ANNOTATION",
+            ANNOTATION_ID=f"a{number + 1}",
+            TIME_SLOT_REF1=f"ts{2 * number + 1}",
+            TIME_SLOT_REF2=f"ts{2 * number + 2}",
+        )
+        ET.SubElement(annotation, "ANNOTATION_VALUE").text = xml_text(segment.label)
+
+
+def xml_text(text: str) -> str:
+    r"""The text with what XML cannot hold written as Python writes it: `\x07`, `\udce9`."""
+    return _NOT_XML.sub(lambda found: repr(found[0])[1:-1], text)

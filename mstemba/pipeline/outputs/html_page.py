@@ -1,0 +1,205 @@
+"""HTML: one page with the video, its timeline and the means to correct it; no server, no network.
+
+The page's own files are in `page/`; they are put into it, with the scores packed. What the page
+does with them is told in docs/page.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import shlex
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from string import Template
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mstemba.errors import UsageError
+from mstemba.pipeline.files import write_atomically
+from mstemba.pipeline.outputs.detection import Detection
+from mstemba.pipeline.outputs.fields import media_url
+from mstemba.records import Scores
+
+PAGE = Path(__file__).with_name("page")
+# In the order in which they need each other.
+SCRIPTS = (
+    "data.js",
+    "segments.js",
+    "view.js",
+    "player.js",
+    "corrections.js",
+    "rows.js",
+    "timeline.js",
+    "pointer.js",
+    "list.js",
+    "bar.js",
+    "app.js",
+    "main.js",
+)
+LEVELS = 1000
+"""Probabilities are whole thousandths in the page."""
+FLOOR = 0.01
+"""The lowest threshold that the page offers: scores of classes that stay below are left out."""
+LARGEST_EMBEDDED = 10**9
+"""Bytes of a video: a browser holds all of an embedded one in memory."""
+_PART = 3 * 2**20  # bytes of the video in one element; a multiple of 3 needs no base64 padding
+_VIDEO_HERE = "<!-- the embedded video -->"
+
+
+def write_html(detection: Detection, path: Path) -> None:
+    """Write the page, with the video's path relative to it, or the video in it (`--embed`).
+
+    Raises UsageError for a video that is too large to be embedded.
+    """
+    video = Path(detection.scores.video)
+    embedded = detection.options.embed and video.is_file()
+    if embedded:
+        check_embeddable(video)
+    head, tail = _page(detection, path).split(_VIDEO_HERE)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.write(head.encode())
+            if embedded:
+                _embed(video, file)
+            file.write(tail.encode())
+
+    write_atomically(path, write)
+
+
+def check_embeddable(video: Path) -> None:
+    """Raises UsageError for a video that is too large to be put into a page."""
+    size = video.stat().st_size
+    if size > LARGEST_EMBEDDED:
+        raise UsageError(
+            f"{video}: {size / 1e9:.1f} GB, expected at most {LARGEST_EMBEDDED / 1e9:g} GB to "
+            f"embed; leave --embed out and keep the video beside the page, or embed a smaller "
+            f"copy: {_playable_copy(video, '-vf scale=-2:480 ')}"
+        )
+
+
+def missing_video(detection: Detection) -> str:
+    """What is wrong if the page cannot show the video; empty when it is there."""
+    video = Path(detection.scores.video)
+    if video.is_file():
+        return ""
+    return (
+        f"{video}: no such file; the page shows the timeline without the video, and takes it by "
+        f"a button"
+    )
+
+
+def _page(detection: Detection, path: Path) -> str:
+    """The text of the page, with a mark where an embedded video goes."""
+    style = (PAGE / "page.css").read_text(encoding="utf-8")
+    script = "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    facts, packed = _facts(detection, path)
+    name = Path(detection.scores.video).name.encode(errors="replace").decode()
+    return Template((PAGE / "page.html").read_text(encoding="utf-8")).substitute(
+        policy=_policy(style, script),
+        title=html.escape(name),
+        style=style,
+        script=script,
+        facts=_as_script(facts),
+        scores=base64.b64encode(packed).decode(),
+        video=_VIDEO_HERE,
+    )
+
+
+def _policy(style: str, script: str) -> str:
+    """Content security policy: this script, this style, local videos, and nothing else."""
+
+    def sha(text: str) -> str:
+        digest = hashlib.sha256(text.encode()).digest()
+        return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+    return (
+        f"default-src 'none'; script-src {sha(script)}; style-src {sha(style)}; "
+        f"media-src 'self' file: blob: data:; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _facts(detection: Detection, path: Path) -> tuple[dict[str, Any], bytes]:
+    """What the page is told, and the packed scores."""
+    scores, options = detection.scores, detection.options
+    video = Path(scores.video)
+    floor = min(FLOOR, options.threshold)
+    scored = np.flatnonzero(scores.probabilities.max(axis=0) >= np.float32(floor))
+    truth = detection.ground_truth
+    facts = {
+        "id": detection.id or video.stem,
+        "subset": detection.subset,
+        "video": {
+            "name": video.name,
+            "path": str(video),
+            "source": media_url(scores.video, path),
+            "found": video.is_file(),
+            "command": _playable_copy(video),
+        },
+        "duration": scores.duration,
+        "classes": scores.classes,
+        "rows": scores.grid.count,
+        "step": scores.grid.step,
+        "scored": scored.tolist(),
+        "floor": floor,
+        "threshold": options.threshold,
+        "low": options.low_threshold,
+        "min_length": options.min_length,
+        "segments": [[s.class_id, s.start, s.end, round(s.score, 6)] for s in detection.segments],
+        "truth": None if truth is None else [[s.class_id, s.start, s.end] for s in truth],
+        "provenance": detection.provenance,
+    }
+    return facts, pack(scores, scored)
+
+
+def pack(scores: Scores, class_ids: NDArray[np.intp]) -> bytes:
+    """The rows' starts (float64) and these classes' levels (uint16, class by class), deflated.
+
+    A probability's level is the highest of 0..1000 whose thousandth, as float32, it reaches: thus
+    `level >= k` is exactly `probability >= float32(k / 1000)`, which `find_segments` asks.
+    Low bytes come before all high bytes: so they pack to four fifths.
+    """
+    edges = (np.arange(LEVELS + 1) / LEVELS).astype(np.float32)
+    columns = np.ascontiguousarray(scores.probabilities[:, class_ids].T)
+    levels = np.maximum(np.searchsorted(edges, columns, side="right") - 1, 0).astype(np.uint16)
+    low, high = (levels & 0xFF).astype(np.uint8), (levels >> 8).astype(np.uint8)
+    starts = scores.grid.starts.astype("<f8")
+    return zlib.compress(starts.tobytes() + low.tobytes() + high.tobytes())
+
+
+def _as_script(data: Any) -> str:
+    """JSON that cannot end the element that holds it."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # ASCII only
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _playable_copy(video: Path, filters: str = "") -> str:
+    """The command that makes a copy which every browser plays."""
+    name = video.name if not video.name.startswith("-") else f"./{video.name}"
+    copy = Path(name).with_suffix(".playable.mp4")
+    return (
+        f"ffmpeg -i {shlex.quote(name)} {filters}-c:v libx264 -pix_fmt yuv420p -c:a aac "
+        f"{shlex.quote(str(copy))}"
+    )
+
+
+def _embed(video: Path, file: BinaryIO) -> None:
+    """Write the video as base64, in parts: no browser takes a text of all of it."""
+    for part in _parts(video):
+        file.write(b'<script type="text/plain" class="video-part">')
+        file.write(base64.b64encode(part))
+        file.write(b"</script>\n")
+
+
+def _parts(video: Path) -> Iterator[bytes]:
+    with video.open("rb") as source:
+        while part := source.read(_PART):
+            yield part

@@ -1,0 +1,193 @@
+// The state of the page, and what changes it. Everything that is on show follows from here.
+
+class App {
+  constructor(facts, scores) {
+    this.facts = facts;
+    this.scores = scores;
+    this.truth = facts.truth &&
+      facts.truth.map(([classId, start, end]) => ({ classId, start, end, score: 1, labelled: true }));
+    this.truthByClass = bySegments(this.truth || []);
+    this.thresholds = new Thresholds(facts, scores);
+    this.corrections = new Corrections(
+      { detections: () => this.thresholds.segments(), labels: () => this.truth || [], empty: () => [] },
+      facts.classes,
+    );
+    this.query = "";
+    this.order = "class";
+    this.rows = []; // ids of the classes shown
+    this.selected = null;
+    this.markedClass = null;
+    this.draft = null; // a segment while it is dragged
+    this.view = new View(facts.duration, () => this.timeline?.draw());
+    this.player = new Player(byId("video"), facts.duration, {
+      moved: (time) => this.moved(time),
+      failed: () => this.bar.showNoVideo(),
+    });
+    this.timeline = new Timeline(this);
+    this.list = new SegmentList(this);
+    this.editor = new Editor(this);
+    this.bar = new Bar(this);
+    this.pointer = new Pointer(this, this.timeline);
+  }
+
+  /** Show the segments as they are now. */
+  refresh() {
+    this.itemsByClass = bySegments(this.corrections.items);
+    if (this.selected && !this.corrections.items.includes(this.selected)) this.selected = null;
+    this.rows = ordered(classesToShow(this), this.order, this);
+    if (!this.rows.includes(this.markedClass)) this.markedClass = this.rows[0] ?? null;
+    this.timeline.setRows(this.rows);
+    this.list.fill();
+    this.editor.show();
+    this.bar.show();
+  }
+
+  setThreshold(value) {
+    this.thresholds.value = value;
+    this.corrections.follow();
+    this.refresh();
+  }
+
+  search(query) {
+    this.query = query;
+    this.refresh();
+  }
+
+  sort(order) {
+    this.order = order;
+    this.refresh();
+  }
+
+  begin(base) {
+    this.corrections.begin(base);
+    this.refresh();
+  }
+
+  // Time
+
+  moved(time) {
+    if (this.player.playing) this.view.follow(time);
+    this.timeline.movePlayhead(time);
+    this.list.markTime(time);
+    this.bar.showTime(time);
+  }
+
+  seek(time) {
+    this.player.seek(time);
+  }
+
+  /** Go by rows of scores. */
+  seekRows(count) {
+    const { starts } = this.scores;
+    if (!starts.length) return;
+    const row = clamp(this.scores.rowAt(this.player.time + 1e-6) + count, 0, starts.length - 1);
+    this.seekShown(starts[row]);
+  }
+
+  seekShown(time) {
+    this.seek(time);
+    this.view.follow(this.player.time);
+  }
+
+  /** Select a segment, go to its start and show it everywhere. */
+  goTo(segment) {
+    this.select(segment);
+    this.seek(segment.start);
+    this.view.reveal(segment);
+    this.timeline.revealRow(segment.classId);
+    this.list.reveal(segment);
+  }
+
+  /** To the next segment (1) or the previous one (-1) of the classes shown. */
+  goBy(direction) {
+    const shownItems = this.corrections.items.filter((item) => this.rows.includes(item.classId));
+    const time = this.player.time;
+    let at = shownItems.indexOf(this.selected) + direction;
+    if (!shownItems.includes(this.selected)) {
+      const next = shownItems.findIndex((item) => item.start > time);
+      at = direction > 0 ? next : (next < 0 ? shownItems.length : next) - 1;
+    }
+    if (shownItems[at]) this.goTo(shownItems[at]);
+  }
+
+  select(segment) {
+    this.selected = segment;
+    if (segment) this.markedClass = segment.classId;
+    this.timeline.markRow();
+    this.timeline.draw();
+    this.list.markSelected();
+    this.editor.show();
+  }
+
+  markClass(id) {
+    this.markedClass = id;
+    this.timeline.markRow();
+    this.timeline.revealRow(id);
+    this.timeline.draw();
+  }
+
+  markBy(direction) {
+    if (!this.rows.length) return;
+    const at = clamp(this.rows.indexOf(this.markedClass) + direction, 0, this.rows.length - 1);
+    this.markClass(this.rows[at]);
+  }
+
+  /** Leave what is under way, else select nothing. */
+  escape() {
+    if (this.pointer.drag) this.pointer.cancel();
+    else this.select(null);
+  }
+
+  // Corrections
+
+  change(segment, changes) {
+    this.show(this.corrections.change(segment, changes));
+  }
+
+  add(segment) {
+    this.show(this.corrections.add(segment));
+  }
+
+  /** Add a segment at the playhead: as long as the view has room for, at least one row. */
+  addHere() {
+    const { facts, scores, player } = this;
+    if (this.markedClass === null) this.markedClass = 0;
+    if (!this.corrections.classes.length) return;
+    const length = clamp(this.view.span / 20, facts.step, 2);
+    let start = scores.snap(player.time), end = scores.snap(Math.min(start + length, facts.duration));
+    if (!(start < end)) [start, end] = [Math.max(0, facts.duration - length), facts.duration];
+    this.add({ classId: this.markedClass, start, end });
+  }
+
+  remove() {
+    if (!this.selected) return;
+    this.corrections.remove(this.selected);
+    this.select(null);
+    this.refresh();
+  }
+
+  undo() {
+    this.corrections.undo();
+    this.refresh();
+  }
+
+  redo() {
+    this.corrections.redo();
+    this.refresh();
+  }
+
+  show(segment) {
+    this.selected = segment;
+    this.markedClass = segment.classId;
+    this.refresh();
+    this.timeline.revealRow(segment.classId);
+    this.list.reveal(segment);
+  }
+
+  download() {
+    const text = annotationText(this.facts, this.corrections, byId("subset").value);
+    download(text, fileName(this.facts.id));
+    this.corrections.saved = this.corrections.items;
+    this.bar.show();
+  }
+}

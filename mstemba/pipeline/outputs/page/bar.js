@@ -1,0 +1,199 @@
+// Buttons, fields and messages around the timeline.
+
+const SUBSETS = ["training", "validation", "testing"];
+
+class Bar {
+  constructor(app) {
+    this.app = app;
+    const { facts } = app;
+    document.title = `${shown(facts.video.name)} · mstemba`;
+    byId("title").textContent = shown(facts.video.name);
+    this.setUpThreshold();
+    this.setUpCorrections();
+    this.setUpVideo();
+    this.setUpDialogs();
+    this.setUpTheme();
+    const on = (id, event, act) => byId(id).addEventListener(event, act);
+    on("play", "click", () => app.player.toggle());
+    on("search", "input", () => app.search(byId("search").value));
+    on("order", "change", () => app.sort(byId("order").value));
+    on("zoom-in", "click", () => this.zoom(2));
+    on("zoom-out", "click", () => this.zoom(0.5));
+    on("zoom-all", "click", () => app.view.all());
+    this.showLegend();
+  }
+
+  /** Around the playhead where it is in view, else around the middle. */
+  zoom(factor) {
+    const { view, player } = this.app;
+    const seen = view.from <= player.time && player.time <= view.to;
+    view.zoom(factor, seen ? player.time : (view.from + view.to) / 2);
+  }
+
+  setUpThreshold() {
+    const { app } = this, { facts } = app;
+    for (const id of ["threshold", "threshold-number"]) {
+      byId(id).min = facts.floor;
+      byId(id).max = id === "threshold" ? 0.99 : 1;
+      byId(id).value = facts.threshold;
+    }
+    // One computation a frame, however often the slider tells of itself.
+    let waiting = false;
+    byId("threshold").addEventListener("input", () => {
+      if (waiting) return;
+      waiting = true;
+      requestAnimationFrame(() => {
+        waiting = false;
+        app.setThreshold(byId("threshold").valueAsNumber);
+        app.timeline.paint();
+      });
+    });
+    byId("threshold-number").addEventListener("change", () => {
+      const typed = byId("threshold-number").valueAsNumber;
+      if (Number.isFinite(typed)) app.setThreshold(clamp(typed, facts.floor, 1));
+      else this.show();
+    });
+  }
+
+  setUpCorrections() {
+    const { app } = this, { facts } = app;
+    const known = facts.subset && !SUBSETS.includes(facts.subset) ? [facts.subset] : [];
+    byId("subset").replaceChildren(
+      ...[...SUBSETS, ...known].map((name) => element("option", { value: name, textContent: shown(name) })),
+      element("option", { value: "", textContent: "none" }),
+    );
+    // A video that the manifest does not know is corrected to be learnt from.
+    byId("subset").value = facts.subset ?? "training";
+    for (const option of byId("base").options) {
+      if (option.value === "labels") option.disabled = !app.truth;
+    }
+    byId("base").addEventListener("change", () => {
+      const chosen = byId("base").value;
+      if (this.mayDiscard()) app.begin(chosen);
+      else this.show();
+    });
+    byId("add").addEventListener("click", () => app.addHere());
+    byId("undo").addEventListener("click", () => app.undo());
+    byId("redo").addEventListener("click", () => app.redo());
+    byId("discard").addEventListener("click", () => {
+      if (this.mayDiscard()) app.begin("detections");
+    });
+    byId("download").addEventListener("click", () => app.download());
+    addEventListener("beforeunload", (event) => {
+      if (app.corrections.unsaved) event.preventDefault();
+    });
+  }
+
+  /** Ask, if there is something to lose. */
+  mayDiscard() {
+    const { unsaved, count } = this.app.corrections;
+    return !unsaved || confirm(`Discard ${plural(count, "correction")} that were not downloaded?`);
+  }
+
+  setUpVideo() {
+    byId("file").addEventListener("change", () => {
+      const [file] = byId("file").files;
+      if (!file) return;
+      byId("video").hidden = false;
+      byId("no-video").hidden = true;
+      this.app.player.load(URL.createObjectURL(file));
+    });
+  }
+
+  /** The video is not there, or is one that this browser cannot decode. */
+  showNoVideo() {
+    const { video } = this.app.facts;
+    byId("video").hidden = true;
+    byId("no-video").hidden = false;
+    const name = shown(video.name);
+    byId("no-video-reason").textContent = video.found
+      ? `“${name}” cannot be played here: it is no longer where it was when this page was made, or ` +
+        "in a format that browsers do not know. This makes a copy that every browser plays:"
+      : `“${name}” was not found when this page was made (${shown(video.path)}). Put it there and ` +
+        "make the page again with “mstemba export --format html”, or choose the file:";
+    byId("no-video-command").hidden = !video.found;
+    byId("no-video-command").textContent = shown(video.command);
+  }
+
+  setUpDialogs() {
+    byId("help-button").addEventListener("click", () => this.help());
+    byId("about-button").addEventListener("click", () => {
+      this.fillAbout();
+      byId("about").showModal();
+    });
+  }
+
+  help() {
+    byId("help").showModal();
+  }
+
+  fillAbout() {
+    const { facts, thresholds } = this.app;
+    const rows = Object.entries({
+      video: facts.video.path,
+      "segments as shown": `mstemba export --threshold ${thresholds.value} --low ${thresholds.low}` +
+        (facts.min_length ? ` --min-length ${facts.min_length}` : ""),
+      ...facts.provenance,
+    });
+    byId("provenance").replaceChildren(...rows.flatMap(([name, value]) => [
+      element("dt", { textContent: shown(name), dir: "auto" }),
+      element("dd", { textContent: shown(typeof value === "string" ? value : JSON.stringify(value)), dir: "auto" }),
+    ]));
+  }
+
+  setUpTheme() {
+    const dark = matchMedia("(prefers-color-scheme: dark)");
+    dark.addEventListener("change", () => this.app.timeline.useTheme());
+    byId("theme").addEventListener("click", () => {
+      const { dataset } = document.documentElement;
+      const isDark = dataset.theme ? dataset.theme === "dark" : dark.matches;
+      dataset.theme = isDark ? "light" : "dark";
+      this.app.timeline.useTheme();
+    });
+  }
+
+  showLegend() {
+    const names = { detected: "detected", shade: "probability" };
+    if (this.app.truth) names.labelled = "labelled";
+    names.corrected = "corrected";
+    byId("legend").replaceChildren(...Object.entries(names).map(([kind, text]) =>
+      element("li", { className: kind, textContent: text })));
+  }
+
+  showTime(time) {
+    const { player, facts } = this.app;
+    byId("time").textContent = `${clock(time)} / ${clock(facts.duration)}`;
+    byId("play").textContent = player.playing ? "Pause" : "Play";
+    const ruler = byId("ruler-lane");
+    ruler.setAttribute("aria-valuemax", facts.duration.toFixed(1));
+    ruler.setAttribute("aria-valuenow", time.toFixed(1));
+    ruler.setAttribute("aria-valuetext", clock(time));
+  }
+
+  /** Counts, and what can be done now. */
+  show() {
+    const { corrections, thresholds, rows, facts, scores } = this.app;
+    const hidden = corrections.classes.length - rows.length;
+    const why = this.app.query.trim() ? "do not match the search" : "stay below 0.05 and have no segment";
+    byId("summary").textContent =
+      `${plural(corrections.items.length, "segment")} · ${plural(rows.length, "class", "classes")}` +
+      (hidden ? ` (${hidden.toLocaleString("en")} more ${why})` : "");
+    byId("threshold").value = thresholds.value;
+    byId("threshold-number").value = thresholds.value;
+    const disabled = corrections.locked || !scores.levels.size;
+    byId("threshold").disabled = byId("threshold-number").disabled = disabled;
+    byId("threshold-note").textContent = `goes on at ${Number(thresholds.low.toFixed(3))}`;
+    byId("base").value = corrections.base;
+    byId("undo").disabled = !corrections.past.length;
+    byId("redo").disabled = !corrections.future.length;
+    byId("locked").hidden = !corrections.locked;
+    const reason = corrections.count
+      ? `The threshold is locked, to keep ${plural(corrections.count, "correction")}.`
+      : "The threshold is locked: these segments do not come from the scores.";
+    byId("locked-reason").textContent = reason + (corrections.unsaved ? " Not downloaded yet." : "");
+    byId("discard").textContent = corrections.count ? "Discard corrections" : "Back to the detections";
+    byId("canvas").setAttribute("aria-label",
+      `Timeline of ${plural(rows.length, "class", "classes")}; the table of segments says the same`);
+    this.showTime(this.app.player.time);
+  }
+}

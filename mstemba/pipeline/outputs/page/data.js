@@ -1,0 +1,109 @@
+// What html_page.py put into the page, and how names and times are shown.
+
+const LEVELS = 1000; // probabilities are whole numbers from 0 to this
+
+function byId(id) {
+  return document.getElementById(id);
+}
+
+function fromBase64(text) {
+  const binary = atob(text);
+  const bytes = new Uint8Array(binary.length);
+  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
+  return bytes;
+}
+
+/** Inflate the scores; null where the browser cannot. */
+async function unpack(text) {
+  if (typeof DecompressionStream === "undefined") return null;
+  const stream = new Blob([fromBase64(text)]).stream();
+  const inflated = stream.pipeThrough(new DecompressionStream("deflate"));
+  return new Response(inflated).arrayBuffer();
+}
+
+/**
+ * Dense scores: `levels` has a Uint16Array of T levels for each class id that has scores,
+ * `starts` and `ends` the seconds of the T rows, no further than the video.
+ *
+ * The buffer holds T starts as float64, then the levels class by class: first the low bytes of
+ * all of them, then the high bytes, which deflate packs better than pairs.
+ */
+class Scores {
+  constructor(facts, buffer) {
+    const rows = buffer ? facts.rows : 0;
+    const scored = buffer ? facts.scored : [];
+    this.starts = buffer ? new Float64Array(buffer, 0, rows) : new Float64Array(0);
+    this.ends = Float64Array.from(this.starts, (start, i) =>
+      Math.min(i + 1 < rows ? this.starts[i + 1] : start + facts.step, facts.duration));
+    this.levels = new Map();
+    const count = rows * scored.length;
+    const bytes = buffer ? new Uint8Array(buffer, 8 * rows) : [];
+    scored.forEach((classId, index) => {
+      const column = new Uint16Array(rows);
+      for (let row = 0, at = index * rows; row < rows; row++, at++) {
+        column[row] = bytes[at] | (bytes[count + at] << 8);
+      }
+      this.levels.set(classId, column);
+    });
+    this.peaks = new Map([...this.levels].map(([id, column]) => [id, highest(column)]));
+  }
+
+  /** The row at a time; -1 before the first. */
+  rowAt(seconds) {
+    let low = 0, high = this.starts.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.starts[middle] <= seconds) low = middle + 1; else high = middle;
+    }
+    return low - 1;
+  }
+
+  /** The nearest time at which a row begins or the last one ends. */
+  snap(seconds) {
+    if (!this.starts.length) return seconds;
+    const row = this.rowAt(seconds);
+    const near = [this.starts[row], row >= 0 ? this.ends[row] : undefined, this.starts[row + 1]]
+      .filter((time) => time !== undefined);
+    return near.reduce((best, time) =>
+      Math.abs(time - seconds) < Math.abs(best - seconds) ? time : best);
+  }
+}
+
+function highest(column) {
+  let peak = 0;
+  for (const level of column) if (level > peak) peak = level;
+  return peak;
+}
+
+function clamp(value, low, high) {
+  return Math.max(low, Math.min(high, value));
+}
+
+/** A name in one line, with what cannot be seen made visible. */
+function shown(name) {
+  if (name.trim() === "") return `“${name}”`;
+  return name
+    .replace(/\r\n|[\n\r\u2028\u2029]/g, "⏎")
+    .replace(/\t/g, "⇥")
+    .replace(/[\x00-\x1f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
+    // Python writes bytes of a file name that are no UTF-8 as lone surrogates.
+    .replace(/[\ud800-\udfff]/gu, (c) => `\\x${(c.charCodeAt(0) & 0xff).toString(16)}`);
+}
+
+/** Seconds as 1:02:03.4, with so many decimals. */
+function clock(seconds, decimals = 1) {
+  const whole = Number(Math.max(0, seconds).toFixed(decimals));
+  const hours = Math.floor(whole / 3600), minutes = Math.floor(whole / 60) % 60;
+  const rest = (whole % 60).toFixed(decimals).padStart(decimals ? 3 + decimals : 2, "0");
+  return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${rest}` : `${minutes}:${rest}`;
+}
+
+function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+function plural(count, one, many = `${one}s`) {
+  return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
+}

@@ -1,0 +1,80 @@
+// The page's main path: read what it was given, show it, listen to the keyboard.
+
+function notice(text) {
+  byId("notices").append(element("p", { className: "notice", textContent: text }));
+}
+
+/** What keys do where nothing is being typed. */
+function keys(app) {
+  const { player } = app;
+  return {
+    " ": () => player.toggle(),
+    ArrowLeft: (event) => app.seekShown(player.time - (event.shiftKey ? 10 : 1)),
+    ArrowRight: (event) => app.seekShown(player.time + (event.shiftKey ? 10 : 1)),
+    ArrowUp: () => app.markBy(-1),
+    ArrowDown: () => app.markBy(1),
+    Home: () => app.seekShown(0),
+    End: () => app.seekShown(app.facts.duration),
+    ",": () => app.seekRows(-1),
+    ".": () => app.seekRows(1),
+    "[": () => app.goBy(-1),
+    "]": () => app.goBy(1),
+    "+": () => app.bar.zoom(2),
+    "=": () => app.bar.zoom(2), // + without Shift
+    "-": () => app.bar.zoom(0.5),
+    0: () => app.view.all(),
+    "/": () => byId("search").focus(),
+    n: () => app.addHere(),
+    Delete: () => app.remove(),
+    Backspace: () => app.remove(),
+    "?": () => app.bar.help(),
+    Escape: () => app.escape(),
+  };
+}
+
+function listenToKeys(app) {
+  const act = keys(app);
+  const letter = (event) => (event.key.length === 1 ? event.key.toLowerCase() : event.key);
+  // Captured: a focused video would take space and arrows for itself.
+  addEventListener("keydown", (event) => {
+    const { target } = event;
+    if (event.key === "Escape" && target.matches("input, select")) target.blur();
+    const typing = target.matches("input, select, textarea");
+    if (typing || document.querySelector("dialog[open]")) return;
+    const control = event.ctrlKey || event.metaKey;
+    if (control && letter(event) === "z") {
+      if (event.shiftKey) app.redo(); else app.undo();
+    } else if (control && letter(event) === "y") {
+      app.redo();
+    } else if (!control && !event.altKey && act[letter(event)]) {
+      if (event.key === " " && target.matches("button, summary, a")) return; // presses it
+      act[letter(event)](event);
+    } else {
+      return;
+    }
+    event.preventDefault();
+    event.stopPropagation();
+  }, true);
+}
+
+async function start() {
+  const facts = JSON.parse(byId("facts").textContent);
+  const buffer = await unpack(byId("packed-scores").textContent);
+  byId("packed-scores").remove();
+  const scores = new Scores(facts, buffer);
+  const app = new App(facts, scores);
+  if (!buffer) {
+    notice("This browser cannot unpack the scores (it has no DecompressionStream): the segments are " +
+      "shown, but no probabilities, and the threshold is fixed. Use a newer browser.");
+  }
+  if (!facts.segments.length) {
+    notice(`No segment reaches the threshold of ${facts.threshold}: lower it to see some.`);
+  }
+  app.refresh();
+  listenToKeys(app);
+  app.player.load(embeddedVideo() || (facts.video.found ? facts.video.source : null));
+  app.moved(0);
+  window.mstemba = app; // for the tests, and for the curious
+}
+
+await start();

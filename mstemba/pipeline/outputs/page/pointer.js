@@ -1,0 +1,141 @@
+// Mouse and touch on the timeline: go there, select, drag an edge, move, add, zoom, pan.
+
+const DRAG_FROM = 4; // pixels before a press becomes a drag
+
+class Pointer {
+  constructor(app, timeline) {
+    this.app = app;
+    this.timeline = timeline;
+    this.drag = null;
+    const canvas = timeline.canvas;
+    canvas.addEventListener("pointerdown", (event) => this.press(event));
+    canvas.addEventListener("pointermove", (event) => this.move(event));
+    canvas.addEventListener("pointerup", (event) => this.release(event));
+    canvas.addEventListener("pointercancel", () => this.cancel());
+    canvas.addEventListener("pointerleave", () => { byId("corner").textContent = ""; });
+    byId("scroller").addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+    this.scrub(byId("ruler-lane"), (x) => app.seek(timeline.timeAt(x)));
+    this.scrub(byId("overview"), (x, width) => {
+      const { view } = app;
+      view.show((x / width) * view.duration - view.span / 2, view.span);
+    });
+  }
+
+  /** Call `go` with the place that is pressed, and with every one it is dragged to. */
+  scrub(target, go) {
+    const at = (event) => {
+      const box = target.getBoundingClientRect();
+      go(clamp(event.clientX - box.left, 0, box.width), box.width);
+    };
+    target.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      target.setPointerCapture(event.pointerId);
+      at(event);
+    });
+    target.addEventListener("pointermove", (event) => {
+      if (target.hasPointerCapture(event.pointerId)) at(event);
+    });
+  }
+
+  place(event) {
+    const box = this.timeline.canvas.getBoundingClientRect();
+    return this.timeline.locate(event.clientX - box.left, event.clientY - box.top);
+  }
+
+  /** Say what the probability is under the pointer. */
+  read(event) {
+    const { time, classId } = this.place(event), { scores } = this.app;
+    const levels = scores.levels.get(classId), row = scores.rowAt(time);
+    const known = levels && row >= 0 && time < scores.ends[row];
+    byId("corner").textContent = known
+      ? `${clock(time, 2)}: probability ${(levels[row] / LEVELS).toFixed(2)}`
+      : "";
+  }
+
+  press(event) {
+    if (event.button !== 0) return;
+    const place = this.place(event), { app } = this;
+    if (place.classId === undefined) return;
+    this.timeline.canvas.setPointerCapture(event.pointerId);
+    app.markClass(place.classId);
+    let kind = "seek";
+    if (place.edge) kind = place.edge;
+    else if (place.item && place.item === app.selected && place.inBand) kind = "move";
+    else if (event.shiftKey && !place.item) kind = "add";
+    this.drag = { kind, item: place.item, classId: place.classId, from: place.time, x: event.clientX, moved: false };
+    if (kind !== "add") app.select(place.item);
+    if (kind === "seek") app.seek(place.time);
+  }
+
+  move(event) {
+    if (!this.drag) {
+      const { edge, item, inBand } = this.place(event);
+      const grab = item && item === this.app.selected && inBand ? "grab" : "pointer";
+      this.timeline.canvas.style.cursor = edge ? "ew-resize" : grab;
+      this.read(event);
+      return;
+    }
+    const { drag, app } = this;
+    drag.moved ||= Math.abs(event.clientX - drag.x) >= DRAG_FROM;
+    if (!drag.moved) return;
+    const { time } = this.place(event);
+    if (drag.kind === "seek") {
+      app.seek(time);
+      return;
+    }
+    const segment = this.dragged(time, (t) => (event.altKey ? t : app.scores.snap(t)));
+    app.draft = { item: drag.item, segment };
+    this.timeline.draw();
+  }
+
+  /** The segment as it becomes if the drag ends at this time. */
+  dragged(time, snap) {
+    const { drag, app } = this;
+    const end = app.facts.duration;
+    const to = clamp(snap(clamp(time, 0, end)), 0, end);
+    if (drag.kind === "add") {
+      const from = clamp(snap(clamp(drag.from, 0, end)), 0, end);
+      return { classId: drag.classId, start: Math.min(from, to), end: Math.max(from, to), corrected: true };
+    }
+    const { item } = drag;
+    if (drag.kind === "start") return { ...item, start: to };
+    if (drag.kind === "end") return { ...item, end: to };
+    const length = item.end - item.start;
+    const start = clamp(snap(item.start + time - drag.from), 0, end - length);
+    return { ...item, start, end: start === end - length ? end : start + length };
+  }
+
+  release(event) {
+    const { drag, app } = this;
+    this.drag = null;
+    if (!drag) return;
+    const draft = app.draft;
+    app.draft = null;
+    if (draft && draft.segment.start < draft.segment.end) {
+      if (draft.item) app.change(draft.item, { start: draft.segment.start, end: draft.segment.end });
+      else app.add(draft.segment);
+    } else if (!drag.moved && drag.kind !== "seek") {
+      app.seek(this.place(event).time);
+    }
+    this.timeline.draw();
+  }
+
+  cancel() {
+    this.drag = null;
+    this.app.draft = null;
+    this.timeline.draw();
+  }
+
+  wheel(event) {
+    const { view } = this.app;
+    const sideways = event.shiftKey ? event.deltaX || event.deltaY : event.deltaX;
+    if (event.ctrlKey || event.metaKey) {
+      event.preventDefault();
+      const x = event.clientX - this.timeline.canvas.getBoundingClientRect().left;
+      view.zoom(Math.exp(-clamp(event.deltaY, -100, 100) / 250), this.timeline.timeAt(x));
+    } else if (Math.abs(sideways) > Math.abs(event.shiftKey ? 0 : event.deltaY)) {
+      event.preventDefault();
+      view.pan((sideways / this.timeline.width) * view.span);
+    }
+  }
+}

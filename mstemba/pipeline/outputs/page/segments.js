@@ -1,0 +1,60 @@
+// Scores to segments: the same rule as mstemba/pipeline/segments.py, on levels.
+
+function inOrder(a, b) {
+  return a.start - b.start || a.end - b.end || a.classId - b.classId;
+}
+
+/**
+ * The segments of every class, by start, then end, then class.
+ *
+ * A segment is a longest run of rows at `low` or above that holds a row at `threshold` or above;
+ * both are levels. Shorter ones than `minLength` seconds are dropped. The score is the mean.
+ */
+function findSegments(scores, threshold, low, minLength) {
+  const found = [];
+  for (const [classId, column] of scores.levels) {
+    let first = -1, peak = 0, sum = 0;
+    for (let row = 0; row <= column.length; row++) {
+      if (row < column.length && column[row] >= low) {
+        if (first < 0) { first = row; peak = 0; sum = 0; }
+        if (column[row] > peak) peak = column[row];
+        sum += column[row];
+      } else if (first >= 0) {
+        const start = scores.starts[first], end = scores.ends[row - 1];
+        if (peak >= threshold && end - start >= minLength) {
+          // A level stands for probabilities from it to the next: half of one more on average.
+          const score = Math.min(1, (sum / (row - first) + 0.5) / LEVELS);
+          found.push({ start, end, classId, score });
+        }
+        first = -1;
+      }
+    }
+  }
+  return found.sort(inOrder);
+}
+
+/** How the threshold of the page becomes segments. */
+class Thresholds {
+  constructor(facts, scores) {
+    this.facts = facts;
+    this.scores = scores;
+    this.own = facts.segments.map(([classId, start, end, score]) => ({ classId, start, end, score }));
+    this.value = facts.threshold;
+  }
+
+  /** Where a segment goes on: in the proportion of the detection's own two thresholds. */
+  get low() {
+    if (this.value === this.facts.threshold) return this.facts.low;
+    return Math.round((this.facts.low / this.facts.threshold) * this.value * LEVELS) / LEVELS;
+  }
+
+  /** At the detection's own threshold its own segments, to the last digit. */
+  segments() {
+    return this.value === this.facts.threshold ? this.own : this.recompute();
+  }
+
+  recompute() {
+    const level = (probability) => Math.round(probability * LEVELS);
+    return findSegments(this.scores, level(this.value), level(this.low), this.facts.min_length);
+  }
+}

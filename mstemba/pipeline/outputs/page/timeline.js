@@ -1,0 +1,265 @@
+// The drawing of the timeline: only what is visible, at the screen's own resolution.
+
+const RULER_HEIGHT = 26;
+const BANDS = { items: [3, 10], shade: [14, 9], labels: [24, 7] }; // y and height in a row, CSS pixels
+const TICKS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200];
+
+class Timeline {
+  constructor(app) {
+    this.app = app;
+    this.rowHeight = app.truth ? 34 : 26;
+    this.rows = [];
+    this.frame = 0;
+    this.scroller = byId("scroller");
+    this.lane = byId("lane");
+    this.labels = byId("labels");
+    this.canvas = byId("canvas");
+    this.playheads = [...document.querySelectorAll(".playhead")];
+    document.documentElement.style.setProperty("--row", `${this.rowHeight}px`);
+    document.documentElement.style.setProperty("--ruler", `${RULER_HEIGHT}px`);
+    this.scroller.addEventListener("scroll", () => this.draw());
+    new ResizeObserver(() => this.draw()).observe(this.scroller);
+    this.useTheme();
+  }
+
+  /** Read the colours from the style sheet: a canvas does not follow it by itself. */
+  useTheme() {
+    const probe = document.body.appendChild(element("i"));
+    const colour = (name) => {
+      probe.style.color = `var(--${name})`;
+      return getComputedStyle(probe).color;
+    };
+    const names = ["detected", "labelled", "corrected", "text", "quiet", "line", "stripe", "background"];
+    this.colours = Object.fromEntries(names.map((name) => [name, colour(name)]));
+    this.ink = this.colours.text.match(/[\d.]+/g).slice(0, 3).map(Number);
+    probe.remove();
+    this.draw();
+  }
+
+  setRows(ids) {
+    const names = ids.map((id) => this.app.corrections.classes[id]);
+    const same = ids.length === this.rows.length && ids.every((id, i) => id === this.rows[i])
+      && names.every((name, i) => name === this.names[i]);
+    this.rows = ids;
+    this.names = names;
+    if (!same) {
+      this.labels.replaceChildren(...ids.map((id, i) => this.label(id, names[i])));
+    }
+    this.markRow();
+    this.draw();
+  }
+
+  label(id, name) {
+    const button = element("button", { type: "button", textContent: shown(name), dir: "auto", title: shown(name) });
+    button.addEventListener("click", () => this.app.markClass(id));
+    return element("li", {}, button);
+  }
+
+  /** Show which class is marked; it alone is reached by Tab. */
+  markRow() {
+    const marked = Math.max(0, this.rows.indexOf(this.app.markedClass));
+    [...this.labels.children].forEach((item, i) => {
+      const isMarked = this.rows[i] === this.app.markedClass;
+      item.classList.toggle("marked", isMarked);
+      item.firstChild.tabIndex = i === marked ? 0 : -1;
+      item.firstChild.setAttribute("aria-pressed", String(isMarked));
+    });
+  }
+
+  revealRow(classId) {
+    const row = this.rows.indexOf(classId);
+    if (row < 0) return;
+    const top = row * this.rowHeight, visible = this.scroller.clientHeight - RULER_HEIGHT;
+    if (top < this.scroller.scrollTop) this.scroller.scrollTop = top;
+    else if (top + this.rowHeight > this.scroller.scrollTop + visible) {
+      this.scroller.scrollTop = top + this.rowHeight - visible;
+    }
+  }
+
+  x(time) {
+    const { view } = this.app;
+    return ((time - view.from) / view.span) * this.width;
+  }
+
+  timeAt(x) {
+    const { view } = this.app;
+    return view.from + (x / this.width) * view.span;
+  }
+
+  get width() {
+    return this.lane.clientWidth || 1;
+  }
+
+  /** What is under a point of the canvas: time, class, the segment and which edge of it. */
+  locate(x, y) {
+    const inRows = y + this.scroller.scrollTop;
+    const classId = this.rows[Math.floor(inRows / this.rowHeight)];
+    const inBand = inRows % this.rowHeight < BANDS.shade[0];
+    const time = this.timeAt(x);
+    const near = (edge) => Math.abs(this.x(edge) - x);
+    const mine = this.app.corrections.items.filter((item) => item.classId === classId);
+    // Of those on top of each other the selected one, else the shortest.
+    const rank = (item) => (item === this.app.selected ? -1 : item.end - item.start);
+    const best = (found) => found.sort((a, b) => rank(a) - rank(b))[0] || null;
+    const reach = (item) => Math.min(6, Math.max(2, (this.x(item.end) - this.x(item.start)) / 3));
+    const inside = best(mine.filter((item) => item.start <= time && time <= item.end));
+    const touched = inside || best(mine.filter((item) => Math.min(near(item.start), near(item.end)) <= 5));
+    let edge = null;
+    if (touched && inBand) {
+      const limit = inside ? reach(touched) : 5;
+      if (near(touched.start) <= limit) edge = "start";
+      else if (near(touched.end) <= limit) edge = "end";
+    }
+    return { time, classId, inBand, item: inside || (edge ? touched : null), edge };
+  }
+
+  /** Paint in the next frame, once however often it is asked for. */
+  draw() {
+    this.frame ||= requestAnimationFrame(() => this.paint());
+  }
+
+  paint() {
+    cancelAnimationFrame(this.frame);
+    this.frame = 0;
+    const below = this.scroller.clientHeight - RULER_HEIGHT;
+    const height = clamp(below, 0, this.rows.length * this.rowHeight);
+    this.lane.style.height = `${height}px`;
+    this.paintRuler(fit(byId("ruler"), this.width, RULER_HEIGHT));
+    this.paintRows(fit(this.canvas, this.width, height), height);
+    this.paintOverview();
+    this.movePlayhead(this.app.player.time);
+  }
+
+  movePlayhead(time) {
+    for (const playhead of this.playheads) playhead.style.transform = `translateX(${this.x(time)}px)`;
+  }
+
+  paintRuler(pen) {
+    const { view } = this.app;
+    const step = TICKS.find((tick) => (tick / view.span) * this.width >= 70) || TICKS.at(-1);
+    pen.fillStyle = this.colours.quiet;
+    pen.font = "11px system-ui, sans-serif";
+    for (let i = Math.floor(view.from / step); i * step <= view.to; i++) {
+      const x = Math.round(this.x(i * step));
+      pen.fillRect(x, RULER_HEIGHT - 6, 1, 6);
+      pen.fillText(clock(i * step, step < 1 ? 1 : 0), x + 3, RULER_HEIGHT - 9);
+    }
+  }
+
+  paintRows(pen, height) {
+    const top = this.scroller.scrollTop;
+    const first = Math.floor(top / this.rowHeight);
+    const last = Math.min(this.rows.length, Math.ceil((top + height) / this.rowHeight));
+    const labels = this.app.truthByClass, items = this.app.itemsByClass;
+    const visible = this.rows.slice(first, last);
+    visible.forEach((id, i) => {
+      const y = (first + i) * this.rowHeight - top;
+      if (id === this.app.markedClass) {
+        pen.fillStyle = this.colours.stripe;
+        pen.fillRect(0, y, this.width, this.rowHeight);
+      }
+      pen.fillStyle = this.colours.line;
+      pen.fillRect(0, y + this.rowHeight - 1, this.width, 1);
+    });
+    this.paintShades(pen, visible, first * this.rowHeight - top);
+    visible.forEach((id, i) => {
+      const y = (first + i) * this.rowHeight - top;
+      this.paintBars(pen, labels.get(id), y + BANDS.labels[0], BANDS.labels[1], this.colours.labelled);
+      const list = this.app.draft
+        ? (items.get(id) || []).filter((item) => item !== this.app.draft.item)
+        : items.get(id);
+      this.paintBars(pen, list, y + BANDS.items[0], BANDS.items[1], this.colours.detected);
+      if (this.app.draft && this.app.draft.segment.classId === id) {
+        this.paintBars(pen, [this.app.draft.segment], y + BANDS.items[0], BANDS.items[1], this.colours.corrected);
+      }
+    });
+  }
+
+  paintBars(pen, segments, y, height, colour) {
+    const { view, selected } = this.app;
+    for (const segment of segments || []) {
+      if (segment.end < view.from || segment.start > view.to) continue;
+      const left = Math.max(-4, this.x(segment.start)), right = Math.min(this.width + 4, this.x(segment.end));
+      const width = Math.max(2, right - left - 0.5);
+      pen.fillStyle = segment.corrected ? this.colours.corrected : colour;
+      pen.fillRect(left, y, width, height);
+      if (segment.corrected) {
+        // A line through it tells it apart without colour.
+        pen.fillStyle = this.colours.background;
+        pen.fillRect(left, y + height / 2 - 1, width, 2);
+      }
+      if (segment === selected || segment === this.app.draft?.segment) {
+        pen.strokeStyle = this.colours.text;
+        pen.lineWidth = 2;
+        pen.strokeRect(left - 1, y - 1, width + 2, height + 2);
+      }
+    }
+  }
+
+  /** Probabilities as shade: the highest of the rows of scores that fall into a pixel. */
+  paintShades(pen, ids, y) {
+    const { scores } = this.app;
+    const columns = Math.round(this.width * devicePixelRatio);
+    if (!ids.length || !scores.levels.size) return;
+    const from = new Int32Array(columns), to = new Int32Array(columns);
+    for (let x = 0; x < columns; x++) {
+      from[x] = Math.max(0, scores.rowAt(this.timeAt(x / devicePixelRatio)));
+      to[x] = scores.rowAt(this.timeAt((x + 1) / devicePixelRatio) - 1e-9);
+    }
+    const image = new ImageData(columns, ids.length);
+    ids.forEach((id, row) => {
+      const levels = scores.levels.get(id);
+      if (!levels) return;
+      for (let x = 0, at = 4 * row * columns; x < columns; x++, at += 4) {
+        let peak = 0;
+        for (let i = from[x]; i <= to[x]; i++) if (levels[i] > peak) peak = levels[i];
+        [image.data[at], image.data[at + 1], image.data[at + 2]] = this.ink;
+        image.data[at + 3] = (255 * peak) / LEVELS;
+      }
+    });
+    this.shades ||= document.createElement("canvas");
+    this.shades.width = columns;
+    this.shades.height = ids.length;
+    this.shades.getContext("2d").putImageData(image, 0, 0);
+    pen.imageSmoothingEnabled = false;
+    ids.forEach((id, row) => {
+      const [offset, height] = BANDS.shade;
+      pen.drawImage(this.shades, 0, row, columns, 1, 0, y + row * this.rowHeight + offset, this.width, height);
+    });
+  }
+
+  /** All segments of the classes shown, over the whole video, and the part that is in view. */
+  paintOverview() {
+    const canvas = byId("overview"), { view, truthByClass, itemsByClass } = this.app;
+    const width = canvas.clientWidth, height = canvas.clientHeight;
+    const pen = fit(canvas, width, height);
+    const x = (time) => (time / view.duration) * width;
+    const thick = Math.max(1, height / Math.max(1, this.rows.length) - 0.5);
+    this.rows.forEach((id, row) => {
+      const y = (row / this.rows.length) * height;
+      pen.fillStyle = itemsByClass.has(id) ? this.colours.detected : this.colours.labelled;
+      for (const segment of itemsByClass.get(id) || truthByClass.get(id) || []) {
+        pen.fillRect(x(segment.start), y, Math.max(1, x(segment.end - segment.start)), thick);
+      }
+    });
+    pen.fillStyle = this.colours.background;
+    pen.globalAlpha = 0.65;
+    pen.fillRect(0, 0, x(view.from), height);
+    pen.fillRect(x(view.to), 0, width, height);
+    pen.globalAlpha = 1;
+    pen.strokeStyle = this.colours.text;
+    pen.lineWidth = 2;
+    pen.strokeRect(x(view.from) + 1, 1, Math.max(3, x(view.span) - 2), height - 2);
+  }
+}
+
+/** Give a canvas this size in CSS pixels and a clean sheet; what is drawn counts CSS pixels. */
+function fit(canvas, width, height) {
+  const ratio = devicePixelRatio;
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round(height * ratio);
+  canvas.style.height = `${height}px`;
+  const pen = canvas.getContext("2d");
+  pen.scale(ratio, ratio);
+  return pen;
+}

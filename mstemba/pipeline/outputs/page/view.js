@@ -1,0 +1,50 @@
+// The part of the video that the timeline shows, in seconds.
+
+const SHORTEST_VIEW = 1;
+
+class View {
+  constructor(duration, changed) {
+    this.duration = Math.max(duration, 1e-3);
+    this.changed = changed;
+    this.from = 0;
+    this.to = this.duration;
+  }
+
+  get span() {
+    return this.to - this.from;
+  }
+
+  show(from, span) {
+    span = clamp(span, Math.min(SHORTEST_VIEW, this.duration), this.duration);
+    this.from = clamp(from, 0, this.duration - span);
+    this.to = this.from + span;
+    this.changed();
+  }
+
+  all() {
+    this.show(0, this.duration);
+  }
+
+  /** Show so many times less; the time `at` stays where it is. */
+  zoom(factor, at) {
+    const share = clamp((at - this.from) / this.span, 0, 1);
+    const span = clamp(this.span / factor, Math.min(SHORTEST_VIEW, this.duration), this.duration);
+    this.show(clamp(at, this.from, this.to) - share * span, span);
+  }
+
+  pan(seconds) {
+    this.show(this.from + seconds, this.span);
+  }
+
+  /** Move on if this time is not shown. */
+  follow(time) {
+    if (time < this.from || time > this.to) this.show(time - 0.1 * this.span, this.span);
+  }
+
+  /** Show a segment with what is around it. */
+  reveal({ start, end }) {
+    if (start >= this.from && end <= this.to) return;
+    const span = Math.max(this.span, 1.5 * (end - start));
+    this.show((start + end - span) / 2, span);
+  }
+}

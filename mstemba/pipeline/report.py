@@ -1,0 +1,272 @@
+"""The stage `report`: one page that shows how good a trained model is, and where it fails."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mstemba.data_manifests.manifest import Manifest
+from mstemba.errors import UsageError
+from mstemba.pipeline.checkpoint import CONFIG, DONE, Checkpoint, find_checkpoint
+from mstemba.pipeline.devices import pick_device
+from mstemba.pipeline.evaluate import Evaluation, Scored, Stage, find_manifest
+from mstemba.pipeline.evaluation import FAMILIES
+from mstemba.pipeline.files import as_local, as_path, folder_name, read_json, write_text
+from mstemba.pipeline.inspection import (
+    best_and_worst,
+    mistaken,
+    precision_recall,
+    thinned,
+    video_figures,
+)
+from mstemba.pipeline.labels import build_labels
+from mstemba.pipeline.metrics import Mask
+from mstemba.pipeline.options import ExportOptions
+from mstemba.pipeline.progress import Event, Listener, silent
+from mstemba.pipeline.report_page import render
+from mstemba.pipeline.workspace import Workspace, find_workspace
+
+METRICS = "metrics.jsonl"
+CURVES, VIDEOS, MISTAKEN = 5, 10, 10
+"""How many are shown: curves of best and of worst classes, best and worst videos, class pairs."""
+POINTS = 200
+"""Most points of a curve."""
+PACKAGES = ("mstemba", "torch", "numpy", "numba")
+"""Those whose version may move a digit."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that was written."""
+
+    page: Path
+    evaluation: Evaluation
+    """The same figures as `evaluate` gives."""
+    data: dict[str, Any]
+    """What the page shows, as plain data; see docs/report.md."""
+
+
+def report(
+    *,
+    workspace: Workspace | None = None,
+    checkpoint: str | Path | None = None,
+    manifest: str | Path | None = None,
+    features: str | Path | None = None,
+    subset: str = "testing",
+    output: str | Path | None = None,
+    threshold: float = ExportOptions.threshold,
+    device: str = "auto",
+    listen: Listener = silent,
+) -> Report:
+    """Measure a checkpoint on a subset, as `evaluate` does, and write one page about it.
+
+    The page is one HTML file without script sources, styles or pictures elsewhere: `output`, or
+    `report-<subset>.html` in the run's folder (for a checkpoint of no run, here). The timelines
+    show segments from `threshold` on. Equal inputs give an equal file. Raises what `evaluate`
+    raises, and UsageError when the page cannot be where it is wanted.
+    """
+    options = ExportOptions(threshold=threshold)
+    workspace = workspace or find_workspace()
+    found = find_checkpoint(as_local(checkpoint), workspace)
+    # Both may be refused, before the work begins.
+    page, training = _page_path(as_local(output), found, subset), _training(found)
+    warnings: list[str] = []
+
+    def heard(event: Event) -> None:
+        if event.warning:
+            warnings.append(event.message)
+        listen(event)
+
+    stage = Stage(find_manifest(manifest, workspace), subset, FAMILIES, heard)
+    scored = stage.score(found, as_path(features), workspace, device)
+    evaluation = stage.measure(scored)
+    labels = _labels(scored, stage.manifest)
+    data = {
+        "format": "mstemba-report",
+        "version": 1,
+        "evaluation": evaluation.as_dict(),
+        "actions": _actions(scored, stage.manifest),
+        "precision_recall": _curves(scored, labels, evaluation),
+        "mistaken": _mistaken(scored, labels, stage.manifest.classes),
+        "videos": _videos(scored, labels),
+        "training": training,
+        "provenance": _provenance(found, stage.manifest, options, pick_device(device)),
+        "warnings": warnings,
+    }
+    write_text(page, render(data, scored, evaluation, stage.manifest.classes, options))
+    return Report(page, evaluation, data)
+
+
+def _page_path(output: Path | None, found: Checkpoint, subset: str) -> Path:
+    """Where the page goes. Raises UsageError where there can be no page."""
+    if output is None:
+        run = _run_folder(found)
+        output = (run or Path()) / f"report-{folder_name(subset)}.html"
+    if output.is_dir():
+        raise UsageError(
+            f"{output}: a folder, expected the name of a page, for example {output / 'report.html'}"
+        )
+    if blocked := [parent for parent in output.parents if parent.exists() and not parent.is_dir()]:
+        raise UsageError(f"{blocked[0]}: a file, expected a folder to put {output.name} into")
+    return output
+
+
+def _run_folder(found: Checkpoint) -> Path | None:
+    """The folder of the training that made the checkpoint; None when it stands alone."""
+    run = found.folder.parent
+    return run if any((run / name).is_file() for name in (METRICS, DONE)) else None
+
+
+def _labels(scored: Scored, manifest: Manifest) -> list[Mask]:
+    """(T, C) of every video, as the measures have them."""
+    grids = [video.grid for video in scored.videos if video.grid is not None]
+    actions = [video.actions for video in scored.videos]
+    labels = build_labels(actions, grids, len(manifest.classes), "strict")
+    return [labels.matrix(number) for number in range(len(grids))]
+
+
+def _actions(scored: Scored, manifest: Manifest) -> dict[str, int]:
+    """Labelled actions by class, in the videos that are measured."""
+    counts = Counter(action.class_id for video in scored.videos for action in video.actions)
+    return {name: counts[class_id] for class_id, name in enumerate(manifest.classes)}
+
+
+def _curves(
+    scored: Scored, labels: Sequence[Mask], evaluation: Evaluation
+) -> dict[str, list[dict[str, Any]]]:
+    """Precision-recall curves of the classes with the highest and the lowest AP."""
+    names = list(evaluation.per_class)
+    known = {name: ap for name, ap in evaluation.per_class.items() if ap is not None}
+    ranking = sorted(known, key=lambda name: -known[name])
+
+    def curve(name: str) -> dict[str, Any]:
+        column = names.index(name)
+        recall, precision = precision_recall(
+            np.concatenate([scores[:, column] for scores in scored.scores]),
+            np.concatenate([truth[:, column] for truth in labels]),
+        )
+        recall, precision = thinned(recall, precision, POINTS)
+        return {
+            "class": name,
+            "ap": known[name],
+            "recall": recall.tolist(),
+            "precision": precision.tolist(),
+        }
+
+    best, worst = best_and_worst(ranking, CURVES)
+    return {"best": [curve(name) for name in best], "worst": [curve(name) for name in worst]}
+
+
+def _mistaken(
+    scored: Scored, labels: Sequence[Mask], classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    return [
+        {**vars(pair), "labelled": classes[pair.labelled], "scored": classes[pair.scored]}
+        for pair in mistaken(scored.scores, labels, MISTAKEN)
+    ]
+
+
+def _videos(scored: Scored, labels: Sequence[Mask]) -> dict[str, Any]:
+    """The measured videos from the best to the worst; those without a positive row apart."""
+    figures = [
+        video_figures(number, scores, truth)
+        for number, (scores, truth) in enumerate(zip(scored.scores, labels, strict=True))
+    ]
+    ranking = sorted((f for f in figures if f.positives), key=lambda f: (-f.ap, f.number))
+    best, worst = best_and_worst([f.number for f in ranking], VIDEOS)
+
+    def ids(numbers: Sequence[int]) -> list[str]:
+        return [scored.videos[number].id for number in numbers]
+
+    return {
+        "ranking": [
+            {
+                "id": scored.videos[f.number].id,
+                "ap": f.ap,
+                "map": f.map,
+                "chance": f.chance,
+                "positives": f.positives,
+                "rows": len(scored.scores[f.number]),
+                "duration": scored.videos[f.number].duration,
+            }
+            for f in ranking
+        ],
+        "best": ids(best),
+        "worst": ids(worst),
+        "without_positives": ids([f.number for f in figures if not f.positives]),
+    }
+
+
+def _training(found: Checkpoint) -> dict[str, list[tuple[float, float]]] | None:
+    """(step, value) of the loss and the mAPs; None when there is no record of the training."""
+    run = _run_folder(found)
+    if run is None or not (run / METRICS).is_file():
+        return None
+    try:
+        lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
+        rows = [{k: float(v) for k, v in json.loads(line).items()} for line in lines]
+        return {name: _curve(rows, name) for name in ("loss", "train_map", "val_map")}
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
+        raise UsageError(
+            f"{run / METRICS}: damaged: {error!r}; move it away to report without training curves"
+        ) from None
+
+
+def _curve(rows: Sequence[dict[str, float]], name: str) -> list[tuple[float, float]]:
+    points = np.array([(row["step"], row[name]) for row in rows if name in row]).reshape(-1, 2)
+    steps, values = points[np.isfinite(points).all(axis=1)].T
+    steps, values = thinned(steps, values, POINTS)
+    return list(zip(steps.tolist(), values.tolist(), strict=True))
+
+
+def _provenance(
+    found: Checkpoint, manifest: Manifest, options: ExportOptions, device: str
+) -> dict[str, Any]:
+    """What the figures were made from: one table of the page for each entry."""
+    config = read_json(found.folder / CONFIG)
+    done = found.folder.parent / DONE
+    subsets = Counter(video.subset for video in manifest.videos.values())
+    return {
+        "checkpoint": {
+            "folder": str(found.folder),
+            "sha256": found.sha256(),
+            "key": found.train_key,
+        },
+        "run": read_json(done) if done.is_file() else {},
+        "model": found.model,
+        "train": config.get("train", {}),
+        "features": found.spec.as_dict(),
+        "manifest": {
+            "dataset": manifest.dataset,
+            "classes": len(manifest.classes),
+            "time_unit": manifest.time_unit,
+            "videos": len(manifest.videos),
+            **{f"videos, {name or 'no subset'}": count for name, count in subsets.items()},
+            "actions": sum(len(video.actions) for video in manifest.videos.values()),
+        },
+        "segments": {
+            "threshold": options.threshold,
+            "low": options.low_threshold,
+            "min_length": options.min_length,
+        },
+        "software": {
+            **{name: _version(name) for name in PACKAGES},
+            "python": platform.python_version(),
+            "device": device,
+        },
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,82 @@
+"""`mstemba detect --labels`: its options reach the detector, and what is wrong is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from mstemba.cli import app
+from mstemba.pipeline import detect as stage
+from mstemba.pipeline.detect import DetectResult
+from mstemba.pipeline.options import DetectOptions, ZeroShotOptions
+from tests.cli.conftest import complaint, film, mstemba
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, *args: str) -> dict[str, Any]:
+    """What the command asks the pipeline for."""
+    seen: dict[str, Any] = {}
+
+    def detect(videos: Any, options: Any, **more: Any) -> DetectResult:
+        seen.update(more, options=options)
+        return DetectResult(Path("out"))
+
+    monkeypatch.setattr(stage, "detect", detect)
+    result = CliRunner().invoke(app, ["detect", "video.mp4", *args])
+    assert result.exit_code == 0, result.output
+    return seen
+
+
+def test_every_option_reaches_the_detector(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = asked(
+        monkeypatch,
+        *("--labels", "opening a door, drinking", "--threshold", "0.4", "--weights", "laion400m"),
+        *("--model", "ViT-B-32", "--stride", "8", "--smoothing", "0.5", "--contrast", "0"),
+        *("--templates", "a {}, a drawing of {}", "--background", "nothing"),
+    )
+    assert found["labels"] == "opening a door, drinking"
+    assert found["weights"] == "laion400m"
+    assert found["options"] == DetectOptions(threshold=0.4)
+    assert found["zero_shot"] == ZeroShotOptions(
+        model="ViT-B-32",
+        stride=8,
+        smoothing=0.5,
+        contrast=0.0,
+        templates=("a {}", "a drawing of {}"),
+        background=("nothing",),
+    )
+
+
+def test_without_labels_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = asked(monkeypatch)
+    assert (found["labels"], found["weights"]) == (None, None)
+    assert found["zero_shot"] == ZeroShotOptions()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--labels", "sit", "--backbone", "efficientnet-lite0"), "no text tower"),
+        (("--labels", "sit", "--checkpoint", "run"), "leave --labels or --checkpoint out"),
+    ],
+    ids=["image-only", "checkpoint"],
+)
+def test_what_cannot_be_is_one_line_and_exit_code_2(
+    args: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    film(tmp_path / "v.mp4")
+    result = mstemba("detect", "v.mp4", *args, cwd=tmp_path, expect=2)
+    assert says in complaint(result)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["v.mp4"]
+
+
+@pytest.mark.slow
+def test_weights_that_cannot_be_had_are_named_before_anything_is_decoded(tmp_path: Path) -> None:
+    film(tmp_path / "v.mp4")
+    offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}
+    result = mstemba("detect", "v.mp4", "--labels", "sit", cwd=tmp_path, expect=2, env=offline)
+    assert "weights 'openai' of CLIP ViT-L-14-quickgelu are not here" in complaint(result)
+    assert "give the file by --weights" in result.stderr
+    assert not (tmp_path / "detections").exists()

@@ -1,0 +1,250 @@
+"""Correcting what the page shows, and reading the download by the real `mstemba init`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mstemba.data_manifests.manifest import load_manifest
+from mstemba.pipeline.outputs import Detection
+from mstemba.records import TimeGrid
+from tests.cli.conftest import mstemba
+from tests.page.conftest import Browser
+from tests.page.scenes import ODD_CLASSES, film, page, scene
+
+SHIFT, ALT, CONTROL, DELETE, ESCAPE = "\ue008", "\ue00a", "\ue009", "\ue017", "\ue00c"
+
+
+@pytest.fixture(scope="module")
+def plain() -> Detection:
+    """Three classes in rows of 0.5 s; one is from 4 to 8 s, another from 10 to 14 s."""
+    values = np.full((40, 3), 0.1, np.float32)
+    values[8:16, 0] = 0.9
+    values[20:28, 1] = 0.8
+    grid = TimeGrid.even(0.0, 0.5, 40)
+    return scene(Path("nowhere/v.mp4"), ["walk", "sit", "read"], probabilities=values, grid=grid)
+
+
+@pytest.fixture
+def opened(chromium: Browser, plain: Detection, tmp_path: Path) -> Browser:
+    """Its page, fresh; the video lasts 19.7 s."""
+    chromium.open(page(plain, tmp_path))
+    assert chromium.items() == [(0, 4.0, 8.0), (1, 10.0, 14.0)]
+    return chromium
+
+
+def drag(
+    browser: Browser, row: int, start: float, end: float, key: str = "", band: int = 8
+) -> None:
+    """Drag in a class's row from one time to another, with a key held down."""
+    from selenium.webdriver import ActionChains
+
+    box = browser.get("document.getElementById('canvas').getBoundingClientRect().toJSON()")
+    y = round(row * browser.get("mstemba.timeline.rowHeight") + 8 - box["height"] / 2)
+    x0, x1 = (
+        round(min(x, box["width"] + 5) - box["width"] / 2)
+        for x in browser.get("arguments[0].map((t) => mstemba.timeline.x(t))", [start, end])
+    )
+    chain = ActionChains(browser.driver, duration=20)
+    if key:
+        chain.key_down(key)
+    canvas = browser.find("canvas")
+    chain.move_to_element_with_offset(canvas, x0, y).click_and_hold()
+    chain.move_to_element_with_offset(canvas, (x0 + x1) // 2, y)
+    chain.move_to_element_with_offset(canvas, x1, y).release()
+    if key:
+        chain.key_up(key)
+    chain.perform()
+    browser.painted()
+
+
+def test_dragging_an_edge_moves_it_to_a_row(opened: Browser) -> None:
+    drag(opened, 0, 8.0, 9.1)
+    assert opened.items() == [(0, 4.0, 9.0), (1, 10.0, 14.0)]
+    drag(opened, 0, 4.0, 2.3)
+    assert opened.items()[0] == (0, 2.5, 9.0)
+    drag(opened, 1, 14.0, 16.26, ALT)
+    assert opened.items()[1] == (1, 10.0, pytest.approx(16.26, abs=0.03))
+    assert opened.items()[1][2] % 0.5 > 0.1
+    drag(opened, 0, 9.0, 1.0)  # across the other edge: nothing is left to keep
+    assert opened.items()[0] == (0, 2.5, 9.0)
+    drag(opened, 0, 9.0, 30.0)
+    assert opened.items()[0] == (0, 2.5, pytest.approx(19.7))
+    assert opened.complaints() == []
+
+
+def test_the_selected_segment_moves_and_others_do_not(opened: Browser) -> None:
+    drag(opened, 0, 6.0, 8.0)
+    assert opened.items()[0] == (0, 4.0, 8.0)  # not selected: the playhead was dragged
+    assert opened.get("mstemba.player.time") == pytest.approx(8.0, abs=0.05)
+    drag(opened, 0, 6.0, 8.1)
+    assert opened.items()[0] == (0, 6.0, 10.0)
+    drag(opened, 0, 7.0, 100.0)
+    assert opened.items() == [(1, 10.0, 14.0), (0, pytest.approx(15.7), 19.7)]
+
+
+def test_shift_adds_on_an_empty_stretch_only(opened: Browser) -> None:
+    drag(opened, 2, 3.1, 6.9, SHIFT)
+    assert opened.items() == [(2, 3.0, 7.0), (0, 4.0, 8.0), (1, 10.0, 14.0)]
+    drag(opened, 1, 11.0, 13.0, SHIFT)
+    assert len(opened.items()) == 3
+    opened.js("mstemba.seek(16); mstemba.markClass(2)")
+    opened.press("n")
+    assert opened.items()[-1] == (2, 16.0, 17.0)
+    assert opened.get("mstemba.selected === mstemba.corrections.items.at(-1)")
+
+
+def test_delete_undo_and_redo(opened: Browser) -> None:
+    before = opened.items()
+    opened.js("mstemba.goTo(mstemba.corrections.items[0])")
+    opened.press(DELETE)
+    assert opened.items() == before[1:]
+    assert opened.find("undo").is_enabled()
+    opened.press(CONTROL, "z")
+    assert opened.items() == before
+    opened.find("redo").click()
+    assert opened.items() == before[1:]
+    opened.find("undo").click()
+    drag(opened, 0, 8.0, 9.0)
+    assert not opened.find("redo").is_enabled()
+    opened.press(CONTROL, "z")
+    assert opened.items() == before
+    assert opened.get("mstemba.corrections.count") == 0
+
+
+def test_numbers_and_classes_are_typed_in_the_form(opened: Browser) -> None:
+    assert not opened.find("edit-start").is_enabled()
+    opened.js("mstemba.goTo(mstemba.corrections.items[0])")
+    opened.set("edit-start", 3.21)
+    opened.set("edit-end", 7.654)
+    assert opened.items()[0] == (0, 3.21, 7.654)
+    for field, value, says in (
+        ("edit-start", 9, "must be before the end"),
+        ("edit-end", 19.8, "lasts from 0 to 19.7"),
+        ("edit-start", -1, "lasts from 0"),
+        ("edit-end", "", "must be numbers"),
+    ):
+        opened.set(field, value)
+        assert says in opened.text("editor-problem")
+        assert opened.items()[0] == (0, 3.21, 7.654)
+    opened.set("edit-class", 2)
+    assert opened.items()[0] == (2, 3.21, 7.654)
+    opened.set("edit-class", "new")
+    assert opened.find("edit-new-class").is_displayed()
+    opened.set("edit-new-class", "  ")
+    assert "name" in opened.text("editor-problem")
+    opened.set("edit-new-class", " jump <b> ")
+    assert opened.items()[0] == (3, 3.21, 7.654)
+    assert "jump <b>" in opened.texts("#labels button")
+    opened.set("edit-class", "new")
+    opened.set("edit-new-class", "sit")  # there is one already
+    assert opened.items()[0] == (1, 3.21, 7.654)
+
+
+def test_corrections_lock_the_threshold_and_can_be_discarded(opened: Browser) -> None:
+    before = opened.items()
+    assert not opened.find("locked").is_displayed()
+    drag(opened, 0, 8.0, 9.0)
+    assert not opened.find("threshold").is_enabled()
+    assert "to keep 1 correction." in opened.text("locked-reason")
+    assert "Not downloaded yet" in opened.text("locked-reason")
+    opened.js("window.confirm = () => false")
+    opened.find("discard").click()
+    assert opened.items() != before
+    opened.js("window.confirm = () => true")
+    opened.find("discard").click()
+    assert opened.items() == before
+    assert opened.find("threshold").is_enabled()
+
+
+def test_one_may_begin_from_the_labels_or_from_nothing(opened: Browser) -> None:
+    opened.set("base", "labels")
+    assert opened.items() == [(0, 3.6, 8.7)]
+    assert not opened.find("threshold").is_enabled()
+    opened.set("base", "empty")
+    assert opened.items() == []
+    assert "press N" in opened.text("none")
+    opened.js("mstemba.seek(2)")
+    opened.press("n")
+    assert len(opened.items()) == 1
+    opened.js("window.confirm = () => false")
+    opened.set("base", "detections")
+    assert len(opened.items()) == 1
+    assert opened.get("document.getElementById('base').value") == "empty"
+    opened.js("window.confirm = () => true")
+    opened.set("base", "detections")
+    assert len(opened.items()) == 2
+
+
+def test_without_labels_none_are_offered(chromium: Browser, tmp_path: Path) -> None:
+    chromium.open(page(scene(tmp_path / "v.mp4", truth=False), tmp_path))
+    assert chromium.get("document.querySelector('#base [value=labels]').disabled")
+    assert "labelled" not in chromium.text("legend")
+
+
+WARNED = (
+    "(() => { const e = new Event('beforeunload', {cancelable: true}); dispatchEvent(e);"
+    "return e.defaultPrevented; })()"
+)
+
+
+def test_leaving_is_warned_of_until_the_corrections_are_downloaded(opened: Browser) -> None:
+    assert not opened.get(WARNED)
+    drag(opened, 0, 8.0, 9.0)
+    assert opened.get(WARNED)
+    file = opened.downloaded(opened.find("download").click)
+    assert not opened.get(WARNED)
+    assert "Not downloaded" not in opened.text("locked-reason")
+    assert file.name == "v.annotations.json"
+    entry = json.loads(file.read_text())["videos"]["v"]
+    assert entry == {
+        "subset": "testing",
+        "duration": 19.7,
+        "actions": [[0, 4.0, 9.0], [1, 10.0, 14.0]],
+    }
+    drag(opened, 0, 9.0, 10.0)
+    assert opened.get(WARNED)
+    opened.set("subset", "")
+    file = opened.downloaded(opened.find("download").click)
+    assert json.loads(file.read_text())["videos"]["v"]["subset"] is None
+
+
+IDS = ("plain", "'; \u202e <script>window.__pwned=1</script> ü", "__proto__")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("id", IDS)
+def test_init_reads_the_download(chromium: Browser, tmp_path: Path, id: str) -> None:
+    id = id.replace("/", "\u2215")
+    video = film(tmp_path / "videos" / f"{id}.mp4", seconds=2)
+    values = np.full((20, len(ODD_CLASSES)), 0.2, np.float32)
+    values[3:9] = 0.9
+    grid = TimeGrid(np.arange(20) / 10 + 1e-9 * np.arange(20) ** 2, 0.1)
+    what = scene(video, ODD_CLASSES, probabilities=values, grid=grid, id=id, subset=None)
+    chromium.open(page(what, tmp_path))
+    chromium.js("mstemba.goTo(mstemba.corrections.items[5])")
+    chromium.press(DELETE)
+    new = "new \u05d0 \"'</script>\\n"
+    chromium.js("mstemba.goTo(mstemba.corrections.items[2])")
+    chromium.set("edit-class", "new")
+    chromium.set("edit-new-class", new)
+    chromium.set("edit-end", 1.2345)
+    shown = chromium.items()
+    file = chromium.downloaded(chromium.find("download").click)
+    assert chromium.get("window.__pwned") is None
+    printed = mstemba("init", "--annotations", file, "--videos", tmp_path / "videos", cwd=tmp_path)
+    assert "1 training" in printed.stdout
+    assert printed.stderr == ""
+    manifest = load_manifest(tmp_path / "manifest.json")
+    assert manifest.classes == (*ODD_CLASSES, new)
+    assert list(manifest.videos) == [id]
+    read = manifest.videos[id]
+    assert read.path is not None
+    assert read.path.resolve() == video.resolve()
+    assert (read.subset, read.duration) == ("training", what.scores.duration)
+    assert [tuple(action) for action in read.actions] == shown
+    assert len(shown) == len(ODD_CLASSES) - 1
+    assert (len(ODD_CLASSES), 1.2345) in {(c, end) for c, _, end in shown}
