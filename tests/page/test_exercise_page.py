@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
 
 from mstemba.pipeline.outputs import WRITERS
 from tests.page.conftest import Browser
-from tests.page.test_page import AT_REST, SHOTS
+from tests.page.test_page import AT_REST, NO_BUTTONS, SHOTS
 from tests.test_exercise import EXTRACT, folder, run
 
 __all__ = ["folder"]  # the recording, cut into a training and a test clip
@@ -48,9 +47,9 @@ def test_the_page_shows_the_recording(detected: Path, chromium: Browser, tmp_pat
         (s["class_id"], s["start"], s["end"]) for s in written["segments"]
     ]
     assert chromium.get("mstemba.truth.length") > 3
-    chromium.js("mstemba.seek(3.05)")
+    chromium.js(f"{NO_BUTTONS}; mstemba.seek(3.05); mstemba.select(mstemba.corrections.items[7])")
     chromium.wait(AT_REST)
-    time.sleep(0.5)
+    chromium.painted()
     shot = tmp_path / "page-exercise.png"
     assert chromium.driver.save_screenshot(str(shot))
     assert shot.stat().st_size < 500_000
