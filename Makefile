@@ -8,12 +8,15 @@ BIN = $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/mstemba demo demo
 
+# A process a core: the tests of one module run in one of them, in their order.
+PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadscope
+
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The whole pipeline on real video, and kills of real processes.
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -m slow --durations 10
+	$(PYTEST) -m slow --durations 10
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

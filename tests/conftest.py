@@ -19,6 +19,10 @@ settings.load_profile("mstemba")
 if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# With a process a core, several threads in each mostly wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 os.environ.pop("MSTEMBA_SCAN", None)  # a developer's own choice is not what is tested
 
 SHARED = Path(os.environ.get("MSTEMBA_TEST_DATA", Path(__file__).parents[2] / "shared"))

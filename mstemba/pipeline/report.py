@@ -252,11 +252,7 @@ def _provenance(
             **{f"videos, {name or 'no subset'}": count for name, count in subsets.items()},
             "actions": sum(len(video.actions) for video in manifest.videos.values()),
         },
-        "segments": {
-            "threshold": options.threshold,
-            "low": options.low_threshold,
-            "min_length": options.min_length,
-        },
+        "segments": {"threshold": options.threshold, "low": options.low_threshold},
         "software": {
             **{name: _version(name) for name in PACKAGES},
             "python": platform.python_version(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -189,9 +190,15 @@ def browse(downloads: Path) -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One browser for all tests of the page; skipped where there is none."""
+    """One browser for all tests of the page.
+
+    Where there is none they are skipped, unless MSTEMBA_BROWSER_REQUIRED is set, as .ci/run does.
+    """
     pytest.importorskip("selenium", reason="no selenium here: pip install 'mstemba[dev]'")
     if programs() is None:
-        pytest.skip("no chromium and chromedriver here: apt-get install chromium-driver")
+        none = "no chromium and chromedriver here: apt-get install chromium-driver"
+        if os.environ.get("MSTEMBA_BROWSER_REQUIRED"):
+            pytest.fail(none)
+        pytest.skip(none)
     with browse(tmp_path_factory.mktemp("downloads")) as browser:
         yield browser
