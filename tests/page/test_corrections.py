@@ -16,6 +16,7 @@ from tests.page.conftest import Browser
 from tests.page.scenes import ODD_CLASSES, film, page, scene
 
 SHIFT, ALT, CONTROL, DELETE, ESCAPE = "\ue008", "\ue00a", "\ue009", "\ue017", "\ue00c"
+ENTER, UP, DOWN, SPACE = "\ue007", "\ue013", "\ue015", " "
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +37,7 @@ def opened(chromium: Browser, plain: Detection, tmp_path: Path) -> Browser:
     return chromium
 
 
-def drag(
-    browser: Browser, row: int, start: float, end: float, key: str = "", band: int = 8
-) -> None:
+def drag(browser: Browser, row: int, start: float, end: float, key: str = "") -> None:
     """Drag in a class's row from one time to another, with a key held down."""
     from selenium.webdriver import ActionChains
 
@@ -69,9 +68,11 @@ def test_dragging_an_edge_moves_it_to_a_row(opened: Browser) -> None:
     drag(opened, 1, 14.0, 16.26, ALT)
     assert opened.items()[1] == (1, 10.0, pytest.approx(16.26, abs=0.03))
     assert opened.items()[1][2] % 0.5 > 0.1
-    drag(opened, 0, 9.0, 1.0)  # across the other edge: nothing is left to keep
-    assert opened.items()[0] == (0, 2.5, 9.0)
-    drag(opened, 0, 9.0, 30.0)
+    drag(opened, 0, 9.0, 1.0)  # across the other edge: one row is left
+    assert opened.items()[0] == (0, 2.5, 3.0)
+    drag(opened, 0, 2.5, 9.0)
+    assert opened.items()[0] == (0, 2.5, 3.0)
+    drag(opened, 0, 3.0, 30.0)
     assert opened.items()[0] == (0, 2.5, pytest.approx(19.7))
     assert opened.complaints() == []
 
@@ -144,6 +145,127 @@ def test_numbers_and_classes_are_typed_in_the_form(opened: Browser) -> None:
     assert opened.items()[0] == (1, 3.21, 7.654)
 
 
+def type_start(browser: Browser, item: int, text: str) -> None:
+    """Select a segment and type its start, without leaving the field."""
+    browser.js(
+        "mstemba.goTo(mstemba.corrections.items[arguments[0]]);"
+        "document.getElementById('edit-start').select()",
+        item,
+    )
+    browser.press(text)
+    assert browser.get("document.activeElement.value") == text
+
+
+def test_what_is_typed_belongs_to_the_segment_of_the_form(opened: Browser) -> None:
+    type_start(opened, 0, "4.5")
+    drag(opened, 1, 12, 12)  # a click on the other one
+    assert opened.items() == [(0, 4.5, 8.0), (1, 10.0, 14.0)]
+    assert opened.get("mstemba.corrections.items.map((s) => Boolean(s.corrected))") == [True, False]
+    assert opened.get("mstemba.selected.classId") == 1
+    type_start(opened, 0, "5")
+    opened.js("window.row = document.querySelectorAll('#segments tr')[1]")
+    opened.driver.find_elements("css selector", "#segments tr td:nth-child(3)")[1].click()
+    assert opened.get("mstemba.selected.classId") == 1
+    assert opened.get("window.row.isConnected")
+    assert opened.items()[0] == (0, 5.0, 8.0)
+    type_start(opened, 0, "6")
+    opened.press(ESCAPE)
+    assert opened.items()[0] == (0, 5.0, 8.0)
+    assert opened.get("document.getElementById('edit-start').value") == "5"
+    assert opened.get("document.activeElement === document.body")
+
+
+def test_classes_chosen_one_after_another_are_one_step_and_undone(opened: Browser) -> None:
+    opened.js("mstemba.goTo(mstemba.corrections.items[0])")
+    opened.js("document.getElementById('edit-class').focus()")
+    opened.press(DOWN)
+    opened.press(DOWN)
+    assert opened.items()[0] == (2, 4.0, 8.0)
+    assert opened.get("mstemba.corrections.count") == 1
+    opened.press(CONTROL, "z")  # with the focus in the list of classes
+    assert opened.items()[0] == (0, 4.0, 8.0)
+    opened.js("mstemba.goTo(mstemba.corrections.items[0])")
+    opened.set("edit-class", "new")
+    opened.press("jump", ENTER)
+    assert opened.get("mstemba.corrections.classes") == ["walk", "sit", "read", "jump"]
+    assert opened.get("document.activeElement.id") == "edit-class"
+    opened.js("mstemba.undo()")
+    assert opened.get("mstemba.corrections.classes") == ["walk", "sit", "read"]
+    assert "jump" not in opened.texts("#labels button")
+    opened.js("mstemba.redo()")
+    assert opened.get("mstemba.corrections.classes.at(-1)") == "jump"
+    opened.js("mstemba.undo()")
+    assert opened.find("redo").is_enabled()
+    opened.set("threshold", 0.85)  # other segments: there is nothing to redo on them
+    assert not opened.find("redo").is_enabled()
+
+
+def test_a_relabelled_segment_stays_in_a_search(opened: Browser) -> None:
+    opened.set("search", "walk")
+    opened.js("mstemba.goTo(mstemba.corrections.items[0])")
+    opened.set("edit-class", 2)
+    assert opened.texts("#labels button") == ["walk", "read"]
+    assert opened.texts("#segments tr.selected button") == ["read"]
+
+
+def test_undo_while_dragging_ends_the_drag(opened: Browser) -> None:
+    from selenium.webdriver import ActionChains
+
+    drag(opened, 0, 8.0, 9.0)
+    place = "document.getElementById('canvas').getBoundingClientRect()"
+    x, y = opened.get(f"[{place}.left + mstemba.timeline.x(9), {place}.top + 8]")
+    chain = ActionChains(opened.driver, duration=20)
+    chain.w3c_actions.pointer_action.move_to_location(round(x), round(y))
+    chain.click_and_hold().move_by_offset(40, 0).key_down(CONTROL).send_keys("z").key_up(CONTROL)
+    chain.move_by_offset(20, 0).release().perform()
+    assert opened.items() == [(0, 4.0, 8.0), (1, 10.0, 14.0)]
+    assert opened.get("mstemba.corrections.count") == 0
+    assert opened.get("mstemba.draft") is None
+    drag(opened, 0, 8.0, 8.1)  # to where it was
+    assert opened.get("mstemba.corrections.count") == 0
+
+
+def test_keys_set_the_edges_and_the_focus_stays_in_the_table(opened: Browser) -> None:
+    opened.driver.find_elements("css selector", "#segments button")[0].click()
+    opened.js("mstemba.seek(5.25)")
+    opened.press("i")
+    opened.js("mstemba.seek(7.75)")
+    opened.press("o")
+    assert opened.items()[0] == (0, 5.25, 7.75)
+    assert opened.get("document.activeElement.textContent") == "walk"
+    opened.js("mstemba.seek(9)")
+    opened.press("i")
+    assert "must be before the end" in opened.text("editor-problem")
+    opened.press(DOWN)
+    assert opened.get("document.activeElement.textContent") == "sit"
+    assert opened.get("mstemba.selected.classId") == 1
+    opened.press(UP)
+    opened.press(DELETE)
+    assert opened.items() == [(1, 10.0, 14.0)]
+    assert opened.get("document.activeElement.textContent") == "sit"
+    opened.press(SPACE)  # the row has the focus by the keyboard: it is pressed
+    assert opened.get("mstemba.selected.classId") == 1
+    opened.js("mstemba.markClass(0); document.querySelector('#labels [tabindex=\"0\"]').focus()")
+    opened.press(DOWN)
+    assert opened.get("document.activeElement.textContent") == "sit"
+    assert opened.get("document.activeElement.closest('#labels') !== null")
+
+
+def test_a_finger_acts_when_it_is_lifted(opened: Browser) -> None:
+    send = (
+        "(kind) => document.getElementById('canvas').dispatchEvent(new PointerEvent(kind,"
+        "{pointerId: 9, pointerType: 'touch', clientX: document.getElementById('canvas')"
+        ".getBoundingClientRect().left + mstemba.timeline.x(6), clientY: document"
+        ".getElementById('canvas').getBoundingClientRect().top + 8}))"
+    )
+    opened.js("mstemba.timeline.canvas.setPointerCapture = () => {}")
+    opened.js(f"['pointerdown', 'pointercancel'].forEach({send})")  # the finger scrolls
+    assert opened.get("[mstemba.selected, mstemba.player.time]") == [None, 0]
+    opened.js(f"['pointerdown', 'pointerup'].forEach({send})")
+    assert opened.get("mstemba.selected.classId") == 0
+    assert opened.get("mstemba.player.time") == pytest.approx(6, abs=0.05)
+
+
 def test_corrections_lock_the_threshold_and_can_be_discarded(opened: Browser) -> None:
     before = opened.items()
     assert not opened.find("locked").is_displayed()
@@ -163,7 +285,12 @@ def test_corrections_lock_the_threshold_and_can_be_discarded(opened: Browser) ->
 def test_one_may_begin_from_the_labels_or_from_nothing(opened: Browser) -> None:
     opened.set("base", "labels")
     assert opened.items() == [(0, 3.6, 8.7)]
+    assert opened.get("mstemba.timeline.colourOf(mstemba.corrections.items[0])") == opened.get(
+        "mstemba.timeline.colours.labelled"
+    )
     assert not opened.find("threshold").is_enabled()
+    opened.js("mstemba.bar.fillAbout()")
+    assert "mstemba export" not in opened.text("provenance")  # no line makes these
     opened.set("base", "empty")
     assert opened.items() == []
     assert "press N" in opened.text("none")

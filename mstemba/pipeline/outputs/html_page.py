@@ -49,6 +49,7 @@ FLOOR = 0.01
 LARGEST_EMBEDDED = 10**9
 """Bytes of a video: a browser holds all of an embedded one in memory."""
 _PART = 3 * 2**20  # bytes of the video in one element; a multiple of 3 needs no base64 padding
+_PLAYABLE = "-c:v libx264 -pix_fmt yuv420p -c:a aac"  # what every browser plays, to ffmpeg
 _VIDEO_HERE = "<!-- the embedded video -->"
 
 
@@ -140,7 +141,7 @@ def _facts(detection: Detection, path: Path) -> tuple[dict[str, Any], bytes]:
             "path": str(video),
             "source": media_url(scores.video, path),
             "found": video.is_file(),
-            "command": _playable_copy(video),
+            "playable": _PLAYABLE,
         },
         "duration": scores.duration,
         "classes": scores.classes,
@@ -185,10 +186,7 @@ def _playable_copy(video: Path, filters: str = "") -> str:
     """The command that makes a copy which every browser plays."""
     name = video.name if not video.name.startswith("-") else f"./{video.name}"
     copy = Path(name).with_suffix(".playable.mp4")
-    return (
-        f"ffmpeg -i {shlex.quote(name)} {filters}-c:v libx264 -pix_fmt yuv420p -c:a aac "
-        f"{shlex.quote(str(copy))}"
-    )
+    return f"ffmpeg -i {shlex.quote(name)} {filters}{_PLAYABLE} {shlex.quote(str(copy))}"
 
 
 def _embed(video: Path, file: BinaryIO) -> None:

@@ -4,8 +4,7 @@ class App {
   constructor(facts, scores) {
     this.facts = facts;
     this.scores = scores;
-    this.truth = facts.truth &&
-      facts.truth.map(([classId, start, end]) => ({ classId, start, end, score: 1, labelled: true }));
+    this.truth = facts.truth && facts.truth.map((label) => asItem(label, { labelled: true }));
     this.truthByClass = bySegments(this.truth || []);
     this.thresholds = new Thresholds(facts, scores);
     this.corrections = new Corrections(
@@ -18,6 +17,7 @@ class App {
     this.selected = null;
     this.markedClass = null;
     this.draft = null; // a segment while it is dragged
+    this.seen = 0; // the time that was shown last
     this.view = new View(facts.duration, () => this.timeline?.draw());
     this.player = new Player(byId("video"), facts.duration, {
       moved: (time) => this.moved(time),
@@ -43,7 +43,7 @@ class App {
   }
 
   setThreshold(value) {
-    this.thresholds.value = value;
+    this.thresholds.set(value);
     this.corrections.follow();
     this.refresh();
   }
@@ -66,7 +66,9 @@ class App {
   // Time
 
   moved(time) {
-    if (this.player.playing) this.view.follow(time);
+    // Not where the user has moved the view away from the playhead, to look at something else.
+    if (this.player.playing && this.view.holds(this.seen)) this.view.follow(time);
+    this.seen = time;
     this.timeline.movePlayhead(time);
     this.list.markTime(time);
     this.bar.showTime(time);
@@ -130,6 +132,12 @@ class App {
     if (!this.rows.length) return;
     const at = clamp(this.rows.indexOf(this.markedClass) + direction, 0, this.rows.length - 1);
     this.markClass(this.rows[at]);
+    if (this.timeline.labelFocused) this.timeline.focusMarked();
+  }
+
+  /** Up or down: from a focused row of the table to the next one, else to the next class. */
+  stepBy(direction) {
+    if (!this.list.stepBy(direction)) this.markBy(direction);
   }
 
   /** Leave what is under way, else select nothing. */
@@ -142,6 +150,19 @@ class App {
 
   change(segment, changes) {
     this.show(this.corrections.change(segment, changes));
+  }
+
+  relabel(segment, classId) {
+    this.show(this.corrections.relabel(segment, classId));
+  }
+
+  rename(segment, name) {
+    this.show(this.corrections.rename(segment, name));
+  }
+
+  /** Set the selected segment's "start" or "end" to the playhead. */
+  setEdge(edge) {
+    if (this.selected) this.editor.retime(edge, this.player.time);
   }
 
   add(segment) {
@@ -161,17 +182,20 @@ class App {
 
   remove() {
     if (!this.selected) return;
+    this.pointer.cancel();
     this.corrections.remove(this.selected);
     this.select(null);
     this.refresh();
   }
 
   undo() {
+    this.pointer.cancel();
     this.corrections.undo();
     this.refresh();
   }
 
   redo() {
+    this.pointer.cancel();
     this.corrections.redo();
     this.refresh();
   }

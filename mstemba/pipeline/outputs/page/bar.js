@@ -96,6 +96,7 @@ class Bar {
       if (!file) return;
       byId("video").hidden = false;
       byId("no-video").hidden = true;
+      this.chosen = file.name;
       this.app.player.load(URL.createObjectURL(file));
     });
   }
@@ -105,14 +106,18 @@ class Bar {
     const { video } = this.app.facts;
     byId("video").hidden = true;
     byId("no-video").hidden = false;
-    const name = shown(video.name);
-    byId("no-video-reason").textContent = video.found
-      ? `“${name}” cannot be played here: it is no longer where it was when this page was made, or ` +
-        "in a format that browsers do not know. This makes a copy that every browser plays:"
-      : `“${name}” was not found when this page was made (${shown(video.path)}). Put it there and ` +
-        "make the page again with “mstemba export --format html”, or choose the file:";
-    byId("no-video-command").hidden = !video.found;
-    byId("no-video-command").textContent = shown(video.command);
+    const name = this.chosen ?? video.name;
+    // A name may hold characters that turn the direction of all text after them.
+    const isolated = (text) => element("bdi", { textContent: shown(text) });
+    const moved = this.chosen === undefined ? "no longer where it was when this page was made, or " : "";
+    const there = video.found || this.chosen !== undefined;
+    byId("no-video-reason").replaceChildren(...(there
+      ? ["“", isolated(name), `” cannot be played here: it is ${moved}in a format that browsers ` +
+        "do not know. This makes a copy that every browser plays:"]
+      : ["“", isolated(name), "” was not found when this page was made (", isolated(video.path), "). Put it " +
+        "there and make the page again with “mstemba export --format html”, or choose the file:"]));
+    byId("no-video-command").hidden = !there;
+    byId("no-video-command").textContent = shown(playableCopy(name, video.playable));
   }
 
   setUpDialogs() {
@@ -128,11 +133,14 @@ class Bar {
   }
 
   fillAbout() {
-    const { facts, thresholds } = this.app;
+    const { facts, thresholds, corrections } = this.app;
+    // As float32, which scores are, nine digits are exact.
+    const digits = (value) => Number(value.toPrecision(9));
+    const line = `mstemba export --threshold ${digits(thresholds.value)} --low ${digits(thresholds.low)}` +
+      (facts.min_length ? ` --min-length ${facts.min_length}` : "");
     const rows = Object.entries({
       video: facts.video.path,
-      "segments as shown": `mstemba export --threshold ${thresholds.value} --low ${thresholds.low}` +
-        (facts.min_length ? ` --min-length ${facts.min_length}` : ""),
+      ...(corrections.locked ? {} : { "segments as shown": line }), // no line makes corrections
       ...facts.provenance,
     });
     byId("provenance").replaceChildren(...rows.flatMap(([name, value]) => [
@@ -179,7 +187,7 @@ class Bar {
       `${plural(corrections.items.length, "segment")} · ${plural(rows.length, "class", "classes")}` +
       (hidden ? ` (${hidden.toLocaleString("en")} more ${why})` : "");
     byId("threshold").value = thresholds.value;
-    byId("threshold-number").value = thresholds.value;
+    byId("threshold-number").value = short(thresholds.value);
     const disabled = corrections.locked || !scores.levels.size;
     byId("threshold").disabled = byId("threshold-number").disabled = disabled;
     byId("threshold-note").textContent = `goes on at ${Number(thresholds.low.toFixed(3))}`;
@@ -196,4 +204,12 @@ class Bar {
       `Timeline of ${plural(rows.length, "class", "classes")}; the table of segments says the same`);
     this.showTime(this.app.player.time);
   }
+}
+
+/** The shell command that makes a copy of a video which every browser plays. */
+function playableCopy(name, encoding) {
+  const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
+  const path = name.startsWith("-") ? `./${name}` : name;
+  const copy = `${path.replace(/(?<=[^/])\.[^.]*$/, "")}.playable.mp4`;
+  return `ffmpeg -i ${quoted(path)} ${encoding} ${quoted(copy)}`;
 }

@@ -17,6 +17,7 @@ class Corrections {
   /** Take the base's segments, as there are no corrections to keep. */
   follow() {
     this.items = this.bases[this.base]();
+    this.future = [];
   }
 
   get count() {
@@ -35,14 +36,25 @@ class Corrections {
     this.base = base;
     this.classes = [...this.known];
     this.past = [];
-    this.future = [];
+    this.relabelled = null; // the segment of the last step, if all that did was to relabel it
     this.follow();
   }
 
-  step(items) {
-    this.past.push(this.items);
-    this.future = [];
+  /** All that a step changes: what undo and redo bring back. */
+  get state() {
+    return { items: this.items, classes: this.classes };
+  }
+
+  set state({ items, classes }) {
     this.items = items;
+    this.classes = classes;
+    this.relabelled = null;
+  }
+
+  step(items, classes = this.classes) {
+    this.past.push(this.state);
+    this.future = [];
+    this.state = { items, classes };
   }
 
   add(segment) {
@@ -51,10 +63,28 @@ class Corrections {
     return made;
   }
 
-  change(segment, changes) {
+  change(segment, changes, classes = this.classes) {
+    if (Object.entries(changes).every(([name, value]) => segment[name] === value)) return segment;
     const made = { ...segment, ...changes, corrected: true };
-    this.step(this.items.map((item) => (item === segment ? made : item)).sort(inOrder));
+    this.step(this.items.map((item) => (item === segment ? made : item)).sort(inOrder), classes);
     return made;
+  }
+
+  /** Another class for a segment. Arrow keys pass through many: all of them are one step. */
+  relabel(segment, classId, classes = this.classes) {
+    const again = segment === this.relabelled;
+    const made = this.change(segment, { classId }, classes);
+    if (made === segment) return made;
+    if (again) this.past.pop();
+    this.relabelled = made;
+    return made;
+  }
+
+  /** The class of this name for a segment; a new one if there is none yet. */
+  rename(segment, name) {
+    const known = this.classes.indexOf(name);
+    if (known >= 0) return this.relabel(segment, known);
+    return this.relabel(segment, this.classes.length, [...this.classes, name]);
   }
 
   remove(segment) {
@@ -63,20 +93,14 @@ class Corrections {
 
   undo() {
     if (!this.past.length) return;
-    this.future.push(this.items);
-    this.items = this.past.pop();
+    this.future.push(this.state);
+    this.state = this.past.pop();
   }
 
   redo() {
     if (!this.future.length) return;
-    this.past.push(this.items);
-    this.items = this.future.pop();
-  }
-
-  /** The id of a class of this name; a new one if there is none yet. */
-  classId(name) {
-    const known = this.classes.indexOf(name);
-    return known >= 0 ? known : this.classes.push(name) - 1;
+    this.past.push(this.state);
+    this.state = this.future.pop();
   }
 }
 

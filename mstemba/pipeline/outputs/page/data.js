@@ -98,6 +98,11 @@ function clock(seconds, decimals = 1) {
   return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${rest}` : `${minutes}:${rest}`;
 }
 
+/** A threshold in four digits. */
+function short(value) {
+  return String(Number(value.toPrecision(4)));
+}
+
 function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
   made.append(...children);

@@ -28,8 +28,7 @@ class SegmentList {
     this.first = clamp(this.first, 0, Math.max(0, pages - 1) * LIST_ROWS);
     const visible = segments.slice(this.first, this.first + LIST_ROWS);
     this.segments = segments;
-    this.lines = new Map(visible.map((segment) => [segment, this.line(segment)]));
-    this.body.replaceChildren(...this.lines.values());
+    this.replace(visible);
     byId("pages").hidden = pages < 2;
     byId("earlier").disabled = this.first === 0;
     byId("later").disabled = this.first + LIST_ROWS >= segments.length;
@@ -44,6 +43,34 @@ class SegmentList {
         : "No segments at this threshold: lower it to see some.";
     this.markSelected();
     this.markTime(this.app.player.time);
+  }
+
+  /** Show these segments. Rows that stay are left alone: one may be being pressed just now. */
+  replace(segments) {
+    const focused = [...this.lines.values()].findIndex((line) => line.contains(document.activeElement));
+    const lines = new Map(segments.map((segment) => [segment, this.lines.get(segment) || this.line(segment)]));
+    for (const [segment, line] of this.lines) if (!lines.has(segment)) line.remove();
+    let next = this.body.firstChild;
+    for (const line of lines.values()) {
+      if (line === next) next = next.nextSibling;
+      else this.body.insertBefore(line, next);
+    }
+    this.lines = lines;
+    if (focused < 0 || this.body.contains(document.activeElement)) return;
+    const near = lines.get(this.app.selected) || [...lines.values()][Math.min(focused, lines.size - 1)];
+    (near?.querySelector("button") || byId("list")).focus({ preventScroll: true });
+  }
+
+  /** From the focused row to the one above (-1) or below (1); false if no row has the focus. */
+  stepBy(direction) {
+    const [segment] = [...this.lines].find(([, line]) => line.contains(document.activeElement)) || [];
+    if (!segment) return false;
+    const next = this.segments[this.segments.indexOf(segment) + direction];
+    if (next) {
+      this.app.goTo(next);
+      this.lines.get(next).querySelector("button").focus({ preventScroll: true });
+    }
+    return true;
   }
 
   line(segment) {
@@ -61,10 +88,13 @@ class SegmentList {
     return line;
   }
 
+  /** Mark the selected segment; one row alone is reached by Tab: its row, or the first. */
   markSelected() {
+    const reached = this.lines.has(this.app.selected) ? this.app.selected : this.lines.keys().next().value;
     for (const [segment, line] of this.lines) {
       const selected = segment === this.app.selected;
       line.classList.toggle("selected", selected);
+      line.querySelector("button").tabIndex = segment === reached ? 0 : -1;
       if (selected) line.setAttribute("aria-current", "true"); else line.removeAttribute("aria-current");
     }
   }
@@ -81,8 +111,7 @@ class SegmentList {
   /** Mark the segments that last at this time. */
   markTime(time) {
     for (const [segment, line] of this.lines) {
-      // A video that was sent to the start of a segment stands a millisecond before it, or after.
-      line.classList.toggle("now", segment.start <= time + 0.002 && time + 0.002 < segment.end);
+      line.classList.toggle("now", segment.start <= time && time < segment.end);
     }
   }
 }
@@ -91,18 +120,23 @@ class SegmentList {
 class Editor {
   constructor(app) {
     this.app = app;
+    this.segment = null; // the one in the form
     this.classes = byId("edit-class");
     this.classes.addEventListener("change", () => this.relabel());
     byId("edit-new-class").addEventListener("change", () => this.nameClass());
     for (const edge of ["start", "end"]) {
-      byId(`edit-${edge}`).addEventListener("change", () => this.retime(edge));
+      byId(`edit-${edge}`).addEventListener("change", (event) => this.retime(edge, event.target.valueAsNumber));
     }
-    byId("edit-delete").addEventListener("click", () => app.remove());
+    byId("edit-delete").addEventListener("click", () => {
+      app.remove();
+      byId("list").focus(); // the button is disabled now
+    });
     byId("editor").addEventListener("submit", (event) => event.preventDefault());
   }
 
   show() {
-    const { selected, corrections } = this.app;
+    const { selected } = this.app;
+    this.segment = selected;
     byId("editor-fields").disabled = !selected;
     byId("editor-legend").textContent = selected ? "Selected segment, in seconds" : "No segment selected";
     byId("editor-problem").textContent = "";
@@ -129,7 +163,7 @@ class Editor {
     const isNew = this.classes.value === "new";
     byId("new-class-label").hidden = !isNew;
     if (isNew) byId("edit-new-class").focus();
-    else this.app.change(this.app.selected, { classId: Number(this.classes.value) });
+    else this.app.relabel(this.segment, Number(this.classes.value));
   }
 
   nameClass() {
@@ -138,16 +172,16 @@ class Editor {
       byId("editor-problem").textContent = "Give the new class a name.";
       return;
     }
-    this.app.change(this.app.selected, { classId: this.app.corrections.classId(name) });
+    const focused = document.activeElement === byId("edit-new-class");
+    this.app.rename(this.segment, name);
+    if (focused) this.classes.focus(); // the field is hidden now
   }
 
-  /** Take the number typed for one edge; the other one stays exactly what it was. */
-  retime(edge) {
-    const { selected, facts } = this.app;
-    const times = { start: selected.start, end: selected.end };
-    times[edge] = byId(`edit-${edge}`).valueAsNumber;
-    const problem = whyNot(times.start, times.end, facts.duration);
+  /** Move one edge to a time; the other one stays exactly what it was. */
+  retime(edge, time) {
+    const { start, end } = { ...this.segment, [edge]: time };
+    const problem = whyNot(start, end, this.app.facts.duration);
     byId("editor-problem").textContent = problem;
-    if (!problem) this.app.change(selected, times);
+    if (!problem) this.app.change(this.segment, { start, end });
   }
 }

@@ -4,6 +4,8 @@ function notice(text) {
   byId("notices").append(element("p", { className: "notice", textContent: text }));
 }
 
+const TYPED_IN = "input:is([type=text], [type=number], [type=search])";
+
 /** What keys do where nothing is being typed. */
 function keys(app) {
   const { player } = app;
@@ -11,8 +13,8 @@ function keys(app) {
     " ": () => player.toggle(),
     ArrowLeft: (event) => app.seekShown(player.time - (event.shiftKey ? 10 : 1)),
     ArrowRight: (event) => app.seekShown(player.time + (event.shiftKey ? 10 : 1)),
-    ArrowUp: () => app.markBy(-1),
-    ArrowDown: () => app.markBy(1),
+    ArrowUp: () => app.stepBy(-1),
+    ArrowDown: () => app.stepBy(1),
     Home: () => app.seekShown(0),
     End: () => app.seekShown(app.facts.duration),
     ",": () => app.seekRows(-1),
@@ -25,6 +27,8 @@ function keys(app) {
     0: () => app.view.all(),
     "/": () => byId("search").focus(),
     n: () => app.addHere(),
+    i: () => app.setEdge("start"),
+    o: () => app.setEdge("end"),
     Delete: () => app.remove(),
     Backspace: () => app.remove(),
     "?": () => app.bar.help(),
@@ -32,22 +36,40 @@ function keys(app) {
   };
 }
 
+/** Whether a field in which nothing is typed does something of its own with a key. */
+function takes(target, key) {
+  const moves = /^(Arrow|Page|Home$|End$)/.test(key);
+  if (target.matches("select")) return moves || key.length === 1; // a letter chooses by name
+  if (target.matches("input[type=range]")) return moves;
+  return target.matches("input[type=file]") && key === " ";
+}
+
 function listenToKeys(app) {
   const act = keys(app);
+  // The button that the pointer pressed: it keeps the focus, but Space is for the video then.
+  let pointed = null;
+  addEventListener("click", (event) => { pointed = event.detail ? event.target.closest("button") : null; }, true);
+  addEventListener("focusout", () => { pointed = null; }, true);
   const letter = (event) => (event.key.length === 1 ? event.key.toLowerCase() : event.key);
   // Captured: a focused video would take space and arrows for itself.
   addEventListener("keydown", (event) => {
     const { target } = event;
-    if (event.key === "Escape" && target.matches("input, select")) target.blur();
-    const typing = target.matches("input, select, textarea");
-    if (typing || document.querySelector("dialog[open]")) return;
+    if (document.querySelector("dialog[open]")) return;
+    if (event.key === "Escape" && target.matches("input, select")) {
+      // What was typed goes first: leaving the field would take it.
+      app.editor.show();
+      app.bar.show();
+      target.blur();
+      return;
+    }
     const control = event.ctrlKey || event.metaKey;
+    if (target.matches(TYPED_IN) || (!control && takes(target, event.key))) return;
     if (control && letter(event) === "z") {
       if (event.shiftKey) app.redo(); else app.undo();
     } else if (control && letter(event) === "y") {
       app.redo();
     } else if (!control && !event.altKey && act[letter(event)]) {
-      if (event.key === " " && target.matches("button, summary, a")) return; // presses it
+      if (event.key === " " && target.matches("button") && target !== pointed) return; // presses it
       act[letter(event)](event);
     } else {
       return;
@@ -68,7 +90,7 @@ async function start() {
       "shown, but no probabilities, and the threshold is fixed. Use a newer browser.");
   }
   if (!facts.segments.length) {
-    notice(`No segment reaches the threshold of ${facts.threshold}: lower it to see some.`);
+    notice(`No segment reaches the threshold of ${short(facts.threshold)}: lower it to see some.`);
   }
   app.refresh();
   listenToKeys(app);

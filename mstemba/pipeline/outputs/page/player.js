@@ -1,5 +1,8 @@
 // The video, or a clock of the page's own where there is none that plays.
 
+// Seconds. Browsers round the time of a video; Firefox does it to this.
+const ROUNDING = 0.002;
+
 class Player {
   /** `moved` is called with the time whenever it changes, `failed` when there is no picture. */
   constructor(video, duration, { moved, failed }) {
@@ -36,7 +39,12 @@ class Player {
   }
 
   get time() {
-    if (this.usesVideo) return this.video.readyState ? this.video.currentTime : this.clock.time;
+    if (this.usesVideo) {
+      const { readyState, paused, currentTime } = this.video, sent = this.clock.time;
+      if (!readyState) return sent;
+      // A video that was sent to a time stands there, until it plays or its own buttons move it.
+      return paused && Math.abs(currentTime - sent) <= ROUNDING + 1e-6 ? sent : currentTime;
+    }
     const { time, since } = this.clock;
     return since === null ? time : Math.min(this.duration, time + (performance.now() - since) / 1000);
   }

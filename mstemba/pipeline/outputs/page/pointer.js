@@ -54,17 +54,28 @@ class Pointer {
 
   press(event) {
     if (event.button !== 0) return;
+    // What is being typed belongs to the segment that is selected now.
+    if (byId("editor").contains(document.activeElement)) document.activeElement.blur();
     const place = this.place(event), { app } = this;
     if (place.classId === undefined) return;
     this.timeline.canvas.setPointerCapture(event.pointerId);
-    app.markClass(place.classId);
     let kind = "seek";
     if (place.edge) kind = place.edge;
     else if (place.item && place.item === app.selected && place.inBand) kind = "move";
     else if (event.shiftKey && !place.item) kind = "add";
     this.drag = { kind, item: place.item, classId: place.classId, from: place.time, x: event.clientX, moved: false };
-    if (kind !== "add") app.select(place.item);
-    if (kind === "seek") app.seek(place.time);
+    // A finger may be about to scroll: then the browser cancels the drag before it begins.
+    if (event.pointerType !== "touch") this.begin();
+  }
+
+  /** What a press does, before it is known whether it becomes a drag. */
+  begin() {
+    const { drag, app } = this;
+    if (drag.begun) return;
+    drag.begun = true;
+    app.markClass(drag.classId);
+    if (drag.kind !== "add") app.select(drag.item);
+    if (drag.kind === "seek") app.seek(drag.from);
   }
 
   move(event) {
@@ -78,6 +89,7 @@ class Pointer {
     const { drag, app } = this;
     drag.moved ||= Math.abs(event.clientX - drag.x) >= DRAG_FROM;
     if (!drag.moved) return;
+    this.begin();
     const { time } = this.place(event);
     if (drag.kind === "seek") {
       app.seek(time);
@@ -97,9 +109,16 @@ class Pointer {
       const from = clamp(snap(clamp(drag.from, 0, end)), 0, end);
       return { classId: drag.classId, start: Math.min(from, to), end: Math.max(from, to), corrected: true };
     }
-    const { item } = drag;
-    if (drag.kind === "start") return { ...item, start: to };
-    if (drag.kind === "end") return { ...item, end: to };
+    const item = { ...drag.item, corrected: true };
+    // No further than to one row: an edge does not cross the other one.
+    if (drag.kind === "start") {
+      const last = Math.max(0, snap(item.end - app.facts.step));
+      return { ...item, start: Math.min(to, last < item.end ? last : item.start) };
+    }
+    if (drag.kind === "end") {
+      const first = Math.min(end, snap(item.start + app.facts.step));
+      return { ...item, end: Math.max(to, first > item.start ? first : item.end) };
+    }
     const length = item.end - item.start;
     const start = clamp(snap(item.start + time - drag.from), 0, end - length);
     return { ...item, start, end: start === end - length ? end : start + length };
@@ -107,8 +126,9 @@ class Pointer {
 
   release(event) {
     const { drag, app } = this;
-    this.drag = null;
     if (!drag) return;
+    this.begin();
+    this.drag = null;
     const draft = app.draft;
     app.draft = null;
     if (draft && draft.segment.start < draft.segment.end) {

@@ -17,22 +17,20 @@ function folded(text) {
 
 /**
  * The ids of the classes to show: those that are active, detected or labelled; where something is
- * searched for, all classes whose name holds it.
+ * searched for, all classes whose name holds it, and the selected segment's.
  */
-function classesToShow({ corrections, scores, truth, query }) {
-  const items = bySegments(corrections.items), labels = bySegments(truth || []);
+function classesToShow({ corrections, scores, itemsByClass, truthByClass, query, selected }) {
   const ids = [...corrections.classes.keys()];
   const wanted = folded(query.trim());
   return ids.filter((id) =>
     wanted
-      ? folded(corrections.classes[id]).includes(wanted)
-      : items.has(id) || labels.has(id) || scores.peaks.get(id) >= ACTIVE_LEVEL);
+      ? folded(corrections.classes[id]).includes(wanted) || id === selected?.classId
+      : itemsByClass.has(id) || truthByClass.has(id) || scores.peaks.get(id) >= ACTIVE_LEVEL);
 }
 
 /** The same ids by "class", "name", "first" appearance or total "time", longest first. */
-function ordered(ids, order, { corrections, truth }) {
-  const items = bySegments(corrections.items), labels = bySegments(truth || []);
-  const segments = (id) => items.get(id) || labels.get(id) || [];
+function ordered(ids, order, { corrections, itemsByClass, truthByClass }) {
+  const segments = (id) => itemsByClass.get(id) || truthByClass.get(id) || [];
   const keys = {
     class: (id) => id,
     name: (id) => folded(corrections.classes[id]),

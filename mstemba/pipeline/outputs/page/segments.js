@@ -4,6 +4,11 @@ function inOrder(a, b) {
   return a.start - b.start || a.end - b.end || a.classId - b.classId;
 }
 
+/** A segment as html_page.py writes it; `more` tells what else there is to say of it. */
+function asItem([classId, start, end, score = 1], more = {}) {
+  return { classId, start, end, score, ...more };
+}
+
 /**
  * The segments of every class, by start, then end, then class.
  *
@@ -38,8 +43,14 @@ class Thresholds {
   constructor(facts, scores) {
     this.facts = facts;
     this.scores = scores;
-    this.own = facts.segments.map(([classId, start, end, score]) => ({ classId, start, end, score }));
+    this.own = facts.segments.map((segment) => asItem(segment));
     this.value = facts.threshold;
+  }
+
+  /** Take a threshold: the detection's own to the last digit, any other one in whole levels. */
+  set(value) {
+    const own = Math.abs(value - this.facts.threshold) < 0.5 / LEVELS;
+    this.value = own ? this.facts.threshold : Math.round(value * LEVELS) / LEVELS;
   }
 
   /** Where a segment goes on: in the proportion of the detection's own two thresholds. */

@@ -42,11 +42,22 @@ class Timeline {
       && names.every((name, i) => name === this.names[i]);
     this.rows = ids;
     this.names = names;
+    const focused = this.labelFocused;
     if (!same) {
       this.labels.replaceChildren(...ids.map((id, i) => this.label(id, names[i])));
     }
     this.markRow();
+    if (focused) this.focusMarked();
     this.draw();
+  }
+
+  get labelFocused() {
+    return this.labels.contains(document.activeElement);
+  }
+
+  focusMarked() {
+    const row = this.rows.indexOf(this.app.markedClass);
+    (this.labels.children[row]?.firstChild || this.scroller).focus({ preventScroll: true });
   }
 
   label(id, name) {
@@ -164,24 +175,28 @@ class Timeline {
     this.paintShades(pen, visible, first * this.rowHeight - top);
     visible.forEach((id, i) => {
       const y = (first + i) * this.rowHeight - top;
-      this.paintBars(pen, labels.get(id), y + BANDS.labels[0], BANDS.labels[1], this.colours.labelled);
+      this.paintBars(pen, labels.get(id), y + BANDS.labels[0], BANDS.labels[1]);
       const list = this.app.draft
         ? (items.get(id) || []).filter((item) => item !== this.app.draft.item)
         : items.get(id);
-      this.paintBars(pen, list, y + BANDS.items[0], BANDS.items[1], this.colours.detected);
+      this.paintBars(pen, list, y + BANDS.items[0], BANDS.items[1]);
       if (this.app.draft && this.app.draft.segment.classId === id) {
-        this.paintBars(pen, [this.app.draft.segment], y + BANDS.items[0], BANDS.items[1], this.colours.corrected);
+        this.paintBars(pen, [this.app.draft.segment], y + BANDS.items[0], BANDS.items[1]);
       }
     });
   }
 
-  paintBars(pen, segments, y, height, colour) {
+  colourOf({ corrected, labelled }) {
+    return this.colours[corrected ? "corrected" : labelled ? "labelled" : "detected"];
+  }
+
+  paintBars(pen, segments, y, height) {
     const { view, selected } = this.app;
     for (const segment of segments || []) {
       if (segment.end < view.from || segment.start > view.to) continue;
       const left = Math.max(-4, this.x(segment.start)), right = Math.min(this.width + 4, this.x(segment.end));
       const width = Math.max(2, right - left - 0.5);
-      pen.fillStyle = segment.corrected ? this.colours.corrected : colour;
+      pen.fillStyle = this.colourOf(segment);
       pen.fillRect(left, y, width, height);
       if (segment.corrected) {
         // A line through it tells it apart without colour.
@@ -237,8 +252,8 @@ class Timeline {
     const thick = Math.max(1, height / Math.max(1, this.rows.length) - 0.5);
     this.rows.forEach((id, row) => {
       const y = (row / this.rows.length) * height;
-      pen.fillStyle = itemsByClass.has(id) ? this.colours.detected : this.colours.labelled;
       for (const segment of itemsByClass.get(id) || truthByClass.get(id) || []) {
+        pen.fillStyle = this.colourOf(segment);
         pen.fillRect(x(segment.start), y, Math.max(1, x(segment.end - segment.start)), thick);
       }
     });

@@ -36,9 +36,13 @@ class View {
     this.show(this.from + seconds, this.span);
   }
 
+  holds(time) {
+    return this.from <= time && time <= this.to;
+  }
+
   /** Move on if this time is not shown. */
   follow(time) {
-    if (time < this.from || time > this.to) this.show(time - 0.1 * this.span, this.span);
+    if (!this.holds(time)) this.show(time - 0.1 * this.span, this.span);
   }
 
   /** Show a segment with what is around it. */
