@@ -35,6 +35,8 @@ def main() -> None:
         result = mstemba.export(given.scores, options, output=given.output)
         for files in result.files.values():
             print("wrote", *files)
+        for name, reason in result.failed.items():
+            print(f"{name} failed: {reason}")
 
 
 if __name__ == "__main__":

@@ -36,8 +36,11 @@ def main() -> None:
     print(f"{training.run / training.checkpoint}: validation mAP {training.score}")
 
     if given.detect:
-        for detection in mstemba.detect(given.detect, workspace=made.workspace):
+        found = mstemba.detect(given.detect, workspace=made.workspace)
+        for detection in found:
             print(detection)
+        for id, reason in found.failed.items():
+            print(f"{id} failed: {reason}")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,17 @@ is named by --weights. Its probabilities are rough: see docs/zero-shot.md before
 """
 
 import argparse
+import sys
 
 import mstemba
+
+
+def show(event: mstemba.Event) -> None:
+    """News and warnings in lines of their own, progress in one."""
+    if event.share is None:
+        print(f"\r{event.message}", file=sys.stderr)
+    else:
+        print(f"\r{event.stage} {event.share:4.0%}   ", end="", file=sys.stderr)
 
 
 def main() -> None:
@@ -28,8 +37,9 @@ def main() -> None:
         zero_shot=mstemba.ZeroShotOptions(model=given.model),
         weights=given.weights,
         output=given.output,
-        listen=lambda event: print(event.message),
+        listen=show,
     )
+    print(file=sys.stderr)
     scores = result.scores
     for class_id, label in enumerate(scores.classes):
         row = scores.probabilities[:, class_id].argmax()

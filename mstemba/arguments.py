@@ -43,7 +43,7 @@ def takes(options: type, **others: type) -> Callable[[Callable[..., None]], Call
                 arguments["given"] = given
             for name, kind in classes.items():
                 chosen = {flag.name: arguments.pop(flag.name) for flag in flags[name]}
-                chosen |= {listed: names(chosen[listed]) for listed in _lists(kind)}
+                chosen |= {listed: names(chosen[listed]) for listed in _names(kind)}
                 arguments[name] = kind(**chosen)
             command(**arguments)
 
@@ -75,6 +75,12 @@ def _flags(options: type) -> list[Parameter]:
 
 def _lists(options: type) -> list[str]:
     return [f.name for f in fields(options) if isinstance(f.default, tuple)]
+
+
+def _names(options: type) -> list[str]:
+    """The lists of names. Of text, the stage itself makes a list: it may be a file's name."""
+    types = get_type_hints(options)
+    return [name for name in _lists(options) if types[name] == tuple[str, ...]]
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -110,11 +116,11 @@ CheckpointOption = Annotated[
     Path | None, typer.Option(help="Checkpoint folder [default: the workspace's last training].")
 ]
 JsonOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(help="Also write the result as JSON to this file; - for standard output."),
 ]
 CsvOption = Annotated[
-    Path | None, typer.Option(help="Also write every class's figures as CSV to this file.")
+    str | None, typer.Option(help="Also write every class's figures as CSV to this file.")
 ]
 PredictionsOption = Annotated[
     Path | None,
@@ -123,6 +129,24 @@ PredictionsOption = Annotated[
 MetricsOption = Annotated[
     str,
     typer.Option(help="Families of measures, separated by commas; see docs/metrics.md."),
+]
+# Places to write to are text: a Path would make a folder `s3:` of a URL, which is to be refused.
+RunOption = Annotated[
+    str | None, typer.Option(help="Folder of the run [default: in the workspace].")
+]
+DetectionsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of the results [default: detections/ of the workspace, or here; in a "
+        "workspace with --labels detections/zero-shot/]."
+    ),
+]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Look for these instead, with no checkpoint: words separated by commas, or a text "
+        "file with one label a line; see docs/zero-shot.md."
+    ),
 ]
 RecipeOption = Annotated[
     str,
@@ -144,12 +168,12 @@ QuietOption = Annotated[
 ]
 
 
-def is_stdout(target: Path | None) -> bool:
+def is_stdout(target: str | None) -> bool:
     """Whether a result goes to standard output, where nothing else may then be."""
-    return str(target) == "-"
+    return target == "-"
 
 
-def write_json(target: Path | None, data: Any) -> None:
+def write_json(target: str | None, data: Any) -> None:
     """Write a result to where an option says, if it says so."""
     if target is not None:
         from mstemba.pipeline.files import to_json
@@ -157,11 +181,11 @@ def write_json(target: Path | None, data: Any) -> None:
         write_text(target, to_json(data))
 
 
-def write_text(target: Path | None, text: str) -> None:
-    """As `write_json`, of a text."""
-    from mstemba.pipeline.files import write_text
+def write_text(target: str | None, text: str) -> None:
+    """As `write_json`, of a text. Raises UsageError for a URL."""
+    from mstemba.pipeline.files import as_local, write_text
 
     if is_stdout(target):
         print(text, end="")
-    elif target is not None:
-        write_text(target, text)
+    elif file := as_local(target):
+        write_text(file, text)

@@ -5,6 +5,7 @@ Heavy imports are inside the commands, so that `--help` answers at once.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,10 @@ from mstemba import __version__, cli_views
 from mstemba.arguments import (
     CheckpointOption,
     CsvOption,
+    DetectionsOption,
     FeaturesOption,
     JsonOption,
+    LabelsOption,
     ManifestOption,
     MatchingFeaturesOption,
     MetricsOption,
@@ -23,6 +26,7 @@ from mstemba.arguments import (
     QuietOption,
     RecipeOption,
     ReleasedOption,
+    RunOption,
     StoreOption,
     WorkspaceOption,
     is_stdout,
@@ -33,6 +37,7 @@ from mstemba.arguments import (
     write_text,
 )
 from mstemba.cli_views import open_console
+from mstemba.errors import UsageError
 from mstemba.pipeline.options import (
     DetectOptions,
     ExtractOptions,
@@ -70,7 +75,7 @@ def init(
     annotations: Annotated[
         Path | None, typer.Option(help="Annotations of the videos, a file or a folder.")
     ] = None,
-    workspace: Annotated[Path, typer.Option(help="Folder to make a workspace.")] = Path(),
+    workspace: Annotated[str, typer.Option(help="Folder to make a workspace.")] = ".",
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -190,9 +195,7 @@ def train(
     recipe: RecipeOption = "auto",
     manifest: ManifestOption = None,
     features: FeaturesOption = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder of the run [default: in the workspace].")
-    ] = None,
+    output: RunOption = None,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -264,21 +267,11 @@ def evaluate(
 def detect(
     options: DetectOptions,
     zero_shot: ZeroShotOptions,
+    given: list[str],
     videos: Annotated[list[Path], typer.Argument(help="Videos or folders of videos.")],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the results [default: detections/ of the workspace, or here]."
-        ),
-    ] = None,
+    output: DetectionsOption = None,
     checkpoint: CheckpointOption = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            help="Look for these instead, with no checkpoint: words separated by commas, or a "
-            "text file with one label a line; see docs/zero-shot.md."
-        ),
-    ] = None,
+    labels: LabelsOption = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -301,6 +294,12 @@ def detect(
     from mstemba.pipeline.detect import detect
     from mstemba.pipeline.workspace import find_workspace
 
+    of_labels = [f"--{f.name}" for f in fields(ZeroShotOptions) if f.name in given]
+    if of_labels and labels is None:
+        raise UsageError(
+            f"without --labels there is no use for {', '.join(of_labels)}: add --labels, as in "
+            f"--labels 'drinking, sitting down', or leave {', '.join(of_labels)} out"
+        )
     with open_console(quiet) as console:
         result = detect(
             videos,
@@ -308,7 +307,7 @@ def detect(
             workspace=find_workspace(workspace),
             checkpoint=checkpoint,
             labels=labels,
-            zero_shot=zero_shot,
+            zero_shot=None if labels is None else zero_shot,
             output=output,
             weights=weights,
             listen=console,

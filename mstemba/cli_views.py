@@ -34,11 +34,11 @@ def export(
         list[Path] | None,
         typer.Argument(
             help="Kept scores (VIDEO.scores.npz), folders of them, or the videos by path or id "
-            "[default: all of the workspace]."
+            "[default: all in detections/ of the workspace]."
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder of the files [default: beside the scores].")
+        str | None, typer.Option(help="Folder of the files [default: beside the scores].")
     ] = None,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
@@ -61,7 +61,7 @@ def export(
 def report(
     subset: Annotated[str, typer.Option(help="Subset of the manifest to score.")] = "testing",
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="The page [default: report-SUBSET.html in the run's folder, or here]."),
     ] = None,
     json: JsonOption = None,
@@ -144,7 +144,7 @@ def backbones(json: JsonOption = None) -> None:
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Folder to work in.")] = Path("demo"),
+    folder: Annotated[str, typer.Argument(help="Folder to work in.")] = "demo",
     device: Annotated[str, of(TrainOptions, "device")] = TrainOptions.device,
     quiet: QuietOption = False,
 ) -> None:
@@ -155,9 +155,10 @@ def demo(
     Example: mstemba demo
     """
     from mstemba.pipeline.demo import demo
+    from mstemba.pipeline.files import as_local
 
     with open_console(quiet) as console:
-        console.demo(demo(folder, device=device, listen=console))
+        console.demo(demo(as_local(folder) or Path(), device=device, listen=console))
 
 
 def open_console(quiet: bool) -> Console:

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -50,7 +50,7 @@ class Console:
         self._quiet = quiet
         self._out = RichConsole(
             # Tables are not folded for a pipe or a file, which has no width.
-            width=None if sys.stdout.isatty() else _PIPE_WIDTH,
+            width=None if _is_terminal(sys.stdout) else _PIPE_WIDTH,
             quiet=quiet,
             highlight=False,
             markup=False,
@@ -66,7 +66,7 @@ class Console:
         """When a stage's last line of progress was printed."""
 
     def __enter__(self) -> Console:
-        if not self._quiet and sys.stderr.isatty():
+        if not self._quiet and _is_terminal(sys.stderr):
             self._bar = Progress(
                 TextColumn("{task.fields[stage]}"),
                 BarColumn(bar_width=24),
@@ -312,6 +312,11 @@ class Console:
         for row in rows:
             table.add_row(*(Text(_cell(row.get(column))) for column in columns))
         self._out.print(table)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """None is a stream that was closed before the program began, as by `>&-`."""
+    return stream is not None and stream.isatty()
 
 
 def _cell(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pympi
@@ -68,8 +69,9 @@ def test_annotations_without_times_of_their_own_are_counted(tmp_path: Path) -> N
     path = tmp_path / "notes.eaf"
     eaf.to_file(str(path))
     manifest, report = read_annotations(path)
-    assert report.left_out == {"ELAN annotation without times of its own": 1}
-    assert "'sure?' in notes.eaf, annotation a" in report.lines()[-1]
+    kind = "ELAN annotation of a dependent tier without times of its own"
+    assert (report.passed_over, report.left_out.total()) == ({kind: 1}, 0)
+    assert "passed over, for example 'sure?' in notes.eaf, annotation a" in report.lines()[-1]
     assert len(manifest.videos["walk"].actions) == len(SOME.segments)
 
 
@@ -92,6 +94,36 @@ def test_a_folder_of_files_of_elan_is_read_as_one(tmp_path: Path) -> None:
     (tmp_path / "two.EAF").write_text(text.replace("walk.mp4", "run.mp4"))
     (tmp_path / "three.csv").write_text("video,start,end,label\nfly,1,2,sit\n")
     assert set(read_annotations(tmp_path)[0].videos) == {"walk", "run", "fly"}
+
+
+def test_an_annotation_that_should_have_times_and_has_none_is_left_out(tmp_path: Path) -> None:
+    path = write("eaf", SOME, tmp_path)
+    path.write_text(re.sub('(TIME_SLOT_ID="ts1") TIME_VALUE="[0-9]+"', r"\1", path.read_text()))
+    _, report = read_annotations(path)
+    assert report.left_out == {"ELAN annotation without times of its own": 1}
+
+
+@pytest.mark.parametrize("name", ["100%", "100%25", "a%2Fb", "caf\udce9", "two\nlines"])
+def test_odd_names_of_videos_come_back(tmp_path: Path, name: str) -> None:
+    dense = replace(SOME.scores, video=f"/videos/{name}.mp4")
+    path = write("eaf", replace(SOME, scores=dense, id=name), tmp_path)
+    assert list(read_annotations(path)[0].videos) == [name]
+
+
+@pytest.mark.parametrize("value", ["no JSON", "[]", "{}", '{"id": "x"}', '{"file": "walk.mp4"}'])
+def test_a_damaged_property_is_as_good_as_none(tmp_path: Path, value: str) -> None:
+    path = write("eaf", replace(SOME, id="a/walk"), tmp_path)
+    text, changed = re.subn('("mstemba-video">).*<', rf"\1{value}<", path.read_text())
+    path.write_text(text)
+    assert changed == 1
+    assert list(read_annotations(path)[0].videos) == ["walk"]
+
+
+def test_another_media_file_is_another_video(tmp_path: Path) -> None:
+    path = write("eaf", replace(SOME, id="a/walk"), tmp_path)
+    assert list(read_annotations(path)[0].videos) == ["a/walk"]
+    path.write_text(path.read_text().replace('/walk.mp4"', '/run.mp4"'))
+    assert list(read_annotations(path)[0].videos) == ["run"]
 
 
 @pytest.mark.parametrize(

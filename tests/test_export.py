@@ -7,7 +7,9 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,14 @@ import pytest
 
 from mstemba.__main__ import main
 from mstemba.errors import UsageError
+from mstemba.pipeline.detect import _Detecting
 from mstemba.pipeline.export import ExportResult, export
+from mstemba.pipeline.init import init
+from mstemba.pipeline.keys import Fingerprints
 from mstemba.pipeline.options import DetectOptions, ExportOptions
 from mstemba.pipeline.outputs import WRITERS
-from mstemba.pipeline.outputs.scores import KeptScores, save_scores
+from mstemba.pipeline.outputs.scores import KeptScores, read_scores, save_scores
+from mstemba.pipeline.progress import Event
 from mstemba.pipeline.workspace import Workspace, create_workspace
 from mstemba.records import Scores, TimeGrid
 from tests.cli.test_help import imported
@@ -28,7 +34,7 @@ CLASSES = ("sit", "drink")
 PLAIN = ExportOptions(formats=("csv", "json"))
 
 
-def keep(video: Path, scores_file: Path, fingerprint: str = "0123456789") -> Path:
+def keep(video: Path, scores_file: Path, fingerprint: str = "0123456789", id: str = "") -> Path:
     """Scores of a video in which `sit` lasts from 2 s to 5 s, at 0.9 and 0.4."""
     video.parent.mkdir(parents=True, exist_ok=True)
     video.touch()
@@ -36,7 +42,7 @@ def keep(video: Path, scores_file: Path, fingerprint: str = "0123456789") -> Pat
     values[2:4, 0], values[4, 0] = 0.9, 0.4
     dense = Scores(values, TimeGrid.even(0.0, 1.0, 10), CLASSES, str(video), 10.0, 25.0)
     provenance = {"checkpoint": "runs/x", "features": {"stride": 1, "every": 25}}
-    save_scores(scores_file, KeptScores(dense, "key", fingerprint, provenance))
+    save_scores(scores_file, KeptScores(dense, "key", fingerprint, provenance, id))
     return scores_file
 
 
@@ -98,13 +104,15 @@ def test_the_manifest_is_known(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    "named", ["videos/b.mp4", "b", "monday/b", "detections/b.scores.npz", "b.mp4", "gone/b.mp4"]
+    "named", ["videos/b.mp4", "b", "monday/b", "detections/b.scores.npz", "b.mp4", "gone"]
 )
 def test_scores_are_named_by_their_video_its_id_or_themselves(
     workspace: Workspace, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(workspace.root)
-    shutil.move("videos/b.mp4", "videos/moved.mp4") if named == "gone/b.mp4" else None
+    if named == "gone":
+        shutil.move("videos/b.mp4", "videos/moved.mp4")
+        named = "videos/b.mp4"
     assert list(export(named, PLAIN, workspace=workspace).files) == ["b"]
 
 
@@ -132,6 +140,90 @@ def test_another_video_of_the_same_name_is_not_taken_for_it(
     keep(other, workspace.detections / "a@01234567.scores.npz")
     assert list(export(other, PLAIN, workspace=workspace).files) == ["a@01234567"]
     assert list(export("videos/a.mp4", PLAIN, workspace=workspace).files) == ["a"]
+
+
+def test_a_namesake_in_a_folder_that_is_not_there_is_not_taken(workspace: Workspace) -> None:
+    with pytest.raises(UsageError, match="no kept scores of it"):
+        export("zzz/b.mp4", PLAIN, workspace=workspace)
+
+
+def two_of_one_name(root: Path) -> Workspace:
+    """A workspace with two videos `walk`, both scored, as `detect` names them."""
+    made = create_workspace(root)
+    for id in ("a/walk", "b/walk"):
+        video = root / "videos" / f"{id}.mp4"
+        keep(video, made.detections / f"{id.replace('/', '__')}.scores.npz", id=id)
+    init(root / "videos", root=root)
+    return made
+
+
+def test_videos_of_one_name_stay_apart_from_scores_to_annotations(tmp_path: Path) -> None:
+    made = two_of_one_name(tmp_path / "work")
+    formats = ("csv", "tsv", "eaf", "activitynet")
+    result = export(options=ExportOptions(formats=formats), workspace=made)
+    assert [d.id for d in result] == ["a/walk", "b/walk"]
+    (found,) = json.loads((made.detections / "a__walk.activitynet.json").read_text())["results"]
+    assert found == "a/walk"
+    for file in made.detections.glob("*.json"):
+        file.unlink()
+    again = init(made.root / "videos", made.detections, root=tmp_path / "again")
+    actions = {id: len(video.actions) for id, video in again.manifest.videos.items()}
+    assert actions == {"a/walk": 1, "b/walk": 1}
+    assert (again.without_file, again.report.left_out.total()) == (0, 0)
+
+
+def test_without_a_manifest_the_id_is_that_of_detect(tmp_path: Path) -> None:
+    made = two_of_one_name(tmp_path / "work")
+    made.manifest.unlink()
+    assert [d.id for d in export(options=PLAIN, workspace=made)] == ["a/walk", "b/walk"]
+
+
+@pytest.mark.parametrize("named", ["videos/b/walk.mp4", "b/walk"])
+def test_a_workspace_with_videos_in_folders_can_be_moved(
+    tmp_path: Path, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = two_of_one_name(tmp_path / "work").root.rename(tmp_path / "elsewhere")
+    monkeypatch.chdir(moved)
+    (found,) = export(named, PLAIN, workspace=create_workspace(moved))
+    assert found.scores.video == str(moved / "videos" / "b" / "walk.mp4")
+
+
+def test_frames_of_unknown_length_give_no_ground_truth(workspace: Workspace) -> None:
+    text = workspace.manifest.read_text().replace('"seconds"', '"frames"')
+    workspace.manifest.write_text(text)
+    assert export("a", PLAIN, workspace=workspace).detections["a"].ground_truth is not None
+    file = workspace.detections / "a.scores.npz"
+    save_scores(file, replace(read_scores(file), provenance={}))
+    assert export("a", PLAIN, workspace=workspace).detections["a"].ground_truth is None
+
+
+def test_of_a_video_that_is_too_large_to_embed_nothing_is_written(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mstemba.pipeline.outputs.html_page.LARGEST_EMBEDDED", 3)
+    (workspace.root / "videos" / "a.mp4").write_bytes(b"long")
+    result = export(options=ExportOptions(formats=("csv", "html"), embed=True), workspace=workspace)
+    assert (list(result.detections), list(result.files)) == (["b"], ["b"])
+    assert "to embed" in result.failed["a"]
+    assert not (workspace.detections / "a.csv").exists()
+
+
+def test_progress_is_told(workspace: Workspace) -> None:
+    told: list[Event] = []
+    export(options=PLAIN, workspace=workspace, listen=told.append)
+    assert [event.share for event in told if event.stage == "export"] == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("name", ["walk.scores", "walk.activitynet", "Walk.SCORES"])
+def test_no_format_of_a_video_overwrites_another_videos_files(tmp_path: Path, name: str) -> None:
+    detector: Any = SimpleNamespace(key_parts=dict, provenance=dict)
+    prints = Fingerprints(None)
+    detecting = _Detecting(detector, DetectOptions(), None, tmp_path, prints, lambda _: None)
+    stem = detecting._name(name, tmp_path / f"{name}.mp4", "0123456789", taken=set())
+    assert stem == f"{name}@01234567"
+    written = {f"{stem}.{writer.suffix}" for writer in WRITERS.values()}
+    others = {f"{name.split('.')[0]}.{writer.suffix}" for writer in WRITERS.values()}
+    assert not written & (others | {"walk.scores.npz", "Walk.SCORES.npz"})
 
 
 def test_scores_named_twice_are_exported_once(workspace: Workspace) -> None:

@@ -20,7 +20,13 @@ from hypothesis import strategies as st
 
 from mstemba.pipeline.outputs import WRITERS, Detection
 from mstemba.pipeline.outputs.png_timeline import highest
-from mstemba.pipeline.outputs.scores import KeptScores, load_scores, save_scores, scored_video
+from mstemba.pipeline.outputs.scores import (
+    KeptScores,
+    load_scores,
+    read_scores,
+    save_scores,
+    scored_video,
+)
 from mstemba.pipeline.segments import find_segments
 from mstemba.records import Scores, Segment, TimeGrid
 
@@ -145,7 +151,7 @@ def test_a_cell_that_a_spreadsheet_would_run_is_written_as_text(tmp_path: Path, 
     assert row["video"][0] == "'"
 
 
-@pytest.mark.parametrize("label", ["a, b", 'say "x"', "two\nlines", "ü", "", "1=2", "'=1"])
+@pytest.mark.parametrize("label", ["a, b", 'say "x"', "two\nlines", "ü", "", "1=2", "'1"])
 def test_other_labels_are_written_as_they_are(tmp_path: Path, label: str) -> None:
     segment = Segment(0.0, 1.0, 0, label, 0.9)
     (row,) = rows(Detection(scores((label,)), [segment], None, {}), tmp_path)
@@ -251,7 +257,7 @@ def keep(folder: Path, dense: Scores | None = None) -> Path:
 
 
 def test_scores_come_back_as_they_were_kept(tmp_path: Path) -> None:
-    dense = scores(("ü", "a\nb", ""), TimeGrid(np.array([0.0, 0.4, 3.0]), 0.7))
+    dense = scores(("ü\udce9", "a\nb", "nul\0"), TimeGrid(np.array([0.0, 0.4, 3.0]), 0.7))
     path = keep(tmp_path, dense)
     read = load_scores(path, "key")
     assert read is not None
@@ -260,7 +266,19 @@ def test_scores_come_back_as_they_were_kept(tmp_path: Path) -> None:
     assert np.array_equal(read.grid.starts, dense.grid.starts)
     assert (read.grid.step, read.duration, read.fps) == (0.7, dense.duration, dense.fps)
     assert read.classes == dense.classes
-    assert scored_video(path) == (str((tmp_path / "v.mp4").resolve()), "print")
+    assert scored_video(path) == (str((tmp_path / "v.mp4").resolve()), "print", "v")
+
+
+def test_the_first_files_have_classes_as_an_array_and_no_id(tmp_path: Path) -> None:
+    path = keep(tmp_path)
+    with np.load(path) as data:
+        content = {name: data[name] for name in data if name != "id"}
+    np.savez(path, **{**content, "classes": np.array(CLASSES)})  # type: ignore[arg-type]
+    read = read_scores(path)
+    assert (read.scores.classes, read.id) == (CLASSES, "v")
+    known = scored_video(path)
+    assert known is not None
+    assert known.id == "v"
 
 
 def test_scores_with_another_key_are_not_taken(tmp_path: Path) -> None:

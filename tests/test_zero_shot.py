@@ -26,13 +26,16 @@ from mstemba.extractors import clip_text, registry, torchvision_ops
 from mstemba.extractors.clip_text import TextEncoder
 from mstemba.extractors.description import Description
 from mstemba.extractors.encoder import Encoder
+from mstemba.pipeline import detect as stage
 from mstemba.pipeline.detect import DetectResult
 from mstemba.pipeline.export import export
 from mstemba.pipeline.extract import extract
 from mstemba.pipeline.keys import Fingerprints
 from mstemba.pipeline.options import DetectOptions, ExtractOptions, ZeroShotOptions
-from mstemba.pipeline.outputs.scores import read_scores
+from mstemba.pipeline.outputs import html_page
+from mstemba.pipeline.outputs.scores import load_scores, read_scores
 from mstemba.pipeline.progress import Event, silent
+from mstemba.pipeline.results import write_files
 from mstemba.pipeline.workspace import create_workspace
 from mstemba.pipeline.zero_shot import (
     ABOVE_USUAL,
@@ -104,7 +107,7 @@ def film(path: Path, seconds: Sequence[tuple[str, float]]) -> Path:
     return encode_at(path, [i / FPS for i in range(len(images))], images=images)
 
 
-def run(video: Path, out: Path, labels: Any, how: ZeroShotOptions = HOW, **more: Any) -> Any:
+def run(video: Any, out: Path | None, labels: Any, how: ZeroShotOptions = HOW, **more: Any) -> Any:
     options = DetectOptions(formats=("json",), device="cpu")
     return mstemba.detect(
         video, **{"options": options, "labels": labels, "zero_shot": how, "output": out, **more}
@@ -178,6 +181,79 @@ def test_the_features_that_a_workspace_has_are_used(loaded: list[str], tmp_path:
     assert found_in(result) == [("red", 0.0, 1.0)]
     assert loaded == ["text"]
     assert [p.name for p in workspace.features.glob("*.zarr")] == [made.store.name]
+
+
+def test_in_a_workspace_what_a_trained_network_found_is_left_alone(
+    loaded: list[str], tmp_path: Path
+) -> None:
+    workspace = create_workspace(tmp_path)
+    video = film(tmp_path / "v.mp4", [("red", 1)])
+    events: list[Event] = []
+
+    def detect(*labels: str) -> DetectResult:
+        events.clear()
+        found: DetectResult = run(video, None, labels, workspace=workspace, listen=events.append)
+        return found
+
+    def replaced() -> list[str]:
+        return [e.message for e in events if e.message.startswith("replacing")]
+
+    assert detect("red").output == tmp_path / "detections" / "zero-shot" == workspace.zero_shot
+    assert replaced() == []
+    assert (detect("red").cached, replaced()) == (["v"], [])
+    assert detect("blue").cached == []
+    (line,) = replaced()
+    assert line == (
+        f"replacing what another checkpoint or other labels found in v ({workspace.zero_shot}); "
+        f"another --output keeps both"
+    )
+    assert [file.name for file in workspace.detections.iterdir()] == ["zero-shot"]
+    exported = export("v", DetectOptions(formats=("csv",)), workspace=workspace)
+    assert exported.files == {"v": [workspace.zero_shot / "v.csv"]}
+    film(video, [("blue", 1)])  # another content: nobody's choice is replaced
+    assert (detect("red").cached, replaced()) == ([], [])
+
+
+def test_kept_scores_are_read_when_it_is_their_turn_and_made_again_if_damaged(
+    loaded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = [film(tmp_path / f"{name}.mp4", [(name, 1)]) for name in WORDS]
+    out = tmp_path / "out"
+    first = run(videos, out, ["red"])
+    damaged = out / "green.scores.npz"
+    with np.load(damaged) as data:
+        np.savez(out / "green.scores.npz", key=data["key"])
+    steps: list[str] = []
+
+    def load(path: Path, key: str) -> Any:
+        steps.append(f"read {path.name.split('.')[0]}")
+        return load_scores(path, key)
+
+    def write(detection: Any, *args: Any) -> list[Path]:
+        steps.append(f"write {detection.id}")
+        return write_files(detection, *args)
+
+    monkeypatch.setattr(stage, "load_scores", load)
+    monkeypatch.setattr(stage, "write_files", write)
+    again = run(videos, out, ["red"])
+    assert steps == [f"{what} {name}" for name in again.detections for what in ("read", "write")]
+    assert again.cached == [id for id in first.detections if id != "green"]
+    assert {id: d.segments for id, d in again.detections.items()} == {
+        id: d.segments for id, d in first.detections.items()
+    }
+
+
+def test_a_video_that_is_too_large_to_embed_stops_no_others(
+    loaded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = film(tmp_path / "a.mp4", [("red", 1)]), film(tmp_path / "b.mp4", [("red", 9)])
+    monkeypatch.setattr(html_page, "LARGEST_EMBEDDED", small.stat().st_size)
+    options = DetectOptions(formats=("csv", "html"), embed=True, device="cpu")
+    result = run([large, small], tmp_path / "out", ["red"], options=options)
+    assert list(result.files) == ["a"]
+    assert list(result.failed) == ["b"]
+    assert "to embed" in result.failed["b"]
+    assert not list((tmp_path / "out").glob("b.*"))
 
 
 def test_odd_names_are_kept_as_they_are(loaded: list[str], tmp_path: Path) -> None:
@@ -405,7 +481,7 @@ def test_labels_are_a_list_a_text_or_a_file(tmp_path: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbfopen, then close\r\n\r\n  drink \n\xe6\x97\xa5\xe6\x9c\xac")
     lines = ("open, then close", "drink", "日本")
     assert read_phrases(str(file)) == read_phrases(file) == lines
-    assert read_phrases(tuple(str(file).split(","))) == lines  # as the command line splits it
+    assert read_phrases([str(file)]) == (str(file),)  # a list is what it says
     assert read_phrases(" open a door,drink , ") == ("open a door", "drink")
     assert read_phrases(["open, then close", " drink "]) == ("open, then close", "drink")
     file.write_bytes(b"caf\xe9")
@@ -414,6 +490,10 @@ def test_labels_are_a_list_a_text_or_a_file(tmp_path: Path) -> None:
     for missing in (str(tmp_path / "none.txt"), tmp_path / "none"):
         with pytest.raises(UsageError, match=r"none.*: no such file; expected a text file"):
             read_phrases(missing)
+    assert read_phrases(["none.txt"]) == ("none.txt",)
+    given: Any = ["sit", 5]
+    with pytest.raises(UsageError, match="5 is int, expected text"):
+        read_phrases(given)
 
 
 @pytest.mark.parametrize(
@@ -446,9 +526,8 @@ def test_it_must_be_clear_what_detects(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "v.mp4").write_bytes(b"never read")
     with pytest.raises(UsageError, match="--labels or --checkpoint"):
         run(tmp_path / "v.mp4", tmp_path, ["sit"], checkpoint=tmp_path / "run")
-    with pytest.raises(UsageError, match="stride, contrast mean nothing without labels") as caught:
-        mstemba.detect(tmp_path / "v.mp4", zero_shot=ZeroShotOptions(stride=2, contrast=0.1))
-    assert "--labels" in str(caught.value)
+    with pytest.raises(UsageError, match="name labels, or leave zero_shot out"):
+        mstemba.detect(tmp_path / "v.mp4", zero_shot=ZeroShotOptions())
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"name a --checkpoint, .* as in --labels"):
         mstemba.detect("v.mp4")

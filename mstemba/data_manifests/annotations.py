@@ -19,7 +19,7 @@ from mstemba.data_manifests.class_ids import ClassIds, describe, label_names
 from mstemba.data_manifests.datasets import DATASETS, Dataset, load_dataset, recognise
 from mstemba.data_manifests.json_forms import read_json
 from mstemba.data_manifests.manifest import TIME_UNITS, Action, Manifest, Video, subset_name
-from mstemba.data_manifests.reading import Entry, Found, Report, example_files
+from mstemba.data_manifests.reading import Entry, Found, Labelled, Report, example_files
 from mstemba.data_manifests.tables import Table, find_table, read_table, tables_below
 from mstemba.errors import ManifestError, UsageError
 
@@ -128,6 +128,29 @@ def _read_folder(path: Path, found: Found, report: Report) -> None:
             raise ManifestError(f"{path}: {said}; expected {_EXPECTED}")
         for file in other:
             report.count(report.left_out, "file of an unknown form", file.name)
+        for entry in found.entries.values():
+            entry.actions = _once(entry.actions, report)
+
+
+def _once(actions: list[Labelled], report: Report) -> list[Labelled]:
+    """The actions without those that another file has said, as two formats of one detection do."""
+    said: dict[int | str, list[Labelled]] = {}
+    kept = []
+    for action in actions:
+        same = said.setdefault(action.label, [])
+        if any(_same(action, other) for other in same if other.file != action.file):
+            kind = "action that another file has, too"
+            report.count(report.passed_over, kind, f"{action.label!r} {action.where}")
+        else:
+            same.append(action)
+            kept.append(action)
+    return kept
+
+
+def _same(one: Labelled, other: Labelled) -> bool:
+    # Formats round to milliseconds, and some know no action without length.
+    spans = ((one.start, other.start), (one.end, other.end))
+    return all(abs(a - b) < 0.0015 for a, b in spans)
 
 
 def _read_table(path: Path, found: Found, report: Report) -> bool:

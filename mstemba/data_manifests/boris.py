@@ -19,7 +19,9 @@ from mstemba.data_manifests.tables import (
     add_action,
     malformed,
     media_id,
+    media_path,
     parse_duration,
+    without_apostrophe,
 )
 
 _START = ("start (s)", "start (seconds)")
@@ -28,6 +30,8 @@ _STATUS = ("status", "behavior type")
 _MEDIA = ("media file name", "media file", "media file path")
 _DURATION = ("media duration (s)", "total length")
 _PLAYER = re.compile(r"player #\d+: ?", re.IGNORECASE)
+DETECTIONS = "detections of mstemba"
+"""What `detect` writes as the description: its observation is named after the video."""
 _NONE = frozenset({"", "na", "not found", "live observation"})
 
 
@@ -66,9 +70,9 @@ def read_tabular(table: Table, found: Found, report: Report) -> None:
             begun[key] = row, row[time]
         elif what == "STOP" and key in begun:
             first, start = begun.pop(key)
-            add_action(found.entry(id), report, first, first[columns.behavior], start, row[time])
+            add_action(found.entry(id), report, first, columns.label(first), start, row[time])
         elif what == "POINT":
-            add_action(found.entry(id), report, row, row[columns.behavior], row[time], row[time])
+            add_action(found.entry(id), report, row, columns.label(row), row[time], row[time])
         elif what in ("START", "STOP"):
             example = f"{row[columns.behavior]!r} {row.where}"
             report.count(report.left_out, f"BORIS {what} without its partner", example)
@@ -89,6 +93,7 @@ class _Columns:
         self.same = [c for name in names if (c := table.column(name)) is not None]
         """What a START and its STOP have in common."""
         self._observation = table.column("observation id")
+        self._description = table.column("description")
         self._source = table.column("source")
         self._media = [c for name in _MEDIA if (c := table.column(name)) is not None]
         self._duration = table.column(*_DURATION)
@@ -101,7 +106,9 @@ class _Columns:
         # The players show the same time from several views; the first one is taken.
         source = _PLAYER.sub("", row[self._source].split("|")[0])
         named = [row[column] for column in self._media if row[column].casefold() not in _NONE]
-        if ";" in source:
+        if self._is_detection(row):
+            id = without_apostrophe(row[self._observation])
+        elif ";" in source:
             id = row[self._observation] or self._name
             self._tell(id, "BORIS observation of several media files in a row", row, report)
         elif named or source.casefold() not in _NONE:
@@ -109,10 +116,20 @@ class _Columns:
         else:
             id = row[self._observation] or self._name
         entry = found.entry(id)
+        if self._is_detection(row) and named:
+            entry.told_of(media_path(named[0], row.file), row.where, report)
         entry.duration = entry.duration or parse_duration(row[self._duration])
         if row[self._offset].strip("0.") not in ("", "NA"):
             self._tell(id, "BORIS observation with a time offset", row, report)
         return id
+
+    def label(self, row: Row) -> str:
+        """The row's behaviour."""
+        label = row[self.behavior]
+        return without_apostrophe(label) if self._is_detection(row) else label
+
+    def _is_detection(self, row: Row) -> bool:
+        return row[self._description] == DETECTIONS and bool(row[self._observation])
 
     def _tell(self, id: str, kind: str, row: Row, report: Report) -> None:
         """Count a video once."""

@@ -6,15 +6,19 @@ text exports (elan.py). A file is one video, named by its first media file, else
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
-from mstemba.data_manifests.reading import Found, Labelled, Report
-from mstemba.data_manifests.tables import media_id, video_id
+from mstemba.data_manifests.reading import Entry, Found, Labelled, Report
+from mstemba.data_manifests.tables import media_id, media_path, video_id
 from mstemba.errors import ManifestError
 
 SUFFIX = ".eaf"
+VIDEO_PROPERTY = "mstemba-video"
+"""A property by which `detect` says the id, and the file's name, where the name alone misleads."""
 _UNIT = "milliseconds"
 
 
@@ -30,8 +34,8 @@ def eaf_files(folder: Path) -> list[Path]:
 def read_eaf(path: Path, found: Found, report: Report) -> None:
     """Read a file of ELAN. Raises ManifestError when it is none.
 
-    Annotations without times of their own, as those of dependent tiers are, are counted and left
-    out.
+    Annotations of dependent tiers without times of their own, which say more about others, are
+    counted and passed over; others without times are left out.
     """
     document = _parse(path)
     found.time_unit = "seconds"
@@ -39,7 +43,7 @@ def read_eaf(path: Path, found: Found, report: Report) -> None:
         slot.get("TIME_SLOT_ID"): slot.get("TIME_VALUE", "")
         for slot in document.iterfind("TIME_ORDER/TIME_SLOT")
     }
-    entry = found.entry(_video(path, document, report))
+    entry = _video(path, document, found, report)
     for tier in document.iterfind("TIER"):
         for annotation in tier.iterfind("ANNOTATION/*"):
             where = f"in {path.name}, annotation {annotation.get('ANNOTATION_ID')}"
@@ -48,7 +52,10 @@ def read_eaf(path: Path, found: Found, report: Report) -> None:
             times = [slots.get(annotation.get(f"TIME_SLOT_REF{n}"), "") for n in (1, 2)]
             if label and all(time.isdecimal() for time in times):
                 start, end = (int(time) / 1000 for time in times)
-                entry.actions.append(Labelled(label, start, end, where))
+                entry.actions.append(Labelled(label, start, end, where, path))
+            elif tier.get("PARENT_REF"):
+                kind = "ELAN annotation of a dependent tier without times of its own"
+                report.count(report.passed_over, kind, f"{label!r} {where}")
             else:
                 kind = "ELAN annotation without times of its own"
                 report.count(report.left_out, kind, f"{label!r} {where}")
@@ -69,11 +76,35 @@ def _parse(path: Path) -> ET.Element:
     return document
 
 
-def _video(path: Path, document: ET.Element, report: Report) -> str:
+def file_name(url: str) -> str:
+    """The last part of a path or URL of any system."""
+    return re.split(r"[/\\]", url)[-1]
+
+
+def named_video(url: str) -> str:
+    """The id of the video that ELAN names so, with percent signs or without."""
+    return media_id(unquote(url))
+
+
+def _video(path: Path, document: ET.Element, found: Found, report: Report) -> Entry:
     media = document.find("HEADER/MEDIA_DESCRIPTOR")
     if media is None:
-        return video_id(path.stem)
+        return found.entry(video_id(path.stem))
     if media.get("TIME_ORIGIN", "0") != "0":
         example = f"{media.get('TIME_ORIGIN')!r} in {path.name}"
         report.count(report.kept, "ELAN media file with an offset", example)
-    return media_id(unquote(media.get("RELATIVE_MEDIA_URL") or media.get("MEDIA_URL") or path.stem))
+    url = media.get("RELATIVE_MEDIA_URL") or media.get("MEDIA_URL") or path.stem
+    entry = found.entry(_told_id(document, url) or named_video(url))
+    entry.told_of(media_path(url, path), f"in {path.name}", report)
+    return entry
+
+
+def _told_id(document: ET.Element, url: str) -> str:
+    """The id that `detect` wrote; empty where there is none, or the media file is another one."""
+    name = f"HEADER/PROPERTY[@NAME='{VIDEO_PROPERTY}']"
+    try:
+        told = json.loads(document.findtext(name) or "{}")
+        same = file_name(url) == told["file"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return str(told["id"]) if same and told.get("id") else ""

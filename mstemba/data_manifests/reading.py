@@ -15,6 +15,8 @@ class Report:
 
     kept: Counter[str] = field(default_factory=Counter)
     """Odd, and in the manifest as it is."""
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """In order, and not in the manifest, because it needs no second place there or none at all."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Not usable, and not in the manifest."""
     examples: dict[str, str] = field(default_factory=dict)
@@ -27,7 +29,11 @@ class Report:
 
     def lines(self) -> list[str]:
         """One line a kind; the notes are not in it."""
-        tables = ((self.kept, "kept"), (self.left_out, "left out"))
+        tables = (
+            (self.kept, "kept"),
+            (self.passed_over, "passed over"),
+            (self.left_out, "left out"),
+        )
         return [
             f"{kind}: {count} {fate}, for example {self.examples[kind]}"
             for table, fate in tables
@@ -44,6 +50,8 @@ class Labelled(NamedTuple):
     end: float
     where: str
     """`in <video>`, or `in <file>, line <number>`."""
+    file: Path | None = None
+    """The file, where several may tell of one video."""
 
 
 @dataclass
@@ -53,6 +61,17 @@ class Entry:
     subset: str | None = None
     duration: float | None = None
     actions: list[Labelled] = field(default_factory=list)
+    media: Path | None = None
+    """The video's file, as the first file to tell of it names it."""
+
+    def told_of(self, media: Path, where: str, report: Report) -> None:
+        """Take by what path a file names the video, and count one that is another video's."""
+        self.media = self.media or media
+        # One file says `walk.mp4`, another one where that is.
+        shared = min(len(self.media.parts), len(media.parts))
+        if self.media.parts[-shared:] != media.parts[-shared:]:
+            example = f"{str(self.media)!r} and {str(media)!r} {where}"
+            report.count(report.kept, "two media files taken for one video", example)
 
 
 @dataclass

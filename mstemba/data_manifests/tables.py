@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ _CLOCK = re.compile(r"(\d+)(?::([0-5]?\d))?:([0-5]?\d(?:\.\d+)?)", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 """A comma that may part thousands as well as be the decimal mark."""
+_LITERAL = re.compile(r"'+[=+\-@\t\r]")
+_DETECTIONS = ("video", "start", "end", "label", "class_id", "score")
+"""The columns that `detect` writes."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Row:
     where: str
     decimal_comma: bool = True
     """Whether a comma in a number may be the decimal mark: it is not what parts the cells."""
+    file: Path | None = None
 
     def __getitem__(self, column: int | None) -> str:
         """The cell of a column; empty for a column that the table, or a short row, lacks."""
@@ -114,7 +119,7 @@ def find_table(path: Path) -> Table | None:
             stripped = tuple(cell.strip() for cell in cells)
             if any(stripped):
                 where = f"in {path.name}, line {reader.line_num}"
-                rows.append(Row(stripped, where, decimal_comma=delimiter != ","))
+                rows.append(Row(stripped, where, delimiter != ",", path))
     except csv.Error as error:
         raise ManifestError(f"{path}, line {reader.line_num}: {error}") from None
     return Table(path, tuple(rows)) if rows else None
@@ -150,6 +155,17 @@ def media_id(text: str) -> str:
     return video_id(re.split(r"[/\\]", text)[-1])
 
 
+def media_path(text: str, file: Path | None) -> Path:
+    """The path of a video that `file` names by a path, maybe from its own folder, or a URL."""
+    plain = re.sub("^file:/*", "/", text.replace("\\", "/"))
+    return Path(os.path.abspath(file.parent / plain)) if file and plain[:1] == "." else Path(plain)
+
+
+def without_apostrophe(text: str) -> str:
+    """A cell of a table of detections without what keeps a spreadsheet from running it."""
+    return text[1:] if _LITERAL.match(text) else text
+
+
 def add_action(
     entry: Entry, report: Report, row: Row, label: str | int, start: str, end: str
 ) -> None:
@@ -157,7 +173,8 @@ def add_action(
     try:
         if label == "":
             raise ValueError
-        entry.actions.append(Labelled(label, row.time(start), row.time(end), row.where))
+        times = row.time(start), row.time(end)
+        entry.actions.append(Labelled(label, *times, row.where, row.file))
     except ValueError:
         malformed(report, row)
 
@@ -185,13 +202,17 @@ def is_plain(header: Iterable[str]) -> bool:
 def read_plain(table: Table, found: Found, report: Report) -> None:
     """Read users' own data (this module's heading tells the form)."""
     at = {name: table.column(*spellings) for name, spellings in COLUMNS.items()}
+    cell = without_apostrophe if table.header == _DETECTIONS else str
     for row in table.rows[1:]:
         if not row[at["video"]]:
             malformed(report, row)
             continue
-        entry = found.entry(video_id(row[at["video"]]))
+        video = cell(row[at["video"]])
+        entry = found.entry(video_id(video))
+        if video != video_id(video):
+            entry.told_of(Path(video), row.where, report)
         _agree(entry, row, row[at["subset"]], row[at["duration"]], report)
-        action = row[at["label"]], row[at["start"]], row[at["end"]]
+        action = cell(row[at["label"]]), row[at["start"]], row[at["end"]]
         if any(action):
             add_action(entry, report, row, *action)
 

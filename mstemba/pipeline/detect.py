@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mstemba.data_manifests.manifest import as_paths, find_videos
 from mstemba.errors import MstembaError, StoreError, UsageError
 from mstemba.pipeline.checkpoint import find_checkpoint
-from mstemba.pipeline.detector import Detector, TrainedDetector
+from mstemba.pipeline.detector import Detector, Score, TrainedDetector
 from mstemba.pipeline.devices import pick_device
 from mstemba.pipeline.extract import entry_names, extract_into, store_name
 from mstemba.pipeline.files import as_local
@@ -25,8 +25,9 @@ from mstemba.pipeline.outputs.scores import (
     load_scores,
     save_scores,
     scored_video,
+    scores_key,
 )
-from mstemba.pipeline.progress import Listener, Meter, silent
+from mstemba.pipeline.progress import Event, Listener, Meter, silent
 from mstemba.pipeline.results import (
     Known,
     check_folder,
@@ -40,13 +41,19 @@ from mstemba.records import Scores, Segment
 
 # Bytes of a result file's stem: file systems allow 255 for the whole name.
 LONGEST_NAME = 200
+# Ends of a stem with which one video's `walk.scores.mp4` would write over another's kept scores.
+RESERVED = (".scores", ".activitynet")
 # Videos that a message names.
 MOST_NAMED = 5
 
 
 @dataclass
 class DetectResult:
-    """What a detection did. Iterating gives the `Detection` of every video that did not fail."""
+    """What a detection did. Iterating gives the `Detection` of every video that did not fail.
+
+    It holds the dense scores of all of them: 4 bytes a row and class, 2.4 MB for 40 minutes of 157
+    classes in rows of 0.64 s.
+    """
 
     output: Path
     """Folder of the files."""
@@ -121,10 +128,11 @@ def detect(
     A checkpoint's network scores them; or, with `labels` (a list, a text separated by commas, or a
     text file with one a line), CLIP does with no training, in the way that `zero_shot` says.
     Scores are kept beside the results (`<video>.scores.npz`): another threshold or format needs no
-    second pass. `weights` names the backbone's weights file if it is not where it was at training,
-    and with `labels` a published tag or a file.
-    A video that cannot be read stops no other one and raises nothing: it is in `failed` of what is
-    returned, with its reason.
+    second pass. The files go into `output`; by default into detections/ of the workspace, and with
+    `labels` into detections/zero-shot/ there. `weights` names the backbone's weights file if it is
+    not where it was at training, and with `labels` a published tag or a file.
+    A video that cannot be read, or is too large to embed, stops no other one and raises nothing: it
+    is in `failed` of what is returned, with its reason.
     Raises UsageError for an unknown format, for labels that cannot be used, and for weights that
     are not here and cannot be fetched, CheckpointError for a checkpoint that cannot run here.
     """
@@ -135,10 +143,7 @@ def detect(
     if not inputs:
         raise UsageError("name at least one video or folder")
     _check_detector(checkpoint, labels, zero_shot, workspace)
-    if options.embed:
-        for path in inputs.values():
-            check_embeddable(path)
-    folder = as_local(output) or (workspace.detections if workspace else Path("detections"))
+    folder = as_local(output) or _default_folder(workspace, zero_shot=labels is not None)
     check_folder(folder)
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
     detector: Detector
@@ -166,18 +171,23 @@ def _check_detector(
             f"labels and the checkpoint {checkpoint} are given: a checkpoint has its own classes, "
             f"and labels need none; leave --labels or --checkpoint out"
         )
-    changed = [
-        f.name
-        for f in fields(ZeroShotOptions)
-        if zero_shot is not None and getattr(zero_shot, f.name) != f.default
-    ]
-    if labels is None and changed:
-        raise UsageError(f"{', '.join(changed)} mean nothing without labels: add --labels")
+    if labels is None and zero_shot is not None:
+        raise UsageError(
+            "zero_shot says how labels are looked for, and there are none: name labels, or leave "
+            "zero_shot out"
+        )
     if labels is None and checkpoint is None and workspace is None:
         raise UsageError(
             "nothing to detect with: name a --checkpoint, run in a workspace with a trained model, "
             "or say what to look for, as in --labels 'opening a door, drinking'"
         )
+
+
+def _default_folder(workspace: Workspace | None, zero_shot: bool) -> Path:
+    """Where results go. Those of labels do not replace the trained network's in a workspace."""
+    if workspace is None:
+        return Path("detections")
+    return workspace.zero_shot if zero_shot else workspace.detections
 
 
 def _stores(workspace: Workspace | None, output: Path) -> Path:
@@ -194,6 +204,34 @@ class _Job:
     """Stem of its result files."""
     key: str
     """Of its scores."""
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A loaded detector, and where it finds the features of videos."""
+
+    classes: tuple[str, ...]
+    score: Score
+    store: FeatureStore
+    entries: Mapping[str, str]
+    """Entries of the store by video id."""
+    failed: Mapping[str, str]
+    """Reasons by entry."""
+
+    def scores(self, job: _Job) -> Scores:
+        """Raises StoreError for a video without features, or with ones that cannot be used."""
+        entry = self.entries[job.id]
+        if entry in self.failed:
+            raise StoreError(self.failed[entry])
+        features = self.store.read(entry)
+        return Scores(
+            probabilities=self.score(features),
+            grid=features.grid,
+            classes=self.classes,
+            video=str(job.path),
+            duration=features.duration,
+            fps=features.fps,
+        )
 
 
 class _Detecting:
@@ -216,24 +254,24 @@ class _Detecting:
         self._provenance = detector.provenance()
         self._fingerprints = fingerprints
         self._result = DetectResult(output)
+        self._prepared: dict[str, _Prepared] = {}
+        """By video id: of those whose scores are not kept."""
 
     def run(self, inputs: Mapping[str, Path]) -> DetectResult:
         begin = time.perf_counter()
         jobs = self._jobs(inputs)
-        kept = {job.id: load_scores(self._scores_file(job), job.key) for job in jobs}
-        self._result.cached = [id for id, scores in kept.items() if scores is not None]
-        score_job = self._scorer([job for job in jobs if kept[job.id] is None])
+        keys = {job.id: scores_key(self._scores_file(job)) for job in jobs}
+        self._tell_of_replaced([job for job in jobs if keys[job.id] not in (None, job.key)])
+        if missing := [job for job in jobs if keys[job.id] != job.key]:
+            self._prepare(missing)
         known = Known(self._workspace)
-        jobs = [job for job in jobs if job.id not in self._result.failed]
         meter = Meter("detect", len(jobs), "videos", self._listen)
         for number, job in enumerate(jobs):
             meter.tell(job.id, number, number, job.id)
             try:
-                scores = kept[job.id] or score_job(job)
+                self._write(job, self._scores(job, known), known)
             except StoreError as error:
                 self._result.failed[job.id] = str(error)
-            else:
-                self._write(job, replace(scores, video=str(job.path)), known)
         meter.tell(f"{len(jobs)} videos", len(jobs), len(jobs))
         self._fingerprints.save()
         self._result.seconds = time.perf_counter() - begin
@@ -245,8 +283,13 @@ class _Detecting:
         for id, path in inputs.items():
             try:
                 sha = self._fingerprints.of(path)
+                if self._options.embed:
+                    check_embeddable(path)  # before it costs anything
             except OSError as error:
                 self._result.failed[id] = f"{path}: {error.strerror}"
+                continue
+            except UsageError as error:
+                self._result.failed[id] = str(error)
                 continue
             name = self._name(id, path, sha, taken={job.name for job in jobs})
             features = entry_key(self._detector.spec, sha)
@@ -260,6 +303,8 @@ class _Detecting:
         name = id.replace("/", "__").replace("\\", "__")
         if len(os.fsencode(name)) > LONGEST_NAME:
             name = f"{os.fsencode(name)[:LONGEST_NAME].decode(errors='ignore')}@{sha[:8]}"
+        if name.lower().endswith(RESERVED):
+            name = f"{name}@{sha[:8]}"
         other = scored_video(self._result.output / f"{name}{SUFFIX}")
         mine = other is None or other[0] == str(path.resolve()) or other[1] == sha
         return name if mine and name not in taken else f"{name}@{sha[:8]}"
@@ -267,10 +312,24 @@ class _Detecting:
     def _scores_file(self, job: _Job) -> Path:
         return self._result.output / f"{job.name}{SUFFIX}"
 
-    def _scorer(self, jobs: list[_Job]) -> Callable[[_Job], Scores]:
-        """Bring these videos' features up to date; gives what scores one of them and keeps it."""
-        if not jobs:
-            return _nothing_to_score
+    def _tell_of_replaced(self, jobs: Sequence[_Job]) -> None:
+        """Say whose kept scores another checkpoint, or other labels, made."""
+        scored = ((job, scored_video(self._scores_file(job))) for job in jobs)
+        # A video whose content has changed needs new scores whatever the detector.
+        others = [job.id for job, video in scored if video and video.fingerprint == job.fingerprint]
+        if others:
+            more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+            self._listen(
+                Event(
+                    "detect",
+                    f"replacing what another checkpoint or other labels found in "
+                    f"{', '.join(others[:MOST_NAMED])}{more} ({self._result.output}); another "
+                    f"--output keeps both",
+                )
+            )
+
+    def _prepare(self, jobs: Sequence[_Job]) -> None:
+        """Load the detector and bring these videos' features up to date."""
         spec, options = self._detector.spec, self._options
         # Before the long part: a damaged checkpoint should not cost an extraction.
         score = self._detector.load(pick_device(options.device), self._listen)
@@ -287,30 +346,25 @@ class _Detecting:
             ExtractOptions(batch_size=options.batch_size, device=options.device),
             self._listen,
         )
-        self._result.failed |= {id: made.failed[e] for id, e in entries.items() if e in made.failed}
+        prepared = _Prepared(self._detector.classes, score, store, entries, made.failed)
+        self._prepared |= dict.fromkeys(paths, prepared)
 
-        def score_job(job: _Job) -> Scores:
-            features = store.read(entries[job.id])
-            scores = Scores(
-                probabilities=score(features),
-                grid=features.grid,
-                classes=self._detector.classes,
-                video=str(job.path),
-                duration=features.duration,
-                fps=features.fps,
-            )
-            kept = KeptScores(scores, job.key, job.fingerprint, self._provenance)
-            save_scores(self._scores_file(job), kept)
-            return scores
-
-        return score_job
+    def _scores(self, job: _Job, known: Known) -> Scores:
+        """The video's scores, kept or made and kept now. Raises StoreError where that fails."""
+        file = self._scores_file(job)
+        kept = None if job.id in self._prepared else load_scores(file, job.key)
+        if kept is not None:
+            self._result.cached.append(job.id)
+            return replace(kept, video=str(job.path))
+        if job.id not in self._prepared:  # they have the right key, and are damaged
+            self._prepare([job])
+        scores = self._prepared[job.id].scores(job)
+        id = known.id(job.path) or job.id
+        save_scores(file, KeptScores(scores, job.key, job.fingerprint, self._provenance, id))
+        return scores
 
     def _write(self, job: _Job, scores: Scores, known: Known) -> None:
         detection = make_detection(scores, job.id, self._provenance, known, self._options)
         files = write_files(detection, self._result.output, job.name, self._listen)
         self._result.files[job.id] = [*files, self._scores_file(job)]
         self._result.detections[job.id] = detection
-
-
-def _nothing_to_score(job: _Job) -> Scores:
-    raise AssertionError(f"{job.id} has kept scores")

@@ -6,8 +6,9 @@ Nothing heavy is imported: exporting is a matter of a second.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from mstemba.data_manifests.manifest import as_paths
@@ -15,8 +16,8 @@ from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.files import as_local
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.outputs import Detection
-from mstemba.pipeline.outputs.scores import SUFFIX, read_scores, scored_video
-from mstemba.pipeline.progress import Listener, silent
+from mstemba.pipeline.outputs.scores import SUFFIX, Scored, read_scores, scored_video
+from mstemba.pipeline.progress import Listener, Meter, silent
 from mstemba.pipeline.results import (
     Known,
     check_folder,
@@ -29,7 +30,10 @@ from mstemba.pipeline.workspace import Workspace, find_workspace
 
 @dataclass
 class ExportResult:
-    """What an export did."""
+    """What an export did. Iterating gives the `Detection` of every video that did not fail.
+
+    All their scores are held: export thousands of long videos in several calls.
+    """
 
     files: dict[str, list[Path]] = field(default_factory=dict)
     """Files written, by the scores' name."""
@@ -37,6 +41,9 @@ class ExportResult:
     """By the scores' name."""
     failed: dict[str, str] = field(default_factory=dict)
     """Reason by the scores' name."""
+
+    def __iter__(self) -> Iterator[Detection]:
+        return iter(self.detections.values())
 
 
 def export(
@@ -62,38 +69,44 @@ def export(
     workspace = workspace or find_workspace()
     known = Known(workspace)
     result = ExportResult()
-    for file in _scores_files(as_paths(scores), workspace, known):
+    files = _scores_files(as_paths(scores), workspace, known)
+    meter = Meter("export", len(files), "videos", listen)
+    for number, file in enumerate(files):
         own = file.name.removesuffix(SUFFIX)
+        meter.tell(own, number, number)
         try:
             kept = read_scores(file)
         except StoreError as error:
-            result.failed[_unused(own, "", result.failed)] = str(error)
+            result.failed[_unused(own, "", result.files, result.failed)] = str(error)
             continue
         # Scores of one name from several folders must not overwrite each other.
-        name = _unused(own, kept.fingerprint, result.detections)
-        dense = replace(kept.scores, video=_where(kept.scores.video, own, known))
-        result.detections[name] = make_detection(dense, own, kept.provenance, known, options)
+        name = _unused(own, kept.fingerprint, result.files, result.failed)
+        dense = replace(kept.scores, video=_where(kept.scores.video, kept.id, known))
+        detection = make_detection(dense, kept.id, kept.provenance, known, options)
         where = (file.parent, own) if folder is None else (folder, name)
         try:
-            result.files[name] = write_files(result.detections[name], *where, listen)
+            result.files[name] = write_files(detection, *where, listen)
         except UsageError as error:  # a video that is too large to embed
             result.failed[name] = str(error)
+        else:
+            result.detections[name] = detection
+    meter.tell(f"{len(files)} videos", len(files), len(files))
     return result
 
 
-def _where(video: str, name: str, known: Known) -> str:
+def _where(video: str, id: str, known: Known) -> str:
     """Where the video is; by the manifest if it is not where it was when it was scored."""
-    listed = known.path(name)
+    listed = known.path(id)
     moved = listed is not None and listed.is_file() and not Path(video).is_file()
     return str(listed) if moved else video
 
 
-def _unused(name: str, fingerprint: str, used: Iterable[str]) -> str:
+def _unused(name: str, fingerprint: str, *used: Container[str]) -> str:
     """The name, or with something of the fingerprint, or a number, added to it."""
     numbered = (f"{name} ({number})" for number in itertools.count(2))
     marked = [f"{name}@{fingerprint[:8]}"] if fingerprint else []
     names = itertools.chain([name], marked, numbered)  # without end
-    return next(free for free in names if free not in used)
+    return next(free for free in names if not any(free in taken for taken in used))
 
 
 def _scores_files(given: list[Path], workspace: Workspace | None, known: Known) -> list[Path]:
@@ -121,19 +134,21 @@ def _of_one(given: Path, workspace: Workspace | None, known: Known) -> Path:
     """The scores' file that is named, itself or by its video's path or id."""
     if given.name.endswith(SUFFIX) and given.is_file():
         return given
-    folders = [workspace.detections] if workspace else [Path("detections")]
+    folders = [workspace.detections, workspace.zero_shot] if workspace else [Path("detections")]
     folders += [given.parent, given.parent / "detections"]
     files = [file for folder in dict.fromkeys(folders) for file in _in_folder(folder)]
     video = given if given.is_file() else known.path(str(given))
     path = str(video.resolve()) if video else None
-    names = (str(given).replace("/", "__"), given.name, given.stem)
-    named = [file for file in files if file.name.removesuffix(SUFFIX) in names]
+    ids = {str(given), (known.id(video) if video else None) or str(given)}
+    names = (*(id.replace("/", "__") for id in ids), given.name, given.stem)
     # To open thousands takes seconds: those first whose names begin like the video's.
     files.sort(key=lambda file: not file.name.startswith(names))
-    found = (file for file in files if path and _video_of(file) == path)
-    # By the name where the path says nothing: the video has moved, or is not in the manifest.
-    others = (file for file in named if not (path and Path(_video_of(file)).is_file()))
-    for file in itertools.chain(found, others):
+    of = cache(scored_video)
+    found = (file for file in files if path and _path(of(file)) == path)
+    # By id or name where the path says nothing: the video has moved, or is not in the manifest.
+    gone = (file for file in files if not (path and Path(_path(of(file))).is_file()))
+    alike = (file for file in gone if _is_of(file, of(file), given, ids))
+    for file in itertools.chain(found, alike):
         return file
     places = ", ".join(str(folder) for folder in dict.fromkeys(folders))
     raise UsageError(
@@ -142,7 +157,16 @@ def _of_one(given: Path, workspace: Workspace | None, known: Known) -> Path:
     )
 
 
-def _video_of(file: Path) -> str:
+def _path(scored: Scored | None) -> str:
     """The path of the video that was scored; empty for damaged scores."""
-    video = scored_video(file)
-    return video[0] if video else ""
+    return scored.path if scored else ""
+
+
+def _is_of(file: Path, scored: Scored | None, given: Path, ids: set[str]) -> bool:
+    """Whether the scores are of a video that is named by one of these ids, or so."""
+    own = file.name.removesuffix(SUFFIX)
+    if (scored and scored.id in ids) or own in {id.replace("/", "__") for id in ids}:
+        return True
+    # A bare name says no folder; one with a folder must not find its namesake in another.
+    ends = given.parts == Path(_path(scored)).parts[-len(given.parts) :]
+    return own in (given.name, given.stem) and (len(given.parts) == 1 or ends)

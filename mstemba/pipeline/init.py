@@ -14,7 +14,7 @@ from mstemba.data_manifests.manifest import Manifest, Video, as_paths, find_vide
 from mstemba.data_manifests.reading import Report
 from mstemba.errors import DecodeError, UsageError
 from mstemba.pipeline.features import FeatureSource, NpyFolder, open_features
-from mstemba.pipeline.files import write_text
+from mstemba.pipeline.files import as_local, write_text
 from mstemba.pipeline.keys import Fingerprints
 from mstemba.pipeline.workspace import Workspace, create_workspace, set_current
 
@@ -75,6 +75,7 @@ def init(
     Raises ManifestError for a path that is not there, a folder without videos, or annotations that
     cannot be right as a whole, UsageError for options that do not fit; odd entries are reported.
     """
+    folder = as_local(root) or Path()
     paths = as_paths(videos)
     if not paths and annotations is None:
         raise UsageError(
@@ -91,9 +92,9 @@ def init(
             _check_units_by_probing(Path(annotations), manifest, report)
     source = None if features is None else open_features(Path(features))
     # Nothing is made before all is checked, so the workspace may be none yet.
-    fingerprints = Fingerprints(Workspace(Path(root), Path(root)).fingerprints)
+    fingerprints = Fingerprints(Workspace(folder, folder).fingerprints)
     known = 0 if source is None else _match_features(source, manifest, fingerprints, report)
-    workspace = create_workspace(Path(root))
+    workspace = create_workspace(folder)
     backup = _write(workspace, manifest)
     if source is not None:
         fingerprints.save()

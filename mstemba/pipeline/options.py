@@ -260,7 +260,11 @@ class DetectOptions(ExportOptions):
 
 @dataclass(frozen=True)
 class ZeroShotOptions:
-    """How labels in words are looked for in a video, with no training; see docs/zero-shot.md."""
+    """How labels in words are looked for in a video, with no training; see docs/zero-shot.md.
+
+    `templates` and `background` are sentences, or a text as the command line gives it: sentences
+    separated by commas, or the name of a file with one a line.
+    """
 
     backbone: str = _option("clip", "With --labels: backbone, one that has a text tower.")
     model: str | None = _option(
@@ -281,7 +285,7 @@ class ZeroShotOptions:
         "With --labels: 0 compares a label with the background only, 1 with its own median over "
         "the video only.",
     )
-    templates: tuple[str, ...] = _option(
+    templates: tuple[str, ...] | str = _option(
         (
             "a photo of {}.",
             "a photo of a person {}.",
@@ -291,7 +295,7 @@ class ZeroShotOptions:
         "With --labels: sentences with {} for a label, separated by commas, or a text file with "
         "one a line.",
     )
-    background: tuple[str, ...] = _option(
+    background: tuple[str, ...] | str = _option(
         (
             "a photo.",
             "a video.",

@@ -13,6 +13,7 @@ from mstemba.data_manifests.manifest import Video, load_manifest
 from mstemba.errors import UsageError
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.outputs import WRITERS, Detection
+from mstemba.pipeline.outputs.html_page import check_embeddable
 from mstemba.pipeline.progress import Event, Listener, silent
 from mstemba.pipeline.segments import find_segments
 from mstemba.pipeline.timeline import in_seconds
@@ -74,17 +75,27 @@ class Known:
     def _by_path(self) -> dict[Path, Video]:
         return {v.path.resolve(): v for v in self._videos.values() if v.path is not None}
 
+    def id(self, path: Path) -> str | None:
+        """The manifest's id of a file."""
+        video = self.video(path)
+        return video.id if video else None
+
     def path(self, id: str) -> Path | None:
         """The file of a video that the manifest knows by this id."""
         video = self._videos.get(id)
         return video.path if video else None
 
-    def ground_truth(self, scores: Scores, frames_per_row: int) -> list[Segment] | None:
-        """Labelled actions in seconds; None for a video, or for classes, that it does not have."""
+    def ground_truth(self, scores: Scores, frames_per_row: int | None) -> list[Segment] | None:
+        """Labelled actions in seconds; None for a video, or for classes, that it does not have.
+
+        None, too, for actions in frames if it is not known how many frames a row has.
+        """
         video = self.video(Path(scores.video))
         if video is None or not video.actions or self._classes != scores.classes:
             return None
-        frames = frames_per_row * np.arange(scores.grid.count + 1)
+        if frames_per_row is None and self._time_unit == "frames":
+            return None
+        frames = (frames_per_row or 1) * np.arange(scores.grid.count + 1)
         return [
             Segment(a.start, a.end, a.class_id, scores.classes[a.class_id], 1.0)
             for a in in_seconds(video, self._time_unit, scores.grid, frames)
@@ -97,11 +108,12 @@ def make_detection(
     """Cut a video's scores into segments. `id` is its name if the manifest has no other."""
     video = known.video(Path(scores.video))
     spec = provenance.get("features", {})
+    stride = spec.get("stride")
     low = options.low_threshold
     return Detection(
         scores,
         find_segments(scores, options.threshold, low, options.min_length),
-        known.ground_truth(scores, spec.get("stride", 1) * spec.get("every", 1)),
+        known.ground_truth(scores, stride and stride * spec.get("every", 1)),
         {
             **provenance,
             "threshold": options.threshold,
@@ -117,9 +129,15 @@ def make_detection(
 def write_files(
     detection: Detection, folder: Path, name: str, listen: Listener = silent
 ) -> list[Path]:
-    """Write the formats that the options name; the files are `<name>.<suffix>`."""
+    """Write the formats that the options name; the files are `<name>.<suffix>`.
+
+    Raises UsageError, before it writes any, for a video that is too large to embed.
+    """
+    options, video = detection.options, Path(detection.scores.video)
+    if options.embed and "html" in options.formats and video.is_file():
+        check_embeddable(video)
     files = []
-    for form in dict.fromkeys(detection.options.formats):
+    for form in dict.fromkeys(options.formats):
         writer = WRITERS[form]
         file = folder / f"{name}.{writer.suffix}"
         if writer.warn and (warning := writer.warn(detection)):

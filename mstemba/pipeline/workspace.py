@@ -47,6 +47,11 @@ class Workspace:
         return self.root / "detections"
 
     @property
+    def zero_shot(self) -> Path:
+        """Folder of the results of `detect --labels`."""
+        return self.detections / "zero-shot"
+
+    @property
     def fingerprints(self) -> Path:
         """SHA-256 of the files seen; deleting it only costs time."""
         return self.root / ".cache" / "fingerprints.json"

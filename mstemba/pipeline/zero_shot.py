@@ -45,18 +45,22 @@ Array = NDArray[np.float64]
 def read_phrases(given: str | Path | Iterable[str]) -> tuple[str, ...]:
     """Labels or sentences: a list of them, a text separated by commas, or a file with one a line.
 
-    A file's lines may hold commas; empty lines are passed over. Raises UsageError for a `.txt` that
-    is not there or a file that is no UTF-8 text.
+    A list is taken as it is, and names no file. A file's lines may hold commas; empty lines are
+    passed over. Raises UsageError for a `.txt` that is not there, a file that is no UTF-8 text, and
+    a list that holds anything but text.
     """
-    items = [str(given)] if isinstance(given, str | Path) else list(given)
-    # What the command line has split at its commas may have been a file's name.
-    path = ",".join(items)
-    if os.path.isfile(path):
-        return _lines(path)
-    if isinstance(given, Path) or (len(items) == 1 and path.endswith(".txt")):
-        raise UsageError(f"{path}: no such file; expected a text file with one phrase a line")
-    if isinstance(given, str):
-        items = given.split(",")
+    if isinstance(given, str | Path):
+        if os.path.isfile(given):
+            return _lines(str(given))
+        if isinstance(given, Path) or given.strip().endswith(".txt"):
+            raise UsageError(f"{given}: no such file; expected a text file with one phrase a line")
+        items: list[str] = given.split(",")
+    else:
+        items = list(given)
+    if odd := [item for item in items if not isinstance(item, str)]:
+        raise UsageError(
+            f"{odd[0]!r} is {type(odd[0]).__name__}, expected text: a label, a sentence"
+        )
     return tuple(item.strip() for item in items if item.strip())
 
 

@@ -75,8 +75,8 @@ def mstemba(
 
 # What else may stand on stderr: lists, and what a stage is doing.
 _NEWS = re.compile(
-    r"warning: |failed: |(extract|train|evaluate|detect) \d+ %: |loading |scan backend |recipe |"
-    r"\d+ training videos|zero-shot: "
+    r"warning: |failed: |(extract|train|evaluate|detect|export) \d+ %: |loading |scan backend |"
+    r"recipe |\d+ training videos|zero-shot: |replacing "
 )
 
 

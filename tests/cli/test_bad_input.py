@@ -174,6 +174,7 @@ class Case:
 
 LABELS = ("init", "--videos", "videos", "--annotations")
 DETECT = ("detect", "videos/v2.mp4")
+URL = "s3://bucket/there"
 OTHER = "other.zarr"
 FAILED = "mstemba: 1 of the videos failed"
 
@@ -417,6 +418,18 @@ CASES = [
         ("a.txt", "is a file, expected a folder"),
         text("a.txt", "mine"),
     ),
+    *(
+        Case(f"{args[0]}-to-a-url", (*args, URL), (URL, "expected a local path"))
+        for args in (
+            (*DETECT, "--output"),
+            ("export", "--output"),
+            ("report", "--output"),
+            (*TRAIN, "--output"),
+            ("init", "--videos", "videos", "--workspace"),
+            ("status", "--json"),
+            ("demo",),
+        )
+    ),
     Case("name-of-two-lines", ("detect", "no\nsuch\x1b[2J.mp4"), (r"no\nsuch\x1b[2J.mp4",)),
     Case("tag-unknown", (*EXTRACT, "--weights", "nope"), ("'nope'", "efficientnet-lite0")),
     Case(
@@ -481,6 +494,7 @@ def test_one_clear_line_and_nothing_lost(case: Case, workspace: Path, mstemba: R
     for word in case.words:
         assert word in result.stderr
     assert not (workspace / "executed").exists()
+    assert not (workspace / "s3:").exists()
     after = contents(workspace)
     assert {name: after.get(name) for name in before} == before
 

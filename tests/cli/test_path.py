@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,13 @@ def test_another_threshold_or_format_uses_the_kept_scores(workspace: Path) -> No
     after = contents(out)
     assert {name for name in after if after[name] != before[name]} == {"v2.json"}
     assert json.loads((out / "v2.json").read_text())["segments"] == []
+
+
+def test_standard_output_may_be_closed(workspace: Path) -> None:
+    args = ("export", "--format", "srt")
+    said = mstemba(*args, cwd=workspace, before=lambda: os.close(1))
+    assert said.stderr == ""
+    assert (workspace / "detections" / "v2.srt").is_file()
 
 
 def test_detect_of_a_workspace_video_takes_the_features_that_are_there(finished: Path) -> None:

@@ -44,15 +44,15 @@ def test_every_option_reaches_the_detector(monkeypatch: pytest.MonkeyPatch) -> N
         stride=8,
         smoothing=0.5,
         contrast=0.0,
-        templates=("a {}", "a drawing of {}"),
-        background=("nothing",),
+        templates="a {}, a drawing of {}",
+        background="nothing",
     )
 
 
 def test_without_labels_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     found = asked(monkeypatch)
     assert (found["labels"], found["weights"]) == (None, None)
-    assert found["zero_shot"] == ZeroShotOptions()
+    assert found["zero_shot"] is None
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,11 @@ def test_without_labels_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None
     [
         (("--labels", "sit", "--backbone", "efficientnet-lite0"), "no text tower"),
         (("--labels", "sit", "--checkpoint", "run"), "leave --labels or --checkpoint out"),
+        # The defaults, too: who names one wants labels to be looked for.
+        (("--backbone", "clip", "--contrast", "0.5"), "no use for --backbone, --contrast: add"),
+        (("--labels", "sit", "--templates", "my, lines.txt"), "my, lines.txt: no such file"),
     ],
-    ids=["image-only", "checkpoint"],
+    ids=["image-only", "checkpoint", "no-labels", "file-with-comma"],
 )
 def test_what_cannot_be_is_one_line_and_exit_code_2(
     args: tuple[str, ...], says: str, tmp_path: Path

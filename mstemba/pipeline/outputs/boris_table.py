@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+from mstemba.data_manifests.boris import DETECTIONS
 from mstemba.pipeline.files import write_text
 from mstemba.pipeline.outputs.csv_table import literal
 from mstemba.pipeline.outputs.detection import Detection
@@ -47,7 +48,8 @@ def write_tsv(detection: Detection, path: Path) -> None:
     # In BORIS' source these part several files and players.
     source = "" if ";" in media or "|" in media else f"player #1:{media}"
     duration = f"{scores.duration:.3f}"
-    about = [literal(detection.id or path.stem), "", "", duration, "Media file(s)"]
+    id = literal(detection.id or path.stem)
+    about = [id, "", DETECTIONS, duration, "Media file(s)"]
     about += [source, "0", duration, f"{scores.fps:.3f}", "No focal subject"]
     for time, status, label, comment in _events(detection):
         seconds = time / 1000

@@ -11,11 +11,15 @@ from mstemba.pipeline.outputs.detection import Detection
 
 
 def write_csv(detection: Detection, path: Path) -> None:
-    """Columns video, start, end, label, class_id, score; seconds."""
+    """Columns video, start, end, label, class_id, score; seconds.
+
+    The video is its file's name, or its id where that says more (`monday/walk`).
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["video", "start", "end", "label", "class_id", "score"])
-    video = Path(detection.scores.video).name
+    file = Path(detection.scores.video)
+    video = file.name if detection.id in ("", file.stem) else detection.id
     for s in detection.segments:
         label = literal(s.label)
         writer.writerow(
@@ -26,6 +30,7 @@ def write_csv(detection: Detection, path: Path) -> None:
 
 def literal(text: str) -> str:
     """A cell that no spreadsheet takes for a formula."""
-    # A spreadsheet would run a cell that begins like a formula.
-    text = "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    # A spreadsheet would run a cell that begins like a formula. `init` takes one apostrophe off.
+    formula = text.lstrip("'").startswith(("=", "+", "-", "@", "\t", "\r"))
+    text = "'" + text if formula else text
     return text.replace("\r", " ")  # the csv module does not quote it

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import mimetypes
 import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from mstemba.data_manifests.eaf import VIDEO_PROPERTY, file_name, named_video
 from mstemba.pipeline.files import write_atomically
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.fields import distinct, media_path, milliseconds
@@ -34,7 +36,13 @@ def write_eaf(detection: Detection, path: Path) -> None:
         | {_SCHEMA_ATTRIBUTE: _SCHEMA},
     )
     header = ET.SubElement(document, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
-    ET.SubElement(header, "MEDIA_DESCRIPTOR", _media(detection.scores.video, path))
+    media = _media(detection.scores.video, path)
+    ET.SubElement(header, "MEDIA_DESCRIPTOR", media)
+    url = media["RELATIVE_MEDIA_URL"]
+    if (id := detection.id or path.stem) != named_video(url):
+        # Which video this is, as long as its media file is not changed for another one.
+        about = json.dumps({"id": id, "file": file_name(url)})
+        ET.SubElement(header, "PROPERTY", NAME=VIDEO_PROPERTY).text = about
     ET.SubElement(header, "PROPERTY", NAME="lastUsedAnnotationId").text = str(len(ordered))
     times = ET.SubElement(document, "TIME_ORDER")
     for time, slot in sorted(zip(slots, range(len(slots)), strict=True)):

@@ -8,9 +8,10 @@ import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mstemba.errors import StoreError
 from mstemba.pipeline.files import write_atomically
@@ -33,10 +34,15 @@ class KeptScores:
     """Of the video's content: with its path it tells another video of the same name apart."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """What scored the video, from which features."""
+    id: str = ""
+    """The video's, which its manifest or `detect` gave it."""
 
 
 def save_scores(path: Path, kept: KeptScores) -> None:
-    """Write `probabilities` (T, C), `starts` (T,) in seconds, `classes`, and the rest."""
+    """Write `probabilities` (T, C), `starts` (T,) in seconds, `classes` as JSON, and the rest.
+
+    Without an id the scores have the file's stem.
+    """
     scores = kept.scores
     write_atomically(
         path,
@@ -45,7 +51,9 @@ def save_scores(path: Path, kept: KeptScores) -> None:
             probabilities=scores.probabilities,
             starts=scores.grid.starts,
             step=scores.grid.step,
-            classes=np.array(scores.classes, dtype=np.str_),
+            # NumPy drops a NUL at the end of a text.
+            classes=json.dumps(scores.classes),
+            id=kept.id or _stem(path),
             video=str(Path(scores.video).resolve()),
             fingerprint=kept.fingerprint,
             duration=scores.duration,
@@ -63,20 +71,33 @@ def read_scores(path: str | Path) -> KeptScores:
             scores = Scores(
                 probabilities=data["probabilities"],
                 grid=TimeGrid(data["starts"], float(data["step"])),
-                classes=tuple(data["classes"].tolist()),
+                classes=_class_names(data["classes"]),
                 video=str(data["video"]),
                 duration=float(data["duration"]),
                 fps=float(data["fps"]),
             )
-            # Files of version 0.1.0 do not have it.
+            # The first files do not have these.
             provenance = json.loads(str(data["provenance"])) if "provenance" in data else {}
-            return KeptScores(scores, str(data["key"]), str(data["fingerprint"]), provenance)
+            id = str(data["id"]) if "id" in data else _stem(Path(path))
+            return KeptScores(scores, str(data["key"]), str(data["fingerprint"]), provenance, id)
     except FileNotFoundError:
         raise StoreError(f"{path}: no such file") from None
     except DAMAGED as error:
         raise StoreError(
             f"{path}: not readable as kept scores ({error}); `mstemba detect` makes them again"
         ) from None
+
+
+def _class_names(kept: NDArray[np.str_]) -> tuple[str, ...]:
+    """Names from their JSON, or from the first files' array. Raises ValueError for what is none."""
+    names = kept.tolist() if kept.ndim else json.loads(str(kept))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("the classes are no names")
+    return tuple(names)
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(SUFFIX)
 
 
 def load_scores(path: Path, key: str) -> Scores | None:
@@ -90,10 +111,28 @@ def load_scores(path: Path, key: str) -> Scores | None:
         return None  # damaged ones are made again
 
 
-def scored_video(path: Path) -> tuple[str, str] | None:
-    """The video a scores file is of, as (path, fingerprint); None when there is no readable one."""
+def scores_key(path: Path) -> str | None:
+    """The key of a scores file; None when there is no readable one. Reads nothing else."""
     try:
         with np.load(path, allow_pickle=False) as data:
-            return str(data["video"]), str(data["fingerprint"])
+            return str(data["key"])
+    except DAMAGED:
+        return None
+
+
+class Scored(NamedTuple):
+    """The video that a scores file is of."""
+
+    path: str
+    fingerprint: str
+    id: str
+
+
+def scored_video(path: Path) -> Scored | None:
+    """The video a scores file is of; None when there is no readable one."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            id = str(data["id"]) if "id" in data else _stem(path)
+            return Scored(str(data["video"]), str(data["fingerprint"]), id)
     except DAMAGED:
         return None
