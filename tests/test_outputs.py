@@ -190,11 +190,11 @@ def test_png_has_a_band_for_every_class_it_draws(tmp_path: Path, case: str) -> N
     drawn = drawn or set(range(min(5, len(what.scores.classes))))
     width, height = image_size(write("png", what, tmp_path))
     assert width == 1440
-    assert height == pytest.approx(120 * (1.5 + 0.42 * min(40, max(1, len(drawn)))), abs=2)
+    assert height == pytest.approx(120 * (1.5 + 0.42 * min(30, max(1, len(drawn)))), abs=2)
 
 
-def test_png_draws_at_most_forty_of_very_many_classes() -> None:
-    assert len({s.class_id for s in MANY.segments}) > 40
+def test_png_draws_some_of_very_many_classes() -> None:
+    assert len({s.class_id for s in MANY.segments}) > 30
     assert not NOTHING.segments
     assert SHORT.segments
 

@@ -21,7 +21,7 @@ from mstemba.records import FloatArray, Scores, Segment, TimeGrid
 
 # Okabe and Ito's palette: told apart by colour-blind people.
 DETECTED, LABELLED = "#0072B2", "#D55E00"
-MOST_CLASSES = 40
+MOST_CLASSES = 30
 # Classes that are drawn where nothing is detected.
 LIKELIEST = 5
 # About as many as the picture has pixels there.
