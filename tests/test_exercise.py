@@ -67,10 +67,10 @@ def labels(folder: Path) -> str:
 
 def test_the_same_commands_again_do_no_work(folder: Path, first_times: dict[str, float]) -> None:
     for command, says in ((EXTRACT, "0 extracted, 2 cached"), (("train",), "cached")):
-        seconds, printed = run(folder, *command)
-        assert says in printed
-        # 3 % when nothing else runs; beside another test the start of a process weighs more.
-        assert seconds < first_times[command[0]] / 4
+        again = [run(folder, *command) for _ in range(3)]
+        assert all(says in printed for _, printed in again)
+        # The quickest of three: another test may run beside this one.
+        assert min(seconds for seconds, _ in again) < first_times[command[0]] / 10
 
 
 def test_detect_finds_the_actions_of_the_test_clip(

@@ -41,6 +41,7 @@ from mstemba.pipeline.timeline import even_rows
 from mstemba.pipeline.train import train
 from mstemba.pipeline.workspace import open_workspace
 from mstemba.records import Segment
+from tests.page.conftest import need_browser, programs
 from tests.test_inspection import loop_ap
 
 CLASSES = ("walk", "sit", "eat", "never")
@@ -448,17 +449,18 @@ def test_bad_requests_leave_no_page(
 @pytest.fixture
 def browser() -> Iterator[Any]:
     """A headless Chromium that keeps what the page asks for and complains of."""
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    selenium = pytest.importorskip("selenium.webdriver")
-    if None in programs:
-        pytest.skip("no Chromium with its driver here")
+    need_browser()
+    from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
-    options = selenium.ChromeOptions()
+    found = programs()
+    assert found
+    options = webdriver.ChromeOptions()
+    options.binary_location = found[0]
     for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = selenium.Chrome(options=options, service=Service(executable_path=programs[1]))
+    driver = webdriver.Chrome(options=options, service=Service(executable_path=found[1]))
     yield driver
     driver.quit()
 

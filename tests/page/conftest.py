@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -162,6 +163,19 @@ def programs() -> tuple[str, str] | None:
     return (binary, driver) if binary and driver else None
 
 
+def need_browser() -> None:
+    """Skip where there is no browser; fail if MSTEMBA_BROWSER_REQUIRED is set, as .ci/run does."""
+    missing = ""
+    if programs() is None:
+        missing = "no chromium and chromedriver here: apt-get install chromium-driver"
+    if importlib.util.find_spec("selenium") is None:
+        missing = "no selenium here: pip install 'mstemba[dev]'"
+    if missing and os.environ.get("MSTEMBA_BROWSER_REQUIRED"):
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+
+
 @contextlib.contextmanager
 def browse(downloads: Path) -> Iterator[Browser]:
     """Chromium without a window, which keeps its downloads in this folder."""
@@ -190,15 +204,7 @@ def browse(downloads: Path) -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One browser for all tests of the page.
-
-    Where there is none they are skipped, unless MSTEMBA_BROWSER_REQUIRED is set, as .ci/run does.
-    """
-    pytest.importorskip("selenium", reason="no selenium here: pip install 'mstemba[dev]'")
-    if programs() is None:
-        none = "no chromium and chromedriver here: apt-get install chromium-driver"
-        if os.environ.get("MSTEMBA_BROWSER_REQUIRED"):
-            pytest.fail(none)
-        pytest.skip(none)
+    """One browser for all tests of the page."""
+    need_browser()
     with browse(tmp_path_factory.mktemp("downloads")) as browser:
         yield browser

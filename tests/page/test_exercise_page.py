@@ -15,6 +15,7 @@ from mstemba.pipeline.outputs import WRITERS
 from tests.page.conftest import Browser
 from tests.page.test_page import AT_REST, NO_BUTTONS, SHOTS
 from tests.test_exercise import EXTRACT, folder, run
+from tests.test_formats import READERS
 
 __all__ = ["folder"]  # the recording, cut into a training and a test clip
 
@@ -33,9 +34,13 @@ def detected(folder: Path) -> Path:
 
 
 def test_one_detect_writes_every_format(detected: Path) -> None:
-    for writer in WRITERS.values():
+    written = json.loads((detected / "detections" / "exercise_test.json").read_text())
+    assert len(written["segments"]) > 5
+    for form, writer in WRITERS.items():
         file = detected / "detections" / f"exercise_test.{writer.suffix}"
         assert file.stat().st_size > 100, file
+        if form in READERS:
+            assert len(READERS[form](file)) == len(written["segments"]), form
 
 
 def test_the_page_shows_the_recording(detected: Path, chromium: Browser, tmp_path: Path) -> None:
