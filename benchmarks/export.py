@@ -1,4 +1,4 @@
-"""Kept scores to each format: the command `mstemba export`, its process's start included.
+"""Kept scores cut by another threshold, to each format: `mstemba export`, its start included.
 
     python -m benchmarks.export
 
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import readable, save, show
+from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.outputs import WRITERS
 from mstemba.pipeline.outputs.scores import KeptScores, save_scores
 from mstemba.pipeline.segments import find_segments
@@ -32,6 +33,7 @@ from mstemba.records import Scores, TimeGrid
 
 MINUTES, FPS, CLASSES = 40, 24, 157
 STRIDES = (16, 8)
+DEFAULT = ",".join(ExportOptions().formats)
 
 
 def synthetic(stride: int) -> Scores:
@@ -50,7 +52,7 @@ def synthetic(stride: int) -> Scores:
 def measure(scores: Path, form: str, output: Path, runs: int) -> dict[str, Any]:
     """Seconds of the command, and of them those on a processor; medians of all runs."""
     command = [sys.executable, "-m", "mstemba", "export", str(scores), "--format", form]
-    command += ["--output", str(output), "--quiet"]
+    command += ["--threshold", "0.4", "--output", str(output), "--quiet"]
     wall, processor = [], []
     for _ in range(runs):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -85,9 +87,9 @@ def main() -> None:
             save_scores(kept, KeptScores(replace(dense, video=str(video)), "key", "print"))
             measured = {
                 form: measure(kept, form, folder / form, runs)
-                for form in (*WRITERS, ",".join(WRITERS))
+                for form in (*WRITERS, DEFAULT, ",".join(WRITERS))
             }
-        segments = len(find_segments(dense, 0.5, 0.3))
+        segments = len(find_segments(dense, 0.4, 0.24))
         content[f"stride {stride}"] = {
             "rows": dense.grid.count,
             "segments": segments,
@@ -97,7 +99,7 @@ def main() -> None:
             f"{dense.grid.count} rows, {segments} segments",
             ["format", "median", "worst", "processor", "KiB"],
             [
-                [form if "," not in form else "all of them", *map(readable, (m["median"],
+                ["all of them" if form == ",".join(WRITERS) else form, *map(readable, (m["median"],
                  m["worst"], m["processor"])), f"{m['bytes'] / 1024:.0f}"]
                 for form, m in measured.items()
             ],

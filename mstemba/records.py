@@ -179,6 +179,8 @@ class Scores:
             raise ValueError(
                 f"probabilities have shape {self.probabilities.shape}, expected {expected}"
             )
+        if not self.duration > 0:
+            raise ValueError(f"duration is {self.duration} s, expected more than 0")
 
 
 @dataclass(frozen=True, order=True)

@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image, ImageColor
 
 from mstemba.pipeline.outputs import WRITERS, Detection
-from mstemba.pipeline.outputs.png_timeline import highest
+from mstemba.pipeline.outputs import png_timeline as png
+from mstemba.pipeline.outputs.png_timeline import BAND, BAR, TOP, highest, ticks
 from mstemba.pipeline.outputs.scores import (
     KeptScores,
     load_scores,
@@ -178,7 +180,7 @@ def image_size(path: Path) -> tuple[int, int]:
     assert kinds[0] == b"IHDR"
     assert kinds[-1] == b"IEND"
     width, height = struct.unpack(">II", content[16:24])
-    assert len(zlib.decompress(data)) == height * (4 * width + 1)
+    assert len(zlib.decompress(data)) == height * (3 * width + 1)
     return width, height
 
 
@@ -190,11 +192,62 @@ def test_png_has_a_band_for_every_class_it_draws(tmp_path: Path, case: str) -> N
     drawn = drawn or set(range(min(5, len(what.scores.classes))))
     width, height = image_size(write("png", what, tmp_path))
     assert width == 1440
-    assert height == pytest.approx(120 * (1.5 + 0.42 * min(30, max(1, len(drawn)))), abs=2)
+    assert height == 110 + 50 * min(40, len(drawn))
+
+
+def test_png_shows_every_segment_and_probability_at_its_time(tmp_path: Path) -> None:
+    dense = scores()
+    shown = find_segments(dense, 0.7, 0.4)
+    labelled = [Segment(1.0, 3.0, 1, "stand up", 1.0), Segment(19.99, 20.0, 2, "=SUM(A1)", 1.0)]
+    path = write("png", detection(dense, ground_truth=labelled), tmp_path)
+    image = np.asarray(Image.open(path).convert("RGB"))
+    bands = image[TOP : TOP + 3 * BAND]
+    edges = np.flatnonzero((bands == 0).all(axis=(0, 2)))
+    left, right = int(edges[0]), int(edges[-1])
+    time = (np.arange(left + 1, right) + 0.5 - left) / (right - left) * dense.duration
+    pixel = dense.duration / (right - left)
+
+    def near(moments: list[float]) -> Any:
+        """Columns within two pixels of an edge, whose colour either side may give."""
+        return (abs(time[:, None] - np.array([*moments, -9.0])) <= 2.5 * pixel).any(axis=1)
+
+    for class_id in range(3):
+        band = bands[class_id * BAND : (class_id + 1) * BAND, left + 1 : right]
+        for segments, colour in ((shown, png.DETECTED), (labelled, png.LABELLED)):
+            mine = [s for s in segments if s.class_id == class_id]
+            drawn = (band == ImageColor.getrgb(colour)).all(axis=2).any(axis=0)
+            expected = np.any([(time >= s.start) & (time < s.end) for s in mine], axis=0)
+            sure = ~near([edge for s in mine for edge in (s.start, s.end)])
+            assert np.array_equal(drawn[sure], np.broadcast_to(expected, drawn.shape)[sure])
+            assert all(drawn[abs(time - s.start) <= 2.5 * pixel].any() for s in mine)
+        shade = band[BAND // 2 - BAR // 4, :, 0]
+        row = np.minimum(time / 0.5, 39).astype(int)
+        sure = ~near([0.5 * n for n in range(41)])
+        grey = 255 * (1 - dense.probabilities[row, class_id])
+        assert abs(shade[sure] - grey[sure]).max() <= 1
+
+
+@given(st.floats(1e-3, 1e7))
+def test_time_axis_has_a_handful_of_round_numbers(duration: float) -> None:
+    made = ticks(duration)
+    times, texts = zip(*made, strict=True)
+    assert png.MOST_TICKS // 2 - 1 <= len(made) <= png.MOST_TICKS + 1
+    assert times[0] == 0
+    assert times[-1] <= duration * (1 + 1e-6)
+    assert len(set(texts)) == len(made)
+    assert np.allclose([float(text) for text in texts], times, rtol=1e-6)
+    assert np.allclose(np.diff(times), times[1], rtol=1e-6)
+    assert f"{times[1]:.0e}"[0] in "125"
+
+
+def test_time_axis_ends_with_a_round_duration() -> None:
+    assert [text for _, text in ticks(0.3)][-2:] == ["0.25", "0.30"]
+    assert [text for _, text in ticks(12.0)] == ["0", "2", "4", "6", "8", "10", "12"]
+    assert [text for _, text in ticks(2400.0)][-1] == "2000"
 
 
 def test_png_draws_some_of_very_many_classes() -> None:
-    assert len({s.class_id for s in MANY.segments}) > 30
+    assert len({s.class_id for s in MANY.segments}) > 40
     assert not NOTHING.segments
     assert SHORT.segments
 
@@ -208,7 +261,7 @@ def test_png_draws_odd_names_as_they_are(tmp_path: Path, name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         width, height = image_size(write("png", detection(odd), tmp_path))
-    assert (width, height) == (1440, pytest.approx(120 * (1.5 + 0.84), abs=2))
+    assert (width, height) == (1440, 110 + 2 * 50)
 
 
 def test_png_of_a_very_long_video_stays_small(tmp_path: Path) -> None:

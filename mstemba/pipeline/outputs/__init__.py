@@ -13,6 +13,7 @@ from mstemba.pipeline.outputs.elan_file import write_eaf
 from mstemba.pipeline.outputs.html_page import missing_video, write_html
 from mstemba.pipeline.outputs.json_file import write_json_file
 from mstemba.pipeline.outputs.npz_file import write_npz
+from mstemba.pipeline.outputs.png_timeline import write_png
 from mstemba.pipeline.outputs.subtitles import write_srt, write_vtt
 
 
@@ -27,13 +28,6 @@ class Writer:
     """Says what the file will lack, if anything."""
 
 
-def _write_png(detection: Detection, path: Path) -> None:
-    # matplotlib takes longer to import than any other format to write.
-    from mstemba.pipeline.outputs.png_timeline import write_png
-
-    write_png(detection, path)
-
-
 WRITERS = {
     "json": Writer("json", write_json_file),
     "csv": Writer("csv", write_csv),
@@ -45,7 +39,7 @@ WRITERS = {
     "otio": Writer("otio", write_otio),
     "activitynet": Writer("activitynet.json", write_activitynet),
     "npz": Writer("npz", write_npz),
-    "png": Writer("png", _write_png),
+    "png": Writer("png", write_png),
     "html": Writer("html", write_html, missing_video),
 }
 

@@ -1,18 +1,23 @@
-"""PNG: one band a class, probability as shade, detected segments above, labelled actions below."""
+"""PNG: one band a class, probability as shade, detected segments above, labelled actions below.
+
+Drawn with Pillow, since matplotlib takes longer to import than all else that a new threshold needs.
+"""
 
 from __future__ import annotations
 
 import io
-import warnings
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import PolyCollection
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from mstemba.pipeline.files import write_atomically
 from mstemba.pipeline.outputs.detection import Detection
@@ -20,14 +25,21 @@ from mstemba.pipeline.progress import one_line
 from mstemba.records import FloatArray, Scores, Segment, TimeGrid
 
 # Okabe and Ito's palette: told apart by colour-blind people.
-DETECTED, LABELLED = "#0072B2", "#D55E00"
-MOST_CLASSES = 30
+DETECTED, LABELLED, PROBABILITY = "#0072B2", "#D55E00", "#888888"
+MOST_CLASSES = 40
 # Classes that are drawn where nothing is detected.
 LIKELIEST = 5
-# About as many as the picture has pixels there.
-COLUMNS = 1200
-WIDTH, DPI = 12, 120
-"""Inches, and pixels of one."""
+MOST_TICKS = 10
+
+# All in pixels.
+WIDTH, BAND, TOP, BOTTOM, RIGHT = 1440, 50, 44, 66, 32
+BAR = 13
+# Of the three strips of a band, below its upper edge.
+ABOVE, SHADE, BELOW = 4, 19, 34
+# A segment is at least as wide as this, or it would not be seen.
+NARROWEST = 2
+LONGEST_NAME = 600
+SMALL, LARGE = 17, 20
 
 
 def write_png(detection: Detection, path: Path) -> None:
@@ -43,54 +55,62 @@ def as_png(detection: Detection) -> bytes:
 
 
 def _save(detection: Detection, target: Path | BinaryIO) -> None:
-    with warnings.catch_warnings():
-        # The font lacks some scripts, whose letters are drawn as boxes.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        _draw(detection).savefig(target, format="png", dpi=DPI)
+    _draw(detection).save(target, format="png")
 
 
-def _draw(detection: Detection) -> Figure:
-    rows = _classes_to_draw(detection)
-    names = [detection.scores.classes[class_id] for class_id in rows]
-    figure = Figure(figsize=(WIDTH, 1.5 + 0.42 * max(1, len(rows))), dpi=DPI)
-    axes = figure.subplots()
-    scores = detection.scores
-    axes.set(xlim=(0, scores.duration), ylim=(max(1, len(rows)), 0))
-    axes.set_yticks(np.arange(len(rows)) + 0.5, [_plain(name) for name in names])
-    if rows:
-        _shade(axes, scores, rows)
-    _bars(axes, detection.segments, rows, 0.08, DETECTED)
-    _bars(axes, detection.ground_truth or [], rows, 0.66, LABELLED)
-    axes.hlines(np.arange(len(rows)) + 1, 0, scores.duration, color="#DDDDDD", linewidth=0.6)
-    handles = [axes.fill_between([], [], color=DETECTED, label="detected")]
-    if detection.ground_truth is not None:
-        handles.append(axes.fill_between([], [], color=LABELLED, label="labelled"))
-    handles.append(
-        axes.fill_between([], [], color="#888888", label="probability (darker is likelier)")
-    )
-    axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False)
-    axes.set_xlabel(f"seconds{_what_is_shown(detection, rows)}")
+@dataclass(frozen=True)
+class _Plot:
+    """Where the timeline lies in the picture."""
+
+    left: int
+    bands: int
+    duration: float
+    """Seconds from the left edge to the right one."""
+
+    @property
+    def right(self) -> int:
+        return WIDTH - RIGHT
+
+    @property
+    def bottom(self) -> int:
+        return TOP + BAND * self.bands
+
+    def x(self, seconds: float) -> int:
+        at = self.left + (self.right - self.left) * seconds / self.duration
+        return min(self.right, max(self.left, round(at)))
+
+
+def _draw(detection: Detection) -> Image.Image:
+    classes, scores = _classes_to_draw(detection), detection.scores
+    names = [_fitting(scores.classes[class_id], SMALL) for class_id in classes]
+    widest = max((_font(SMALL).getlength(name) for name in names), default=0.0)
+    plot = _Plot(24 + math.ceil(widest), max(1, len(classes)), scores.duration)
+    image = Image.fromarray(_shades(scores, classes, plot))
+    pen = ImageDraw.Draw(image)
+    for band, name in enumerate(names):
+        middle = TOP + BAND * band + BAND // 2
+        pen.text((plot.left - 12, middle), name, "black", _font(SMALL), anchor="rm")
+        pen.line([(plot.left - 5, middle), (plot.left, middle)], "black")
+        pen.line([(plot.left, middle + BAND // 2), (plot.right, middle + BAND // 2)], "#DDDDDD")
+    _bars(pen, plot, detection.segments, classes, ABOVE, DETECTED)
+    _bars(pen, plot, detection.ground_truth or [], classes, BELOW, LABELLED)
+    pen.rectangle([plot.left, TOP, plot.right, plot.bottom], outline="black")
+    _time_axis(pen, plot, f"seconds{_what_is_shown(detection, classes)}")
+    _legend(pen, detection)
+    name = _fitting(Path(scores.video).name, LARGE)
     # At the picture's edge, for it has the legend beside it.
-    name = _plain(Path(scores.video).name)
-    figure.text(0.1 / WIDTH, 1 - 0.1 / figure.get_figheight(), name, va="top", fontsize="large")
-    _make_room(figure, axes)
-    return figure
+    pen.text((12, TOP // 2), name, "black", _font(LARGE), anchor="lm")
+    return image
 
 
-def _make_room(figure: Figure, axes: Axes) -> None:
-    """Leave as much space on the left as the names need.
-
-    matplotlib's own layouts measure every text many times, which takes longer than all the rest.
-    """
-    FigureCanvasAgg(figure)  # which becomes the figure's, and measures
-    names = [name.get_window_extent().width for name in axes.get_yticklabels()]
-    left = 0.25 + max(names, default=0.0) / DPI
-    height = figure.get_figheight()
-    figure.subplots_adjust(
-        left=min(0.75, left / WIDTH),
-        right=1 - 0.2 / WIDTH,
-        bottom=0.55 / height,
-        top=1 - 0.35 / height,
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, as matplotlib brings it, found without importing that."""
+    package = find_spec("matplotlib")
+    assert package is not None
+    assert package.origin is not None
+    return ImageFont.truetype(
+        Path(package.origin).with_name("mpl-data") / "fonts" / "ttf" / "DejaVuSans.ttf", size
     )
 
 
@@ -105,24 +125,25 @@ def _classes_to_draw(detection: Detection) -> list[int]:
     return sorted(sorted(lasting, key=lambda c: -lasting[c])[:MOST_CLASSES])
 
 
-def _what_is_shown(detection: Detection, rows: list[int]) -> str:
+def _what_is_shown(detection: Detection, classes: list[int]) -> str:
     """Which classes these are, where it is not all that are detected or labelled."""
     found = {s.class_id for s in [*detection.segments, *(detection.ground_truth or [])]}
     if not found:
         return "; no action detected, these are the likeliest classes"
-    if len(rows) < len(found):
-        return f"; these {len(rows)} of {len(found)} classes last longest"
+    if len(classes) < len(found):
+        return f"; these {len(classes)} of {len(found)} classes last longest"
     return ""
 
 
-def _shade(axes: Axes, scores: Scores, rows: list[int]) -> None:
-    """Draw the probabilities as one mesh, which is far quicker than one for each class."""
-    edges = np.linspace(0, scores.duration, COLUMNS + 1)
-    # Between the classes' strips are clear ones.
-    strips = np.full((2 * len(rows), COLUMNS), np.nan, np.float32)
-    strips[::2] = highest(scores.probabilities[:, rows], scores.grid, edges).T
-    heights = (np.arange(len(rows))[:, None] + [0.36, 0.62]).ravel()
-    axes.pcolormesh(edges, heights, strips[:-1], cmap="Greys", vmin=0, vmax=1)
+def _shades(scores: Scores, classes: list[int], plot: _Plot) -> NDArray[np.uint8]:
+    """The picture's pixels, white but for the probabilities."""
+    pixels = np.full((plot.bottom + BOTTOM, WIDTH, 3), 255, np.uint8)
+    edges = np.linspace(0, scores.duration, plot.right - plot.left + 1)
+    likeliest = np.nan_to_num(highest(scores.probabilities[:, classes], scores.grid, edges))
+    for band, row in enumerate(likeliest.T):
+        y = TOP + BAND * band + SHADE
+        pixels[y : y + BAR, plot.left : plot.right] = np.rint(255 * (1 - row))[:, None]
+    return pixels
 
 
 def highest(values: FloatArray, grid: TimeGrid, edges: NDArray[np.float64]) -> FloatArray:
@@ -139,21 +160,66 @@ def highest(values: FloatArray, grid: TimeGrid, edges: NDArray[np.float64]) -> F
     return found
 
 
-def _bars(axes: Axes, segments: list[Segment], rows: list[int], below: float, colour: str) -> None:
-    """Draw segments as bars, so far below the upper edge of their class."""
-    upper = {class_id: y + below for y, class_id in enumerate(rows)}
-    corners = [
-        [(s.start, y), (s.end, y), (s.end, y + 0.26), (s.start, y + 0.26)]
-        for s in segments
-        if (y := upper.get(s.class_id)) is not None
-    ]
-    # With an edge, so that what is shorter than a pixel is seen, too.
-    bars = PolyCollection(corners, facecolors=colour, edgecolors=colour, linewidths=0.5)
-    axes.add_collection(bars, autolim=False)
+def _bars(
+    pen: ImageDraw.ImageDraw,
+    plot: _Plot,
+    segments: Sequence[Segment],
+    classes: list[int],
+    below: int,
+    colour: str,
+) -> None:
+    """Draw segments as bars, so far below the upper edge of their class's band."""
+    upper = {class_id: TOP + BAND * band + below for band, class_id in enumerate(classes)}
+    for segment in segments:
+        if (y := upper.get(segment.class_id)) is not None:
+            start = min(plot.x(segment.start), plot.right - NARROWEST)
+            # Pillow draws the last row and column, too.
+            last = max(plot.x(segment.end), start + NARROWEST) - 1
+            pen.rectangle([start, y, last, y + BAR - 1], fill=colour)
 
 
-def _plain(text: str) -> str:
-    # matplotlib would typeset $...$ and break lines; names are shown as they are.
+def _time_axis(pen: ImageDraw.ImageDraw, plot: _Plot, label: str) -> None:
+    for seconds, text in ticks(plot.duration):
+        x = plot.x(seconds)
+        pen.line([(x, plot.bottom), (x, plot.bottom + 5)], "black")
+        pen.text((x, plot.bottom + 10), text, "black", _font(SMALL), anchor="mt")
+    middle = (plot.left + plot.right) // 2
+    pen.text((middle, plot.bottom + BOTTOM - 12), label, "black", _font(SMALL), anchor="ms")
+
+
+def ticks(duration: float) -> list[tuple[float, str]]:
+    """Where the time axis has numbers: 0 and at most `MOST_TICKS` more, 1, 2 or 5 x 10^n apart."""
+    exponent = math.floor(math.log10(duration / MOST_TICKS))
+    for factor in (1, 2, 5, 10):
+        step = factor * 10.0**exponent
+        count = math.floor(duration / step + 1e-9)  # 0.3 / 0.1 is below 3
+        if count <= MOST_TICKS:
+            break
+    decimals = max(0, -exponent - (factor == 10))
+    return [(n * step, f"{n * step:.{decimals}f}") for n in range(count + 1)]
+
+
+def _legend(pen: ImageDraw.ImageDraw, detection: Detection) -> None:
+    """Say in the upper right corner what the colours mean."""
+    colours = [("detected", DETECTED), ("probability (darker is likelier)", PROBABILITY)]
+    if detection.ground_truth is not None:
+        colours.insert(1, ("labelled", LABELLED))
+    x, y = WIDTH - RIGHT, TOP // 2
+    for text, colour in reversed(colours):
+        x -= math.ceil(_font(SMALL).getlength(text))
+        pen.text((x, y), text, "black", _font(SMALL), anchor="lm")
+        pen.rectangle([x - 46, y - BAR // 2, x - 12, y + BAR // 2], fill=colour)
+        x -= 46 + 32
+
+
+def _fitting(text: str, size: int) -> str:
+    """The text as one line of at most `LONGEST_NAME` pixels."""
     text = one_line(text)
-    text = text if len(text) <= 60 else f"{text[:59]}…"
-    return text.replace("$", r"\$")
+
+    def too_long(shown: str) -> bool:
+        return _font(size).getlength(shown) > LONGEST_NAME
+
+    if not too_long(text):
+        return text
+    kept = bisect_left(range(len(text)), True, key=lambda n: too_long(f"{text[:n]}…")) - 1
+    return f"{text[:kept]}…"
