@@ -87,6 +87,22 @@ def test_the_canvas_has_every_colour(opened: Browser) -> None:
     assert colours["corrected"] not in painted
 
 
+@pytest.mark.slow
+def test_there_is_no_shade_where_there_are_no_scores(chromium: Browser, tmp_path: Path) -> None:
+    what = scene(tmp_path / "none.mp4", ("a", "b"), probabilities=np.full((50, 2), 0.4, np.float32))
+    # As published features may: they end in the middle of the video.
+    half = replace(what.scores, duration=2 * float(what.scores.grid.ends[-1]))
+    chromium.open(page(replace(what, scores=half, ground_truth=[]), tmp_path))
+    alphas = chromium.get(
+        "(() => { const { timeline } = mstemba; timeline.paint();"
+        "const y = timeline.rowHeight + 18;"  # within the second class's shade
+        "const d = timeline.canvas.getContext('2d');"
+        "return [0.1, 0.49, 0.51, 0.9].map((share) =>"
+        "  d.getImageData(share * timeline.width, y, 1, 1).data[3]); })()"
+    )
+    assert alphas == [pytest.approx(0.4 * 255, abs=2)] * 2 + [0, 0]
+
+
 CUTS = {
     "default": ExportOptions(),
     "low and short": ExportOptions(threshold=0.4, low=0.1, min_length=0.25),

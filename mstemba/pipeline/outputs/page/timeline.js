@@ -216,9 +216,11 @@ class Timeline {
     const { scores } = this.app;
     const columns = Math.round(this.width * devicePixelRatio);
     if (!ids.length || !scores.levels.size) return;
-    const from = new Int32Array(columns), to = new Int32Array(columns);
+    const from = new Int32Array(columns), to = new Int32Array(columns).fill(-1);
     for (let x = 0; x < columns; x++) {
-      from[x] = Math.max(0, scores.rowAt(this.timeAt(x / devicePixelRatio)));
+      const time = this.timeAt(x / devicePixelRatio);
+      if (time >= scores.ends.at(-1)) break; // the scores may end before the video
+      from[x] = Math.max(0, scores.rowAt(time));
       to[x] = scores.rowAt(this.timeAt((x + 1) / devicePixelRatio) - 1e-9);
     }
     const image = new ImageData(columns, ids.length);
