@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import statistics
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -385,6 +387,38 @@ def test_a_missing_video_leaves_the_timeline(chromium: Browser, tmp_path: Path) 
     chromium.wait("mstemba.player.usesVideo && mstemba.player.video.readyState >= 2")
     chromium.wait("Math.abs(mstemba.player.video.currentTime - 2) < 0.1")
     assert chromium.find("video").is_displayed()
+
+
+def with_sound(path: Path, codec: str, seconds: int = 3) -> Path:
+    """A film of noise in this codec, with a tone."""
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(codec, rate=10)
+        video.width, video.height, video.pix_fmt = 128, 96, "yuv420p"
+        sound = container.add_stream("aac", rate=48000)
+        tone = np.sin(np.arange(48000 * seconds) / 20).astype(np.float32)[None]
+        heard = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+        heard.sample_rate = 48000
+        container.mux(sound.encode(heard))
+        container.mux(sound.encode())
+        for _ in range(10 * seconds):
+            image = random.integers(0, 255, (96, 128, 3), np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(video.encode())
+    return path
+
+
+def test_sound_alone_is_not_taken_for_the_video(chromium: Browser, tmp_path: Path) -> None:
+    video = with_sound(tmp_path / "old.mp4", "mpeg4")
+    chromium.open(page(scene(video, rows=60), tmp_path))
+    chromium.wait("mstemba.player.video.readyState >= 2 && !mstemba.player.video.error")
+    chromium.wait("!document.getElementById('no-video').hidden && !mstemba.player.usesVideo")
+    assert "cannot be played here" in chromium.text("no-video-reason")
+    both = with_sound(tmp_path / "new.mp4", "libx264")
+    chromium.find("file").send_keys(str(both))
+    chromium.wait("mstemba.player.video.videoWidth === 128")
+    time.sleep(1.2)  # longer than the page waits for a picture
+    assert chromium.get("mstemba.player.usesVideo")
 
 
 def test_a_video_that_no_browser_plays_says_how_to_copy_it(

@@ -14,9 +14,11 @@ class Player {
     this.usesVideo = false;
     video.addEventListener("error", () => this.fail());
     video.addEventListener("loadedmetadata", () => {
-      // Sound alone plays where the picture's codec is unknown.
-      if (!video.videoWidth) this.fail();
-      else if (this.clock.time > 0) video.currentTime = this.clock.time;
+      if (this.clock.time > 0) video.currentTime = this.clock.time;
+    });
+    video.addEventListener("loadeddata", () => {
+      // Sound alone plays where the picture's codec is unknown. WebKit may know the size later.
+      setTimeout(() => { if (video.readyState && !video.videoWidth) this.fail(); }, 1000);
     });
     for (const event of ["seeked", "timeupdate", "pause"]) {
       video.addEventListener(event, () => this.usesVideo && moved(this.time));
