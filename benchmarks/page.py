@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.common import readable, save, show, times
 from mstemba.pipeline.outputs import Detection
+from mstemba.pipeline.segments import find_segments
 from tests.page.conftest import browse, programs
 from tests.page.scenes import long_scene, page
 
@@ -29,10 +30,12 @@ THRESHOLDS = [0.05, 0.5, 0.3, 0.7, 0.2, 0.9, 0.4, 0.1, 0.6, 0.8]
 
 
 def noise(what: Detection) -> Detection:
-    """The same with uniformly random scores, which nothing can pack."""
+    """Uniformly random scores, which nothing can pack, and their segments."""
     shape = what.scores.probabilities.shape
     random = np.random.default_rng(0).random(shape).astype(np.float32)
-    return replace(what, scores=replace(what.scores, probabilities=random))
+    scores, options = replace(what.scores, probabilities=random), what.options
+    found = find_segments(scores, options.threshold, options.low_threshold)
+    return replace(what, scores=scores, segments=found)
 
 
 def measure(what: Detection, folder: Path) -> dict[str, Any]:
@@ -56,6 +59,7 @@ def main() -> None:
             smooth = long_scene(Path(folder, "v.mp4"), count)
             for name, what in (("smooth", smooth), ("random", noise(smooth))):
                 found = measure(what, Path(folder))
+                found["segments"] = len(what.segments)
                 results[f"{name}, {count} rows"] = found
                 slider = found.get("slider")
                 middle = statistics.median(slider) if slider else None

@@ -285,9 +285,7 @@ def test_corrections_lock_the_threshold_and_can_be_discarded(opened: Browser) ->
 def test_one_may_begin_from_the_labels_or_from_nothing(opened: Browser) -> None:
     opened.set("base", "labels")
     assert opened.items() == [(0, 3.6, 8.7)]
-    assert opened.get("mstemba.timeline.colourOf(mstemba.corrections.items[0])") == opened.get(
-        "mstemba.timeline.colours.labelled"
-    )
+    assert opened.get("mstemba.timeline.kindOf(mstemba.corrections.items[0])") == "labelled"
     assert not opened.find("threshold").is_enabled()
     opened.js("mstemba.bar.fillAbout()")
     assert "mstemba export" not in opened.text("provenance")  # no line makes these

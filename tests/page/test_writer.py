@@ -25,6 +25,7 @@ from mstemba.pipeline.outputs import WRITERS, html_page
 from mstemba.pipeline.outputs.html_page import LEVELS, missing_video, pack
 from mstemba.pipeline.outputs.scores import KeptScores, save_scores
 from mstemba.pipeline.progress import Event
+from mstemba.pipeline.segments import find_segments
 from mstemba.records import Scores, TimeGrid
 from tests.page.scenes import ODD_CLASSES, long_scene, page, scene, smooth, uneven
 
@@ -42,11 +43,21 @@ def facts_of(path: Path) -> dict[str, Any]:
     return dict(json.loads(part(path.read_text(), "facts")))
 
 
-def unpack(packed: bytes, rows: int, classes: int) -> tuple[Any, Any]:
+def unpack(packed: bytes, rows: int, found: int, classes: int) -> tuple[Any, list[Any], Any]:
+    """Starts of rows, the columns of the segments, levels (classes, rows)."""
     content = zlib.decompress(packed)
-    starts = np.frombuffer(content[: 8 * rows], "<f8")
-    low, high = np.frombuffer(content[8 * rows :], np.uint8).reshape(2, classes, rows)
-    return starts, low + 256 * high.astype(np.uint16)
+    columns = []
+    for kind, count in (
+        ("<f8", rows),
+        ("<f8", found),
+        ("<f8", found),
+        ("<u4", found),
+        ("<u2", found),
+    ):
+        columns.append(np.frombuffer(content, kind, count))
+        content = content[columns[-1].nbytes :]
+    low, high = np.frombuffer(content, np.uint8).reshape(2, classes, rows)
+    return columns[0], columns[1:], low + 256 * high.astype(np.uint16)
 
 
 UNIT = st.floats(0, 1, width=32)
@@ -56,9 +67,14 @@ UNIT = st.floats(0, 1, width=32)
 def test_a_level_reaches_what_the_probability_reaches(values: Any, k: int) -> None:
     grid = uneven(7)
     scores = Scores(values, grid, ("a", "b", "c"), "v.mp4", 4.0, 25.0)
-    starts, levels = unpack(pack(scores, np.array([0, 2])), 7, 2)
+    segments = find_segments(scores, 0.5, 0.3)
+    packed = pack(scores, np.array([0, 2]), segments)
+    starts, (begins, ends, ids, means), levels = unpack(packed, 7, len(segments), 2)
     assert np.array_equal(starts, grid.starts)
     assert np.array_equal(k <= levels.T, values[:, [0, 2]] >= np.float32(k / LEVELS))
+    found = [(s.start, s.end, s.class_id) for s in segments]
+    assert list(zip(begins, ends, ids, strict=True)) == found
+    assert np.allclose(means / 10_000, [s.score for s in segments], atol=0.5001e-4)
 
 
 def test_the_page_names_nothing_outside(tmp_path: Path) -> None:
@@ -174,6 +190,15 @@ def test_a_video_that_is_not_there_is_a_warning_and_the_page_is_written(
 def test_forty_minutes_of_very_many_classes_are_small(tmp_path: Path, rows: int) -> None:
     what = long_scene(tmp_path / "v.mp4", rows)
     assert len(what.segments) > 3000
+    assert page(what, tmp_path).stat().st_size < 3_000_000
+
+
+@pytest.mark.slow
+def test_forty_minutes_of_noise_are_small(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).random((3600, 157)).astype(np.float32)
+    names, grid = [f"class {i}" for i in range(157)], uneven(3600, 2400 / 3600)
+    what = scene(tmp_path / "v.mp4", names, probabilities=noise, grid=grid, truth=False)
+    assert len(what.segments) > 100_000
     assert page(what, tmp_path).stat().st_size < 3_000_000
 
 

@@ -12,7 +12,7 @@ import html
 import json
 import shlex
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any, BinaryIO
@@ -24,7 +24,7 @@ from mstemba.errors import UsageError
 from mstemba.pipeline.files import write_atomically
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.fields import media_url
-from mstemba.records import Scores
+from mstemba.records import Scores, Segment
 
 PAGE = Path(__file__).with_name("page")
 # In the order in which they need each other.
@@ -108,7 +108,7 @@ def _page(detection: Detection, path: Path) -> str:
         style=style,
         script=script,
         facts=_as_script(facts),
-        scores=base64.b64encode(packed).decode(),
+        packed=base64.b64encode(packed).decode(),
         video=_VIDEO_HERE,
     )
 
@@ -127,7 +127,7 @@ def _policy(style: str, script: str) -> str:
 
 
 def _facts(detection: Detection, path: Path) -> tuple[dict[str, Any], bytes]:
-    """What the page is told, and the packed scores."""
+    """What the page is told, and the packed scores and segments."""
     scores, options = detection.scores, detection.options
     video = Path(scores.video)
     floor = min(FLOOR, options.threshold)
@@ -152,16 +152,18 @@ def _facts(detection: Detection, path: Path) -> tuple[dict[str, Any], bytes]:
         "threshold": options.threshold,
         "low": options.low_threshold,
         "min_length": options.min_length,
-        "segments": [[s.class_id, s.start, s.end, round(s.score, 6)] for s in detection.segments],
+        "found": len(detection.segments),
         "truth": None if truth is None else [[s.class_id, s.start, s.end] for s in truth],
         "provenance": detection.provenance,
     }
-    return facts, pack(scores, scored)
+    return facts, pack(scores, scored, detection.segments)
 
 
-def pack(scores: Scores, class_ids: NDArray[np.intp]) -> bytes:
-    """The rows' starts (float64) and these classes' levels (uint16, class by class), deflated.
+def pack(scores: Scores, class_ids: NDArray[np.intp], segments: Sequence[Segment]) -> bytes:
+    """Rows, segments and these classes' levels, column after column, deflated.
 
+    T starts of rows (float64, seconds); N starts and N ends of segments (the same), their class ids
+    (uint32), their scores in ten-thousandths (uint16); levels (uint16), class by class.
     A probability's level is the highest of 0..1000 whose thousandth, as float32, it reaches: thus
     `level >= k` is exactly `probability >= float32(k / 1000)`, which `find_segments` asks.
     Low bytes come before all high bytes: so they pack to four fifths.
@@ -170,8 +172,12 @@ def pack(scores: Scores, class_ids: NDArray[np.intp]) -> bytes:
     columns = np.ascontiguousarray(scores.probabilities[:, class_ids].T)
     levels = np.maximum(np.searchsorted(edges, columns, side="right") - 1, 0).astype(np.uint16)
     low, high = (levels & 0xFF).astype(np.uint8), (levels >> 8).astype(np.uint8)
-    starts = scores.grid.starts.astype("<f8")
-    return zlib.compress(starts.tobytes() + low.tobytes() + high.tobytes())
+    table = [(s.start, s.end, s.class_id, round(10_000 * s.score)) for s in segments]
+    found = np.array(table, dtype=np.float64).reshape(-1, 4).T
+    parts = [scores.grid.starts.astype("<f8")]
+    kinds = ("<f8", "<f8", "<u4", "<u2")
+    parts += [column.astype(kind) for column, kind in zip(found, kinds, strict=True)]
+    return zlib.compress(b"".join(part.tobytes() for part in (*parts, low, high)))
 
 
 def _as_script(data: Any) -> str:

@@ -1,12 +1,13 @@
 // The state of the page, and what changes it. Everything that is on show follows from here.
 
 class App {
-  constructor(facts, scores) {
+  constructor(facts, scores, segments) {
     this.facts = facts;
     this.scores = scores;
-    this.truth = facts.truth && facts.truth.map((label) => asItem(label, { labelled: true }));
+    this.truth = facts.truth?.map(([classId, start, end]) =>
+      ({ start, end, classId, score: 1, labelled: true })) ?? null;
     this.truthByClass = bySegments(this.truth || []);
-    this.thresholds = new Thresholds(facts, scores);
+    this.thresholds = new Thresholds(facts, scores, segments);
     this.corrections = new Corrections(
       { detections: () => this.thresholds.segments(), labels: () => this.truth || [], empty: () => [] },
       facts.classes,

@@ -13,31 +13,41 @@ function fromBase64(text) {
   return bytes;
 }
 
-/** Inflate the scores; null where the browser cannot. */
-async function unpack(text) {
-  if (typeof DecompressionStream === "undefined") return null;
+/**
+ * Inflate the rows' scores and the detected segments, which lie one column after the other:
+ * T starts of rows; N starts and N ends of segments, their class ids, their scores in
+ * ten-thousandths; then the levels of T rows class by class, first the low bytes of all of them,
+ * then the high bytes, which deflate packs better than pairs.
+ */
+async function unpack(text, facts) {
   const stream = new Blob([fromBase64(text)]).stream();
   const inflated = stream.pipeThrough(new DecompressionStream("deflate"));
-  return new Response(inflated).arrayBuffer();
+  const buffer = await new Response(inflated).arrayBuffer();
+  let at = 0;
+  const column = (Kind, count) => {
+    const values = new Kind(buffer, at, count);
+    at += values.byteLength;
+    return values;
+  };
+  const rows = column(Float64Array, facts.rows);
+  const starts = column(Float64Array, facts.found), ends = column(Float64Array, facts.found);
+  const ids = column(Uint32Array, facts.found), means = column(Uint16Array, facts.found);
+  const segments = Array.from(starts, (start, i) =>
+    ({ start, end: ends[i], classId: ids[i], score: means[i] / 10_000 }));
+  return [new Scores(facts, rows, new Uint8Array(buffer, at)), segments];
 }
 
 /**
  * Dense scores: `levels` has a Uint16Array of T levels for each class id that has scores,
  * `starts` and `ends` the seconds of the T rows, no further than the video.
- *
- * The buffer holds T starts as float64, then the levels class by class: first the low bytes of
- * all of them, then the high bytes, which deflate packs better than pairs.
  */
 class Scores {
-  constructor(facts, buffer) {
-    const rows = buffer ? facts.rows : 0;
-    const scored = buffer ? facts.scored : [];
-    this.starts = buffer ? new Float64Array(buffer, 0, rows) : new Float64Array(0);
-    this.ends = Float64Array.from(this.starts, (start, i) =>
-      Math.min(i + 1 < rows ? this.starts[i + 1] : start + facts.step, facts.duration));
+  constructor({ scored, step, duration }, starts, bytes) {
+    const rows = starts.length;
+    this.starts = starts;
+    this.ends = starts.map((start, i) => Math.min(i + 1 < rows ? starts[i + 1] : start + step, duration));
     this.levels = new Map();
     const count = rows * scored.length;
-    const bytes = buffer ? new Uint8Array(buffer, 8 * rows) : [];
     scored.forEach((classId, index) => {
       const column = new Uint16Array(rows);
       for (let row = 0, at = index * rows; row < rows; row++, at++) {

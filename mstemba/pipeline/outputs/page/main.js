@@ -80,16 +80,15 @@ function listenToKeys(app) {
 }
 
 async function start() {
-  const facts = JSON.parse(byId("facts").textContent);
-  const buffer = await unpack(byId("packed-scores").textContent);
-  byId("packed-scores").remove();
-  const scores = new Scores(facts, buffer);
-  const app = new App(facts, scores);
-  if (!buffer) {
-    notice("This browser cannot unpack the scores (it has no DecompressionStream): the segments are " +
-      "shown, but no probabilities, and the threshold is fixed. Use a newer browser.");
+  if (typeof DecompressionStream === "undefined") {
+    notice("This browser is too old: it cannot unpack the scores (it has no DecompressionStream).");
+    return;
   }
-  if (!facts.segments.length) {
+  const facts = JSON.parse(byId("facts").textContent);
+  const [scores, segments] = await unpack(byId("packed").textContent, facts);
+  byId("packed").remove(); // the text is of no use any more
+  const app = new App(facts, scores, segments);
+  if (!segments.length) {
     notice(`No segment reaches the threshold of ${short(facts.threshold)}: lower it to see some.`);
   }
   app.refresh();

@@ -4,11 +4,6 @@ function inOrder(a, b) {
   return a.start - b.start || a.end - b.end || a.classId - b.classId;
 }
 
-/** A segment as html_page.py writes it; `more` tells what else there is to say of it. */
-function asItem([classId, start, end, score = 1], more = {}) {
-  return { classId, start, end, score, ...more };
-}
-
 /**
  * The segments of every class, by start, then end, then class.
  *
@@ -40,10 +35,10 @@ function findSegments(scores, threshold, low, minLength) {
 
 /** How the threshold of the page becomes segments. */
 class Thresholds {
-  constructor(facts, scores) {
+  constructor(facts, scores, own) {
     this.facts = facts;
     this.scores = scores;
-    this.own = facts.segments.map((segment) => asItem(segment));
+    this.own = own;
     this.value = facts.threshold;
   }
 
