@@ -258,8 +258,9 @@ class Timeline {
     const image = new ImageData(canvas.width, canvas.height), pixels = new Uint32Array(image.data.buffer);
     const column = (time) => Math.round((time / view.duration) * canvas.width);
     const line = (row) => Math.floor((row / this.rows.length) * canvas.height);
+    const gap = canvas.height >= 3 * this.rows.length ? 1 : 0; // between classes, where there is room
     this.rows.forEach((id, row) => {
-      const first = line(row), last = Math.max(first + 1, line(row + 1) - 1); // between classes a gap
+      const first = line(row), last = Math.max(first + 1, line(row + 1) - gap);
       for (const segment of itemsByClass.get(id) || truthByClass.get(id) || []) {
         const colour = this.pixels[this.kindOf(segment)];
         const left = Math.min(column(segment.start), canvas.width - 1);
