@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from mstemba.data_manifests.manifest import load_manifest
 from mstemba.pipeline.outputs import Detection
-from mstemba.records import TimeGrid
+from mstemba.records import Segment, TimeGrid
 from tests.cli.conftest import mstemba
 from tests.page.conftest import Browser
 from tests.page.scenes import ODD_CLASSES, film, page, scene
@@ -200,6 +201,93 @@ def test_classes_chosen_one_after_another_are_one_step_and_undone(opened: Browse
     assert not opened.find("redo").is_enabled()
 
 
+def test_a_class_chosen_by_mistake_leaves_nothing_behind(opened: Browser) -> None:
+    opened.js("mstemba.goTo(mstemba.corrections.items[0])")
+    for name in ("jmup", "jump"):
+        opened.set("edit-class", "new")
+        opened.set("edit-new-class", name)
+    assert opened.get("mstemba.corrections.classes") == ["walk", "sit", "read", "jump"]
+    assert opened.get("mstemba.corrections.count") == 1
+    opened.set("edit-class", 2)
+    assert opened.get("mstemba.corrections.classes") == ["walk", "sit", "read"]
+    opened.set("edit-class", 0)  # what it was
+    assert opened.get("mstemba.corrections.count") == 0
+    assert opened.find("threshold").is_enabled()
+    assert opened.get("mstemba.corrections.items.map((s) => Boolean(s.corrected))") == [False] * 2
+
+
+def test_both_times_are_typed_one_after_the_other(opened: Browser) -> None:
+    opened.js("mstemba.goTo(mstemba.corrections.items[0])")
+    opened.set("edit-start", 10)
+    assert "must be before the end" in opened.text("editor-problem")
+    opened.set("edit-end", 14)
+    assert opened.items()[0] == (0, 10.0, 14.0)
+    assert opened.text("editor-problem") == ""
+    assert opened.get("mstemba.corrections.count") == 1
+
+
+def test_undo_shows_what_it_brings_back(opened: Browser) -> None:
+    opened.js("mstemba.goTo(mstemba.corrections.items[0])")
+    opened.press(DELETE)
+    opened.js("mstemba.view.show(15, 2)")
+    opened.press(CONTROL, "z")
+    assert opened.get("mstemba.selected.start") == 4
+    assert opened.get("mstemba.view.from <= 4 && mstemba.view.to >= 8")
+
+
+def test_an_edge_shorter_than_a_row_moves_with_the_pointer(opened: Browser) -> None:
+    opened.js("mstemba.goTo(mstemba.corrections.items[0])")
+    opened.set("edit-end", 4.2)
+    opened.js("mstemba.view.show(3, 2)")
+    drag(opened, 0, 4.0, 4.1, ALT)
+    assert opened.items()[0] == (0, pytest.approx(4.1, abs=0.01), 4.2)
+    drag(opened, 0, 4.2, 4.15, ALT)
+    start, end = opened.items()[0][1:]
+    assert end == pytest.approx(4.15, abs=0.01)
+    drag(opened, 0, start, 4.9)  # snaps, and does not cross
+    assert opened.items()[0] == (0, start, end)
+    drag(opened, 0, end, 4.6)
+    assert opened.items()[0] == (0, start, 4.5)
+
+
+@pytest.fixture
+def longer(chromium: Browser, plain: Detection, tmp_path: Path) -> Browser:
+    """The page of a video that goes on for 40 s after its scores, and has labels past its end."""
+    labels = [Segment(-2.0, 3.0, 2, "read", 1.0), Segment(50.0, 70.0, 0, "walk", 1.0)]
+    labels.append(Segment(61.0, 62.0, 1, "sit", 1.0))
+    scores = replace(plain.scores, duration=60.0)
+    chromium.open(page(replace(plain, scores=scores, ground_truth=labels), tmp_path))
+    return chromium
+
+
+def test_segments_are_added_and_moved_where_there_are_no_scores(longer: Browser) -> None:
+    longer.js("mstemba.seek(30); mstemba.markClass(2)")
+    longer.press("n")
+    assert longer.items()[-1] == (2, 30.0, 32.0)
+    drag(longer, 0, 8.0, 40.0)
+    assert longer.items()[0] == (0, 4.0, pytest.approx(40, abs=0.1))
+    drag(longer, 1, 45.0, 50.0, SHIFT)
+    assert longer.items()[-1] == (1, pytest.approx(45, abs=0.1), pytest.approx(50, abs=0.1))
+
+
+def test_labels_are_cut_to_the_video(longer: Browser) -> None:
+    longer.set("base", "labels")
+    assert longer.items() == [(2, 0.0, 3.0), (0, 50.0, 60.0)]
+    # In the overview a class's bars stay in its own line.
+    orange, width = longer.get(
+        "(() => { mstemba.timeline.paint(); const c = document.getElementById('overview');"
+        "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data, found = [];"
+        "const [r, g, b] = mstemba.timeline.colours.labelled.match(/[0-9]+/g).map(Number);"
+        "for (let i = 0; i < d.length; i += 4) if (d[i] === r && d[i + 1] === g && d[i + 2] === b)"
+        "  found.push([(i / 4) % c.width, Math.floor(i / 4 / c.width) / c.height]);"
+        "return [found, c.width]; })()"
+    )
+    assert len(orange) > 100
+    for x, y in orange:
+        first, time = y < 1 / 3, x / width * 60  # walk is the first of three classes
+        assert (first and time > 49.8) or (y >= 2 / 3 - 0.05 and time < 3.2), (x, y)
+
+
 def test_a_relabelled_segment_stays_in_a_search(opened: Browser) -> None:
     opened.set("search", "walk")
     opened.js("mstemba.goTo(mstemba.corrections.items[0])")
@@ -273,13 +361,21 @@ def test_corrections_lock_the_threshold_and_can_be_discarded(opened: Browser) ->
     assert not opened.find("threshold").is_enabled()
     assert "to keep 1 correction." in opened.text("locked-reason")
     assert "Not downloaded yet" in opened.text("locked-reason")
-    opened.js("window.confirm = () => false")
-    opened.find("discard").click()
-    assert opened.items() != before
-    opened.js("window.confirm = () => true")
     opened.find("discard").click()
     assert opened.items() == before
     assert opened.find("threshold").is_enabled()
+    opened.press(CONTROL, "z")  # which is no way to lose them
+    assert opened.items()[0] == (0, 4.0, 9.0)
+    assert not opened.find("threshold").is_enabled()
+    assert "Not downloaded yet" in opened.text("locked-reason")
+    opened.find("discard").click()
+    opened.set("threshold", 0.85)
+    assert opened.items() == before[:1]
+    for _ in range(3):
+        opened.press(CONTROL, "z")
+    assert opened.items() == before[:1]  # not of another threshold
+    assert opened.find("threshold").is_enabled()
+    assert not opened.find("undo").is_enabled()
 
 
 def test_one_may_begin_from_the_labels_or_from_nothing(opened: Browser) -> None:
@@ -295,13 +391,11 @@ def test_one_may_begin_from_the_labels_or_from_nothing(opened: Browser) -> None:
     opened.js("mstemba.seek(2)")
     opened.press("n")
     assert len(opened.items()) == 1
-    opened.js("window.confirm = () => false")
-    opened.set("base", "detections")
-    assert len(opened.items()) == 1
-    assert opened.get("document.getElementById('base').value") == "empty"
-    opened.js("window.confirm = () => true")
     opened.set("base", "detections")
     assert len(opened.items()) == 2
+    opened.press(CONTROL, "z")
+    assert len(opened.items()) == 1
+    assert opened.get("document.getElementById('base').value") == "empty"
 
 
 def test_without_labels_none_are_offered(chromium: Browser, tmp_path: Path) -> None:

@@ -298,8 +298,19 @@ def test_the_search_filters_rows_and_segments(opened: Browser) -> None:
     listed = opened.texts("#segments button")
     assert set(listed) <= set(names)
     assert listed
+    opened.set("search", "sit")
+    assert opened.text("summary").startswith(f"{len(opened.texts('#segments tr'))} of ")
     opened.set("search", "no such class")
     assert opened.get("document.querySelectorAll('#labels button').length") == 0
+    before = opened.items()
+    opened.js("document.activeElement.blur()")
+    opened.press("n")
+    assert opened.items() == before
+    assert "No class matches" in opened.text("editor-problem")
+    opened.press("/")
+    opened.press("x", ESCAPE)
+    assert opened.get("document.getElementById('search').value") == ""
+    assert len(opened.texts("#labels button")) == 14
     opened.set("search", "")
     opened.set("order", "name")
     names = opened.texts("#labels button")
@@ -381,7 +392,7 @@ def test_a_missing_video_leaves_the_timeline(chromium: Browser, tmp_path: Path) 
     chromium.wait("!document.getElementById('no-video').hidden && !mstemba.player.usesVideo")
     assert "“it's.avi” cannot be played here" in chromium.text("no-video-reason")
     assert "-c:a aac 'it'\"'\"'s.playable.mp4'" in chromium.text("no-video-command")
-    chosen = film(tmp_path / "elsewhere" / "copy.mp4")
+    chosen = film(tmp_path / "elsewhere" / "copy.mp4", seconds=38)
     chromium.js("mstemba.seek(2)")
     chromium.find("file").send_keys(str(chosen))
     chromium.wait("mstemba.player.usesVideo && mstemba.player.video.readyState >= 2")
@@ -411,14 +422,39 @@ def with_sound(path: Path, codec: str, seconds: int = 3) -> Path:
 def test_sound_alone_is_not_taken_for_the_video(chromium: Browser, tmp_path: Path) -> None:
     video = with_sound(tmp_path / "old.mp4", "mpeg4")
     chromium.open(page(scene(video, rows=60), tmp_path))
-    chromium.wait("mstemba.player.video.readyState >= 2 && !mstemba.player.video.error")
     chromium.wait("!document.getElementById('no-video').hidden && !mstemba.player.usesVideo")
     assert "cannot be played here" in chromium.text("no-video-reason")
+    assert chromium.get("mstemba.player.video.paused")
+
+
+def test_a_picture_may_come_after_the_sound(chromium: Browser, tmp_path: Path) -> None:
     both = with_sound(tmp_path / "new.mp4", "libx264")
+    scores = np.full((5, 14), 0.2, np.float32)  # 2.9 s
+    chromium.open(page(scene(tmp_path / "gone.mp4", probabilities=scores), tmp_path))
+    chromium.js(
+        "const own = Object.getOwnPropertyDescriptor(HTMLVideoElement.prototype, 'videoWidth');"
+        "mstemba.player.video.addEventListener('loadeddata', () => setTimeout("
+        "  () => { window.late = true; }, 300), { once: true });"
+        "Object.defineProperty(mstemba.player.video, 'videoWidth', { configurable: true,"
+        "  get() { return window.late ? own.get.call(this) : 0; } })"
+    )
     chromium.find("file").send_keys(str(both))
-    chromium.wait("mstemba.player.video.videoWidth === 128")
-    time.sleep(1.2)  # longer than the page waits for a picture
+    chromium.wait("window.late")
+    time.sleep(1)  # longer than the page waits for a picture
     assert chromium.get("mstemba.player.usesVideo")
+    assert not chromium.find("no-video").is_displayed()
+
+
+def test_a_video_of_another_length_is_not_taken_for_this_one(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    chromium.open(page(scene(tmp_path / "gone.mp4", rows=90), tmp_path))  # 57.3 s
+    chromium.find("file").send_keys(str(film(tmp_path / "short.mp4", seconds=2)))
+    chromium.wait("document.getElementById('no-video-reason').textContent.includes('lasts 0:02')")
+    assert "this page is of a video of 0:57.3" in chromium.text("no-video-reason")
+    assert not chromium.get("mstemba.player.usesVideo")
+    assert not chromium.find("no-video-command").is_displayed()
+    assert chromium.find("file").is_displayed()
 
 
 def test_a_video_that_no_browser_plays_says_how_to_copy_it(
@@ -450,7 +486,7 @@ def test_an_embedded_video_plays_from_the_page_alone(
 def test_nothing_detected_says_so(chromium: Browser, tmp_path: Path) -> None:
     nothing = np.full((30, 3), 0.2, np.float32)
     chromium.open(page(scene(tmp_path / "v.mp4", "abc", probabilities=nothing), tmp_path))
-    assert "No segment reaches the threshold of 0.5" in chromium.text("notices")
+    assert "No segments at this threshold" in chromium.text("none")
     assert "lower it" in chromium.text("none")
     chromium.set("threshold", 0.15)
     assert len(chromium.items()) == 3

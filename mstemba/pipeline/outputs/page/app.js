@@ -4,8 +4,10 @@ class App {
   constructor(facts, scores, segments) {
     this.facts = facts;
     this.scores = scores;
+    // What is outside the video can be neither seen nor corrected.
     this.truth = facts.truth?.map(([classId, start, end]) =>
-      ({ start, end, classId, score: 1, labelled: true })) ?? null;
+      ({ start: Math.max(0, start), end: Math.min(end, facts.duration), classId, score: 1, labelled: true }))
+      .filter(({ start, end }) => start < end) ?? null;
     this.truthByClass = bySegments(this.truth || []);
     this.thresholds = new Thresholds(facts, scores, segments);
     this.corrections = new Corrections(
@@ -22,7 +24,7 @@ class App {
     this.view = new View(facts.duration, () => this.timeline?.draw());
     this.player = new Player(byId("video"), facts.duration, {
       moved: (time) => this.moved(time),
-      failed: () => this.bar.showNoVideo(),
+      failed: (otherLength) => this.bar.showNoVideo(otherLength),
     });
     this.timeline = new Timeline(this);
     this.list = new SegmentList(this);
@@ -173,12 +175,15 @@ class App {
   /** Add a segment at the playhead: as long as the view has room for, at least one row. */
   addHere() {
     const { facts, scores, player } = this;
-    if (this.markedClass === null) this.markedClass = 0;
     if (!this.corrections.classes.length) return;
+    if (this.query.trim() && !this.rows.length) {
+      this.editor.tell("No class matches the search.");
+      return;
+    }
     const length = clamp(this.view.span / 20, facts.step, 2);
     let start = scores.snap(player.time), end = scores.snap(Math.min(start + length, facts.duration));
     if (!(start < end)) [start, end] = [Math.max(0, facts.duration - length), facts.duration];
-    this.add({ classId: this.markedClass, start, end });
+    this.add({ classId: this.markedClass ?? 0, start, end });
   }
 
   remove() {
@@ -190,15 +195,26 @@ class App {
   }
 
   undo() {
-    this.pointer.cancel();
-    this.corrections.undo();
-    this.refresh();
+    this.travel(() => this.corrections.undo());
   }
 
   redo() {
+    this.travel(() => this.corrections.redo());
+  }
+
+  /** Go to another state, and show the segment that it brings back. */
+  travel(go) {
     this.pointer.cancel();
-    this.corrections.redo();
-    this.refresh();
+    const facts = ({ classId, start, end }) => `${classId} ${start} ${end}`;
+    const before = new Set(this.corrections.items.map(facts));
+    go();
+    const back = this.corrections.items.filter((item) => !before.has(facts(item)));
+    if (back.length !== 1) {
+      this.refresh();
+      return;
+    }
+    this.show(back[0]);
+    this.view.reveal(back[0]);
   }
 
   show(segment) {

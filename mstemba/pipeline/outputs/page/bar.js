@@ -33,7 +33,7 @@ class Bar {
   setUpThreshold() {
     const { app } = this, { facts } = app;
     for (const id of ["threshold", "threshold-number"]) {
-      byId(id).min = facts.floor;
+      byId(id).min = id === "threshold" ? Math.floor(100 * facts.floor) / 100 : facts.floor; // on its grid
       byId(id).max = id === "threshold" ? 0.99 : 1;
       byId(id).value = facts.threshold;
     }
@@ -44,7 +44,9 @@ class Bar {
       waiting = true;
       requestAnimationFrame(() => {
         waiting = false;
-        app.setThreshold(byId("threshold").valueAsNumber);
+        const value = byId("threshold").valueAsNumber;
+        const own = Math.abs(value - facts.threshold) <= 0.005; // half of its step
+        app.setThreshold(own ? facts.threshold : Math.max(value, facts.floor));
         app.timeline.paint();
       });
     });
@@ -67,27 +69,15 @@ class Bar {
     for (const option of byId("base").options) {
       if (option.value === "labels") option.disabled = !app.truth;
     }
-    byId("base").addEventListener("change", () => {
-      const chosen = byId("base").value;
-      if (this.mayDiscard()) app.begin(chosen);
-      else this.show();
-    });
+    byId("base").addEventListener("change", () => app.begin(byId("base").value));
     byId("add").addEventListener("click", () => app.addHere());
     byId("undo").addEventListener("click", () => app.undo());
     byId("redo").addEventListener("click", () => app.redo());
-    byId("discard").addEventListener("click", () => {
-      if (this.mayDiscard()) app.begin("detections");
-    });
+    byId("discard").addEventListener("click", () => app.begin("detections"));
     byId("download").addEventListener("click", () => app.download());
     addEventListener("beforeunload", (event) => {
       if (app.corrections.unsaved) event.preventDefault();
     });
-  }
-
-  /** Ask, if there is something to lose. */
-  mayDiscard() {
-    const { unsaved, count } = this.app.corrections;
-    return !unsaved || confirm(`Discard ${plural(count, "correction")} that were not downloaded?`);
   }
 
   setUpVideo() {
@@ -97,21 +87,25 @@ class Bar {
       byId("video").hidden = false;
       byId("no-video").hidden = true;
       this.chosen = file.name;
-      this.app.player.load(URL.createObjectURL(file));
+      this.app.player.load(URL.createObjectURL(file), true);
     });
   }
 
-  /** The video is not there, or is one that this browser cannot decode. */
-  showNoVideo() {
-    const { video } = this.app.facts;
+  /** The video is not there, is one that this browser cannot decode, or another one. */
+  showNoVideo(otherLength) {
+    const { video, duration } = this.app.facts;
     byId("video").hidden = true;
     byId("no-video").hidden = false;
     const name = this.chosen ?? video.name;
     // A name may hold characters that turn the direction of all text after them.
     const isolated = (text) => element("bdi", { textContent: shown(text) });
     const moved = this.chosen === undefined ? "no longer where it was when this page was made, or " : "";
-    const there = video.found || this.chosen !== undefined;
-    byId("no-video-reason").replaceChildren(...(there
+    const other = otherLength !== undefined;
+    const there = (video.found || this.chosen !== undefined) && !other;
+    byId("no-video-reason").replaceChildren(...(other
+      ? ["“", isolated(name), `” lasts ${clock(otherLength)}, and this page is of a video of ${clock(duration)}. ` +
+        "Choose that one:"]
+      : there
       ? ["“", isolated(name), `” cannot be played here: it is ${moved}in a format that browsers ` +
         "do not know. This makes a copy that every browser plays:"]
       : ["“", isolated(name), "” was not found when this page was made (", isolated(video.path), "). Put it " +
@@ -170,6 +164,7 @@ class Bar {
 
   showTime(time) {
     const { player, facts } = this.app;
+    time = Math.min(time, facts.duration); // a video may last a little longer
     byId("time").textContent = `${clock(time)} / ${clock(facts.duration)}`;
     byId("play").textContent = player.playing ? "Pause" : "Play";
     const ruler = byId("ruler-lane");
@@ -180,11 +175,13 @@ class Bar {
 
   /** Counts, and what can be done now. */
   show() {
-    const { corrections, thresholds, rows, facts, scores } = this.app;
+    const { corrections, thresholds, rows, scores, list } = this.app;
     const hidden = corrections.classes.length - rows.length;
     const why = this.app.query.trim() ? "do not match the search" : "stay below 0.05 and have no segment";
+    const all = corrections.items.length, listed = list.segments.length;
     byId("summary").textContent =
-      `${plural(corrections.items.length, "segment")} · ${plural(rows.length, "class", "classes")}` +
+      (listed < all ? `${listed.toLocaleString("en")} of ` : "") +
+      `${plural(all, "segment")} · ${plural(rows.length, "class", "classes")}` +
       (hidden ? ` (${hidden.toLocaleString("en")} more ${why})` : "");
     byId("threshold").value = thresholds.value;
     byId("threshold-number").value = short(thresholds.value);
@@ -192,6 +189,7 @@ class Bar {
     byId("threshold").disabled = byId("threshold-number").disabled = disabled;
     byId("threshold-note").textContent = `goes on at ${Number(thresholds.low.toFixed(3))}`;
     byId("base").value = corrections.base;
+    byId("add").disabled = !corrections.classes.length;
     byId("undo").disabled = !corrections.past.length;
     byId("redo").disabled = !corrections.future.length;
     byId("locked").hidden = !corrections.locked;
@@ -201,7 +199,7 @@ class Bar {
     byId("locked-reason").textContent = reason + (corrections.unsaved ? " Not downloaded yet." : "");
     byId("discard").textContent = corrections.count ? "Discard corrections" : "Back to the detections";
     byId("canvas").setAttribute("aria-label",
-      `Timeline of ${plural(rows.length, "class", "classes")}; the table of segments says the same`);
+      `Timeline of ${plural(rows.length, "class", "classes")}; the table lists the segments`);
     this.showTime(this.app.player.time);
   }
 }

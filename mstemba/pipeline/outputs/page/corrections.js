@@ -10,7 +10,8 @@ class Corrections {
   constructor(bases, classes) {
     this.bases = bases; // functions that give segments, by name
     this.known = classes;
-    this.begin("detections");
+    this.past = [];
+    this.start("detections");
     this.saved = this.items;
   }
 
@@ -18,10 +19,6 @@ class Corrections {
   follow() {
     this.items = this.bases[this.base]();
     this.future = [];
-  }
-
-  get count() {
-    return this.past.length;
   }
 
   get locked() {
@@ -32,29 +29,37 @@ class Corrections {
     return this.items !== this.saved && this.count > 0;
   }
 
-  begin(base) {
+  start(base) {
     this.base = base;
     this.classes = [...this.known];
-    this.past = [];
-    this.relabelled = null; // the segment of the last step, if all that did was to relabel it
+    this.count = 0; // of corrections to the base
+    this.relabelled = null; // what the last step relabelled, if that is all it did
     this.follow();
+  }
+
+  /** Leave the corrections for a base; a step like any other. */
+  begin(base) {
+    this.past.push(this.state);
+    this.start(base);
   }
 
   /** All that a step changes: what undo and redo bring back. */
   get state() {
-    return { items: this.items, classes: this.classes };
+    const { items, classes, base, count } = this;
+    return { items, classes, base, count };
   }
 
-  set state({ items, classes }) {
-    this.items = items;
-    this.classes = classes;
+  set state(state) {
+    Object.assign(this, state);
     this.relabelled = null;
+    // The threshold may be another one than it was.
+    if (!this.locked) this.items = this.bases[this.base]();
   }
 
   step(items, classes = this.classes) {
     this.past.push(this.state);
     this.future = [];
-    this.state = { items, classes };
+    this.state = { items, classes, base: this.base, count: this.count + 1 };
   }
 
   add(segment) {
@@ -70,21 +75,28 @@ class Corrections {
     return made;
   }
 
-  /** Another class for a segment. Arrow keys pass through many: all of them are one step. */
-  relabel(segment, classId, classes = this.classes) {
-    const again = segment === this.relabelled;
-    const made = this.change(segment, { classId }, classes);
-    if (made === segment) return made;
-    if (again) this.past.pop();
-    this.relabelled = made;
+  /**
+   * Another class for a segment. Arrow keys pass through many: all of them are one step, which takes
+   * the place of the one before; none if they come back to where they began.
+   */
+  relabel(segment, classId, classes) {
+    if (classId === segment.classId && !classes) return segment;
+    const again = segment === this.relabelled?.made;
+    const former = again ? this.relabelled.former : segment;
+    if (again) this.state = this.past.pop();
+    const made = this.change(former, { classId }, classes);
+    if (made !== former) this.relabelled = { made, former };
     return made;
   }
 
   /** The class of this name for a segment; a new one if there is none yet. */
   rename(segment, name) {
-    const known = this.classes.indexOf(name);
+    if (name === this.classes[segment.classId]) return segment;
+    // A new class that the step before has made goes with that step.
+    const { classes } = segment === this.relabelled?.made ? this.past.at(-1) : this;
+    const known = classes.indexOf(name);
     if (known >= 0) return this.relabel(segment, known);
-    return this.relabel(segment, this.classes.length, [...this.classes, name]);
+    return this.relabel(segment, classes.length, [...classes, name]);
   }
 
   remove(segment) {
@@ -107,7 +119,7 @@ class Corrections {
 /** Why a segment cannot be from `start` to `end`; empty when it can. */
 function whyNot(start, end, duration) {
   if (!Number.isFinite(start) || !Number.isFinite(end)) return "Start and end must be numbers of seconds.";
-  if (start < 0 || end > duration) return `The video lasts from 0 to ${duration} s.`;
+  if (start < 0 || end > duration) return `The video lasts from 0 to ${Number(duration.toFixed(3))} s.`;
   if (!(start < end)) return `The start (${start} s) must be before the end (${end} s).`;
   return "";
 }

@@ -44,6 +44,7 @@ async function unpack(text, facts) {
 class Scores {
   constructor({ scored, step, duration }, starts, bytes) {
     const rows = starts.length;
+    this.step = step;
     this.starts = starts;
     this.ends = starts.map((start, i) => Math.min(i + 1 < rows ? starts[i + 1] : start + step, duration));
     this.levels = new Map();
@@ -68,14 +69,12 @@ class Scores {
     return low - 1;
   }
 
-  /** The nearest time at which a row begins or the last one ends. */
+  /** The nearest edge of a row; the time itself where there are no rows. */
   snap(seconds) {
-    if (!this.starts.length) return seconds;
-    const row = this.rowAt(seconds);
-    const near = [this.starts[row], row >= 0 ? this.ends[row] : undefined, this.starts[row + 1]]
-      .filter((time) => time !== undefined);
-    return near.reduce((best, time) =>
-      Math.abs(time - seconds) < Math.abs(best - seconds) ? time : best);
+    const row = this.rowAt(seconds), distance = (time) => Math.abs(time - seconds);
+    const near = [this.starts[row], this.ends[row], this.starts[row + 1]]
+      .filter((time) => distance(time) <= this.step); // undefined is not
+    return near.length ? near.reduce((best, time) => (distance(time) < distance(best) ? time : best)) : seconds;
   }
 }
 

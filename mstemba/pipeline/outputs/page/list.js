@@ -36,13 +36,18 @@ class SegmentList {
     const [from, to, all] = range.map((number) => number.toLocaleString("en"));
     byId("page-range").textContent = `${from} to ${to} of ${all}`;
     byId("none").hidden = segments.length > 0;
-    byId("none").textContent = corrections.items.length
-      ? "No segment of these classes."
-      : corrections.locked
-        ? "No segments yet: press N to add one at the playhead."
-        : "No segments at this threshold: lower it to see some.";
+    byId("none").textContent = this.whyNone();
     this.markSelected();
     this.markTime(this.app.player.time);
+  }
+
+  whyNone() {
+    const { corrections, scores } = this.app;
+    if (corrections.items.length) return "No segment of these classes.";
+    if (!corrections.classes.length) return "There are no classes.";
+    if (corrections.locked) return "No segments yet: press N to add one at the playhead.";
+    if (!scores.levels.size) return "No class reaches a probability of 0.01 anywhere.";
+    return "No segments at this threshold: lower it to see some.";
   }
 
   /** Show these segments. Rows that stay are left alone: one may be being pressed just now. */
@@ -75,7 +80,7 @@ class SegmentList {
 
   line(segment) {
     const name = shown(this.app.corrections.classes[segment.classId]);
-    const button = element("button", { type: "button", textContent: name, dir: "auto" });
+    const button = element("button", { type: "button", textContent: name, dir: "auto", title: name });
     const score = segment.score === null || segment.corrected ? "corrected" : segment.score.toFixed(2);
     const line = element(
       "tr", {},
@@ -139,13 +144,13 @@ class Editor {
     this.segment = selected;
     byId("editor-fields").disabled = !selected;
     byId("editor-legend").textContent = selected ? "Selected segment, in seconds" : "No segment selected";
-    byId("editor-problem").textContent = "";
+    this.tell("");
     byId("new-class-label").hidden = true;
     byId("edit-new-class").value = "";
     this.listClasses();
     this.classes.value = selected ? String(selected.classId) : "";
     for (const edge of ["start", "end"]) {
-      byId(`edit-${edge}`).value = selected ? Number(selected[edge].toFixed(3)) : "";
+      byId(`edit-${edge}`).value = selected ? rounded(selected[edge]) : "";
     }
   }
 
@@ -169,7 +174,7 @@ class Editor {
   nameClass() {
     const name = byId("edit-new-class").value.trim();
     if (!name) {
-      byId("editor-problem").textContent = "Give the new class a name.";
+      this.tell("Give the new class a name.");
       return;
     }
     const focused = document.activeElement === byId("edit-new-class");
@@ -177,11 +182,24 @@ class Editor {
     if (focused) this.classes.focus(); // the field is hidden now
   }
 
-  /** Move one edge to a time; the other one stays exactly what it was. */
+  /** Move one edge to a time; the other one is what its field says, which may have been refused before. */
   retime(edge, time) {
-    const { start, end } = { ...this.segment, [edge]: time };
+    const other = edge === "start" ? "end" : "start", own = this.segment[other];
+    const typed = byId(`edit-${other}`).valueAsNumber;
+    // A field is rounded: what was not typed stays exactly what it was.
+    const { start, end } = { [edge]: time, [other]: typed === rounded(own) ? own : typed };
     const problem = whyNot(start, end, this.app.facts.duration);
-    byId("editor-problem").textContent = problem;
+    this.tell(problem);
     if (!problem) this.app.change(this.segment, { start, end });
   }
+
+  /** Say what cannot be done. */
+  tell(problem) {
+    byId("editor-problem").textContent = problem;
+  }
+}
+
+/** Seconds as the form shows them. */
+function rounded(seconds) {
+  return Number(seconds.toFixed(3));
 }

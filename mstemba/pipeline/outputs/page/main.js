@@ -57,6 +57,11 @@ function listenToKeys(app) {
     if (document.querySelector("dialog[open]")) return;
     if (event.key === "Escape" && target.matches("input, select")) {
       // What was typed goes first: leaving the field would take it.
+      if (target.id === "search") {
+        target.value = "";
+        app.search("");
+        event.preventDefault(); // some browsers do the same, and tell nobody
+      }
       app.editor.show();
       app.bar.show();
       target.blur();
@@ -85,12 +90,8 @@ async function start() {
     return;
   }
   const facts = JSON.parse(byId("facts").textContent);
-  const [scores, segments] = await unpack(byId("packed").textContent, facts);
+  const app = new App(facts, ...(await unpack(byId("packed").textContent, facts)));
   byId("packed").remove(); // the text is of no use any more
-  const app = new App(facts, scores, segments);
-  if (!segments.length) {
-    notice(`No segment reaches the threshold of ${short(facts.threshold)}: lower it to see some.`);
-  }
   app.refresh();
   listenToKeys(app);
   app.player.load(embeddedVideo() || (facts.video.found ? facts.video.source : null));

@@ -2,9 +2,14 @@
 
 // Seconds. Browsers round the time of a video; Firefox does it to this.
 const ROUNDING = 0.002;
+// A file that the user chooses may be as much longer or shorter than the video: seconds, share of it.
+const OTHER_LENGTH = [2, 0.05];
 
 class Player {
-  /** `moved` is called with the time whenever it changes, `failed` when there is no picture. */
+  /**
+   * `moved` is called with the time whenever it changes; `failed` when there is no picture, or with
+   * its length when it is quite another video.
+   */
   constructor(video, duration, { moved, failed }) {
     this.video = video;
     this.duration = duration;
@@ -14,11 +19,14 @@ class Player {
     this.usesVideo = false;
     video.addEventListener("error", () => this.fail());
     video.addEventListener("loadedmetadata", () => {
-      if (this.clock.time > 0) video.currentTime = this.clock.time;
+      const [seconds, share] = OTHER_LENGTH, off = Math.abs(video.duration - duration);
+      if (this.chosen && Number.isFinite(off) && off > Math.max(seconds, share * duration)) this.fail(video.duration);
+      else if (this.clock.time > 0) video.currentTime = this.clock.time;
     });
     video.addEventListener("loadeddata", () => {
       // Sound alone plays where the picture's codec is unknown. WebKit may know the size later.
-      setTimeout(() => { if (video.readyState && !video.videoWidth) this.fail(); }, 1000);
+      const { src } = video;
+      setTimeout(() => { if (video.src === src && !video.videoWidth) this.fail(); }, 1000);
     });
     for (const event of ["seeked", "timeupdate", "pause"]) {
       video.addEventListener(event, () => this.usesVideo && moved(this.time));
@@ -26,18 +34,22 @@ class Player {
     video.addEventListener("play", () => this.usesVideo && this.tick());
   }
 
-  load(source) {
+  /** Show the video at this address, one that the user has chosen, or none. */
+  load(source, chosen = false) {
+    this.chosen = chosen;
     this.clock = { time: this.time, since: null };
     this.usesVideo = Boolean(source);
     if (source) this.video.src = source;
     else this.failed();
   }
 
-  fail() {
+  fail(otherLength) {
     if (!this.usesVideo) return;
     this.clock = { time: this.time, since: null };
     this.usesVideo = false;
-    this.failed();
+    this.video.removeAttribute("src");
+    this.video.load(); // or its sound would go on
+    this.failed(otherLength);
   }
 
   get time() {

@@ -95,29 +95,31 @@ class Pointer {
       app.seek(time);
       return;
     }
-    const segment = this.dragged(time, (t) => (event.altKey ? t : app.scores.snap(t)));
+    const segment = this.dragged(time, event.altKey);
     app.draft = { item: drag.item, segment };
     this.timeline.draw();
   }
 
-  /** The segment as it becomes if the drag ends at this time. */
-  dragged(time, snap) {
+  /** The segment as it becomes if the drag ends at this time, at a row's edge unless it is `free`. */
+  dragged(time, free) {
     const { drag, app } = this;
     const end = app.facts.duration;
+    const snap = (t) => (free ? t : app.scores.snap(t));
+    const shortest = free ? 0.001 : app.facts.step;
     const to = clamp(snap(clamp(time, 0, end)), 0, end);
     if (drag.kind === "add") {
       const from = clamp(snap(clamp(drag.from, 0, end)), 0, end);
       return { classId: drag.classId, start: Math.min(from, to), end: Math.max(from, to), corrected: true };
     }
     const item = { ...drag.item, corrected: true };
-    // No further than to one row: an edge does not cross the other one.
+    // No further than to one row: an edge does not cross the other one. What is shorter stays so.
     if (drag.kind === "start") {
-      const last = Math.max(0, snap(item.end - app.facts.step));
-      return { ...item, start: Math.min(to, last < item.end ? last : item.start) };
+      const last = snap(item.end - shortest);
+      return { ...item, start: Math.min(to, last < item.end ? Math.max(item.start, last) : item.start) };
     }
     if (drag.kind === "end") {
-      const first = Math.min(end, snap(item.start + app.facts.step));
-      return { ...item, end: Math.max(to, first > item.start ? first : item.end) };
+      const first = snap(item.start + shortest);
+      return { ...item, end: Math.max(to, first > item.start ? Math.min(item.end, first) : item.end) };
     }
     const length = item.end - item.start;
     const start = clamp(snap(item.start + time - drag.from), 0, end - length);

@@ -24,7 +24,7 @@ class Timeline {
 
   /** Read the colours from the style sheet: a canvas does not follow it by itself. */
   useTheme() {
-    const probe = document.body.appendChild(element("i"));
+    const probe = document.body.appendChild(element("i", { className: "swatch" }));
     const colour = (name) => {
       probe.style.color = `var(--${name})`;
       return getComputedStyle(probe).color;
@@ -252,11 +252,12 @@ class Timeline {
   paintOverview() {
     const canvas = byId("overview"), { view, truthByClass, itemsByClass } = this.app;
     const width = canvas.clientWidth, height = canvas.clientHeight;
+    if (!width || !height) return;
     const pen = fit(canvas, width, height);
     const x = (time) => (time / view.duration) * width;
     // Pixel by pixel: the canvas takes many times as long for a hundred thousand small bars.
     const image = new ImageData(canvas.width, canvas.height), pixels = new Uint32Array(image.data.buffer);
-    const column = (time) => Math.round((time / view.duration) * canvas.width);
+    const column = (time) => clamp(Math.round((time / view.duration) * canvas.width), 0, canvas.width);
     const line = (row) => Math.floor((row / this.rows.length) * canvas.height);
     const gap = canvas.height >= 3 * this.rows.length ? 1 : 0; // between classes, where there is room
     this.rows.forEach((id, row) => {
@@ -276,7 +277,8 @@ class Timeline {
     pen.globalAlpha = 1;
     pen.strokeStyle = this.colours.text;
     pen.lineWidth = 2;
-    pen.strokeRect(x(view.from) + 1, 1, Math.max(3, x(view.span) - 2), height - 2);
+    const frame = Math.max(4, x(view.span)); // never too narrow to be seen
+    pen.strokeRect(Math.min(x(view.from), width - frame) + 1, 1, frame - 2, height - 2);
   }
 }
 
