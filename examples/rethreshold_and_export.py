@@ -29,9 +29,8 @@ def main() -> None:
         print(f"threshold {threshold:.1f}: {len(segments)} segments {dict(counts)}")
 
     if given.threshold is not None:
-        options = mstemba.ExportOptions(
-            threshold=given.threshold, formats=tuple(given.format.split(","))
-        )
+        formats = tuple(name.strip() for name in given.format.split(","))
+        options = mstemba.ExportOptions(threshold=given.threshold, formats=formats)
         result = mstemba.export(given.scores, options, output=given.output)
         for files in result.files.values():
             print("wrote", *files)
@@ -40,4 +39,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except mstemba.MstembaError as error:
+        raise SystemExit(f"{error}") from None

@@ -50,4 +50,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except mstemba.MstembaError as error:
+        raise SystemExit(f"{error}") from None

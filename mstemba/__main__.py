@@ -7,15 +7,29 @@ import sys
 from mstemba.cli import app
 from mstemba.errors import MstembaError
 
+_INTERRUPTED = 130  # as a shell counts a process that Ctrl-C ended
+
 
 def main() -> None:
-    """Entry point: a user's mistake or a full disk is one line, never a traceback."""
+    """Entry point: a user's mistake, a full disk or Ctrl-C is one line, never a traceback."""
     try:
-        app(prog_name="mstemba")
+        _run()
     except MstembaError as error:
         sys.exit(_fail(str(error), error.exit_code))
     except OSError as error:
         sys.exit(_fail(_explain(error), 1))
+    except KeyboardInterrupt:
+        advice = "What was finished is kept: the same command again does the rest"
+        sys.exit(_fail(f"interrupted. {advice}", _INTERRUPTED))
+
+
+def _run() -> None:
+    try:
+        app(prog_name="mstemba")
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:  # all that Typer leaves of Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _fail(message: str, code: int) -> int:
@@ -26,15 +40,15 @@ def _fail(message: str, code: int) -> int:
 
 
 def _explain(error: OSError) -> str:
-    from mstemba.pipeline.files import FULL_DISK
+    from mstemba.pipeline.files import ends_the_run, explain
 
+    if not ends_the_run(error):
+        return explain(error)
     where = f"{error.filename}: " if error.filename else ""
-    if error.errno in FULL_DISK:
-        return (
-            f"{where}the disk is full ({error.strerror}). What was finished is kept: "
-            f"free some space and run the same command again"
-        )
-    return f"{where}{error.strerror or error}"
+    return (
+        f"{where}the disk is full ({error.strerror}). What was finished is kept: "
+        f"free some space and run the same command again"
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import fields
 from inspect import Parameter, Signature, signature
@@ -11,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from mstemba.errors import UsageError
 from mstemba.pipeline.options import help_of
 
 
@@ -115,12 +117,40 @@ MatchingFeaturesOption = Annotated[
 CheckpointOption = Annotated[
     Path | None, typer.Option(help="Checkpoint folder [default: the workspace's last training].")
 ]
+
+
+def _writable(
+    context: typer.Context, option: typer.CallbackParam, target: str | None
+) -> str | None:
+    """Let an option name a file only where one can be written, and none that another one names."""
+    from mstemba.pipeline.files import as_local, check_target
+
+    if target is None or is_stdout(target) or context.resilient_parsing:
+        return target
+    if file := as_local(target):
+        check_target(file, f"--{option.name}", f"result.{option.name}")
+    for other in ("json", "csv"):  # of those that are read already
+        if other != option.name and (first := context.params.get(other)):
+            check_different(first, f"--{other}", target, f"--{option.name}")
+    return target
+
+
+def check_different(one: str | Path, what: str, other: str, option: str) -> None:
+    """Raises UsageError where one result would be written over another."""
+    if not is_stdout(other) and os.path.realpath(one) == os.path.realpath(other):
+        raise UsageError(f"{other}: {what} goes there already; name another file by {option}")
+
+
 JsonOption = Annotated[
     str | None,
-    typer.Option(help="Also write the result as JSON to this file; - for standard output."),
+    typer.Option(
+        help="Also write the result as JSON to this file; - for standard output.",
+        callback=_writable,
+    ),
 ]
 CsvOption = Annotated[
-    str | None, typer.Option(help="Also write every class's figures as CSV to this file.")
+    str | None,
+    typer.Option(help="Also write every class's figures as CSV to this file.", callback=_writable),
 ]
 PredictionsOption = Annotated[
     Path | None,

@@ -142,13 +142,12 @@ def extract(
     Example: mstemba extract --backbone clip
     """
     from mstemba.pipeline.extract import extract
-    from mstemba.pipeline.workspace import find_workspace
 
     with open_console(quiet) as console:
         result = extract(
             videos or [],
             options,
-            workspace=find_workspace(workspace),
+            workspace=workspace,
             manifest=manifest,
             store=store,
             listen=console,
@@ -173,13 +172,12 @@ def import_features(
     Example: mstemba import clip_features --backbone clip
     """
     from mstemba.pipeline.import_features import import_features
-    from mstemba.pipeline.workspace import find_workspace
 
     with open_console(quiet) as console:
         result = import_features(
             folder,
             options,
-            workspace=find_workspace(workspace),
+            workspace=workspace,
             manifest=manifest,
             store=store,
             listen=console,
@@ -206,14 +204,13 @@ def train(
     Example: mstemba train --arch mstemba-v3
     """
     from mstemba.pipeline.train import train
-    from mstemba.pipeline.workspace import find_workspace
 
     with open_console(quiet) as console:
         result = train(
             options,
             recipe=recipe,
             given=given,
-            workspace=find_workspace(workspace),
+            workspace=workspace,
             manifest=manifest,
             features=features,
             output=output,
@@ -242,11 +239,10 @@ def evaluate(
     Example: mstemba evaluate --json result.json
     """
     from mstemba.pipeline.evaluate import evaluate
-    from mstemba.pipeline.workspace import find_workspace
 
     with open_console(quiet or is_stdout(json) or is_stdout(csv)) as console:
         result = evaluate(
-            workspace=find_workspace(workspace),
+            workspace=workspace,
             checkpoint=checkpoint,
             released=released,
             predictions=predictions,
@@ -292,7 +288,6 @@ def detect(
     Example: mstemba detect video.mp4 --labels "opening a door, drinking, sitting down"
     """
     from mstemba.pipeline.detect import detect
-    from mstemba.pipeline.workspace import find_workspace
 
     of_labels = [f"--{f.name}" for f in fields(ZeroShotOptions) if f.name in given]
     if of_labels and labels is None:
@@ -304,7 +299,7 @@ def detect(
         result = detect(
             videos,
             options,
-            workspace=find_workspace(workspace),
+            workspace=workspace,
             checkpoint=checkpoint,
             labels=labels,
             zero_shot=None if labels is None else zero_shot,

@@ -14,6 +14,7 @@ from mstemba.arguments import (
     MatchingFeaturesOption,
     QuietOption,
     WorkspaceOption,
+    check_different,
     is_stdout,
     of,
     takes,
@@ -50,11 +51,9 @@ def export(
     Example: mstemba export --format eaf,vtt --threshold 0.4
     """
     from mstemba.pipeline.export import export
-    from mstemba.pipeline.workspace import find_workspace
 
     with open_console(quiet) as console:
-        found = find_workspace(workspace)
-        result = export(scores or [], options, workspace=found, output=output, listen=console)
+        result = export(scores or [], options, workspace=workspace, output=output, listen=console)
         console.export(result)
 
 
@@ -80,12 +79,16 @@ def report(
 
     Example: mstemba report
     """
-    from mstemba.pipeline.report import report
+    from mstemba.pipeline.report import page_of, report
     from mstemba.pipeline.workspace import find_workspace
 
+    found = find_workspace(workspace)
+    if json is not None:
+        page = page_of(workspace=found, checkpoint=checkpoint, subset=subset, output=output)
+        check_different(page, "the page", json, "--json")
     with open_console(quiet or is_stdout(json)) as console:
         result = report(
-            workspace=find_workspace(workspace),
+            workspace=found,
             checkpoint=checkpoint,
             manifest=manifest,
             features=features,

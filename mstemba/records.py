@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.errors import UsageError
+from mstemba.errors import StoreError, UsageError
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -27,12 +27,13 @@ class TimeGrid:
     """Seconds from one row to the next: the mean over the video, and the length of the last row."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "starts", np.asarray(self.starts, np.float64))
         if self.starts.ndim != 1 or len(self.starts) == 0:
             raise ValueError(f"starts has shape {self.starts.shape}, expected (T,) with T >= 1")
-        if not np.all(np.diff(self.starts) > 0):
-            raise ValueError("starts must increase strictly")
-        if not self.step > 0:
-            raise ValueError(f"step is {self.step}, expected more than 0 seconds")
+        if not (np.isfinite(self.starts).all() and np.all(np.diff(self.starts) > 0)):
+            raise ValueError("starts must be numbers that increase strictly")
+        if not 0 < self.step < np.inf:
+            raise ValueError(f"step is {self.step}, expected a number of seconds, more than 0")
 
     @classmethod
     def even(cls, start: float, step: float, count: int) -> TimeGrid:
@@ -152,6 +153,16 @@ class Features:
             )
 
 
+def check_finite(values: FloatArray) -> None:
+    """Raises StoreError for features (T, F) that hold NaN or infinity."""
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        raise StoreError(
+            f"its features hold NaN or infinity in row {int(np.argmin(finite))} of {len(values)}: "
+            f"delete the store that holds them, so that they are made again"
+        )
+
+
 @dataclass(frozen=True)
 class Scores:
     """Dense class probabilities of one video."""
@@ -174,13 +185,16 @@ class Scores:
         return f"Scores({self.video!r}, {rows} rows x {classes} classes, {self.duration:.1f} s)"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "probabilities", np.asarray(self.probabilities, np.float32))
         expected = (self.grid.count, len(self.classes))
         if self.probabilities.shape != expected:
             raise ValueError(
                 f"probabilities have shape {self.probabilities.shape}, expected {expected}"
             )
-        if not self.duration > 0:
-            raise ValueError(f"duration is {self.duration} s, expected more than 0")
+        if not np.all((self.probabilities >= 0) & (self.probabilities <= 1)):
+            raise ValueError("probabilities must be numbers from 0 to 1")
+        if not 0 < self.duration < np.inf:
+            raise ValueError(f"duration is {self.duration}, expected a number of seconds, above 0")
 
 
 @dataclass(frozen=True, order=True)

@@ -452,6 +452,33 @@ def test_init_writes_a_manifest_that_loads_and_counts_the_subsets(tmp_path: Path
     assert made.backup is None
 
 
+ONE_ACTION = {
+    "csv": "video,start,end,label\nNAME,START,5,stand\n",
+    "boris.csv": "Media file,Behavior,Start (s),Stop (s)\n/v/NAME,stand,START,5\n",
+    "txt": '"#file:///v/NAME"\nstand\t\t00:00:0START.0\t00:00:05.0\t00:00:05.0\tstand\n',
+    "eaf": '<ANNOTATION_DOCUMENT><HEADER><MEDIA_DESCRIPTOR MEDIA_URL="file:///v/NAME"/></HEADER>'
+    '<TIME_ORDER><TIME_SLOT TIME_SLOT_ID="a" TIME_VALUE="START000"/>'
+    '<TIME_SLOT TIME_SLOT_ID="b" TIME_VALUE="5000"/></TIME_ORDER>'
+    '<TIER TIER_ID="stand"><ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="x" '
+    'TIME_SLOT_REF1="a" TIME_SLOT_REF2="b"/></ANNOTATION></TIER></ANNOTATION_DOCUMENT>',
+}
+
+
+@pytest.mark.parametrize("names", [("walk.mp4", "walk.avi"), ("walk.mp4", "walk.mp4.mkv")])
+@pytest.mark.parametrize("form", list(ONE_ACTION))
+def test_videos_that_differ_by_the_ending_stay_apart(
+    form: str, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder, labels = make_videos(tmp_path / "videos", *names), tmp_path / "labels"
+    labels.mkdir()
+    for number, name in enumerate(names):
+        text = ONE_ACTION[form].replace("NAME", name).replace("START", str(number))
+        (labels / f"{number}.{form}").write_text(text)
+    videos = init(folder, labels, root=tmp_path / "w").manifest.videos.values()
+    starts = {video.path and video.path.name: [a.start for a in video.actions] for video in videos}
+    assert starts == {name: [number] for number, name in enumerate(names)}
+
+
 def test_init_names_the_classes_by_a_text_file(tmp_path: Path) -> None:
     folder = make_videos(tmp_path / "videos", "a.mp4")
     (tmp_path / "names.txt").write_text("sit\n stand \n\nrun\n", encoding="utf-8")

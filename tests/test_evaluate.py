@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 
 from mstemba.cli import app
 from mstemba.data_manifests.manifest import load_manifest
-from mstemba.errors import UsageError
+from mstemba.errors import CheckpointError, StoreError, UsageError
+from mstemba.model.architectures import build, make_config
+from mstemba.pipeline.checkpoint import score
 from mstemba.pipeline.evaluate import Stage, evaluate
 from mstemba.pipeline.evaluation import FAMILIES
 from mstemba.pipeline.metrics import average_precision, mean_average_precision
@@ -203,7 +205,7 @@ def test_logits_are_told_of(manifest: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"subset": "final"}, ("'final'", "no video")),
+        ({"subset": ""}, ("subset '' has no video: of",)),
         ({"subset": "training"}, ("3 videos", "'a'", "'training'", "'t'")),
         ({"metrics": ["frame", "fast"]}, ("'fast'", "frame, charades")),
         ({"checkpoint": "runs"}, ("one of them",)),
@@ -216,6 +218,12 @@ def test_requests_that_cannot_be_met_are_refused(
     with pytest.raises(UsageError) as refused:
         evaluate(**{"predictions": predictions(tmp_path), "manifest": manifest, **arguments})
     assert all(word in str(refused.value) for word in words), refused.value
+
+
+def test_an_unknown_subset_is_told_which_there_are(tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path, {**VIDEOS, "n": video(5.0, subset="")})
+    with pytest.raises(UsageError, match="3 in 'testing', 1 in 'training', 1 in none; name one"):
+        evaluate(predictions=predictions(tmp_path), manifest=manifest, subset="final")
 
 
 def test_a_video_without_duration_needs_features(tmp_path: Path) -> None:
@@ -337,3 +345,17 @@ def test_a_video_ends_with_its_last_scored_row(manifest: Path) -> None:
     assert cut.grid is not None
     assert (whole.duration, whole.grid.count) == (10.0, 20)
     assert (cut.duration, cut.grid.count) == (3.0, 6)
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    import torch
+
+    network = build(make_config("linear", 6, 3)).eval()
+    rows = np.zeros((5, 6), np.float32)
+    assert score(network, rows).shape == (5, 3)
+    with pytest.raises(StoreError, match="NaN or infinity in row 1 of 5"):
+        score(network, np.where(np.arange(5)[:, None] == 1, np.nan, rows).astype(np.float32))
+    with torch.no_grad():
+        next(network.parameters()).fill_(torch.nan)
+    with pytest.raises(CheckpointError, match="its weights are damaged, or its training diverged"):
+        score(network, rows)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,6 +18,7 @@ import numpy as np
 import pympi
 import pytest
 
+import mstemba.pipeline.export as stage
 from mstemba.__main__ import main
 from mstemba.errors import UsageError
 from mstemba.pipeline.detect import _Detecting
@@ -74,6 +77,25 @@ def test_all_of_a_workspace_is_exported_beside_the_scores(workspace: Workspace) 
     data = json.loads((folder / "a.json").read_text())
     assert data["provenance"]["checkpoint"] == "runs/x"
     assert data["provenance"]["low"] == pytest.approx(0.3)
+
+
+def test_a_workspace_and_the_formats_may_be_text(workspace: Workspace) -> None:
+    options = ExportOptions(formats="csv, json")  # type: ignore[arg-type]
+    assert options == PLAIN
+    assert set(export(options=options, workspace=str(workspace.root)).files) == {"a", "b"}
+    with pytest.raises(UsageError, match="no mstemba workspace"):
+        export(workspace=workspace.root / "videos")
+
+
+def test_a_linked_video_keeps_its_name(workspace: Workspace, tmp_path: Path) -> None:
+    link = tmp_path / "monday.mp4"
+    link.symlink_to(workspace.root / "videos" / "a.mp4")
+    file = workspace.detections / "monday.scores.npz"
+    dense = read_scores(workspace.detections / "a.scores.npz").scores
+    save_scores(file, KeptScores(replace(dense, video=os.path.relpath(link)), "key", "print"))
+    assert read_scores(file).scores.video == str(link)
+    result = export(file, PLAIN, workspace=workspace)
+    assert json.loads(result.files["monday"][1].read_text())["video"] == str(link)
 
 
 def test_a_link_in_the_manifest_is_followed(workspace: Workspace) -> None:
@@ -170,6 +192,18 @@ def test_videos_of_one_name_stay_apart_from_scores_to_annotations(tmp_path: Path
     actions = {id: len(video.actions) for id, video in again.manifest.videos.items()}
     assert actions == {"a/walk": 1, "b/walk": 1}
     assert (again.without_file, again.report.left_out.total()) == (0, 0)
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "eaf"])
+def test_videos_that_differ_by_the_ending_stay_apart(form: str, tmp_path: Path) -> None:
+    made = create_workspace(tmp_path / "work")
+    for id in ("walk.avi", "walk.mp4"):
+        keep(made.root / "videos" / id, made.detections / f"{id}.scores.npz", id=id)
+    init(made.root / "videos", root=made.root)
+    export(options=ExportOptions(formats=(form,)), workspace=made)
+    again = init(made.root / "videos", made.detections, root=tmp_path / "again")
+    found = {id: (v.path, len(v.actions)) for id, v in again.manifest.videos.items()}
+    assert found == {id: (made.root / "videos" / id, 1) for id in ("walk.avi", "walk.mp4")}
 
 
 def test_without_a_manifest_the_id_is_that_of_detect(tmp_path: Path) -> None:
@@ -293,6 +327,32 @@ def test_an_output_that_is_a_file_is_refused_before_anything_is_written(
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_an_output_that_may_not_be_written_to_is_refused(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Root, who may write anywhere, runs the tests too.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(UsageError, match=f"{tmp_path} may not be written to"):
+        export(options=PLAIN, workspace=workspace, output=tmp_path / "new" / "deeper")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_that_cannot_be_written_stops_no_others(workspace: Workspace) -> None:
+    (workspace.detections / "a.json").mkdir()
+    result = export(options=PLAIN, workspace=workspace)
+    assert list(result.files) == list(result.detections) == ["b"]
+    assert result.failed == {"a": f"{workspace.detections / 'a.json'}: Is a directory"}
+
+
+def test_a_full_disk_ends_the_export(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(stage, "write_files", full)
+    with pytest.raises(OSError, match="No space left"):
+        export(options=PLAIN, workspace=workspace)
+
+
 @pytest.mark.parametrize("given", ["nobody", "nobody.mp4", "no.scores.npz", "videos"])
 def test_what_leads_to_no_scores_is_refused(
     workspace: Workspace, given: str, monkeypatch: pytest.MonkeyPatch
@@ -355,6 +415,14 @@ def test_without_a_segment_files_are_written_and_the_highest_score_is_said(run: 
     with Path("detections/a.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == []
     assert Path("detections/a.srt").is_file()
+    kept = read_scores("detections/a.scores.npz")
+    nearly = np.minimum(kept.scores.probabilities + 0.096, 0.996)
+    dense = replace(kept.scores, probabilities=nearly.astype(np.float32))
+    save_scores(Path("detections/a.scores.npz"), replace(kept, scores=dense))
+    said = run("export", "a", "--format", "csv", "--threshold", "1")[1]
+    assert "(highest probability 0.996: sit" in said  # not 1.00, which were enough
+    said = run("export", "a", "--format", "csv", "--min-length", "60")[1]
+    assert "a: 0 segments (all are shorter than 60 s)" in said
 
 
 def test_damaged_scores_are_listed_and_the_exit_code_is_1(run: Run) -> None:

@@ -387,6 +387,9 @@ def test_tsv_has_the_columns_of_boris_in_the_order_of_time(tmp_path: Path) -> No
     first, segment = rows[0], min(SOME.segments, key=lambda s: (s.start, s.class_id))
     assert (first["Behavior type"], first["Observation id"]) == ("START", "walk")
     assert (first["Behavior"], first["Comment"]) == (segment.label, f"score {segment.score:.4f}")
+    assert {row["FPS"] for row in rows} == {"29.970"}
+    # Times in the file are rounded to milliseconds, less than a frame.
+    assert [int(row["Image index"]) for row in rows] == [round(29.97 * time) for time in times]
 
 
 def test_the_video_is_named_by_its_path_from_the_file(tmp_path: Path) -> None:
@@ -406,6 +409,13 @@ def test_the_video_is_named_by_its_path_from_the_file(tmp_path: Path) -> None:
         assert url == media_url(str(video), path)
         assert url.endswith("%3D1%20%C3%BC.mp4")
         assert clip.media_reference.available_range.duration.to_seconds() == 20.0
+
+
+def test_eaf_of_a_file_of_no_known_kind_says_so(tmp_path: Path) -> None:
+    for name in ("walk", "walk.xyz123"):
+        detection = replace(SOME, scores=replace(SOME.scores, video=f"/videos/{name}"))
+        (media,) = pympi.Elan.Eaf(str(write("eaf", detection, tmp_path))).media_descriptors
+        assert media["MIME_TYPE"] == "unknown"
 
 
 def test_a_path_leads_from_where_a_linked_folder_really_is(tmp_path: Path) -> None:
@@ -471,6 +481,13 @@ def test_edl_markers_are_at_the_frame_where_the_segment_starts(tmp_path: Path) -
     found = [marker.marked_range.start_time.value for marker in clip.markers]
     assert found == [round(s.start * 30 * 1000 / 1001) for s in SOME.segments]
     assert len({marker.color for marker in clip.markers}) == 3
+
+
+def test_a_video_of_one_frame_is_an_event_of_one_frame(tmp_path: Path) -> None:
+    dense = replace(some_scores(("sit",), rows=1, step=0.01), fps=25.0)
+    text = write("edl", cut(dense), tmp_path).read_text(encoding="utf-8")
+    assert 2 * " 00:00:00:00 00:00:00:01" in text
+    assert opentimelineio.adapters.read_from_string(text, "cmx_3600", rate=25).duration().value == 1
 
 
 def test_otio_says_score_and_origin(tmp_path: Path) -> None:

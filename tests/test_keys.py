@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import fields, replace
@@ -357,6 +358,26 @@ def test_a_write_that_fails_leaves_the_former_file_and_no_other(tmp_path: Path) 
         files.write_atomically(path, fail)
     assert files.read_json(path) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_names_the_file_that_was_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "f.json"
+    path.mkdir()
+    with pytest.raises(IsADirectoryError) as failed:
+        files.write_text(path, "text")
+    assert (failed.value.filename, failed.value.errno) == (str(path), errno.EISDIR)
+    assert list(tmp_path.iterdir()) == [path]
+
+    def full(temporary: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*g\.json'"):
+        files.write_atomically(tmp_path / "g.json", full)
+
+
+def test_a_write_that_fails_for_another_file_names_that_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"video\.mp4"):
+        files.write_atomically(tmp_path / "f.html", lambda _: (tmp_path / "video.mp4").read_bytes())
 
 
 def test_a_write_shows_the_new_content_only_when_it_is_whole(tmp_path: Path) -> None:

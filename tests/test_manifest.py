@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mstemba.data_manifests.eaf import eaf_files
 from mstemba.data_manifests.manifest import (
     Action,
     Manifest,
@@ -19,7 +23,9 @@ from mstemba.data_manifests.manifest import (
     save_text,
     subset_name,
 )
+from mstemba.data_manifests.tables import tables_below
 from mstemba.errors import ManifestError
+from mstemba.pipeline.features import NpyFolder
 
 HEAD = {
     "format": "mstemba-manifest",
@@ -278,6 +284,57 @@ def test_a_missing_path_and_a_folder_without_video_are_named(tmp_path: Path) -> 
     touch(tmp_path, "empty/readme.txt")
     with pytest.raises(ManifestError, match="empty: no video in this folder"):
         find_videos([tmp_path / "empty"])
+
+
+def test_links_to_folders_are_followed_once_and_those_to_nowhere_are_found(tmp_path: Path) -> None:
+    a, b, _ = touch(tmp_path, "f/b/a.mp4", "elsewhere/b.mp4", "f/notes.txt")
+    (tmp_path / "f" / "a link").symlink_to(tmp_path / "f" / "b")
+    (tmp_path / "f" / "linked").symlink_to(b.parent)
+    (b.parent / "up").symlink_to(tmp_path / "f")
+    gone = tmp_path / "f" / "gone.mp4"
+    gone.symlink_to("nowhere.mp4")
+    (tmp_path / "f" / "gone.txt").symlink_to("nowhere.txt")
+    linked = tmp_path / "f" / "linked" / "b.mp4"
+    assert find_videos([tmp_path / "f"]) == {"a": a, "b": linked, "gone": gone}
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "linked").symlink_to(b.parent.parent / "f" / "b")
+    assert list(find_videos([tmp_path / "only"])) == ["a"]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="it is found, and fails when it is read")
+def test_a_link_to_itself_is_named(tmp_path: Path) -> None:
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    with pytest.raises(ManifestError, match=r"loop\.mp4: a link that leads to itself"):
+        find_videos([tmp_path])
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.mp4", "locked/b.mp4", "lost+found/c.mp4")
+    scandir, closed = os.scandir, {"lost+found"}
+
+    def refusing(path: str) -> Any:
+        if Path(path).name in closed:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert list(find_videos([tmp_path])) == ["a", "b"]  # of the system: nobody's videos
+    closed.add("locked")
+    for below in (lambda: find_videos([tmp_path]), lambda: tables_below(tmp_path)):
+        with pytest.raises(ManifestError, match=r"locked: this folder cannot be read \(Permission"):
+            below()
+
+
+def test_annotations_and_features_are_found_behind_links_to_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/a.csv", "elsewhere/a.eaf", "elsewhere/a.npy", "elsewhere/.b.npy")
+    (tmp_path / "f").mkdir()
+    link = tmp_path / "f" / "link"
+    link.symlink_to(tmp_path / "elsewhere")
+    assert tables_below(tmp_path / "f") == [link / "a.csv"]
+    assert eaf_files(tmp_path / "f") == [link / "a.eaf"]
+    assert NpyFolder(tmp_path / "f").ids() == ["a"]
 
 
 stems = st.sampled_from(["x", "y", "x.mp4", "x.avi", ".x", "x y"])

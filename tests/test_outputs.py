@@ -5,23 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import pickle
-import struct
-import warnings
 import zipfile
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image, ImageColor
 
 from mstemba.pipeline.outputs import WRITERS, Detection
-from mstemba.pipeline.outputs import png_timeline as png
-from mstemba.pipeline.outputs.png_timeline import BAND, BAR, TOP, highest, ticks
 from mstemba.pipeline.outputs.scores import (
     KeptScores,
     load_scores,
@@ -158,145 +150,6 @@ def test_other_labels_are_written_as_they_are(tmp_path: Path, label: str) -> Non
     segment = Segment(0.0, 1.0, 0, label, 0.9)
     (row,) = rows(Detection(scores((label,)), [segment], None, {}), tmp_path)
     assert row["label"] == label
-
-
-# PNG
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of a PNG, its checksums checked."""
-    content = path.read_bytes()
-    assert content[:8] == b"\x89PNG\r\n\x1a\n"
-    at, kinds, data = 8, [], b""
-    while at < len(content):
-        (length,) = struct.unpack(">I", content[at : at + 4])
-        chunk = content[at + 4 : at + 8 + length]
-        assert struct.unpack(">I", content[at + 8 + length : at + 12 + length])[0] == zlib.crc32(
-            chunk
-        )
-        kinds.append(chunk[:4])
-        data += chunk[4:] if chunk[:4] == b"IDAT" else b""
-        at += 12 + length
-    assert kinds[0] == b"IHDR"
-    assert kinds[-1] == b"IEND"
-    width, height = struct.unpack(">II", content[16:24])
-    assert len(zlib.decompress(data)) == height * (3 * width + 1)
-    return width, height
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_png_has_a_band_for_every_class_it_draws(tmp_path: Path, case: str) -> None:
-    what = CASES[case]
-    drawn = {s.class_id for s in [*what.segments, *(what.ground_truth or [])]}
-    # Of no segment, the likeliest classes.
-    drawn = drawn or set(range(min(5, len(what.scores.classes))))
-    width, height = image_size(write("png", what, tmp_path))
-    assert width == 1440
-    assert height == 110 + 50 * min(40, len(drawn))
-
-
-def test_png_shows_every_segment_and_probability_at_its_time(tmp_path: Path) -> None:
-    dense = scores()
-    shown = find_segments(dense, 0.7, 0.4)
-    labelled = [Segment(1.0, 3.0, 1, "stand up", 1.0), Segment(19.99, 20.0, 2, "=SUM(A1)", 1.0)]
-    path = write("png", detection(dense, ground_truth=labelled), tmp_path)
-    image = np.asarray(Image.open(path).convert("RGB"))
-    bands = image[TOP : TOP + 3 * BAND]
-    edges = np.flatnonzero((bands == 0).all(axis=(0, 2)))
-    left, right = int(edges[0]), int(edges[-1])
-    time = (np.arange(left + 1, right) + 0.5 - left) / (right - left) * dense.duration
-    pixel = dense.duration / (right - left)
-
-    def near(moments: list[float]) -> Any:
-        """Columns within two pixels of an edge, whose colour either side may give."""
-        return (abs(time[:, None] - np.array([*moments, -9.0])) <= 2.5 * pixel).any(axis=1)
-
-    for class_id in range(3):
-        band = bands[class_id * BAND : (class_id + 1) * BAND, left + 1 : right]
-        for segments, colour in ((shown, png.DETECTED), (labelled, png.LABELLED)):
-            mine = [s for s in segments if s.class_id == class_id]
-            drawn = (band == ImageColor.getrgb(colour)).all(axis=2).any(axis=0)
-            expected = np.any([(time >= s.start) & (time < s.end) for s in mine], axis=0)
-            sure = ~near([edge for s in mine for edge in (s.start, s.end)])
-            assert np.array_equal(drawn[sure], np.broadcast_to(expected, drawn.shape)[sure])
-            assert all(drawn[abs(time - s.start) <= 2.5 * pixel].any() for s in mine)
-        shade = band[BAND // 2 - BAR // 4, :, 0]
-        row = np.minimum(time / 0.5, 39).astype(int)
-        sure = ~near([0.5 * n for n in range(41)])
-        grey = 255 * (1 - dense.probabilities[row, class_id])
-        assert abs(shade[sure] - grey[sure]).max() <= 1
-
-
-@given(st.floats(1e-3, 1e7))
-def test_time_axis_has_a_handful_of_round_numbers(duration: float) -> None:
-    made = ticks(duration)
-    times, texts = zip(*made, strict=True)
-    assert png.MOST_TICKS // 2 - 1 <= len(made) <= png.MOST_TICKS + 1
-    assert times[0] == 0
-    assert times[-1] <= duration * (1 + 1e-6)
-    assert len(set(texts)) == len(made)
-    assert np.allclose([float(text) for text in texts], times, rtol=1e-6)
-    assert np.allclose(np.diff(times), times[1], rtol=1e-6)
-    assert f"{times[1]:.0e}"[0] in "125"
-
-
-def test_time_axis_ends_with_a_round_duration() -> None:
-    assert [text for _, text in ticks(0.3)][-2:] == ["0.25", "0.30"]
-    assert [text for _, text in ticks(12.0)] == ["0", "2", "4", "6", "8", "10", "12"]
-    assert [text for _, text in ticks(2400.0)][-1] == "2000"
-
-
-def test_png_draws_some_of_very_many_classes() -> None:
-    assert len({s.class_id for s in MANY.segments}) > 40
-    assert not NOTHING.segments
-    assert SHORT.segments
-
-
-ODD_NAMES = ("$x$ and $", r"\alpha $\frac{1$", "two\nlines", "", " ", "_hidden", "%", "long " * 60)
-
-
-@pytest.mark.parametrize("name", ODD_NAMES)
-def test_png_draws_odd_names_as_they_are(tmp_path: Path, name: str) -> None:
-    odd = replace(scores((name, "plain")), video=f"/videos/{name or 'x'}.mp4")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        width, height = image_size(write("png", detection(odd), tmp_path))
-    assert (width, height) == (1440, 110 + 2 * 50)
-
-
-def test_png_of_a_very_long_video_stays_small(tmp_path: Path) -> None:
-    dense = scores(("sit",), TimeGrid.even(0.0, 0.5, 50_000))
-    peak = np.zeros((50_000, 1), np.float32)
-    peak[12_345] = 1.0
-    what = detection(replace(dense, probabilities=peak))
-    assert len(what.segments) == 1
-    path = write("png", what, tmp_path)
-    assert image_size(path)[0] == 1440
-    assert path.stat().st_size < 200_000
-
-
-@given(
-    steps=st.lists(st.floats(0.01, 5), min_size=1, max_size=12),
-    begin=st.floats(0, 5),
-    count=st.integers(1, 20),
-    end=st.floats(1, 60),
-)
-def test_every_stretch_of_the_picture_shows_its_highest_probability(
-    steps: list[float], begin: float, count: int, end: float
-) -> None:
-    grid = TimeGrid(begin + np.cumsum([0.0, *steps[:-1]]), steps[-1])
-    values = np.random.default_rng(0).random((grid.count, 2)).astype(np.float32)
-    edges = np.linspace(0, end, count + 1)
-    found = highest(values, grid, edges)
-    assert found.shape == (count, 2)
-    for after, before, shown in zip(edges[:-1], edges[1:], found, strict=True):
-        rows = values[(grid.starts < before) & (grid.ends > after)]
-        assert np.array_equal(shown, rows.max(axis=0) if len(rows) else [np.nan] * 2, True)
-
-
-def test_png_of_a_variable_rate_is_drawn(tmp_path: Path) -> None:
-    grid = TimeGrid(np.cumsum(np.random.default_rng(0).uniform(0.01, 2, 60)), 1.0)
-    image_size(write("png", detection(scores(grid=grid)), tmp_path))
 
 
 # Kept scores

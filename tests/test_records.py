@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mstemba.errors import UsageError
-from mstemba.records import Features, FeatureSpec, Frames, Scores, TimeGrid
+from mstemba.errors import StoreError, UsageError
+from mstemba.records import Features, FeatureSpec, Frames, Scores, TimeGrid, check_finite
 
 SPEC = FeatureSpec("clip", "ViT-B-32", "tag:openai", 512, 224, 224)
 GRID = TimeGrid.even(0.0, 0.5, 3)
@@ -27,6 +27,8 @@ GRID = TimeGrid.even(0.0, 0.5, 3)
         ([0.0], 0.0, "step is 0.0"),
         ([0.0], -1.0, "step is -1.0"),
         ([0.0], np.nan, "step is nan"),
+        ([0.0], np.inf, "step is inf"),
+        ([np.nan], 1.0, "increase strictly"),
     ],
 )
 def test_a_grid_refuses_times_that_do_not_increase(starts: object, step: float, says: str) -> None:
@@ -110,3 +112,23 @@ def test_differences_name_the_option_what_it_is_and_what_was_wanted() -> None:
     assert SPEC.differences(SPEC) == ""
     wanted = replace(SPEC, window=8, precision="float16")
     assert SPEC.differences(wanted) == "window=16 (wanted 8), precision=float32 (wanted float16)"
+
+
+def test_scores_are_probabilities_of_a_video_that_lasts() -> None:
+    good = Scores([[0.0, 1.0]], TimeGrid([0], 1.0), ("a", "b"), "v", 1.0, 25.0)  # type: ignore[arg-type]
+    assert good.probabilities.dtype == np.float32
+    assert good.grid.starts.dtype == np.float64
+    for wrong in (np.nan, -0.1, 1.5):
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            replace(good, probabilities=np.array([[0.5, wrong]], np.float32))
+    for length in (0.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match=f"duration is {length}"):
+            replace(good, duration=length)
+
+
+def test_features_that_are_no_numbers_are_refused() -> None:
+    rows = np.zeros((4, 2), np.float16)
+    check_finite(rows)
+    rows[2, 1] = np.inf
+    with pytest.raises(StoreError, match="NaN or infinity in row 2 of 4"):
+        check_finite(rows)

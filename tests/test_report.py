@@ -413,21 +413,26 @@ def test_the_package_offers_it() -> None:
 # What it refuses.
 
 
-def test_an_output_that_cannot_be_is_told_before_the_work(kitchen: Path, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_is_told_before_the_work(
+    kitchen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stop(event: object) -> None:
         pytest.fail("the work has begun")
 
-    with pytest.raises(UsageError, match="a folder, expected the name of a page"):
+    with pytest.raises(UsageError, match="a folder, expected the name of a file"):
         run(kitchen, tmp_path, listen=stop)
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"file: a file, expected a folder to put page\.html into"):
         run(kitchen, tmp_path / "file" / "page.html", listen=stop)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(UsageError, match=r"another place for page\.html by --output"):
+        run(kitchen, tmp_path / "new" / "page.html", listen=stop)
 
 
 @pytest.mark.parametrize(
     ("more", "error", "message"),
     [
-        ({"subset": "nonsense"}, UsageError, "subset 'nonsense' has no video: mark videos"),
+        ({"subset": "nonsense"}, UsageError, "subset 'nonsense' has no video: of the"),
         ({"checkpoint": "nowhere"}, CheckpointError, "nowhere: no such checkpoint"),
         ({"checkpoint": None}, UsageError, "no training has finished"),
         ({"features": "nowhere"}, StoreError, "nowhere"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from mstemba.errors import UsageError
 from mstemba.pipeline.segments import find_segments
 from mstemba.records import Scores, Segment, TimeGrid
 
@@ -54,6 +56,19 @@ def test_segments_of_several_classes_overlap_and_are_sorted_by_start() -> None:
 
 def test_a_segment_ends_where_the_video_ends() -> None:
     assert spans(find_segments(scores([0.9, 0.9], duration=1.25), 0.5, 0.3)) == [(0.0, 1.25)]
+
+
+def test_rows_outside_the_video_make_no_segment() -> None:
+    dense = scores([0.9] * 3 + [0.0] * 7 + [0.9, 0.9], [0.0] * 9 + [0.9] * 3, duration=10.0)
+    dense = replace(dense, grid=TimeGrid.even(-1.0, 1.0, 12))
+    assert spans(find_segments(dense, 0.5, 0.3)) == [(0.0, 2.0), (8.0, 10.0), (9.0, 10.0)]
+    dense = replace(dense, grid=TimeGrid.even(0.0, 1.0, 12))
+    assert spans(find_segments(dense, 0.5, 0.3)) == [(0.0, 3.0), (9.0, 10.0)]
+
+
+def test_low_is_not_above_the_threshold() -> None:
+    with pytest.raises(UsageError, match=r"low is 0.9, expected no more than the threshold, 0.5"):
+        find_segments(scores([0.7]), 0.5, 0.9)
 
 
 def test_the_shortest_length_is_in_seconds_and_inclusive() -> None:

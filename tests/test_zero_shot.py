@@ -6,6 +6,7 @@ a backbone stands in whose pictures and words are colours.
 
 from __future__ import annotations
 
+import errno
 import json
 import weakref
 from collections.abc import Iterator, Sequence
@@ -254,6 +255,42 @@ def test_a_video_that_is_too_large_to_embed_stops_no_others(
     assert list(result.failed) == ["b"]
     assert "to embed" in result.failed["b"]
     assert not list((tmp_path / "out").glob("b.*"))
+
+
+def test_a_file_that_cannot_be_written_stops_no_others(loaded: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    videos = [film(tmp_path / f"{name}.mp4", [("red", n)]) for n, name in enumerate("abc", 1)]
+    (out / "a.csv").mkdir(parents=True)
+    (out / "b.scores.npz").mkdir()
+    for cached in ([], ["c"]):
+        result = run(videos, out, ["red"], options=DetectOptions(formats=("csv",), device="cpu"))
+        assert list(result.files) == list(result.detections) == ["c"]
+        assert result.cached == cached
+        assert result.failed == {
+            "a": f"{out / 'a.csv'}: Is a directory",
+            "b": f"{out / 'b.scores.npz'}: Is a directory",
+        }
+
+
+def test_a_full_disk_ends_the_run(
+    loaded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(stage, "write_files", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(film(tmp_path / "a.mp4", [("red", 1)]), tmp_path / "out", ["red"])
+
+
+def test_a_link_that_leads_nowhere_fails_by_name(loaded: list[str], tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    film(tmp_path / "videos" / "a.mp4", [("red", 1)])
+    (tmp_path / "videos" / "gone.mp4").symlink_to("nowhere.mp4")
+    result = run(tmp_path / "videos", tmp_path / "out", ["red"])
+    assert list(result.files) == ["a"]
+    assert list(result.failed) == ["gone"]
+    assert "No such file" in result.failed["gone"]
 
 
 def test_odd_names_are_kept_as_they_are(loaded: list[str], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ ELAN's own files (eaf.py); a file, or a folder of files. A reader hands over wha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -57,9 +57,11 @@ def read_annotations(
     classes: tuple[str, ...] | None = None,
     time_unit: str | None = None,
     split: str | None = None,
+    files: Mapping[str, Path] | None = None,
 ) -> tuple[Manifest, Report]:
     """Read a file or folder of annotations into a manifest without video paths.
 
+    Rows that name one of `files`, the videos that are there by id, are of that video.
     `dataset` is any name; those of DATASETS bring class names, time unit and split. `classes` and
     `time_unit` are used in place of the files' own, `split` in place of their subsets. Where
     nothing names the classes, they are the labels in order of the alphabet, or `class_0`... up to
@@ -71,7 +73,7 @@ def read_annotations(
         raise ManifestError(
             f"{path}: time unit {time_unit!r}; expected one of {', '.join(TIME_UNITS)}"
         )
-    found, report = Found(), Report()
+    found, report = Found(known=_names(files or {})), Report()
     _read(path, found, report)
     known = _known(path, dataset, found, time_unit, report)
     if split and not known:
@@ -90,6 +92,13 @@ def read_annotations(
     if known:
         _compare(known, split, manifest, report)
     return manifest, report
+
+
+def _names(files: Mapping[str, Path]) -> dict[str, str]:
+    """Ids by what a row may call a video: its file's name if no other has it, or the id itself."""
+    counts = Counter(file.name for file in files.values())
+    by_file = {file.name: id for id, file in files.items() if counts[file.name] == 1}
+    return {id: id for id in files} | by_file
 
 
 def _read(path: Path, found: Found, report: Report) -> None:

@@ -112,7 +112,7 @@ class _Columns:
             id = row[self._observation] or self._name
             self._tell(id, "BORIS observation of several media files in a row", row, report)
         elif named or source.casefold() not in _NONE:
-            id = media_id((named or [source])[0])
+            id = media_id((named or [source])[0], found.known)
         else:
             id = row[self._observation] or self._name
         entry = found.entry(id)

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
+from mstemba.data_manifests.manifest import files_below
 from mstemba.data_manifests.reading import Entry, Found, Labelled, Report
 from mstemba.data_manifests.tables import media_id, media_path, video_id
 from mstemba.errors import ManifestError
@@ -24,10 +25,8 @@ _UNIT = "milliseconds"
 
 def eaf_files(folder: Path) -> list[Path]:
     """The files of ELAN below a folder, in order."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() == SUFFIX and not file.name.startswith(".") and file.is_file()
+    return files_below(
+        folder, lambda file: file.suffix.lower() == SUFFIX and not file.name.startswith(".")
     )
 
 
@@ -89,12 +88,12 @@ def named_video(url: str) -> str:
 def _video(path: Path, document: ET.Element, found: Found, report: Report) -> Entry:
     media = document.find("HEADER/MEDIA_DESCRIPTOR")
     if media is None:
-        return found.entry(video_id(path.stem))
+        return found.entry(video_id(path.stem, found.known))
     if media.get("TIME_ORIGIN", "0") != "0":
         example = f"{media.get('TIME_ORIGIN')!r} in {path.name}"
         report.count(report.kept, "ELAN media file with an offset", example)
     url = media.get("RELATIVE_MEDIA_URL") or media.get("MEDIA_URL") or path.stem
-    entry = found.entry(_told_id(document, url) or named_video(url))
+    entry = found.entry(_told_id(document, url) or media_id(unquote(url), found.known))
     entry.told_of(media_path(url, path), f"in {path.name}", report)
     return entry
 

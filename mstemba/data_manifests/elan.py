@@ -54,7 +54,7 @@ def _read_with_header(table: Table, media: tuple[Row, ...], found: Found, report
         for number, name in enumerate(table.header)
         if not name.casefold().startswith(times) and name.casefold() not in _OTHER
     ]
-    video = _Video(table, media, report)
+    video = _Video(table, media, found, report)
     for row in table.rows[1:]:
         if video.is_media(row):
             continue
@@ -71,7 +71,7 @@ def _read_with_header(table: Table, media: tuple[Row, ...], found: Found, report
 
 def _read_without_header(table: Table, found: Found, report: Report) -> None:
     """Read an export of the form tier, participant, begin, end, duration, annotation."""
-    video = _Video(table, (), report)
+    video = _Video(table, (), found, report)
     for row in table.rows:
         if video.is_media(row):
             continue
@@ -106,9 +106,9 @@ def _seconds(text: str, units: int) -> str:
 class _Video:
     """The video that the rows belong to, as far as they have been read."""
 
-    def __init__(self, table: Table, media: tuple[Row, ...], report: Report) -> None:
-        self._report = report
-        self._current = table.path.stem
+    def __init__(self, table: Table, media: tuple[Row, ...], found: Found, report: Report) -> None:
+        self._known, self._report = found.known, report
+        self._current = video_id(table.path.stem, found.known)
         self._named = False
         for row in media:
             self.is_media(row)
@@ -119,7 +119,7 @@ class _Video:
             return False
         line = _MEDIA_LINE.fullmatch(row.cells[0])
         if line and not self._named:
-            self._current = media_id(unquote(line[1])).removesuffix(".eaf")
+            self._current = self._id(unquote(line[1]))
             self._named = True
             if line[2] and int(line[2]):
                 kind = "ELAN media file with an offset"
@@ -129,4 +129,7 @@ class _Video:
     def id(self, file: str) -> str:
         """The video of a row that names this file, which is empty where none is named."""
         self._named = False
-        return media_id(file).removesuffix(".eaf") if file else video_id(self._current)
+        return self._id(file) if file else self._current
+
+    def _id(self, file: str) -> str:
+        return media_id(file.removesuffix(".eaf"), self._known)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -267,7 +268,44 @@ def repeated(data: dict[str, Any]) -> list[str]:
 def _is_video(path: Path) -> bool:
     # macOS leaves `._name.mp4` files that hold no video.
     leftover = path.name.startswith("._")
-    return path.suffix.lower() in VIDEO_SUFFIXES and not leftover and path.is_file()
+    return path.suffix.lower() in VIDEO_SUFFIXES and not leftover
+
+
+def files_below(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+    """The wanted files below a folder, in order; links to folders are followed, to each one once.
+
+    Links that lead nowhere are among them: who reads one fails, and says which.
+    Raises ManifestError for a folder that cannot be listed, unless it is hidden or of the system.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    waiting = [folder]
+    for top in waiting:  # links come after all else, so that a folder's own path is preferred
+        for place, folders, names in os.walk(top, onerror=_refuse_unreadable):
+            if (real := os.path.realpath(place)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            below = Path(place)
+            waiting += [below / name for name in sorted(folders) if (below / name).is_symlink()]
+            found += filter(wanted, (below / name for name in names))
+    # Neither pipes nor devices; what does not exist is a link.
+    return sorted(f for f in found if os.path.isfile(f) or not os.path.exists(f))
+
+
+# Of the system, at the root of a disk, and often closed to its users.
+_SYSTEM_FOLDERS = {"lost+found", "System Volume Information", "$RECYCLE.BIN"}
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    name = Path(error.filename or "").name
+    if name in _SYSTEM_FOLDERS or name.startswith("."):
+        return
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise ManifestError(
+            f"{error.filename}: this folder cannot be read ({error.strerror}), so what is in it "
+            f"would be missing; make it readable, or name the other files and folders"
+        )
 
 
 def as_paths(given: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -283,17 +321,25 @@ _SPELLINGS: tuple[Callable[[Path, Path], str], ...] = (
 )
 
 
+def _real(file: Path) -> Path:
+    try:
+        return file.resolve()
+    except RuntimeError:  # from Python 3.13 on it is an OSError of who opens it
+        raise ManifestError(f"{file}: a link that leads to itself; delete it") from None
+
+
 def find_videos(inputs: Iterable[Path]) -> dict[str, Path]:
     """Video files by id: those given, and those below the folders given.
 
     The id is the file's stem; where two files share it, the path below the folder tells them
     apart, so that two videos of one name never collide.
-    Raises ManifestError for a path that does not exist or a folder without a video.
+    Raises ManifestError for a path that does not exist, and for a folder without a video or with
+    one that cannot be read.
     """
     found: list[tuple[Path, Path]] = []
     for given in inputs:
         if given.is_dir():
-            files = sorted(f for f in given.rglob("*") if _is_video(f))
+            files = files_below(given, _is_video)
             if not files:
                 raise ManifestError(
                     f"{given}: no video in this folder; "
@@ -304,7 +350,7 @@ def find_videos(inputs: Iterable[Path]) -> dict[str, Path]:
             found.append((given, Path(given.name)))
         else:
             raise ManifestError(f"{given}: no such file or folder")
-    found = list({file.resolve(): (file, below) for file, below in reversed(found)}.values())[::-1]
+    found = list({_real(file): (file, below) for file, below in reversed(found)}.values())[::-1]
     ids: dict[str, Path] = {}
     for spelling in _SPELLINGS:
         names = [spelling(file, below) for file, below in found]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -79,6 +79,8 @@ class Found:
     """What a reader found in a file or folder."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
+    known: Mapping[str, str] = field(default_factory=dict)
+    """Ids of the videos that are there, by what a file of annotations may call them."""
     classes: tuple[str, ...] | None = None
     """Class names, if the files list them in the order of their ids."""
     time_unit: str | None = None

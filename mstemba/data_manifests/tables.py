@@ -11,11 +11,11 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from mstemba.data_manifests.manifest import VIDEO_SUFFIXES
+from mstemba.data_manifests.manifest import VIDEO_SUFFIXES, files_below
 from mstemba.data_manifests.reading import Entry, Found, Labelled, Report
 from mstemba.errors import ManifestError
 
@@ -144,15 +144,17 @@ def parse_time(text: str, decimal_comma: bool = True) -> float:
     return time
 
 
-def video_id(text: str) -> str:
-    """The id of a video that a table names: without the ending, if that is a video's."""
+def video_id(text: str, known: Mapping[str, str] | None = None) -> str:
+    """The id of a video that a table names: a known one's, or without the ending of a video."""
+    if known and text in known:
+        return known[text]
     path = PurePosixPath(text)
     return text[: -len(path.suffix)] if path.suffix.lower() in VIDEO_SUFFIXES else text
 
 
-def media_id(text: str) -> str:
-    """The id of a video that a tool names by a path or URL of its own: the file's stem."""
-    return video_id(re.split(r"[/\\]", text)[-1])
+def media_id(text: str, known: Mapping[str, str] | None = None) -> str:
+    """The id of a video that a tool names by a path or URL of its own: by the file's name."""
+    return video_id(re.split(r"[/\\]", text)[-1], known)
 
 
 def media_path(text: str, file: Path | None) -> Path:
@@ -208,7 +210,7 @@ def read_plain(table: Table, found: Found, report: Report) -> None:
             malformed(report, row)
             continue
         video = cell(row[at["video"]])
-        entry = found.entry(video_id(video))
+        entry = found.entry(video_id(video, found.known))
         if video != video_id(video):
             entry.told_of(Path(video), row.where, report)
         _agree(entry, row, row[at["subset"]], row[at["duration"]], report)
@@ -236,8 +238,6 @@ def _agree(entry: Entry, row: Row, subset: str, duration: str, report: Report) -
 
 def tables_below(folder: Path) -> list[Path]:
     """The files below a folder that may hold tables, in order."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+    return files_below(
+        folder, lambda file: file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
     )

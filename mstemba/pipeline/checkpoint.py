@@ -18,7 +18,7 @@ from mstemba.pipeline.files import read_json
 from mstemba.pipeline.keys import file_sha256, spec_key
 from mstemba.pipeline.progress import Event, Listener, silent
 from mstemba.pipeline.workspace import Workspace, get_current
-from mstemba.records import FeatureSpec, FloatArray
+from mstemba.records import FeatureSpec, FloatArray, check_finite
 
 if TYPE_CHECKING:
     from mstemba.model.architectures import Network
@@ -198,10 +198,12 @@ def score(
     """(T, F) features of a whole video to (T, C) probabilities.
 
     With a `released_length`, as the released code does: zeros up to that length, and no more rows
-    than that come back.
+    than that come back. Raises StoreError for features that are no numbers, CheckpointError for a
+    network that makes such scores.
     """
     import torch
 
+    check_finite(features)
     device = next(model.parameters()).device
     rows = np.asarray(features, np.float32)
     if released_length is not None:
@@ -211,4 +213,9 @@ def score(
     with torch.inference_mode():
         logits = model(batch).logits[0, : len(features)]
     probabilities: NDArray[np.float32] = logits.float().sigmoid().cpu().numpy()
+    if not np.isfinite(probabilities).all():
+        raise CheckpointError(
+            "the network's scores are no numbers (NaN): its weights are damaged, or its training "
+            "diverged; take another checkpoint, or train again at a lower --lr"
+        )
     return probabilities

@@ -14,7 +14,7 @@ from mstemba.pipeline.checkpoint import find_checkpoint
 from mstemba.pipeline.detector import Detector, Score, TrainedDetector
 from mstemba.pipeline.devices import pick_device
 from mstemba.pipeline.extract import entry_names, extract_into, store_name
-from mstemba.pipeline.files import as_local
+from mstemba.pipeline.files import as_local, ends_the_run, explain
 from mstemba.pipeline.keys import Fingerprints, digest, entry_key
 from mstemba.pipeline.options import DetectOptions, ExtractOptions, ZeroShotOptions
 from mstemba.pipeline.outputs import Detection
@@ -115,7 +115,7 @@ def detect(
     videos: str | Path | Iterable[str | Path],
     options: DetectOptions | None = None,
     *,
-    workspace: Workspace | None = None,
+    workspace: Workspace | str | Path | None = None,
     checkpoint: str | Path | None = None,
     labels: str | Path | Iterable[str] | None = None,
     zero_shot: ZeroShotOptions | None = None,
@@ -131,14 +131,14 @@ def detect(
     second pass. The files go into `output`; by default into detections/ of the workspace, and with
     `labels` into detections/zero-shot/ there. `weights` names the backbone's weights file if it is
     not where it was at training, and with `labels` a published tag or a file.
-    A video that cannot be read, or is too large to embed, stops no other one and raises nothing: it
-    is in `failed` of what is returned, with its reason.
+    A video that cannot be read, is too large to embed, or has files that cannot be written, stops
+    no other one and raises nothing: it is in `failed` of what is returned, with its reason.
     Raises UsageError for an unknown format, for labels that cannot be used, and for weights that
     are not here and cannot be fetched, CheckpointError for a checkpoint that cannot run here.
     """
     options = options or DetectOptions()
     check_formats(options.formats)
-    workspace = workspace or find_workspace()
+    workspace = find_workspace(workspace)
     inputs = find_videos(as_paths(videos))
     if not inputs:
         raise UsageError("name at least one video or folder")
@@ -272,6 +272,11 @@ class _Detecting:
                 self._write(job, self._scores(job, known), known)
             except StoreError as error:
                 self._result.failed[job.id] = str(error)
+            except OSError as error:
+                if ends_the_run(error):
+                    raise
+                self._result.failed[job.id] = explain(error)
+        self._result.cached = [id for id in self._result.cached if id not in self._result.failed]
         meter.tell(f"{len(jobs)} videos", len(jobs), len(jobs))
         self._fingerprints.save()
         self._result.seconds = time.perf_counter() - begin

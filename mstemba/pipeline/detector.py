@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -66,7 +67,7 @@ class TrainedDetector:
 
     def provenance(self) -> dict[str, Any]:
         return {
-            "checkpoint": str(self.checkpoint.folder),
+            "checkpoint": os.path.abspath(self.checkpoint.folder),
             "checkpoint_sha256": self.checkpoint.sha256(),
             "arch": self.checkpoint.model["arch"],
             "features": self.spec.as_dict(),

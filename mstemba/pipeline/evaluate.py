@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ __all__ = ["Evaluation", "evaluate"]
 
 def evaluate(
     *,
-    workspace: Workspace | None = None,
+    workspace: Workspace | str | Path | None = None,
     checkpoint: str | Path | None = None,
     released: bool = False,
     predictions: str | Path | None = None,
@@ -64,7 +65,7 @@ def evaluate(
         raise UsageError("a checkpoint and a file of predictions: give one of them")
     if released and checkpoint is None:
         raise UsageError("which released weights? name their file with --checkpoint")
-    workspace = workspace or find_workspace()
+    workspace = find_workspace(workspace)
     bare = released or predictions is not None
     found = None if bare else find_checkpoint(as_local(checkpoint), workspace)
     stage = Stage(find_manifest(manifest, workspace), subset, tuple(metrics), listen)
@@ -126,14 +127,12 @@ class Stage:
                 f"it is not known how the features were made that {found.folder} needs: "
                 f"of those in {source.root} only the width, {found.spec.width}, could be compared"
             )
-        wanted = self.manifest.subset(self._subset)
+        wanted = self._wanted()
         fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
         videos, missing = with_features(source, wanted, fingerprints)
         if not videos:
-            reason = "no video" if not wanted else "no video with features"
             raise UsageError(
-                f"subset {self._subset!r} has {reason}: mark videos as {self._subset} "
-                f"and run `mstemba extract`"
+                f"subset {self._subset!r} has no video with features: run `mstemba extract`"
             )
         self._tell_missing(missing, len(wanted), "have no features and are left out")
         clips = load_clips(source, self.manifest, videos)
@@ -153,11 +152,7 @@ class Stage:
     def predictions(self, read: Predictions, source: FeatureSource | None) -> Evaluation:
         for warning in read.warnings:
             self._warn(warning)
-        wanted = self.manifest.subset(self._subset)
-        if not wanted:
-            raise UsageError(
-                f"subset {self._subset!r} has no video in the manifest: mark videos as it"
-            )
+        wanted = self._wanted()
         self._check_ids(read, wanted)
         missing = [video.id for video in wanted if video.id not in set(read.ids)]
         if read.scores is None:
@@ -170,6 +165,18 @@ class Stage:
                 scores.append(read.scores[video.id])
                 videos.append(self._timed(video, len(scores[-1]), read, source))
         return self.measure(Scored(videos, scores, str(read.path), missing, self._unit(source)))
+
+    def _wanted(self) -> list[Video]:
+        """The videos of the subset. Raises UsageError when there are none."""
+        wanted = self.manifest.subset(self._subset)
+        if not wanted:
+            counts = Counter(video.subset for video in self.manifest.videos.values())
+            there = [f"{n} in {repr(name) if name else 'none'}" for name, n in counts.items()]
+            raise UsageError(
+                f"subset {self._subset!r} has no video: of the manifest's videos are "
+                f"{', '.join(there)}; name one of its subsets, or mark videos in the manifest"
+            )
+        return wanted
 
     def _check_ids(self, read: Predictions, wanted: Sequence[Video]) -> None:
         """Tell of predictions that are of no video of the subset; an error if all of them are."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mstemba.data_manifests.manifest import as_paths
 from mstemba.errors import StoreError, UsageError
-from mstemba.pipeline.files import as_local
+from mstemba.pipeline.files import as_local, ends_the_run, explain
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.outputs import Detection
 from mstemba.pipeline.outputs.scores import SUFFIX, Scored, read_scores, scored_video
@@ -50,7 +50,7 @@ def export(
     scores: str | Path | Iterable[str | Path] = (),
     options: ExportOptions | None = None,
     *,
-    workspace: Workspace | None = None,
+    workspace: Workspace | str | Path | None = None,
     output: str | Path | None = None,
     listen: Listener = silent,
 ) -> ExportResult:
@@ -58,15 +58,15 @@ def export(
 
     `scores` are files that `detect` kept (`<video>.scores.npz`), folders of them, or the videos'
     own paths or ids; by default all of the workspace. The files go beside the scores, or into
-    `output`. Damaged scores stop no others: they are in `failed` of what is returned.
-    Raises UsageError for an unknown format, for an `output` that is a file, and when there are no
-    scores.
+    `output`. Damaged scores, and files that cannot be written, stop no others: they are in `failed`
+    of what is returned. Raises UsageError for an unknown format, for an `output` that is a file or
+    may not be written to, and when there are no scores.
     """
     options = options or ExportOptions()
     check_formats(options.formats)
     folder = as_local(output)
     check_folder(folder)
-    workspace = workspace or find_workspace()
+    workspace = find_workspace(workspace)
     known = Known(workspace)
     result = ExportResult()
     files = _scores_files(as_paths(scores), workspace, known)
@@ -88,6 +88,10 @@ def export(
             result.files[name] = write_files(detection, *where, listen)
         except UsageError as error:  # a video that is too large to embed
             result.failed[name] = str(error)
+        except OSError as error:
+            if ends_the_run(error):
+                raise
+            result.failed[name] = explain(error)
         else:
             result.detections[name] = detection
     meter.tell(f"{len(files)} videos", len(files), len(files))

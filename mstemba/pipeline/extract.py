@@ -53,7 +53,7 @@ def extract(
     videos: str | Path | Iterable[str | Path] = (),
     options: ExtractOptions | None = None,
     *,
-    workspace: Workspace | None = None,
+    workspace: Workspace | str | Path | None = None,
     manifest: str | Path | None = None,
     store: str | Path | None = None,
     listen: Listener = silent,
@@ -64,7 +64,7 @@ def extract(
     rest. Raises UsageError when there is nothing to read from or nowhere to write to.
     """
     options = options or ExtractOptions()
-    workspace = workspace or find_workspace()
+    workspace = find_workspace(workspace)
     videos = as_paths(videos)
     inputs, without_file = _inputs(videos, as_local(manifest), workspace)
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.data_manifests.manifest import Action, Video
+from mstemba.data_manifests.manifest import Action, Video, files_below
 from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.extract import store_name
 from mstemba.pipeline.files import remote
@@ -93,9 +93,8 @@ class NpyFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         found = defaultdict(list)
-        for file in sorted(root.rglob("*.npy")):
-            if not file.name.startswith("."):
-                found[file.stem].append(file)
+        for file in files_below(root, lambda f: f.suffix == ".npy" and not f.name.startswith(".")):
+            found[file.stem].append(file)
         if not found:
             raise StoreError(f"{root}: neither a feature store nor a folder of .npy files")
         if twice := [files for files in found.values() if len(files) > 1]:

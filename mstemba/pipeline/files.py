@@ -100,18 +100,64 @@ def folder_name(id: str) -> str:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it: all appears, or nothing.
 
-    The temporary name keeps the suffix, because some writers choose their format by it.
+    The temporary name keeps the suffix, because some writers choose their format by it; an OSError
+    names the path itself.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Short, because the name itself may be as long as the file system allows.
     name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{name}{path.suffix}")
     try:
-        write(temporary)
-        flush(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            write(temporary)
+            flush(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        of_another = error.filename is not None and str(error.filename) != str(temporary)
+        if error.errno is None or of_another:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def first_existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there."""
+    # A link that leads nowhere is there, too: no folder can be made in its place.
+    places = (place for place in (path, *path.parents) if os.path.lexists(place))
+    return next(places, path)
+
+
+def may_write_into(folder: Path) -> bool:
+    """Whether the system says that this user may make files in a folder of the local disk."""
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def check_target(file: Path, option: str, example: str) -> None:
+    """Raises UsageError where no file can be written, before the work begins."""
+    if os.path.isdir(file):  # which says no where a Path raises PermissionError
+        raise UsageError(
+            f"{file}: a folder, expected the name of a file, for example {file / example}"
+        )
+    place = first_existing(file.parent)
+    if not os.path.isdir(place):
+        raise UsageError(f"{place}: a file, expected a folder to put {file.name} into")
+    if not may_write_into(place):
+        raise UsageError(
+            f"{place}: this folder may not be written to; name another place for {file.name} by "
+            f"{option}"
+        )
+
+
+def ends_the_run(error: OSError) -> bool:
+    """Whether a file that could not be written means that no other can: the disk is full."""
+    return error.errno in FULL_DISK
+
+
+def explain(error: OSError) -> str:
+    """What could not be done with which file."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
 
 
 def flush(path: Path) -> None:

@@ -52,7 +52,7 @@ def import_features(
     folder: str | Path,
     options: ImportOptions | None = None,
     *,
-    workspace: Workspace | None = None,
+    workspace: Workspace | str | Path | None = None,
     manifest: str | Path | None = None,
     store: str | Path | None = None,
     listen: Listener = silent,
@@ -66,7 +66,7 @@ def import_features(
     options that do not fit.
     """
     options = options or ImportOptions()
-    workspace = workspace or find_workspace()
+    workspace = find_workspace(workspace)
     if manifest is None and workspace is None:
         raise UsageError("no workspace here: give --manifest, or make one with `mstemba init`")
     labels = load_manifest(as_local(manifest) or workspace.manifest)  # type: ignore[union-attr]

@@ -86,7 +86,9 @@ def init(
         manifest, report = _without_annotations(files, dataset, split), Report()
     else:
         names = None if classes is None else _class_names(Path(classes))
-        manifest, report = read_annotations(Path(annotations), dataset, names, time_unit, split)
+        manifest, report = read_annotations(
+            Path(annotations), dataset, names, time_unit, split, files
+        )
         if paths:
             manifest = join(manifest, files, report)
             _check_units_by_probing(Path(annotations), manifest, report)

@@ -225,6 +225,8 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         _require_finite(self)
+        if isinstance(self.formats, str):  # as the command line has them
+            object.__setattr__(self, "formats", tuple(f.strip() for f in self.formats.split(",")))
         _require(
             0 < self.threshold <= 1, f"threshold is {self.threshold}, expected 0 < threshold <= 1"
         )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 # Seconds over which speed is measured: what was slow an hour ago says little of what is left.
 SPAN = 60.0
+# Seconds that are measured before anything is said of speed: a first batch tells nothing.
+SETTLED = 3.0
 # Control characters (which a terminal obeys) and the separators of lines and paragraphs.
 _UNPRINTED = {"Cc", "Zl", "Zp"}
 
@@ -35,9 +37,9 @@ class Event:
     unit: str = ""
     """What `count` and `rate` count: frames, steps, videos."""
     rate: float | None = None
-    """`unit` a second, over the last minute; None before anything is known."""
+    """`unit` a second, over the last minute; None in the first seconds."""
     eta: float | None = None
-    """Seconds left of this stage; None before anything is known."""
+    """Seconds left of this stage; None in the first seconds."""
 
     @property
     def share(self) -> float | None:
@@ -65,27 +67,18 @@ class Meter:
         unit: str,
         listen: Listener,
         *,
-        done: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`done` of `total` was there already; `clock` gives seconds."""
+        """`clock` gives seconds."""
         self._stage, self._total, self._unit = stage, total, unit
         self._listen, self._clock = listen, clock
-        self._samples = deque([(clock(), done, 0)])
+        # From the first progress on: what came before it, loading and compiling, comes once.
+        self._samples = deque[tuple[float, float, int]]()
 
     def tell(self, what: str, done: float, count: int, video: str | None = None) -> None:
         """`done` of the total is reached, and this call has worked off `count`."""
         now = self._clock()
-        while len(self._samples) > 1 and self._samples[1][0] <= now - SPAN:
-            self._samples.popleft()
-        began, done_then, count_then = self._samples[0]
-        if now - self._samples[-1][0] >= SPAN / 60:
-            self._samples.append((now, done, count))
-        rate = eta = None
-        if now > began and count:
-            rate = (count - count_then) / (now - began)
-        if now > began and done > done_then:
-            eta = max(0.0, self._total - done) * (now - began) / (done - done_then)
+        rate, eta = self._speed(now, done, count) if count else (None, None)
         if done >= self._total:
             eta = 0.0
         speed = "" if rate is None else f", {_short(rate)} {self._unit}/s"
@@ -102,6 +95,20 @@ class Meter:
                 eta=eta,
             )
         )
+
+    def _speed(self, now: float, done: float, count: int) -> tuple[float | None, float | None]:
+        """Of the last minute, and the seconds left at this speed; None where unknown."""
+        while len(self._samples) > 1 and self._samples[1][0] <= now - SPAN:
+            self._samples.popleft()
+        if not self._samples or now - self._samples[-1][0] >= SPAN / 60:
+            self._samples.append((now, done, count))
+        began, done_then, count_then = self._samples[0]
+        seconds = now - began
+        if seconds < SETTLED:
+            return None, None
+        left = max(0.0, self._total - done)
+        eta = left * seconds / (done - done_then) if done > done_then else None
+        return (count - count_then) / seconds, eta
 
 
 def one_line(text: str) -> str:

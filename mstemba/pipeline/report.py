@@ -19,7 +19,14 @@ from mstemba.pipeline.checkpoint import CONFIG, DONE, Checkpoint, find_checkpoin
 from mstemba.pipeline.devices import pick_device
 from mstemba.pipeline.evaluate import Evaluation, Scored, Stage, find_manifest
 from mstemba.pipeline.evaluation import FAMILIES
-from mstemba.pipeline.files import as_local, as_path, folder_name, read_json, write_text
+from mstemba.pipeline.files import (
+    as_local,
+    as_path,
+    check_target,
+    folder_name,
+    read_json,
+    write_text,
+)
 from mstemba.pipeline.inspection import (
     best_and_worst,
     mistaken,
@@ -56,7 +63,7 @@ class Report:
 
 def report(
     *,
-    workspace: Workspace | None = None,
+    workspace: Workspace | str | Path | None = None,
     checkpoint: str | Path | None = None,
     manifest: str | Path | None = None,
     features: str | Path | None = None,
@@ -74,7 +81,7 @@ def report(
     raises, and UsageError when the page cannot be where it is wanted.
     """
     options = ExportOptions(threshold=threshold)
-    workspace = workspace or find_workspace()
+    workspace = find_workspace(workspace)
     found = find_checkpoint(as_local(checkpoint), workspace)
     # Both may be refused, before the work begins.
     page, training = _page_path(as_local(output), found, subset), _training(found)
@@ -105,17 +112,24 @@ def report(
     return Report(page, evaluation, data)
 
 
+def page_of(
+    *,
+    workspace: Workspace | str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    subset: str = "testing",
+    output: str | Path | None = None,
+) -> Path:
+    """Where `report` writes its page when it is called with these. Raises UsageError as it does."""
+    found = find_checkpoint(as_local(checkpoint), find_workspace(workspace))
+    return _page_path(as_local(output), found, subset)
+
+
 def _page_path(output: Path | None, found: Checkpoint, subset: str) -> Path:
     """Where the page goes. Raises UsageError where there can be no page."""
     if output is None:
         run = _run_folder(found)
         output = (run or Path()) / f"report-{folder_name(subset)}.html"
-    if output.is_dir():
-        raise UsageError(
-            f"{output}: a folder, expected the name of a page, for example {output / 'report.html'}"
-        )
-    if blocked := [parent for parent in output.parents if parent.exists() and not parent.is_dir()]:
-        raise UsageError(f"{blocked[0]}: a file, expected a folder to put {output.name} into")
+    check_target(output, "--output", "report.html")
     return output
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from mstemba.data_manifests.manifest import Video, load_manifest
 from mstemba.errors import UsageError
+from mstemba.pipeline.files import first_existing, may_write_into
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.outputs import WRITERS, Detection
 from mstemba.pipeline.outputs.html_page import check_embeddable
@@ -30,14 +31,20 @@ def check_formats(formats: Sequence[str]) -> None:
 
 
 def check_folder(folder: Path | None) -> None:
-    """Raises UsageError where results cannot be written because a file is in the folder's place."""
+    """Raises UsageError where results cannot be written: a file is there, or no permission."""
     if folder is None:
         return
-    first = next((place for place in (folder, *folder.parents) if place.exists()), folder)
-    if first.exists() and not first.is_dir():
+    first = first_existing(folder)
+    named = "this" if first == folder else first
+    if not first.is_dir():
         raise UsageError(
-            f"{folder}: {'this' if first == folder else first} is a file, expected a folder for "
-            f"the results; name another one by --output"
+            f"{folder}: {named} is a file, expected a folder for the results; name another one by "
+            f"--output"
+        )
+    if not may_write_into(first):
+        raise UsageError(
+            f"{folder}: {named} may not be written to, expected a folder for the results; name "
+            f"another one by --output"
         )
 
 
@@ -153,9 +160,14 @@ def why_nothing(detection: Detection) -> str:
     if detection.segments or not scores.probabilities.size:
         return ""
     row, class_id = np.unravel_index(scores.probabilities.argmax(), scores.probabilities.shape)
+    highest = scores.probabilities[row, class_id]
+    if highest >= options.threshold:
+        return f" (all are shorter than {options.min_length:g} s)"
+    # Digits that tell it from the threshold: 0.996 is no 1.00.
+    digits = next((d for d in range(2, 9) if round(float(highest), d) < options.threshold), 9)
     shortest = f", shortest {options.min_length:g} s" if options.min_length else ""
     return (
-        f" (highest probability {scores.probabilities[row, class_id]:.2f}: "
+        f" (highest probability {highest:.{digits}f}: "
         f"{scores.classes[class_id]} at {scores.grid.starts[row]:.1f} s; "
         f"threshold {options.threshold:g}{shortest})"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mstemba.errors import UsageError
 from mstemba.records import Scores, Segment
 
 
@@ -16,17 +17,28 @@ def find_segments(
     hysteresis keeps one action from falling apart where its score dips. It lasts from the start of
     its first row to the end of its last, no further than the video, in seconds; shorter ones than
     `min_length` are dropped. Its score is the mean probability over its rows.
+    Raises UsageError for a `low` above the threshold.
     """
-    starts, ends = scores.grid.starts, np.minimum(scores.grid.ends, scores.duration)
-    segments = []
-    for class_id, label in enumerate(scores.classes):
-        column = scores.probabilities[:, class_id]
-        edges = np.diff(np.concatenate([[0], column >= low, [0]]).astype(np.int8))
-        for first, after in zip(
-            np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True
-        ):
-            run = column[first:after]
-            start, end = float(starts[first]), float(ends[after - 1])
-            if run.max() >= threshold and end - start >= min_length:
-                segments.append(Segment(start, end, class_id, label, float(run.mean())))
-    return sorted(segments)
+    if low > threshold:
+        raise UsageError(f"low is {low}, expected no more than the threshold, {threshold}")
+    values = scores.probabilities
+    # All classes one behind the other, each closed by a row that is in no run.
+    edges = np.diff((values >= low).astype(np.int8), axis=0, prepend=0, append=0).T
+    classes, first = np.nonzero(edges == 1)
+    after = np.nonzero(edges == -1)[1]
+    if not len(first):
+        return []
+    flat = np.pad(values, ((0, 1), (0, 0))).T.ravel()
+    # Every other one of these stretches lies between two runs.
+    stretches = (np.stack([first, after]) + classes * (len(values) + 1)).T.ravel()
+    peaks = np.maximum.reduceat(flat, stretches)[::2]
+    means = np.add.reduceat(flat, stretches, dtype=np.float64)[::2] / (after - first)
+    starts = np.clip(scores.grid.starts, 0, scores.duration)[first]
+    ends = np.minimum(scores.grid.ends, scores.duration)[after - 1]
+    kept = (peaks >= threshold) & (ends > starts) & (ends - starts >= min_length)
+    order = np.lexsort((classes, ends, starts))
+    columns = (column[order[kept[order]]].tolist() for column in (starts, ends, classes, means))
+    return [
+        Segment(start, end, class_id, scores.classes[class_id], mean)
+        for start, end, class_id, mean in zip(*columns, strict=True)
+    ]

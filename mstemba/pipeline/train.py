@@ -62,7 +62,7 @@ def train(
     *,
     recipe: str | None = None,
     given: Collection[str] = (),
-    workspace: Workspace | None = None,
+    workspace: Workspace | str | Path | None = None,
     manifest: str | Path | None = None,
     features: str | Path | None = None,
     output: str | Path | None = None,
@@ -85,7 +85,7 @@ def train(
         MstembaError: the training diverged; see `Trainer.fit`.
     """
     recipe = recipe or ("none" if options else "auto")
-    workspace = workspace or find_workspace()
+    workspace = find_workspace(workspace)
     labels = load_manifest(as_local(manifest) or _need(workspace, "--manifest").manifest)
     recipe = recipes.choose(labels.dataset, recipe)
     options = options or TrainOptions()

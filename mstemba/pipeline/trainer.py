@@ -133,7 +133,7 @@ class Trainer:
         saved = time.perf_counter()
         state = self._state
         first = state.step
-        meter = Meter("train", self._steps, "steps", listen, done=first)
+        meter = Meter("train", self._steps, "steps", listen)
         while state.step < self._steps and not self.out_of_patience:
             rate = self._rate(state.step)
             terms = self._train_step(rate)

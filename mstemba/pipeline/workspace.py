@@ -75,8 +75,10 @@ def open_workspace(root: str | Path) -> Workspace:
     return Workspace(root, root / _manifest_name(root / MARKER))
 
 
-def find_workspace(given: Path | None = None) -> Workspace | None:
+def find_workspace(given: Workspace | str | Path | None = None) -> Workspace | None:
     """The workspace given, or named by MSTEMBA_WORKSPACE, or the nearest one upwards, or None."""
+    if isinstance(given, Workspace):
+        return given
     if given is None and os.environ.get("MSTEMBA_WORKSPACE"):
         given = Path(os.environ["MSTEMBA_WORKSPACE"])
     if given is not None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.errors import StoreError, UsageError
+from mstemba.errors import UsageError
 from mstemba.extractors import registry
 from mstemba.extractors.clip_text import TextEncoder
 from mstemba.pipeline.detector import Score
@@ -28,7 +28,7 @@ from mstemba.pipeline.extract import make_spec, with_precision
 from mstemba.pipeline.keys import Fingerprints
 from mstemba.pipeline.options import ExtractOptions, ZeroShotOptions
 from mstemba.pipeline.progress import Event, Listener
-from mstemba.records import Features, FeatureSpec, TimeGrid
+from mstemba.records import Features, FeatureSpec, TimeGrid, check_finite
 
 # Logits by which a label must be above its median over the video to be as likely as not, as far
 # as `contrast` compares it with that: 0.02 of cosine for CLIP's scale of 100.
@@ -109,7 +109,8 @@ class ZeroShotDetector:
         texts, scale = _embed(text, self.classes, how), text.scale
 
         def score(features: Features) -> NDArray[np.float32]:
-            cosines = smooth(_unit(_finite(features)) @ texts.T, features.grid, how.smoothing)
+            check_finite(features.values)
+            cosines = smooth(_unit(features.values) @ texts.T, features.grid, how.smoothing)
             return probabilities(cosines[:, :count], cosines[:, count:], scale, how.contrast)
 
         return score
@@ -168,17 +169,6 @@ def _check(labels: Sequence[str], options: ZeroShotOptions) -> None:
         raise UsageError(f"template {odd[0]!r} has no {{}}, where the label goes")
     if not options.background:
         raise UsageError("no background: name at least one sentence for moments without a label")
-
-
-def _finite(features: Features) -> Array:
-    rows = features.values.astype(np.float64)
-    if not np.isfinite(rows).all():
-        bad = int(np.argmin(np.isfinite(rows).all(axis=1)))
-        raise StoreError(
-            f"its features hold NaN or infinity in row {bad} of {len(rows)}: delete the store "
-            f"that holds them, so that they are made again"
-        )
-    return rows
 
 
 def _unit(vectors: NDArray[Any]) -> Array:

@@ -419,6 +419,24 @@ CASES = [
         text("a.txt", "mine"),
     ),
     *(
+        Case(f"{args[0]}-json-{name}", (*args, "--json", target), (target.split("/")[0], expected))
+        for args in (("status",), ("evaluate",), ("report",))
+        for name, target, expected in (
+            ("folder", "videos", "a folder, expected the name of a file"),
+            ("below-a-file", "manifest.json/x", "a file, expected a folder"),
+        )
+    ),
+    Case(
+        "report-json-is-the-page",
+        ("report", "--output", "r.html", "--json", "./r.html"),
+        ("./r.html: the page goes there already", "--json"),
+    ),
+    Case(
+        "evaluate-csv-is-the-json",
+        ("evaluate", "--json", "r", "--csv", "r"),
+        ("r: --json goes there already", "--csv"),
+    ),
+    *(
         Case(f"{args[0]}-to-a-url", (*args, URL), (URL, "expected a local path"))
         for args in (
             (*DETECT, "--output"),
@@ -480,8 +498,6 @@ CASES = [
         ("nowhere", "mstemba init"),
         env={"MSTEMBA_WORKSPACE": "nowhere"},
     ),
-    # Outputs that cannot be.
-    Case("json-below-a-file", ("status", "--json", "labels.json/x"), ("labels.json",), code=1),
 ]
 
 

@@ -48,8 +48,9 @@ class Run:
             cwd=cwd,
             env=environment(),
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=(cwd / "stderr").open("w"),
         )
 
     def wait_until(self, seen: Callable[[], bool]) -> None:
@@ -164,6 +165,22 @@ def test_a_killed_decoder_costs_nothing_but_time(
     assert set(found) == {f"v{i}" for i in range(VIDEOS)}
     for id, entry in found.items():
         assert _frames_only(entry) == values[f"v{int(id[1:]) % 3}"], id
+
+
+def test_an_interrupted_extract_says_so_and_goes_on(
+    many: Path, finished: Path, values: dict[str, dict[str, Any]]
+) -> None:
+    store = many / "features" / current_store(finished).name
+    run = Run(EXTRACT, many)
+    run.wait_until((store / "v1").exists)
+    run.process.send_signal(signal.SIGINT)
+    assert run.process.wait(timeout=60) == 130
+    *news, last = (many / "stderr").read_text().splitlines()
+    assert last.startswith("mstemba: interrupted. ")
+    assert not any("Traceback" in line for line in news)
+    done = _check_whole(store, values)
+    assert "v0" in done
+    assert f"{len(done)} cached, 0 failed" in mstemba(*EXTRACT, cwd=many).stdout
 
 
 @pytest.fixture

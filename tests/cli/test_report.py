@@ -26,4 +26,4 @@ def test_report_writes_its_page_into_the_runs_folder(workspace: Path) -> None:
 
 def test_a_wrong_output_is_one_line_and_exit_code_2(workspace: Path) -> None:
     result = mstemba("report", "--output", "runs", cwd=workspace, expect=2)
-    assert complaint(result).startswith("mstemba: runs: a folder, expected the name of a page")
+    assert complaint(result).startswith("mstemba: runs: a folder, expected the name of a file")

@@ -78,6 +78,20 @@ def test_dragging_an_edge_moves_it_to_a_row(opened: Browser) -> None:
     assert opened.complaints() == []
 
 
+def test_a_drag_ends_where_the_button_is_let_go(opened: Browser) -> None:
+    opened.js("mstemba.timeline.canvas.setPointerCapture = () => {}")
+    for kind, time in (("pointerdown", 8.0), ("pointerup", 9.0)):  # no move between
+        opened.js(
+            "const [kind, time] = arguments, canvas = mstemba.timeline.canvas;"
+            "const box = canvas.getBoundingClientRect();"
+            "canvas.dispatchEvent(new PointerEvent(kind, { pointerId: 9, pointerType: 'mouse',"
+            "  clientX: box.left + mstemba.timeline.x(time), clientY: box.top + 8 }))",
+            kind,
+            time,
+        )
+    assert opened.items()[0] == (0, 4.0, 9.0)
+
+
 def test_the_selected_segment_moves_and_others_do_not(opened: Browser) -> None:
     drag(opened, 0, 6.0, 8.0)
     assert opened.items()[0] == (0, 4.0, 8.0)  # not selected: the playhead was dragged

@@ -174,7 +174,7 @@ def pack(scores: Scores, class_ids: NDArray[np.intp], segments: Sequence[Segment
     low, high = (levels & 0xFF).astype(np.uint8), (levels >> 8).astype(np.uint8)
     table = [(s.start, s.end, s.class_id, round(10_000 * s.score)) for s in segments]
     found = np.array(table, dtype=np.float64).reshape(-1, 4).T
-    parts = [scores.grid.starts.astype("<f8")]
+    parts = [np.clip(scores.grid.starts, 0, scores.duration).astype("<f8")]
     kinds = ("<f8", "<f8", "<u4", "<u2")
     parts += [column.astype(kind) for column, kind in zip(found, kinds, strict=True)]
     return zlib.compress(b"".join(part.tobytes() for part in (*parts, low, high)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ def as_dict(detection: Detection) -> dict[str, Any]:
     """The content of the file."""
     scores = detection.scores
     return {
-        "video": scores.video,
+        "video": os.path.abspath(scores.video),
         "duration": scores.duration,
         "fps": scores.fps,
         "classes": list(scores.classes),

@@ -8,12 +8,12 @@ from __future__ import annotations
 import io
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mstemba.pipeline.files import write_atomically
 from mstemba.pipeline.outputs.detection import Detection
+from mstemba.pipeline.outputs.fields import NAMELESS
 from mstemba.pipeline.progress import one_line
 from mstemba.records import FloatArray, Scores, Segment, TimeGrid
 
@@ -30,6 +31,8 @@ MOST_CLASSES = 40
 # Classes that are drawn where nothing is detected.
 LIKELIEST = 5
 MOST_TICKS = 10
+# In seconds: from here on the time axis has minutes; below that, nothing but 0.
+CLOCK, SHORTEST = 120, 1e-6
 
 # All in pixels.
 WIDTH, BAND, TOP, BOTTOM, RIGHT = 1440, 50, 44, 66, 32
@@ -39,23 +42,22 @@ ABOVE, SHADE, BELOW = 4, 19, 34
 # A segment is at least as wide as this, or it would not be seen.
 NARROWEST = 2
 LONGEST_NAME = 600
+# Between two numbers of the time axis, and from them to the picture's edge.
+GAP, MARGIN = 20, 4
 SMALL, LARGE = 17, 20
 
 
 def write_png(detection: Detection, path: Path) -> None:
     """Draw the classes that are detected or labelled; of very many the longest-lasting ones."""
-    write_atomically(path, lambda temporary: _save(detection, temporary))
+    image = _draw(detection)
+    write_atomically(path, lambda temporary: image.save(temporary, format="png"))
 
 
 def as_png(detection: Detection) -> bytes:
     """The content of the file."""
     content = io.BytesIO()
-    _save(detection, content)
+    _draw(detection).save(content, format="png")
     return content.getvalue()
-
-
-def _save(detection: Detection, target: Path | BinaryIO) -> None:
-    _draw(detection).save(target, format="png")
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,13 @@ class _Plot:
         return TOP + BAND * self.bands
 
     def x(self, seconds: float) -> int:
-        at = self.left + (self.right - self.left) * seconds / self.duration
-        return min(self.right, max(self.left, round(at)))
+        share = min(1.0, max(0.0, seconds / self.duration))
+        return self.left + round((self.right - self.left) * share)
 
 
 def _draw(detection: Detection) -> Image.Image:
     classes, scores = _classes_to_draw(detection), detection.scores
-    names = [_fitting(scores.classes[class_id], SMALL) for class_id in classes]
+    names = _row_names(scores, classes)
     widest = max((_font(SMALL).getlength(name) for name in names), default=0.0)
     plot = _Plot(24 + math.ceil(widest), max(1, len(classes)), scores.duration)
     image = Image.fromarray(_shades(scores, classes, plot))
@@ -95,7 +97,7 @@ def _draw(detection: Detection) -> Image.Image:
     _bars(pen, plot, detection.segments, classes, ABOVE, DETECTED)
     _bars(pen, plot, detection.ground_truth or [], classes, BELOW, LABELLED)
     pen.rectangle([plot.left, TOP, plot.right, plot.bottom], outline="black")
-    _time_axis(pen, plot, f"seconds{_what_is_shown(detection, classes)}")
+    _time_axis(pen, plot, _what_is_shown(detection, classes))
     _legend(pen, detection)
     name = _fitting(Path(scores.video).name, LARGE)
     # At the picture's edge, for it has the legend beside it.
@@ -104,14 +106,31 @@ def _draw(detection: Detection) -> Image.Image:
 
 
 @lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int, layout: ImageFont.Layout | None = None) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, as matplotlib brings it, found without importing that."""
     package = find_spec("matplotlib")
     assert package is not None
     assert package.origin is not None
-    return ImageFont.truetype(
-        Path(package.origin).with_name("mpl-data") / "fonts" / "ttf" / "DejaVuSans.ttf", size
-    )
+    fonts = Path(package.origin).with_name("mpl-data") / "fonts" / "ttf"
+    return ImageFont.truetype(fonts / "DejaVuSans.ttf", size, layout_engine=layout)
+
+
+def _row_names(scores: Scores, classes: list[int]) -> list[str]:
+    """What the rows are called: with the class's number where they could not be told apart."""
+    names = [_fitting(scores.classes[class_id], SMALL) for class_id in classes]
+    looks = [bytes(_font(SMALL).getmask(name)) for name in names]
+    rows = []
+    for class_id, name, look in zip(classes, names, looks, strict=True):
+        unclear = looks.count(look) > 1 or not all(map(_drawn, name))
+        rows.append(f"#{class_id} " * unclear + (name if any(look) else NAMELESS))
+    return rows
+
+
+@lru_cache
+def _drawn(letter: str) -> bool:
+    """Whether the font has the letter: for all others, as for what is no letter, it has a box."""
+    plain = _font(SMALL, ImageFont.Layout.BASIC)
+    return bytes(plain.getmask(letter)) != bytes(plain.getmask("\uffff"))
 
 
 def _classes_to_draw(detection: Detection) -> list[int]:
@@ -178,25 +197,50 @@ def _bars(
             pen.rectangle([start, y, last, y + BAR - 1], fill=colour)
 
 
-def _time_axis(pen: ImageDraw.ImageDraw, plot: _Plot, label: str) -> None:
-    for seconds, text in ticks(plot.duration):
+def _time_axis(pen: ImageDraw.ImageDraw, plot: _Plot, remark: str) -> None:
+    for seconds, text in ticks(plot.duration, plot.right - plot.left):
         x = plot.x(seconds)
         pen.line([(x, plot.bottom), (x, plot.bottom + 5)], "black")
+        room = math.ceil(_font(SMALL).getlength(text) / 2) + MARGIN
+        x = min(WIDTH - room, max(room, x))
         pen.text((x, plot.bottom + 10), text, "black", _font(SMALL), anchor="mt")
-    middle = (plot.left + plot.right) // 2
-    pen.text((middle, plot.bottom + BOTTOM - 12), label, "black", _font(SMALL), anchor="ms")
+    units = ("seconds", "minutes:seconds", "hours:minutes:seconds")
+    label = units[(plot.duration >= CLOCK) + (plot.duration >= 3600)] + remark
+    at = ((plot.left + plot.right) // 2, plot.bottom + BOTTOM - 12)
+    pen.text(at, label, "black", _font(SMALL), anchor="ms")
 
 
-def ticks(duration: float) -> list[tuple[float, str]]:
-    """Where the time axis has numbers: 0 and at most `MOST_TICKS` more, 1, 2 or 5 x 10^n apart."""
-    exponent = math.floor(math.log10(duration / MOST_TICKS))
-    for factor in (1, 2, 5, 10):
-        step = factor * 10.0**exponent
-        count = math.floor(duration / step + 1e-9)  # 0.3 / 0.1 is below 3
-        if count <= MOST_TICKS:
-            break
-    decimals = max(0, -exponent - (factor == 10))
-    return [(n * step, f"{n * step:.{decimals}f}") for n in range(count + 1)]
+def ticks(duration: float, width: int) -> list[tuple[float, str]]:
+    """Where a time axis so many pixels wide has numbers: 0 and at most `MOST_TICKS` more."""
+    for step, decimals in _steps(duration):
+        last = math.floor(duration / step + 1e-9)  # 0.3 / 0.1 is below 3
+        if last > MOST_TICKS:
+            continue
+        made = [(n * step, _time(n * step, decimals, duration)) for n in range(last + 1)]
+        widest = max(_font(SMALL).getlength(text) for _, text in made)
+        if last == 0 or widest + GAP <= width * (step / duration):
+            return made
+    return [(0.0, "0")]
+
+
+def _steps(duration: float) -> Iterator[tuple[float, int]]:
+    """Seconds from one number to the next, ascending, and the decimals that these need."""
+    if duration >= CLOCK:
+        yield from ((step, 0) for step in (15, 30, 60, 120, 300, 600, 900, 1800))
+        yield from ((3600.0 * factor * 10**n, 0) for n in count() for factor in (1, 2, 5))
+    elif duration >= SHORTEST:
+        least = math.floor(math.log10(duration / MOST_TICKS))
+        yield from ((f * 10.0**n, max(0, -n)) for n in count(least) for f in (1, 2, 5))
+
+
+def _time(seconds: float, decimals: int, duration: float) -> str:
+    """Seconds; `m:ss` of a video of minutes and `h:mm:ss` of hours."""
+    if duration < CLOCK:
+        return f"{seconds:.{decimals}f}"
+    minutes, rest = divmod(round(seconds), 60)
+    if duration < 3600:
+        return f"{minutes}:{rest:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _legend(pen: ImageDraw.ImageDraw, detection: Detection) -> None:

@@ -4,6 +4,7 @@ format needs no second pass."""
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ def save_scores(path: Path, kept: KeptScores) -> None:
             # NumPy drops a NUL at the end of a text.
             classes=json.dumps(scores.classes),
             id=kept.id or _stem(path),
-            video=str(Path(scores.video).resolve()),
+            video=os.path.abspath(scores.video),
             fingerprint=kept.fingerprint,
             duration=scores.duration,
             fps=scores.fps,
@@ -124,6 +125,7 @@ class Scored(NamedTuple):
     """The video that a scores file is of."""
 
     path: str
+    """Absolute, links followed."""
     fingerprint: str
     id: str
 
@@ -133,6 +135,6 @@ def scored_video(path: Path) -> Scored | None:
     try:
         with np.load(path, allow_pickle=False) as data:
             id = str(data["id"]) if "id" in data else _stem(path)
-            return Scored(str(data["video"]), str(data["fingerprint"]), id)
+            return Scored(os.path.realpath(str(data["video"])), str(data["fingerprint"]), id)
     except DAMAGED:
         return None

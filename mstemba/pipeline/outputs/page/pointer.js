@@ -129,6 +129,7 @@ class Pointer {
   release(event) {
     const { drag, app } = this;
     if (!drag) return;
+    this.move(event); // a busy browser leaves out moves: it counts where the button was let go
     this.begin();
     this.drag = null;
     const draft = app.draft;

@@ -21,7 +21,7 @@ function findSegments(scores, threshold, low, minLength) {
         sum += column[row];
       } else if (first >= 0) {
         const start = scores.starts[first], end = scores.ends[row - 1];
-        if (peak >= threshold && end - start >= minLength) {
+        if (peak >= threshold && end > start && end - start >= minLength) {
           // A level stands for probabilities from it to the next: half of one more on average.
           const score = Math.min(1, (sum / (row - first) + 0.5) / LEVELS);
           found.push({ start, end, classId, score });
