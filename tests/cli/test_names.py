@@ -114,7 +114,7 @@ def test_a_video_of_the_same_name_elsewhere_keeps_its_own_results(
             "--format", "json", cwd=tmp_path,
         )  # fmt: skip
     videos = [json.loads(f.read_text())["video"] for f in (tmp_path / "detections").glob("*.json")]
-    assert sorted(videos) == ["first/v.mp4", "second/v.mp4"]
+    assert sorted(videos) == [str(tmp_path / folder / "v.mp4") for folder in ("first", "second")]
 
 
 @pytest.mark.parametrize(
