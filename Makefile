@@ -8,8 +8,8 @@ BIN = $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/mstemba demo demo
 
-# A process a core: the tests of one module run in one of them, in their order.
-PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadscope
+# A process a core: the tests of one module run in one of them, in their order. What skips says why.
+PYTEST = $(BIN)/python -m pytest -rs -n logical --maxprocesses 8 --dist loadscope
 
 test: $(VENV)/.installed
 	$(PYTEST)

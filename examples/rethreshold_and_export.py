@@ -29,8 +29,7 @@ def main() -> None:
         print(f"threshold {threshold:.1f}: {len(segments)} segments {dict(counts)}")
 
     if given.threshold is not None:
-        formats = tuple(name.strip() for name in given.format.split(","))
-        options = mstemba.ExportOptions(threshold=given.threshold, formats=formats)
+        options = mstemba.ExportOptions(threshold=given.threshold, formats=given.format)
         result = mstemba.export(given.scores, options, output=given.output)
         for files in result.files.values():
             print("wrote", *files)

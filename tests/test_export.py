@@ -80,7 +80,7 @@ def test_all_of_a_workspace_is_exported_beside_the_scores(workspace: Workspace) 
 
 
 def test_a_workspace_and_the_formats_may_be_text(workspace: Workspace) -> None:
-    options = ExportOptions(formats="csv, json")  # type: ignore[arg-type]
+    options = ExportOptions(formats="csv, json")
     assert options == PLAIN
     assert set(export(options=options, workspace=str(workspace.root)).files) == {"a", "b"}
     with pytest.raises(UsageError, match="no mstemba workspace"):

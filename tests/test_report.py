@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -302,13 +303,10 @@ def check_page(page: Page) -> None:
 
 def test_names_are_shown_as_they_are_and_run_nowhere(tmp_path: Path) -> None:
     videos = {name.replace("/", "|"): (20, [(n, 2.5, 9.5)]) for n, name in enumerate(NASTY)}
-    videos["bytes \udcff"] = (20, [(0, 3.5, 8.0)])
-    folder = make_workspace(tmp_path / "w", {}, classes=NASTY)
-    shutil.rmtree(folder)
-    try:
-        make_workspace(folder, videos, classes=NASTY)
-    except OSError:
-        pytest.skip("the file system refuses such names")
+    with contextlib.suppress(OSError):  # of a file system that takes only names that are UTF-8
+        (tmp_path / "bytes \udcff").touch()
+        videos["bytes \udcff"] = (20, [(0, 3.5, 8.0)])
+    folder = make_workspace(tmp_path / "w", videos, classes=NASTY)
     result = run(folder)
     page = Page(result.page)
     check_page(page)

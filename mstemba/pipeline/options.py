@@ -214,7 +214,7 @@ class ExportOptions:
         None, "...and goes on while it is this likely [default: 0.6 x threshold]."
     )
     min_length: float = _runtime(0.0, "Shortest segment that is kept, in seconds.")
-    formats: tuple[str, ...] = _runtime(
+    formats: tuple[str, ...] | str = _runtime(
         ("json", "csv", "png", "html"),
         "Files to write, separated by commas; docs/formats.md lists them all.",
         flag="--format",
@@ -225,8 +225,9 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         _require_finite(self)
-        if isinstance(self.formats, str):  # as the command line has them
-            object.__setattr__(self, "formats", tuple(f.strip() for f in self.formats.split(",")))
+        if isinstance(self.formats, str):
+            names = [name.strip() for name in self.formats.split(",")]
+            object.__setattr__(self, "formats", tuple(name for name in names if name))
         _require(
             0 < self.threshold <= 1, f"threshold is {self.threshold}, expected 0 < threshold <= 1"
         )

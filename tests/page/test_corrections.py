@@ -327,6 +327,22 @@ def test_undo_while_dragging_ends_the_drag(opened: Browser) -> None:
     assert opened.get("mstemba.corrections.count") == 0
 
 
+def test_escape_ends_a_drag_and_moves_nothing(opened: Browser) -> None:
+    from selenium.webdriver import ActionChains
+
+    place = "document.getElementById('canvas').getBoundingClientRect()"
+    x, y = opened.get(f"[{place}.left + mstemba.timeline.x(8), {place}.top + 8]")
+    chain = ActionChains(opened.driver, duration=20)
+    chain.w3c_actions.pointer_action.move_to_location(round(x), round(y))
+    chain.click_and_hold().move_by_offset(60, 0).perform()
+    assert opened.get("mstemba.draft.segment.end") > 8
+    opened.press(ESCAPE)
+    assert opened.get("mstemba.draft") is None
+    ActionChains(opened.driver, duration=20).move_by_offset(20, 0).release().perform()
+    assert opened.items() == [(0, 4.0, 8.0), (1, 10.0, 14.0)]
+    assert opened.get("mstemba.selected.classId") == 0  # the drag was left, not the segment
+
+
 def test_keys_set_the_edges_and_the_focus_stays_in_the_table(opened: Browser) -> None:
     opened.driver.find_elements("css selector", "#segments button")[0].click()
     opened.js("mstemba.seek(5.25)")

@@ -232,6 +232,62 @@ def test_the_playhead_follows_the_video(opened: Browser) -> None:
     assert opened.text("play") == "Play"
 
 
+def test_what_lasts_now_is_marked_and_the_view_goes_along(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    names = [f"class {i}" for i in range(40)]
+    what = scene(tmp_path / "gone.mp4", names, rows=90, truth=False)
+    chromium.open(page(what, tmp_path))
+    item = max(what.segments, key=lambda s: s.class_id)
+    chromium.js("mstemba.view.show(0, 2); mstemba.seek(arguments[0])", item.start + 0.01)
+    assert chromium.get("mstemba.view.from") == 0  # a click elsewhere moves no view
+    lasting = {s.label for s in what.segments if s.start <= item.start + 0.01 < s.end}
+    assert set(chromium.texts("#segments tr.now button")) == lasting
+    row = what.segments.index(item)
+    chromium.js("document.querySelectorAll('#segments tr')[arguments[0]].click()", row)
+    shown = chromium.get("[mstemba.view.from, mstemba.view.to]")
+    assert shown[0] <= item.start
+    assert shown[1] >= item.end
+    assert chromium.get(
+        "(() => { const { timeline } = mstemba, y = mstemba.rows.indexOf(arguments[0])"
+        " * timeline.rowHeight - timeline.scroller.scrollTop;"
+        "return y >= 0 && y + timeline.rowHeight <= timeline.scroller.clientHeight; })()",
+        item.class_id,
+    )
+    # Without a video its clock goes on from where it is sent, and the view with it.
+    chromium.js("mstemba.view.show(10, 1); mstemba.seek(10.5)")
+    chromium.press(SPACE)
+    chromium.wait("mstemba.player.time > 10.8")
+    assert 10.6 <= chromium.js("mstemba.seek(10.6); return mstemba.player.time") < 10.7
+    chromium.wait("mstemba.player.time > 11.2")
+    assert chromium.get("mstemba.view.holds(mstemba.player.time)")
+    chromium.press(SPACE)
+
+
+def test_of_segments_on_top_of_each_other_the_selected_one_is_taken(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    values = np.full((40, 1), 0.1, np.float32)
+    values[4:36] = 0.9
+    chromium.open(page(scene(tmp_path / "gone.mp4", "a", probabilities=values), tmp_path))
+    chromium.js("mstemba.add({classId: 0, start: 10, end: 12}); mstemba.select(null)")
+    inside = "mstemba.timeline.locate(mstemba.timeline.x(11), 8).item"
+    assert chromium.get(f"{inside}.start") == 10  # the shorter one
+    chromium.js("mstemba.select(mstemba.corrections.items[0])")
+    assert chromium.get(f"{inside} === mstemba.selected")
+    assert chromium.get(f"{inside}.start") < 10
+
+
+def test_the_timeline_follows_the_system_from_light_to_dark(opened: Browser) -> None:
+    light = opened.get("mstemba.timeline.colours.background")
+    opened.dark(True)
+    try:
+        opened.wait(f"mstemba.timeline.colours.background !== {light!r}")
+    finally:
+        opened.dark(False)
+    opened.wait(f"mstemba.timeline.colours.background === {light!r}")
+
+
 def test_keys(opened: Browser) -> None:
     opened.wait("mstemba.player.video.readyState >= 2")
     items = opened.items()
