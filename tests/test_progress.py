@@ -289,9 +289,12 @@ def test_ctrl_c_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_extract_tells_a_program_all_that_it_shows(tmp_path: Path) -> None:
+def test_extract_tells_a_program_all_that_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mstemba as library
 
+    monkeypatch.setattr("mstemba.pipeline.progress.SETTLED", 1e-9)
     said = list[Event]()
     options = ExtractOptions(
         backbone="efficientnet-lite0", window=4, stride=4, batch_size=8, device="cpu"
@@ -308,14 +311,20 @@ def test_extract_tells_a_program_all_that_it_shows(tmp_path: Path) -> None:
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
     assert (events[-1].count, events[-1].eta) == (48, 0.0)
+    _, *later = [event for event in events if event.count]
+    assert later
+    assert all(event.rate and event.rate > 0 for event in later)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_train_tells_its_steps_also_when_it_goes_on(tmp_path: Path) -> None:
+def test_train_tells_its_steps_also_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Stop(Exception):
         pass
 
+    monkeypatch.setattr("mstemba.pipeline.progress.SETTLED", 1e-9)
     said = list[Event]()
 
     def stop(event: Event) -> None:
@@ -333,3 +342,4 @@ def test_train_tells_its_steps_also_when_it_goes_on(tmp_path: Path) -> None:
     assert [(event.done, event.count) for event in steps] == [(2, 2), (4, 4), (6, 2), (8, 4)]
     assert steps[0].message.startswith("step 2 of 8, loss ")
     assert [event.eta == 0.0 for event in steps] == [False, False, False, True]
+    assert [bool(event.rate) for event in steps] == [False, True] * 2  # from a second event on
