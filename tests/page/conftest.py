@@ -27,11 +27,12 @@ class Browser:
         self.downloads = downloads
 
     def open(self, page: Path, size: tuple[int, int] = (1280, 800)) -> None:
-        """Open a page from disk and wait until it stands."""
+        """Open a page from disk and wait until it stands: drawn, or the rows have no height yet."""
         self.forget()
         self.metrics(*size)
         self.driver.get(page.resolve().as_uri())
         self.wait("Boolean(window.mstemba)")
+        self.painted()
 
     def forget(self) -> None:
         self.js("if (window.mstemba) mstemba.corrections.saved = mstemba.corrections.items")
