@@ -16,7 +16,7 @@ from rich.text import Text
 
 from mstemba.errors import SomeFailed
 from mstemba.pipeline.processes import is_first
-from mstemba.pipeline.progress import Event, in_words, one_line
+from mstemba.pipeline.progress import Event, counted, in_words, one_line
 
 if TYPE_CHECKING:
     from mstemba.pipeline.demo import DemoResult
@@ -135,13 +135,17 @@ class Console:
         """A line on standard error, above the bar if there is one."""
         self._err.print(one_line(text))
 
-    def _failures(self, failed: dict[str, str]) -> None:
-        """List what failed; the exit code is 1 then."""
+    def _failures(self, failed: dict[str, str], done: int) -> None:
+        """List what failed, beside so many videos that are done; the exit code is 1 then."""
         if failed:
             self._stop_bar()
             for id, reason in failed.items():
                 self._say(f"failed: {id}: {reason}")
-            raise SomeFailed(f"{len(failed)} of the videos failed, the rest are done")
+            if done:
+                total = len(failed) + done
+                raise SomeFailed(f"{len(failed)} of {total} videos failed, the rest are done")
+            every_one = f"all {len(failed)} videos" if len(failed) > 1 else "the only video"
+            raise SomeFailed(f"{every_one} failed")
 
     def init(self, result: InitResult) -> None:
         manifest = result.manifest
@@ -150,12 +154,12 @@ class Console:
             for counts in (result.subsets, result.actions)
         )
         self._line(
-            f"{result.workspace.manifest}: {len(manifest.classes)} classes; videos: {videos}; "
-            f"actions: {actions}; "
+            f"{result.workspace.manifest}: {counted(len(manifest.classes), 'class', 'classes')}; "
+            f"videos: {videos}; actions: {actions}; "
             + (
-                f"{result.features} videos with features"
+                f"{counted(result.features, 'video')} with features"
                 if result.features
-                else f"{result.without_file} videos without a file"
+                else f"{counted(result.without_file, 'video')} without a file"
             )
         )
         for note in result.report.notes:
@@ -165,7 +169,8 @@ class Console:
         if result.backup:
             self._line(f"the former manifest was different and is kept as {result.backup}")
         if count := result.report.left_out.total():
-            raise SomeFailed(f"{count} annotations cannot be used and are not in the manifest")
+            left_out = counted(count, "annotation")
+            raise SomeFailed(f"{left_out} cannot be used, and not in the manifest")
 
     def extract(self, result: ExtractResult) -> None:
         rate = f", {result.frames / result.seconds:.0f} frames/s" if result.frames else ""
@@ -174,29 +179,41 @@ class Console:
             f"{len(result.failed)} failed, {result.seconds:.1f} s{rate}"
         )
         if result.without_file:
-            self._say(
-                f"warning: {len(result.without_file)} videos of the manifest have no file, "
-                f"for example {result.without_file[0]}"
+            none = counted(
+                len(result.without_file),
+                "video of the manifest has no file",
+                "videos of the manifest have no file",
             )
-        self._failures(result.failed)
+            self._say(f"warning: {none}, for example {result.without_file[0]}")
+        self._failures(result.failed, len(result.made) + len(result.cached))
 
     def import_features(self, result: ImportResult) -> None:
         self._line(
             f"{result.store}: {len(result.made)} imported, {len(result.cached)} cached, "
-            f"{len(result.failed)} failed, {result.rows} rows, {result.seconds:.1f} s"
+            f"{len(result.failed)} failed, {counted(result.rows, 'row')}, {result.seconds:.1f} s"
         )
-        for ids, what in (
-            (result.missing, "videos of the manifest have no features there"),
-            (result.unknown, "files are of videos that the manifest does not name; left out"),
+        for ids, one, many in (
+            (
+                result.missing,
+                "video of the manifest has no features there",
+                "videos of the manifest have no features there",
+            ),
+            (
+                result.unknown,
+                "file is of a video that the manifest does not name; left out",
+                "files are of videos that the manifest does not name; left out",
+            ),
         ):
             if ids:
-                self._say(f"warning: {len(ids)} {what}, for example {ids[0]}")
-        self._failures(result.failed)
+                self._say(f"warning: {counted(len(ids), one, many)}, for example {ids[0]}")
+        self._failures(result.failed, len(result.made) + len(result.cached))
 
     def train(self, result: TrainResult) -> None:
         how = "cached" if result.cached else f"trained in {result.seconds:.0f} s"
         score = "" if result.score is None else f", validation mAP {result.score:.2f}"
-        self._line(f"{result.run / result.checkpoint}: {how}, {result.steps} steps{score}")
+        self._line(
+            f"{result.run / result.checkpoint}: {how}, {counted(result.steps, 'step')}{score}"
+        )
 
     def evaluate(self, result: Evaluation) -> None:
         self._stop_bar()
@@ -223,7 +240,8 @@ class Console:
         final = result.map if dense else result.metrics["detection"]["average_map"]
         self._line(
             f"{'per-frame' if dense else 'detection'} mAP {final:.2f} % on {result.subset} "
-            f"({result.videos} videos, {result.rows} rows), {result.checkpoint}"
+            f"({counted(result.videos, 'video')}, {counted(result.rows, 'row')}), "
+            f"{result.checkpoint}"
         )
 
     def detect(self, result: DetectResult) -> None:
@@ -235,31 +253,32 @@ class Console:
             f"{result.output}: {scored} detected, {len(result.cached)} from kept scores, "
             f"{len(result.failed)} failed, {result.seconds:.1f} s"
         )
-        self._failures(result.failed)
+        self._failures(result.failed, len(result.files))
 
     def export(self, result: ExportResult) -> None:
         for name, files in result.files.items():
             self._detection(name, result.detections[name], "", files)
         self._line(f"{len(result.files)} exported, {len(result.failed)} failed")
-        self._failures(result.failed)
+        self._failures(result.failed, len(result.files))
 
     def _detection(self, video: str, detection: Detection, kept: str, files: list[Path]) -> None:
         from mstemba.pipeline.results import why_nothing
 
-        found = f"{len(detection.segments)} segments{kept}{why_nothing(detection)}"
+        segments = counted(len(detection.segments), "segment")
+        found = f"{segments}{kept}{why_nothing(detection)}"
         self._line(f"{video}: {found}: {', '.join(map(str, files))}")
 
     def report(self, result: Report) -> None:
         found = result.evaluation
         self._line(
             f"{result.page}: per-frame mAP {found.map:.2f} % on {found.subset} "
-            f"({found.videos} videos, {found.rows} rows), {found.checkpoint}"
+            f"({counted(found.videos, 'video')}, {counted(found.rows, 'row')}), {found.checkpoint}"
         )
 
     def status(self, report: dict[str, Any]) -> None:
         self._line(
-            f"{report['workspace']}: {report['manifest_videos']} videos, "
-            f"{report['classes']} classes"
+            f"{report['workspace']}: {counted(report['manifest_videos'], 'video')}, "
+            f"{counted(report['classes'], 'class', 'classes')}"
         )
         self._table(
             "features",

@@ -402,7 +402,7 @@ def test_the_command_says_what_it_wrote(run: Run, tmp_path: Path) -> None:
     args = ("export", "a", "--format", "csv,vtt", "--output", out)
     code, said, _ = run(*args)
     assert code == 0
-    assert said.splitlines()[0] == f"a: 1 segments: {out / 'a.csv'}, {out / 'a.vtt'}"
+    assert said.splitlines()[0] == f"a: 1 segment: {out / 'a.csv'}, {out / 'a.vtt'}"
     assert run(*args, "--quiet") == (0, "", "")
 
 
@@ -430,7 +430,7 @@ def test_damaged_scores_are_listed_and_the_exit_code_is_1(run: Run) -> None:
     code, _, said = run("export", "--format", "csv")
     assert code == 1
     assert "failed: a: " in said
-    assert "the rest are done" in said
+    assert "1 of 2 videos failed, the rest are done" in said
     assert Path("detections/b.csv").is_file()
 
 

@@ -78,7 +78,7 @@ def test_what_python_shows_is_short() -> None:
     for thing in (one, one.detection, one.scores, one.scores.grid):
         assert len(repr(thing)) < 200
         assert "array(" not in repr(thing)
-    assert repr(one) == "DetectResult('out', 1 videos, 0 from kept scores, 0 failed)"
+    assert repr(one) == "DetectResult('out', 1 video, 0 from kept scores, 0 failed)"
     assert repr(one.detection) == "Detection('walk', 20 segments of 2 of 2 classes, 10.0 s)"
     assert repr(one.scores) == "Scores('/videos/walk.mp4', 20 rows x 2 classes, 10.0 s)"
     assert repr(one.scores.grid) == "TimeGrid(20 rows from 0.00 s, 0.500 s apart)"

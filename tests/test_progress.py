@@ -176,7 +176,7 @@ def test_warnings_and_failures_are_told_even_when_quiet(
         console(Event("extract", "loading clip"))
         console(progress("extract", 5))
         console(Event("extract", "a: odd\nframes", warning=True))
-        with pytest.raises(SomeFailed, match="1 of the videos failed"):
+        with pytest.raises(SomeFailed, match="the only video failed"):
             console.detect(FAILED)
     said = capsys.readouterr()
     urgent = [r"warning: a: odd\nframes", r'failed: a\n"b": not a readable video\x1b[2J']

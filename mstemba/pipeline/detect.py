@@ -27,7 +27,7 @@ from mstemba.pipeline.outputs.scores import (
     scored_video,
     scores_key,
 )
-from mstemba.pipeline.progress import Event, Listener, Meter, silent
+from mstemba.pipeline.progress import Event, Listener, Meter, counted, silent
 from mstemba.pipeline.results import (
     Known,
     check_folder,
@@ -101,7 +101,7 @@ class DetectResult:
 
     def __repr__(self) -> str:
         return (
-            f"DetectResult({str(self.output)!r}, {len(self.detections)} videos, "
+            f"DetectResult({str(self.output)!r}, {counted(len(self.detections), 'video')}, "
             f"{len(self.cached)} from kept scores, {len(self.failed)} failed)"
         )
 
@@ -277,7 +277,7 @@ class _Detecting:
                     raise
                 self._result.failed[job.id] = explain(error)
         self._result.cached = [id for id in self._result.cached if id not in self._result.failed]
-        meter.tell(f"{len(jobs)} videos", len(jobs), len(jobs))
+        meter.tell(counted(len(jobs), "video"), len(jobs), len(jobs))
         self._fingerprints.save()
         self._result.seconds = time.perf_counter() - begin
         return self._result

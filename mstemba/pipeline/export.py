@@ -17,7 +17,7 @@ from mstemba.pipeline.files import as_local, ends_the_run, explain
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.outputs import Detection
 from mstemba.pipeline.outputs.scores import SUFFIX, Scored, read_scores, scored_video
-from mstemba.pipeline.progress import Listener, Meter, silent
+from mstemba.pipeline.progress import Listener, Meter, counted, silent
 from mstemba.pipeline.results import (
     Known,
     check_folder,
@@ -94,7 +94,7 @@ def export(
             result.failed[name] = explain(error)
         else:
             result.detections[name] = detection
-    meter.tell(f"{len(files)} videos", len(files), len(files))
+    meter.tell(counted(len(files), "video"), len(files), len(files))
     return result
 
 

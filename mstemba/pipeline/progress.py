@@ -120,6 +120,11 @@ def one_line(text: str) -> str:
     return shown.encode("utf-8", "backslashreplace").decode()
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 video`, `2 videos`; `many` where the plural is not made with an s."""
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
+
+
 def in_words(seconds: float) -> str:
     """A length of time for people: `42 s`, `7:03 min`, `2:05:00 h`."""
     whole = round(seconds)

@@ -176,7 +176,7 @@ LABELS = ("init", "--videos", "videos", "--annotations")
 DETECT = ("detect", "videos/v2.mp4")
 URL = "s3://bucket/there"
 OTHER = "other.zarr"
-FAILED = "mstemba: 1 of the videos failed"
+FAILED = "mstemba: the only video failed"
 
 CASES = [
     # Inputs that are not there, or are something else.
@@ -570,11 +570,14 @@ def test_a_corrupt_video_fails_alone_and_only_it_is_tried_again(
 def test_videos_that_all_failed_can_be_repaired(tmp_path: Path, mstemba: Runner) -> None:
     # The first run has nothing to write, and must leave nothing that stops the second.
     (tmp_path / "videos").mkdir()
-    (tmp_path / "videos" / "v0.mp4").write_text("no video")
+    for name in ("v0.mp4", "v1.mp4"):
+        (tmp_path / "videos" / name).write_text("no video")
     mstemba("init", "--videos", "videos", cwd=tmp_path)
-    complaint(mstemba(*EXTRACT, cwd=tmp_path, expect=1))
+    result = mstemba(*EXTRACT, cwd=tmp_path, expect=1)
+    assert complaint(result) == "mstemba: all 2 videos failed"
     film(tmp_path / "videos" / "v0.mp4")
-    assert "1 extracted" in mstemba(*EXTRACT, cwd=tmp_path).stdout
+    film(tmp_path / "videos" / "v1.mp4")
+    assert "2 extracted" in mstemba(*EXTRACT, cwd=tmp_path).stdout
 
 
 # What comes of the real odd files: frames that decode, or the line that says why not.
@@ -671,7 +674,7 @@ def test_labels_that_cannot_be_used_are_counted_and_the_rest_is_kept(
     entry = {"subset": "training", "duration": 0.8, "actions": [[0, 0.1, 0.5], [5, 0.1, 0.5]]}
     (tmp_path / "labels.json").write_text(json.dumps({"classes": ["a"], "videos": {"v0": entry}}))
     result = mstemba(*LABELS, "labels.json", cwd=tmp_path, expect=1)
-    assert "1 annotations" in complaint(result)
+    assert "1 annotation cannot be used" in complaint(result)
     assert "warning: class id outside 0 to 0: 1 left out" in result.stderr
     made = json.loads((tmp_path / "manifest.json").read_text())
     assert made["videos"]["v0"]["actions"] == [[0, 0.1, 0.5]]
@@ -684,7 +687,7 @@ def test_a_malformed_row_is_shown_with_file_and_line(tmp_path: Path, mstemba: Ru
     assert "malformed row: 1 left out, for example 'v0,x,0.5,a' in labels.csv, line 3" in (
         result.stderr
     )
-    assert "1 classes; videos: 1 not annotated; actions: 1 not annotated" in result.stdout
+    assert "1 class; videos: 1 not annotated; actions: 1 not annotated" in result.stdout
 
 
 def test_a_hand_edited_manifest_is_not_lost_by_init(workspace: Path, mstemba: Runner) -> None:

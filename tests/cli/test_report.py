@@ -14,7 +14,7 @@ def test_report_writes_its_page_into_the_runs_folder(workspace: Path) -> None:
     first = page.read_bytes()
     line = said.stdout.strip()
     assert line.startswith(f"{page.relative_to(workspace)}: per-frame mAP ")
-    assert "on testing (1 videos, 8 rows)" in line
+    assert "on testing (1 video, 8 rows)" in line
 
     other = workspace / "new folder" / "page.html"
     printed = mstemba("report", "--json", "-", "--output", other, cwd=workspace).stdout

@@ -456,6 +456,26 @@ def test_a_missing_video_leaves_the_timeline(chromium: Browser, tmp_path: Path) 
     assert chromium.find("video").is_displayed()
 
 
+def test_a_chosen_video_gives_way_to_another(chromium: Browser, tmp_path: Path) -> None:
+    long = np.full((5, 14), 0.2, np.float32)  # 2.9 s
+    chromium.open(page(scene(tmp_path / "gone.mp4", probabilities=long), tmp_path))
+    assert not chromium.find("choose-again").is_displayed()
+    for name, height in (("wrong.mp4", 128), ("right.mp4", 192)):
+        chosen = film(tmp_path / "elsewhere" / name, seconds=3, size=height)
+        chromium.find("file").send_keys(str(chosen))
+        chromium.wait(f"mstemba.player.video.videoHeight === {height}")
+        assert chromium.find("choose-again").is_displayed()
+    chromium.js("document.getElementById('file').addEventListener('click', (event) => {"
+                "  window.asked = true; event.preventDefault(); })")  # fmt: skip
+    chromium.find("choose-again").click()
+    assert chromium.get("window.asked")
+    odd = film(tmp_path / "elsewhere" / "odd.avi", seconds=3)
+    chromium.find("file").send_keys(str(odd))
+    chromium.wait("!document.getElementById('no-video').hidden")
+    assert not chromium.find("choose-again").is_displayed()
+    assert chromium.complaints() == []
+
+
 def with_sound(path: Path, codec: str, seconds: int = 3) -> Path:
     """A film of noise in this codec, with a tone."""
     random = np.random.default_rng(0)

@@ -8,6 +8,7 @@ from html import escape
 
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.png_timeline import as_png
+from mstemba.pipeline.progress import counted
 
 MOST_SEGMENTS = 20
 MOST_VIDEOS = 10
@@ -21,7 +22,8 @@ def as_html(detection: Detection) -> str:
         (f"{s.start:.2f}", f"{s.end:.2f}", s.label, f"{s.score:.2f}")
         for s in segments[:MOST_SEGMENTS]
     ]
-    title = f"{detection.name}: {len(segments)} segments in {detection.scores.duration:.1f} s"
+    found = counted(len(segments), "segment")
+    title = f"{detection.name}: {found} in {detection.scores.duration:.1f} s"
     return (
         f"<div><p {_LITERAL}>{_text(title)}</p>"
         f'<img style="max-width: 100%" alt="timeline" src="data:image/png;base64,{picture}">'

@@ -84,17 +84,19 @@ class Bar {
     byId("file").addEventListener("change", () => {
       const [file] = byId("file").files;
       if (!file) return;
-      byId("video").hidden = false;
+      byId("video").hidden = byId("choose-again").hidden = false;
       byId("no-video").hidden = true;
       this.chosen = file.name;
       this.app.player.load(URL.createObjectURL(file), true);
     });
+    // The right length does not make it the right video.
+    byId("choose-again").addEventListener("click", () => byId("file").click());
   }
 
   /** The video is not there, is one that this browser cannot decode, or another one. */
   showNoVideo(otherLength) {
     const { video, duration } = this.app.facts;
-    byId("video").hidden = true;
+    byId("video").hidden = byId("choose-again").hidden = true;
     byId("no-video").hidden = false;
     const name = this.chosen ?? video.name;
     // A name may hold characters that turn the direction of all text after them.
