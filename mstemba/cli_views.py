@@ -12,7 +12,9 @@ from mstemba.arguments import (
     JsonOption,
     ManifestOption,
     MatchingFeaturesOption,
+    PredictionsOption,
     QuietOption,
+    ReleasedOption,
     WorkspaceOption,
     check_different,
     is_stdout,
@@ -66,13 +68,15 @@ def report(
     json: JsonOption = None,
     threshold: Annotated[float, of(ExportOptions, "threshold")] = ExportOptions.threshold,
     checkpoint: CheckpointOption = None,
+    released: ReleasedOption = False,
+    predictions: PredictionsOption = None,
     manifest: ManifestOption = None,
     features: MatchingFeaturesOption = None,
     device: Annotated[str, of(DetectOptions, "device")] = DetectOptions.device,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a page about a trained model: how good it is, and where it fails.
+    """Write a page about a model, or its predictions: how good it is, and where it fails.
 
     Measures as `evaluate` does; the page shows the classes, precision and recall, the training, and
     the best and the worst videos. It is one file that needs no network.
@@ -84,12 +88,21 @@ def report(
 
     found = find_workspace(workspace)
     if json is not None:
-        page = page_of(workspace=found, checkpoint=checkpoint, subset=subset, output=output)
+        of_no_run = released or predictions is not None
+        page = page_of(
+            workspace=found,
+            checkpoint=checkpoint,
+            of_no_run=of_no_run,
+            subset=subset,
+            output=output,
+        )
         check_different(page, "the page", json, "--json")
     with open_console(quiet or is_stdout(json)) as console:
         result = report(
             workspace=found,
             checkpoint=checkpoint,
+            released=released,
+            predictions=predictions,
             manifest=manifest,
             features=features,
             subset=subset,

@@ -404,6 +404,59 @@ def test_a_damaged_record_of_the_training_is_told(tmp_path: Path) -> None:
         run(folder, checkpoint=None)
 
 
+# What is no training of ours.
+
+
+def test_predictions_give_the_page_of_the_checkpoint_that_made_them(
+    kitchen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_checkpoint(kitchen / "net").load("cpu")
+    features = {file.stem: np.load(file) for file in (kitchen / "npy").glob("*.npy")}
+    np.savez(tmp_path / "dense.npz", **{id: score(model, rows) for id, rows in features.items()})
+    monkeypatch.chdir(tmp_path)
+    found = report(workspace=kitchen, predictions="dense.npz")
+    assert found.page == Path("report-testing.html")
+    page, other = Page(found.page), run(kitchen, tmp_path / "other.html")
+    check_page(page)
+    for part in ("actions", "precision_recall", "mistaken", "videos"):
+        assert found.data[part] == other.data[part]
+    assert found.evaluation.metrics == other.evaluation.metrics
+    assert page.data["training"] is None
+    assert page.data["provenance"]["predictions"]["file"] == "dense.npz"
+    assert "checkpoint" not in page.data["provenance"]
+    assert "Predictions in dense.npz" in page.text
+    assert "1 without predictions" in page.text
+    assert "no record of a training (metrics.jsonl) with these predictions" in page.text
+
+
+def test_released_weights_give_a_page(
+    tmp_path: Path, kitchen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    config = model_config("mstemba", len(CLASSES) + 2, len(CLASSES), widths=(8, 8, 8), state=2)
+    torch.save(build(config).state_dict(), tmp_path / "authors.pth")
+    manifest = json.loads((kitchen / "manifest.json").read_text()) | {"dataset": "charades"}
+    write_json(tmp_path / "manifest.json", manifest)
+    monkeypatch.chdir(a_run(make_workspace(tmp_path / "w", VIDEOS)))
+    shutil.move(tmp_path / "authors.pth", "best/authors.pth")  # it is not of the run it lies in
+    more = {"manifest": tmp_path / "manifest.json", "features": kitchen / "npy", "device": "cpu"}
+    found = report(checkpoint="best/authors.pth", released=True, **more)
+    assert found.page == Path("report-testing.html")
+    assert found.evaluation == evaluate(checkpoint="best/authors.pth", released=True, **more)
+    page = Page(found.page)
+    check_page(page)
+    assert page.data["training"] is None
+    assert page.data["provenance"]["model"]["padding"] == "released"
+    assert (page.data["provenance"]["run"], page.data["provenance"]["train"]) == ({}, {})
+
+
+def test_segments_alone_are_no_report(kitchen: Path, tmp_path: Path) -> None:
+    found = [{"label": "walk", "segment": [2.5, 9.5], "score": 0.5}]
+    (tmp_path / "found.json").write_text(json.dumps({"results": {"a": found}}))
+    with pytest.raises(UsageError, match=r"found\.json: predictions of segments, and a report is"):
+        report(workspace=kitchen, predictions=tmp_path / "found.json")
+
+
 def test_the_package_offers_it() -> None:
     assert mstemba.report is report
 

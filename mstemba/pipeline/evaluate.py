@@ -61,25 +61,36 @@ def evaluate(
     """
     if unknown := [name for name in metrics if name not in FAMILIES]:
         raise UsageError(f"unknown metrics {unknown[0]!r}; there are {', '.join(FAMILIES)}")
+    workspace = find_workspace(workspace)
+    stage = Stage(find_manifest(manifest, workspace), subset, tuple(metrics), listen)
+    source = as_path(features)
+    subject = find_subject(stage.manifest, workspace, source, checkpoint, released, predictions)
+    if isinstance(subject, Predictions) and subject.scores is None:
+        return stage.segments(subject, source, workspace)
+    return stage.measure(stage.score(subject, source, workspace, device))
+
+
+def find_subject(
+    manifest: Manifest,
+    workspace: Workspace | None,
+    features: Path | None,
+    checkpoint: str | Path | None,
+    released: bool,
+    predictions: str | Path | None,
+) -> Checkpoint | Predictions:
+    """What is to be measured. Raises as `evaluate` does."""
     if checkpoint is not None and predictions is not None:
         raise UsageError("a checkpoint and a file of predictions: give one of them")
     if released and checkpoint is None:
         raise UsageError("which released weights? name their file with --checkpoint")
-    workspace = find_workspace(workspace)
-    bare = released or predictions is not None
-    found = None if bare else find_checkpoint(as_local(checkpoint), workspace)
-    stage = Stage(find_manifest(manifest, workspace), subset, tuple(metrics), listen)
+    if predictions is not None:
+        path = Path(str(as_local(predictions)))
+        return read_predictions(path, manifest.classes, manifest.videos.values())
     if released:
-        spec = find_features(as_path(features), workspace).spec
-        length = recipes.clip_length(stage.manifest.dataset)
-        found = open_released(Path(str(checkpoint)), stage.manifest.classes, spec, length)
-    if found is not None:
-        return stage.measure(stage.score(found, as_path(features), workspace, device))
-    read = read_predictions(
-        Path(str(as_local(predictions))), stage.manifest.classes, stage.manifest.videos.values()
-    )
-    source = None if features is None else find_features(as_path(features), workspace)
-    return stage.predictions(read, source)
+        spec = find_features(features, workspace).spec
+        length = recipes.clip_length(manifest.dataset)
+        return open_released(Path(str(checkpoint)), manifest.classes, spec, length)
+    return find_checkpoint(as_local(checkpoint), workspace)
 
 
 def find_manifest(given: str | Path | None, workspace: Workspace | None) -> Manifest:
@@ -116,6 +127,18 @@ class Stage:
         self._subset, self._families, self._listen = subset, families, listen
 
     def score(
+        self,
+        subject: Checkpoint | Predictions,
+        features: Path | None,
+        workspace: Workspace | None,
+        device: str,
+    ) -> Scored:
+        """Dense scores of the subset's videos; predictions must hold them."""
+        if isinstance(subject, Predictions):
+            return self._predicted(subject, _given(features, workspace))
+        return self._run(subject, features, workspace, device)
+
+    def _run(
         self, found: Checkpoint, features: Path | None, workspace: Workspace | None, device: str
     ) -> Scored:
         """Run the checkpoint on every video of the subset that has features."""
@@ -149,22 +172,24 @@ class Stage:
             self._listen(Event("evaluate", clip.id, number, len(clips), video=clip.id))
         return Scored(labelled, scores, str(found.folder), missing, self._unit(source))
 
-    def predictions(self, read: Predictions, source: FeatureSource | None) -> Evaluation:
+    def _predicted(self, read: Predictions, source: FeatureSource | None) -> Scored:
+        wanted, missing = self._told(read, "have no predictions and are left out")
+        videos, scores = [], []
+        for video in wanted:
+            if read.scores and video.id in read.scores:
+                scores.append(read.scores[video.id])
+                videos.append(self._timed(video, len(scores[-1]), read, source))
+        return Scored(videos, scores, str(read.path), missing, self._unit(source))
+
+    def _told(self, read: Predictions, without: str) -> tuple[list[Video], list[str]]:
+        """The videos of the subset, and those not predicted, after a word on what is odd."""
         for warning in read.warnings:
             self._warn(warning)
         wanted = self._wanted()
         self._check_ids(read, wanted)
         missing = [video.id for video in wanted if video.id not in set(read.ids)]
-        if read.scores is None:
-            self._tell_missing(missing, len(wanted), "have no segments: all actions are missed")
-            return self._segments(read, wanted, source, missing)
-        self._tell_missing(missing, len(wanted), "have no predictions and are left out")
-        videos, scores = [], []
-        for video in wanted:
-            if video.id in read.scores:
-                scores.append(read.scores[video.id])
-                videos.append(self._timed(video, len(scores[-1]), read, source))
-        return self.measure(Scored(videos, scores, str(read.path), missing, self._unit(source)))
+        self._tell_missing(missing, len(wanted), without)
+        return wanted, missing
 
     def _wanted(self) -> list[Video]:
         """The videos of the subset. Raises UsageError when there are none."""
@@ -230,13 +255,12 @@ class Stage:
         known = video.duration if self.manifest.time_unit == "seconds" else None
         return LabelledVideo(video.id, actions, known or float(grid.ends[-1]), grid)
 
-    def _segments(
-        self,
-        read: Predictions,
-        wanted: Sequence[Video],
-        source: FeatureSource | None,
-        missing: list[str],
+    def segments(
+        self, read: Predictions, features: Path | None, workspace: Workspace | None
     ) -> Evaluation:
+        """Measure predicted segments, which have no dense scores."""
+        source = _given(features, workspace)
+        wanted, missing = self._told(read, "have no segments: all actions are missed")
         if read.in_seconds and self._unit(source) != "seconds":
             raise UsageError(
                 f"{read.path}: segments in seconds, and the manifest is in "
@@ -334,6 +358,11 @@ class Stage:
 
     def _warn(self, message: str) -> None:
         self._listen(Event("evaluate", message, warning=True))
+
+
+def _given(features: Path | None, workspace: Workspace | None) -> FeatureSource | None:
+    """The features whose times are those of the predictions, where some are named."""
+    return None if features is None else find_features(features, workspace)
 
 
 def _matching_features(

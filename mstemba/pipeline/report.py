@@ -1,4 +1,4 @@
-"""The stage `report`: one page that shows how good a trained model is, and where it fails."""
+"""The stage `report`: one page that shows how good a model is, and where it fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mstemba.data_manifests.manifest import Manifest
 from mstemba.errors import UsageError
 from mstemba.pipeline.checkpoint import CONFIG, DONE, Checkpoint, find_checkpoint
 from mstemba.pipeline.devices import pick_device
-from mstemba.pipeline.evaluate import Evaluation, Scored, Stage, find_manifest
+from mstemba.pipeline.evaluate import Evaluation, Scored, Stage, find_manifest, find_subject
 from mstemba.pipeline.evaluation import FAMILIES
 from mstemba.pipeline.files import (
     as_local,
@@ -34,9 +34,11 @@ from mstemba.pipeline.inspection import (
     thinned,
     video_figures,
 )
+from mstemba.pipeline.keys import file_sha256
 from mstemba.pipeline.labels import build_labels
 from mstemba.pipeline.metrics import Mask
 from mstemba.pipeline.options import ExportOptions
+from mstemba.pipeline.predictions import Predictions
 from mstemba.pipeline.progress import Event, Listener, silent
 from mstemba.pipeline.report_page import render
 from mstemba.pipeline.workspace import Workspace, find_workspace
@@ -65,6 +67,8 @@ def report(
     *,
     workspace: Workspace | str | Path | None = None,
     checkpoint: str | Path | None = None,
+    released: bool = False,
+    predictions: str | Path | None = None,
     manifest: str | Path | None = None,
     features: str | Path | None = None,
     subset: str = "testing",
@@ -73,18 +77,22 @@ def report(
     device: str = "auto",
     listen: Listener = silent,
 ) -> Report:
-    """Measure a checkpoint on a subset, as `evaluate` does, and write one page about it.
+    """Measure a checkpoint, or dense predictions, as `evaluate` does, and write a page about it.
 
     The page is one HTML file without script sources, styles or pictures elsewhere: `output`, or
-    `report-<subset>.html` in the run's folder (for a checkpoint of no run, here). The timelines
-    show segments from `threshold` on. Equal inputs give an equal file. Raises what `evaluate`
-    raises, and UsageError when the page cannot be where it is wanted.
+    `report-<subset>.html` in the run's folder (for what is of no run, here). The timelines show
+    segments from `threshold` on. Equal inputs give an equal file. Raises what `evaluate` raises,
+    and UsageError for predictions without dense scores and when the page cannot be where it is
+    wanted.
     """
     options = ExportOptions(threshold=threshold)
-    workspace = find_workspace(workspace)
-    found = find_checkpoint(as_local(checkpoint), workspace)
-    # Both may be refused, before the work begins.
-    page, training = _page_path(as_local(output), found, subset), _training(found)
+    workspace, source = find_workspace(workspace), as_path(features)
+    found = find_manifest(manifest, workspace)
+    subject = find_subject(found, workspace, source, checkpoint, released, predictions)
+    # All of it may be refused, before the work begins.
+    _check_dense(subject)
+    run = _run_folder(subject)
+    page, training = _page_path(as_local(output), run, subset), _training(run)
     warnings: list[str] = []
 
     def heard(event: Event) -> None:
@@ -92,23 +100,23 @@ def report(
             warnings.append(event.message)
         listen(event)
 
-    stage = Stage(find_manifest(manifest, workspace), subset, FAMILIES, heard)
-    scored = stage.score(found, as_path(features), workspace, device)
+    stage = Stage(found, subset, FAMILIES, heard)
+    scored = stage.score(subject, source, workspace, device)
     evaluation = stage.measure(scored)
-    labels = _labels(scored, stage.manifest)
+    labels = _labels(scored, found)
     data = {
         "format": "mstemba-report",
         "version": 1,
         "evaluation": evaluation.as_dict(),
-        "actions": _actions(scored, stage.manifest),
+        "actions": _actions(scored, found),
         "precision_recall": _curves(scored, labels, evaluation),
-        "mistaken": _mistaken(scored, labels, stage.manifest.classes),
+        "mistaken": _mistaken(scored, labels, found.classes),
         "videos": _videos(scored, labels),
         "training": training,
-        "provenance": _provenance(found, stage.manifest, options, pick_device(device)),
+        "provenance": _provenance(subject, found, options, pick_device(device)),
         "warnings": warnings,
     }
-    write_text(page, render(data, scored, evaluation, stage.manifest.classes, options))
+    write_text(page, render(data, scored, evaluation, found.classes, options))
     return Report(page, evaluation, data)
 
 
@@ -116,26 +124,42 @@ def page_of(
     *,
     workspace: Workspace | str | Path | None = None,
     checkpoint: str | Path | None = None,
+    of_no_run: bool = False,
     subset: str = "testing",
     output: str | Path | None = None,
 ) -> Path:
-    """Where `report` writes its page when it is called with these. Raises UsageError as it does."""
-    found = find_checkpoint(as_local(checkpoint), find_workspace(workspace))
-    return _page_path(as_local(output), found, subset)
+    """Where `report` writes its page when it is called with these. Raises UsageError as it does.
+
+    Of no run are released weights and predictions.
+    """
+    run = None
+    if not of_no_run:
+        run = _run_folder(find_checkpoint(as_local(checkpoint), find_workspace(workspace)))
+    return _page_path(as_local(output), run, subset)
 
 
-def _page_path(output: Path | None, found: Checkpoint, subset: str) -> Path:
+def _check_dense(subject: Checkpoint | Predictions) -> None:
+    if isinstance(subject, Predictions) and subject.scores is None:
+        raise UsageError(
+            f"{subject.path}: predictions of segments, and a report is of dense scores, a row of "
+            f"probabilities for every step: give those, or measure the segments by "
+            f"`mstemba evaluate --predictions`"
+        )
+
+
+def _page_path(output: Path | None, run: Path | None, subset: str) -> Path:
     """Where the page goes. Raises UsageError where there can be no page."""
     if output is None:
-        run = _run_folder(found)
         output = (run or Path()) / f"report-{folder_name(subset)}.html"
     check_target(output, "--output", "report.html")
     return output
 
 
-def _run_folder(found: Checkpoint) -> Path | None:
-    """The folder of the training that made the checkpoint; None when it stands alone."""
-    run = found.folder.parent
+def _run_folder(subject: Checkpoint | Predictions) -> Path | None:
+    """The folder of the training that made the checkpoint; None for what stands alone."""
+    if isinstance(subject, Predictions) or subject.released_length is not None:
+        return None
+    run = subject.folder.parent
     return run if any((run / name).is_file() for name in (METRICS, DONE)) else None
 
 
@@ -219,9 +243,8 @@ def _videos(scored: Scored, labels: Sequence[Mask]) -> dict[str, Any]:
     }
 
 
-def _training(found: Checkpoint) -> dict[str, list[tuple[float, float]]] | None:
+def _training(run: Path | None) -> dict[str, list[tuple[float, float]]] | None:
     """(step, value) of the loss and the mAPs; None when there is no record of the training."""
-    run = _run_folder(found)
     if run is None or not (run / METRICS).is_file():
         return None
     try:
@@ -242,22 +265,12 @@ def _curve(rows: Sequence[dict[str, float]], name: str) -> list[tuple[float, flo
 
 
 def _provenance(
-    found: Checkpoint, manifest: Manifest, options: ExportOptions, device: str
+    subject: Checkpoint | Predictions, manifest: Manifest, options: ExportOptions, device: str
 ) -> dict[str, Any]:
     """What the figures were made from: one table of the page for each entry."""
-    config = read_json(found.folder / CONFIG)
-    done = found.folder.parent / DONE
     subsets = Counter(video.subset for video in manifest.videos.values())
     return {
-        "checkpoint": {
-            "folder": str(found.folder),
-            "sha256": found.sha256(),
-            "key": found.train_key,
-        },
-        "run": read_json(done) if done.is_file() else {},
-        "model": found.model,
-        "train": config.get("train", {}),
-        "features": found.spec.as_dict(),
+        **_origin(subject),
         "manifest": {
             "dataset": manifest.dataset,
             "classes": len(manifest.classes),
@@ -272,6 +285,25 @@ def _provenance(
             "python": platform.python_version(),
             "device": device,
         },
+    }
+
+
+def _origin(subject: Checkpoint | Predictions) -> dict[str, Any]:
+    """Where the scores come from."""
+    if isinstance(subject, Predictions):
+        return {"predictions": {"file": str(subject.path), "sha256": file_sha256(subject.path)}}
+    run = _run_folder(subject)
+    config = {} if subject.folder.is_file() else read_json(subject.folder / CONFIG)
+    return {
+        "checkpoint": {
+            "folder": str(subject.folder),
+            "sha256": subject.sha256(),
+            "key": subject.train_key,
+        },
+        "run": read_json(run / DONE) if run and (run / DONE).is_file() else {},
+        "model": subject.model,
+        "train": config.get("train", {}),
+        "features": subject.spec.as_dict(),
     }
 
 
