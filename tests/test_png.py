@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from mstemba.pipeline.outputs import Detection
+from mstemba.pipeline.outputs import Detection, fonts
 from mstemba.pipeline.outputs import png_timeline as png
 from mstemba.pipeline.outputs.png_timeline import BAND, BAR, BOTTOM, SHADE, TOP, highest, ticks
 from mstemba.pipeline.segments import find_segments
@@ -302,6 +302,13 @@ ODD_NAMES = {
 }
 
 
+@pytest.fixture
+def no_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that has none of its own."""
+    monkeypatch.setattr(fonts, "SYSTEM", ())
+
+
+@pytest.mark.usefixtures("no_fonts")
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_odd_names_are_drawn_as_they_are_or_with_their_class_number(name: str) -> None:
     odd = scores((name, "plain", "last"))
@@ -311,6 +318,28 @@ def test_odd_names_are_drawn_as_they_are_or_with_their_class_number(name: str) -
     assert second == ("#1 plain" if "plain" in name else "plain")
     assert third == "last"
     assert picture.head()[0].text == f"{name}.mp4".replace("\n", r"\n").replace("\udce9", r"\udce9")
+
+
+def test_letters_that_our_font_lacks_come_from_one_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("wide ⌒ bow ⌓", "plain", "⌒ and 走")
+    what = detection(replace(scores(names), video="/videos/⌒.mp4"))
+    monkeypatch.setattr(fonts, "SYSTEM", ())
+    without = drawn(what)
+    assert without.rows() == ["#0 wide ⌒ bow ⌓", "plain", "#2 ⌒ and 走"]
+    # One that is there, but has no such letter; one that is not; one that has it.
+    own = Path(fonts.font(17).path)
+    others = [own.with_name(f"{name}.ttf") for name in ("cmr10", "missing", "DejaVuSansMono")]
+    monkeypatch.setattr(fonts, "SYSTEM", tuple(map(str, others)))
+    found = drawn(what)
+    assert found.rows() == ["wide ⌒ bow ⌓", "plain", "#2 ⌒ and 走"]
+    wide = ImageFont.truetype(str(others[2]), 17).getlength("wide ⌒ bow ⌓")
+    (box,) = (w.box for w in found.texts if w.text == "wide ⌒ bow ⌓")
+    assert box[2] - box[0] == pytest.approx(wide, abs=2)
+    assert box[2] <= found.left
+    assert found.head()[0].text == "⌒.mp4"
+    assert not np.array_equal(found.pixels[:TOP], without.pixels[:TOP])  # no box
 
 
 def test_of_long_names_the_beginning_is_drawn() -> None:

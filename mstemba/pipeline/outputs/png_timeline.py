@@ -10,18 +10,17 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from mstemba.pipeline.files import write_atomically
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.fields import NAMELESS
+from mstemba.pipeline.outputs.fonts import Font, font, font_for, in_font
 from mstemba.pipeline.progress import one_line
 from mstemba.records import FloatArray, Scores, Segment, TimeGrid
 
@@ -85,13 +84,13 @@ class _Plot:
 def _draw(detection: Detection) -> Image.Image:
     classes, scores = _classes_to_draw(detection), detection.scores
     names = _row_names(scores, classes)
-    widest = max((_font(SMALL).getlength(name) for name in names), default=0.0)
+    widest = max((used.getlength(name) for name, used in names), default=0.0)
     plot = _Plot(24 + math.ceil(widest), max(1, len(classes)), scores.duration)
     image = Image.fromarray(_shades(scores, classes, plot))
     pen = ImageDraw.Draw(image)
-    for band, name in enumerate(names):
+    for band, (name, used) in enumerate(names):
         middle = TOP + BAND * band + BAND // 2
-        pen.text((plot.left - 12, middle), name, "black", _font(SMALL), anchor="rm")
+        pen.text((plot.left - 12, middle), name, "black", used, anchor="rm")
         pen.line([(plot.left - 5, middle), (plot.left, middle)], "black")
         pen.line([(plot.left, middle + BAND // 2), (plot.right, middle + BAND // 2)], "#DDDDDD")
     _bars(pen, plot, detection.segments, classes, ABOVE, DETECTED)
@@ -99,38 +98,21 @@ def _draw(detection: Detection) -> Image.Image:
     pen.rectangle([plot.left, TOP, plot.right, plot.bottom], outline="black")
     _time_axis(pen, plot, _what_is_shown(detection, classes))
     _legend(pen, detection)
-    name = _fitting(Path(scores.video).name, LARGE)
+    title, used = _fitting(Path(scores.video).name, LARGE)
     # At the picture's edge, for it has the legend beside it.
-    pen.text((12, TOP // 2), name, "black", _font(LARGE), anchor="lm")
+    pen.text((12, TOP // 2), title, "black", used, anchor="lm")
     return image
 
 
-@lru_cache
-def _font(size: int, layout: ImageFont.Layout | None = None) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, as matplotlib brings it, found without importing that."""
-    package = find_spec("matplotlib")
-    assert package is not None
-    assert package.origin is not None
-    fonts = Path(package.origin).with_name("mpl-data") / "fonts" / "ttf"
-    return ImageFont.truetype(fonts / "DejaVuSans.ttf", size, layout_engine=layout)
-
-
-def _row_names(scores: Scores, classes: list[int]) -> list[str]:
+def _row_names(scores: Scores, classes: list[int]) -> list[tuple[str, Font]]:
     """What the rows are called: with the class's number where they could not be told apart."""
     names = [_fitting(scores.classes[class_id], SMALL) for class_id in classes]
-    looks = [bytes(_font(SMALL).getmask(name)) for name in names]
+    looks = [bytes(used.getmask(name)) for name, used in names]
     rows = []
-    for class_id, name, look in zip(classes, names, looks, strict=True):
-        unclear = looks.count(look) > 1 or not all(map(_drawn, name))
-        rows.append(f"#{class_id} " * unclear + (name if any(look) else NAMELESS))
+    for class_id, (name, used), look in zip(classes, names, looks, strict=True):
+        unclear = looks.count(look) > 1 or not all(in_font(letter, used) for letter in name)
+        rows.append((f"#{class_id} " * unclear + (name if any(look) else NAMELESS), used))
     return rows
-
-
-@lru_cache
-def _drawn(letter: str) -> bool:
-    """Whether the font has the letter: for all others, as for what is no letter, it has a box."""
-    plain = _font(SMALL, ImageFont.Layout.BASIC)
-    return bytes(plain.getmask(letter)) != bytes(plain.getmask("\uffff"))
 
 
 def _classes_to_draw(detection: Detection) -> list[int]:
@@ -201,13 +183,13 @@ def _time_axis(pen: ImageDraw.ImageDraw, plot: _Plot, remark: str) -> None:
     for seconds, text in ticks(plot.duration, plot.right - plot.left):
         x = plot.x(seconds)
         pen.line([(x, plot.bottom), (x, plot.bottom + 5)], "black")
-        room = math.ceil(_font(SMALL).getlength(text) / 2) + MARGIN
+        room = math.ceil(font(SMALL).getlength(text) / 2) + MARGIN
         x = min(WIDTH - room, max(room, x))
-        pen.text((x, plot.bottom + 10), text, "black", _font(SMALL), anchor="mt")
+        pen.text((x, plot.bottom + 10), text, "black", font(SMALL), anchor="mt")
     units = ("seconds", "minutes:seconds", "hours:minutes:seconds")
     label = units[(plot.duration >= CLOCK) + (plot.duration >= 3600)] + remark
     at = ((plot.left + plot.right) // 2, plot.bottom + BOTTOM - 12)
-    pen.text(at, label, "black", _font(SMALL), anchor="ms")
+    pen.text(at, label, "black", font(SMALL), anchor="ms")
 
 
 def ticks(duration: float, width: int) -> list[tuple[float, str]]:
@@ -217,7 +199,7 @@ def ticks(duration: float, width: int) -> list[tuple[float, str]]:
         if last > MOST_TICKS:
             continue
         made = [(n * step, _time(n * step, decimals, duration)) for n in range(last + 1)]
-        widest = max(_font(SMALL).getlength(text) for _, text in made)
+        widest = max(font(SMALL).getlength(text) for _, text in made)
         if last == 0 or widest + GAP <= width * (step / duration):
             return made
     return [(0.0, "0")]
@@ -250,20 +232,21 @@ def _legend(pen: ImageDraw.ImageDraw, detection: Detection) -> None:
         colours.insert(1, ("labelled", LABELLED))
     x, y = WIDTH - RIGHT, TOP // 2
     for text, colour in reversed(colours):
-        x -= math.ceil(_font(SMALL).getlength(text))
-        pen.text((x, y), text, "black", _font(SMALL), anchor="lm")
+        x -= math.ceil(font(SMALL).getlength(text))
+        pen.text((x, y), text, "black", font(SMALL), anchor="lm")
         pen.rectangle([x - 46, y - BAR // 2, x - 12, y + BAR // 2], fill=colour)
         x -= 46 + 32
 
 
-def _fitting(text: str, size: int) -> str:
-    """The text as one line of at most `LONGEST_NAME` pixels."""
+def _fitting(text: str, size: int) -> tuple[str, Font]:
+    """The text as one line of at most `LONGEST_NAME` pixels, and its font."""
     text = one_line(text)
+    used = font_for(text, size)
 
     def too_long(shown: str) -> bool:
-        return _font(size).getlength(shown) > LONGEST_NAME
+        return used.getlength(shown) > LONGEST_NAME
 
     if not too_long(text):
-        return text
+        return text, used
     kept = bisect_left(range(len(text)), True, key=lambda n: too_long(f"{text[:n]}…")) - 1
-    return f"{text[:kept]}…"
+    return f"{text[:kept]}…", used
