@@ -133,7 +133,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> list[RayEngine]:
 
 
 def wait_for_workers(engine: RayEngine, count: int) -> list[Worker]:
-    for _ in range(300):
+    for _ in range(1200):  # starting takes a busy machine a minute
         workers = [*engine._forward.up, *engine._decoders.up]
         if len(workers) == count:
             return workers
