@@ -4,26 +4,13 @@
 
 A corrected video replaces what the manifest said of it, and new class names are added. Videos of
 which the manifest knows nothing, because `detect` alone has seen them, are named by --videos.
+The same in a shell: `mstemba init --annotations FILE --merge` for each, then `mstemba train`.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import mstemba
-
-
-def merge(known: dict, given: dict) -> None:
-    """Put the annotations `given` into `known`, whose classes may be others."""
-    if known["time_unit"] != given["time_unit"]:
-        raise SystemExit(f"times in {given['time_unit']}, the manifest has {known['time_unit']}")
-    known["classes"] += [name for name in given["classes"] if name not in known["classes"]]
-    number = [known["classes"].index(name) for name in given["classes"]]
-    for id, video in given["videos"].items():
-        former = known["videos"].get(id, {})
-        video["subset"] = video.get("subset") or former.get("subset") or "training"
-        video["actions"] = [[number[c], start, end] for c, start, end in video["actions"]]
-        known["videos"][id] = {**former, **video}
 
 
 def main() -> None:
@@ -34,16 +21,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="of training, at least")
     given = parser.parse_args()
 
-    workspace = mstemba.open_workspace(given.workspace)
-    known = json.loads(workspace.manifest.read_text(encoding="utf-8"))
-    paths = [workspace.root / v["path"] for v in known["videos"].values() if v.get("path")]
     for file in given.corrected:
-        merge(known, json.loads(file.read_text(encoding="utf-8")))
-    annotations = workspace.root / "corrected.json"
-    annotations.write_text(json.dumps(known), encoding="utf-8")
-
-    made = mstemba.init([*paths, *given.videos], annotations, root=workspace.root)
-    print(f"videos {made.subsets}; actions {made.actions}; former manifest {made.backup}")
+        made = mstemba.init(given.videos, file, root=given.workspace, merge=True)
+        print(f"{file}: videos {made.subsets}; actions {made.actions}", *made.report.notes)
     options = mstemba.TrainOptions(min_steps=given.steps, epochs=1)
     training = mstemba.train(options, workspace=made.workspace)
     print(f"{training.run / training.checkpoint}: validation mAP {training.score}")

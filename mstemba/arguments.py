@@ -193,6 +193,14 @@ ReleasedOption = Annotated[
         "does.",
     ),
 ]
+MergeOption = Annotated[
+    bool,
+    typer.Option(
+        "--merge",
+        help="Put all of it into the manifest there is: what is annotated anew replaces what the "
+        "manifest said of that video.",
+    ),
+]
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print warnings and failures only.")
 ]

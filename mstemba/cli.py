@@ -21,6 +21,7 @@ from mstemba.arguments import (
     LabelsOption,
     ManifestOption,
     MatchingFeaturesOption,
+    MergeOption,
     MetricsOption,
     PredictionsOption,
     QuietOption,
@@ -98,6 +99,7 @@ def init(
         Path | None,
         typer.Option(help="Published features: a folder with VIDEO.npy each, or a store."),
     ] = None,
+    merge: MergeOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Make a workspace from videos and annotations.
@@ -106,6 +108,8 @@ def init(
     Charades, TSU and MultiTHUMOS), writes mstemba.toml and manifest.json, and reports what is odd.
 
     Example: mstemba init --videos videos --annotations labels.json
+
+    Example: mstemba init --annotations monday.annotations.json --merge
     """
     from mstemba.pipeline.init import init
 
@@ -118,6 +122,7 @@ def init(
         time_unit=time_unit,
         split=split,
         features=features,
+        merge=merge,
     )
     open_console(quiet).init(result)
 

@@ -501,6 +501,110 @@ def test_init_keeps_a_manifest_that_was_edited_by_hand(tmp_path: Path) -> None:
     assert load_manifest(made.workspace.manifest).dataset == "videos"
 
 
+# Merging into the manifest there is
+
+
+def merging(tmp_path: Path) -> Path:
+    """A workspace of two annotated videos and one that is not, with its own class order."""
+    folder = make_videos(tmp_path / "videos", "a.mp4", "b.mp4", "c.mp4")
+    content = {"classes": ["sit", "stand"], "videos": {"a": ENTRY, "b": {**ENTRY, "subset": "x"}}}
+    init([folder], write(tmp_path, content), root=tmp_path / "w", dataset="mine")
+    return tmp_path / "w"
+
+
+def test_merged_annotations_replace_those_of_their_videos_and_leave_the_rest(
+    tmp_path: Path,
+) -> None:
+    root = merging(tmp_path)
+    before = load_manifest(root / "manifest.json")
+    corrected = {
+        "classes": ["jump", "stand", "sit"],
+        "time_unit": "seconds",
+        "videos": {
+            "a": {"subset": None, "duration": 4.01, "actions": [[0, 0.5, 1.0], [2, 1.0, 2.0]]},
+            "c": {"subset": "testing", "duration": 9.0, "actions": [[1, 3.0, 4.0]]},
+            "new": {"subset": "training", "duration": 5.0, "actions": []},
+        },
+    }
+    made = init(annotations=write(tmp_path, corrected), root=root, merge=True)
+    after = load_manifest(root / "manifest.json")
+    assert after == made.manifest
+    assert made.backup is not None
+    assert load_manifest(made.backup) == before
+    assert (after.dataset, after.classes) == ("mine", ("sit", "stand", "jump"))
+    assert after.videos["b"] == before.videos["b"]
+    a, c, new = (after.videos[id] for id in ("a", "c", "new"))
+    assert a.actions == (Action(2, 0.5, 1.0), Action(0, 1.0, 2.0))
+    assert (a.path, a.subset, a.duration) == (before.videos["a"].path, "training", 4.0)
+    assert (c.path, c.subset, c.duration) == (before.videos["c"].path, "testing", 9.0)
+    assert c.actions == (Action(1, 3.0, 4.0),)
+    assert (new.path, new.subset, new.actions) == (None, "training", ())
+    note = "videos annotated anew: 2, added: 1; new classes: 'jump'"
+    assert made.report.notes == [note]
+    assert list(made.report.kept) == ["video without actions"]
+
+
+def test_merged_again_nothing_changes(tmp_path: Path) -> None:
+    root = merging(tmp_path)
+    text = (root / "manifest.json").read_text(encoding="utf-8")
+    made = init(annotations=root / "manifest.json", root=root, merge=True)
+    assert (root / "manifest.json").read_text(encoding="utf-8") == text
+    assert made.backup is None
+
+
+def test_numbers_tables_and_file_names_mean_what_the_manifest_says(tmp_path: Path) -> None:
+    root = merging(tmp_path)
+    numbers = write(tmp_path, {"a": {"actions": [[1, 0.5, 1.0], [2, 0.5, 1.0]]}})
+    made = init(annotations=numbers, root=root, merge=True)
+    assert made.manifest.classes == ("sit", "stand")
+    assert made.manifest.videos["a"].actions == (Action(1, 0.5, 1.0),)
+    assert made.manifest.videos["a"].subset == "training"
+    assert list(made.report.left_out) == ["class id outside 0 to 1"]
+    (tmp_path / "t.csv").write_text("video,start,end,label\nb.mp4,1,2,run\nb.mp4,2,3,Sit\n")
+    made = init(annotations=tmp_path / "t.csv", root=root, merge=True)
+    assert made.manifest.classes == ("sit", "stand", "run")
+    assert made.manifest.videos["b"].actions == (Action(2, 1.0, 2.0), Action(0, 2.0, 3.0))
+    assert made.manifest.videos["b"].subset == "x"
+
+
+def test_videos_merged_without_annotations_leave_the_actions(tmp_path: Path) -> None:
+    root = merging(tmp_path)
+    before = load_manifest(root / "manifest.json")
+    more = make_videos(tmp_path / "more", "b.mp4", "d.mp4")
+    made = init([more], root=root, merge=True)
+    assert made.manifest.videos["a"] == before.videos["a"]
+    assert made.manifest.videos["b"].actions == before.videos["b"].actions
+    assert made.manifest.videos["b"].path == more / "b.mp4"
+    assert list(made.manifest.videos) == ["a", "b", "c", "d"]
+    assert made.report.kept["video whose file is another one now"] == 1
+
+
+def test_what_cannot_be_merged_leaves_the_manifest(tmp_path: Path) -> None:
+    root = merging(tmp_path)
+    text = (root / "manifest.json").read_text(encoding="utf-8")
+    frames = write(tmp_path, {"time_unit": "frames", "videos": {"a": ENTRY}})
+    with pytest.raises(ManifestError, match=r"times in frames, and the manifest .* has seconds"):
+        init(annotations=frames, root=root, merge=True)
+    assert (root / "manifest.json").read_text(encoding="utf-8") == text
+    with pytest.raises(UsageError, match="no mstemba workspace"):
+        init(annotations=frames, root=tmp_path / "nowhere", merge=True)
+    (root / "manifest.json").unlink()
+    with pytest.raises(ManifestError, match=r"manifest\.json"):
+        init(annotations=frames, root=root, merge=True)
+
+
+def test_times_without_a_unit_are_in_the_manifest_s(tmp_path: Path) -> None:
+    labels = write(tmp_path, {"P02T01C06": ENTRY, "P03T01C06": ENTRY})
+    init(annotations=labels, root=tmp_path / "w", dataset="tsu")
+    table = tmp_path / "t.csv"
+    table.write_text("video,start,end,label\nP02T01C06,1,2,walk\n")
+    made = init(annotations=table, root=tmp_path / "w", merge=True)
+    assert (made.manifest.time_unit, made.manifest.fps) == ("frames", 20)
+    (action,) = made.manifest.videos["P02T01C06"].actions
+    assert (made.manifest.classes[action.class_id], action.start) == ("Walk", 1.0)
+    assert made.manifest.videos["P03T01C06"].actions == (Action(0, 0, 2.5), Action(1, 1.0, 3.0))
+
+
 def test_init_from_annotations_alone_is_for_published_features(tmp_path: Path) -> None:
     labels = write(tmp_path, {"P02T01C06": ENTRY, "P03T01C06": ENTRY})
     made = init(annotations=labels, root=tmp_path / "w", dataset="tsu", split="cross-subject")

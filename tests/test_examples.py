@@ -132,7 +132,11 @@ def test_correct_and_retrain(trained: Path, folder: Path, run: Run, tmp_path: Pa
         "classes": ["a new class", "drifts"],
         "time_unit": "seconds",
         "videos": {
-            "new": {"subset": None, "duration": 7.0, "actions": [[0, 1.0, 3.0], [1, 2.0, 5.0]]},
+            "new": {
+                "subset": "training",
+                "duration": 7.0,
+                "actions": [[0, 1.0, 3.0], [1, 2.0, 5.0]],
+            },
             "v0": {"subset": "training", "duration": 6.4, "actions": [[1, 0.0, 6.0]]},
         },
     }
@@ -141,7 +145,7 @@ def test_correct_and_retrain(trained: Path, folder: Path, run: Run, tmp_path: Pa
         "correct_and_retrain.py", trained, tmp_path / "corrected.json",
         "--videos", folder / "new.mp4", "--steps", "4",
     )  # fmt: skip
-    assert "videos {'training': 3}; actions {'training': 5}" in said
+    assert "videos {'training': 3}; actions {'training': 5} videos annotated anew: 1, ad" in said
     manifest = json.loads((trained / "manifest.json").read_text())
     assert set(manifest["classes"]) == {"a new class", *(label for _, label in ACTIONS)}
     drifts = manifest["classes"].index("drifts")

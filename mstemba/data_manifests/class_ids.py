@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from mstemba.data_manifests.datasets import Dataset
+from mstemba.data_manifests.manifest import Manifest
 from mstemba.data_manifests.reading import Found, Labelled, Report
 from mstemba.errors import ManifestError
 
 
-def label_names(found: Found) -> tuple[str, ...]:
-    """The class names that the labels themselves make."""
+def label_names(found: Found, former: Manifest | None = None) -> tuple[str, ...]:
+    """The class names that the labels themselves make; of numbers, those of the former manifest."""
     labels = {action.label for entry in found.entries.values() for action in entry.actions}
     names = sorted(label for label in labels if isinstance(label, str))
     highest = max((label for label in labels if isinstance(label, int)), default=-1)
+    if former and not names:
+        return former.classes
     return tuple(names) or tuple(f"class_{i}" for i in range(highest + 1))
 
 
@@ -30,10 +33,10 @@ class ClassIds:
     ) -> None:
         self._count = len(names)
         self._report = report
-        self._by_name = {_folded(name): number for number, name in enumerate(names)}
+        self._by_name = {folded(name): number for number, name in enumerate(names)}
         for alias, name in (known.aliases if known else {}).items():
-            if _folded(name) in self._by_name:
-                self._by_name.setdefault(_folded(alias), self._by_name[_folded(name)])
+            if folded(name) in self._by_name:
+                self._by_name.setdefault(folded(alias), self._by_name[folded(name)])
         # Names that differ in case alone are told apart.
         self._by_name |= {name: number for number, name in enumerate(names)}
         labels = {action.label for entry in found.entries.values() for action in entry.actions}
@@ -60,7 +63,7 @@ class ClassIds:
 
     def _number(self, label: int | str) -> int | None:
         if isinstance(label, str):
-            return self._by_name.get(label, self._by_name.get(_folded(label)))
+            return self._by_name.get(label, self._by_name.get(folded(label)))
         return label - self._first if 0 <= label - self._first < self._count else None
 
     def _first_id(self, labels: set[int | str]) -> int:
@@ -75,7 +78,8 @@ class ClassIds:
         return 0
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """How names are compared: `Read_book` is `read book`."""
     return name.casefold().replace(" ", "_")
 
 

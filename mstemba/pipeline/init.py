@@ -9,14 +9,21 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from mstemba.data_manifests.annotations import check_units, join, read_annotations
-from mstemba.data_manifests.manifest import Manifest, Video, as_paths, find_videos, save_text
+from mstemba.data_manifests.annotations import check_units, join, merged, read_annotations
+from mstemba.data_manifests.manifest import (
+    Manifest,
+    Video,
+    as_paths,
+    find_videos,
+    load_manifest,
+    save_text,
+)
 from mstemba.data_manifests.reading import Report
 from mstemba.errors import DecodeError, UsageError
 from mstemba.pipeline.features import FeatureSource, NpyFolder, open_features
 from mstemba.pipeline.files import as_local, write_text
 from mstemba.pipeline.keys import Fingerprints
-from mstemba.pipeline.workspace import Workspace, create_workspace, set_current
+from mstemba.pipeline.workspace import Workspace, create_workspace, open_workspace, set_current
 
 # Videos that are looked into when nothing else tells how long they are.
 _PROBED = 3
@@ -63,6 +70,7 @@ def init(
     time_unit: str | None = None,
     split: str | None = None,
     features: str | Path | None = None,
+    merge: bool = False,
 ) -> InitResult:
     """Make `root` a workspace whose manifest joins these videos with their annotations.
 
@@ -71,7 +79,9 @@ def init(
     take then.
     `annotations` is a file or a folder in any of the forms that `read_annotations` reads;
     `dataset`, `time_unit` and `split` are as there. `classes` is a text file with one class name a
-    line, for annotation files that have numbers only.
+    line, for annotation files that have numbers only. With `merge` all of it is put into the
+    manifest there is: of a video that is annotated anew the actions are replaced, further videos
+    and classes are added, all else stays.
     Raises ManifestError for a path that is not there, a folder without videos, or annotations that
     cannot be right as a whole, UsageError for options that do not fit; odd entries are reported.
     """
@@ -82,26 +92,31 @@ def init(
             "name at least one video or folder with --videos, or annotations with --annotations"
         )
     files = find_videos(paths)
+    former = load_manifest(open_workspace(folder).manifest) if merge else None
     if annotations is None:
         manifest, report = _without_annotations(files, dataset, split), Report()
+        manifest = join(former, files, report) if former else manifest
     else:
         names = None if classes is None else _class_names(Path(classes))
+        known = {v.id: v.path for v in former.videos.values() if v.path} if former else {}
         manifest, report = read_annotations(
-            Path(annotations), dataset, names, time_unit, split, files
+            Path(annotations), dataset, names, time_unit, split, known | files, former
         )
-        if paths:
-            manifest = join(manifest, files, report)
-            _check_units_by_probing(Path(annotations), manifest, report)
+        annotated = list(manifest.videos)
+        manifest = merged(former, manifest, report) if former else manifest
+        manifest = join(manifest, files, report) if paths else manifest
+        probed = {id: manifest.videos[id] for id in annotated}
+        _check_units_by_probing(Path(annotations), replace(manifest, videos=probed), report)
     source = None if features is None else open_features(Path(features))
     # Nothing is made before all is checked, so the workspace may be none yet.
     fingerprints = Fingerprints(Workspace(folder, folder).fingerprints)
-    known = 0 if source is None else _match_features(source, manifest, fingerprints, report)
+    matched = 0 if source is None else _match_features(source, manifest, fingerprints, report)
     workspace = create_workspace(folder)
     backup = _write(workspace, manifest)
     if source is not None:
         fingerprints.save()
         set_current(workspace.features, _name(source.root, workspace))
-    return InitResult(workspace, manifest, report, backup, known)
+    return InitResult(workspace, manifest, report, backup, matched)
 
 
 def _without_annotations(

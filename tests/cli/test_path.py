@@ -17,6 +17,7 @@ from tests.cli.conftest import (
     CLASSES,
     EXTRACT,
     TRAIN,
+    complaint,
     contents,
     current_run,
     current_store,
@@ -35,6 +36,34 @@ def test_init_writes_a_manifest_of_what_it_found(finished: Path) -> None:
         f"videos/v{i}.mp4" for i in range(3)
     ]
     assert [v["subset"] for v in manifest["videos"].values()] == ["training", "training", "testing"]
+
+
+def test_a_corrected_video_is_merged_and_learnt_from(workspace: Path) -> None:
+    before = json.loads((workspace / "manifest.json").read_text())
+    entry = {"subset": "training", "duration": 3.0, "actions": [[1, 0.0, 1.0], [0, 1.0, 2.0]]}
+    corrected = {"classes": ["waves", CLASSES[1]], "time_unit": "seconds", "videos": {"v0": entry}}
+    (workspace / "v0.annotations.json").write_text(json.dumps(corrected))
+    merge = ("init", "--annotations", "v0.annotations.json", "--merge")
+    said = mstemba(*merge, cwd=workspace).stdout
+    assert "videos annotated anew: 1, added: 0; new classes: 'waves'" in said
+    assert "the former manifest was different and is kept as manifest.json.bak" in said
+    after = json.loads((workspace / "manifest.json").read_text())
+    assert after["classes"] == [*CLASSES, "waves"]
+    assert after["videos"].pop("v0") == {
+        **before["videos"].pop("v0"),
+        "actions": [[1, 0.0, 1.0], [3, 1.0, 2.0]],
+    }
+    assert after["videos"] == before["videos"]
+    assert "0 extracted, 3 cached" in mstemba(*EXTRACT, cwd=workspace).stdout
+    assert ": trained in " in mstemba(*TRAIN, cwd=workspace).stdout
+    assert "the former manifest" not in mstemba(*merge, cwd=workspace).stdout
+
+
+def test_nothing_is_merged_where_there_is_no_workspace(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"v": {"actions": []}}')
+    said = mstemba("init", "--annotations", "a.json", "--merge", cwd=tmp_path, expect=2)
+    assert "no mstemba workspace" in complaint(said)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_extract_writes_one_complete_entry_a_video(finished: Path) -> None:
