@@ -244,7 +244,10 @@ def evaluate(
     Example: mstemba evaluate --json result.json
     """
     from mstemba.pipeline.evaluate import evaluate
+    from mstemba.pipeline.files import check_kept
 
+    for file, option in ((json, "--json"), (csv, "--csv")):
+        check_kept(file, option, predictions, checkpoint, manifest)
     with open_console(quiet or is_stdout(json) or is_stdout(csv)) as console:
         result = evaluate(
             workspace=workspace,

@@ -83,6 +83,7 @@ def report(
 
     Example: mstemba report
     """
+    from mstemba.pipeline.files import check_kept
     from mstemba.pipeline.report import page_of, report
     from mstemba.pipeline.workspace import find_workspace
 
@@ -97,6 +98,8 @@ def report(
             output=output,
         )
         check_different(page, "the page", json, "--json")
+        listed = found.manifest if found else None
+        check_kept(json, "--json", predictions, checkpoint, manifest or listed)
     with open_console(quiet or is_stdout(json)) as console:
         result = report(
             workspace=found,

@@ -169,8 +169,8 @@ class Console:
         if result.backup:
             self._line(f"the former manifest was different and is kept as {result.backup}")
         if count := result.report.left_out.total():
-            left_out = counted(count, "annotation")
-            raise SomeFailed(f"{left_out} cannot be used, and not in the manifest")
+            left_out = counted(count, "annotation is", "annotations are")
+            raise SomeFailed(f"{left_out} not usable, and not in the manifest")
 
     def extract(self, result: ExtractResult) -> None:
         rate = f", {result.frames / result.seconds:.0f} frames/s" if result.frames else ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,6 +22,7 @@ from mstemba.pipeline.features import find_features
 from mstemba.pipeline.import_features import ImportOptions, import_features
 from mstemba.pipeline.init import init
 from mstemba.pipeline.workspace import get_current
+from tests.cli.conftest import environment
 
 ACTIONS = [[0, 0.0, 2.5], [1, 1.0, 3.0]]
 ENTRY = {"subset": "train", "duration": 4.0, "actions": ACTIONS}
@@ -504,6 +507,9 @@ def test_init_keeps_a_manifest_that_was_edited_by_hand(tmp_path: Path) -> None:
 # Merging into the manifest there is
 
 
+ENTRY_OF_ONE = {"subset": "train", "duration": 4.0, "actions": [[0, 0.0, 1.0]]}
+
+
 def merging(tmp_path: Path) -> Path:
     """A workspace of two annotated videos and one that is not, with its own class order."""
     folder = make_videos(tmp_path / "videos", "a.mp4", "b.mp4", "c.mp4")
@@ -539,8 +545,9 @@ def test_merged_annotations_replace_those_of_their_videos_and_leave_the_rest(
     assert (c.path, c.subset, c.duration) == (before.videos["c"].path, "testing", 9.0)
     assert c.actions == (Action(1, 3.0, 4.0),)
     assert (new.path, new.subset, new.actions) == (None, "training", ())
-    note = "videos annotated anew: 2, added: 1; new classes: 'jump'"
-    assert made.report.notes == [note]
+    assert made.report.notes == [
+        "videos annotated anew: 2 (actions: 3 in place of 2), added: 1; new classes: 'jump'"
+    ]
     assert list(made.report.kept) == ["video without actions"]
 
 
@@ -552,57 +559,143 @@ def test_merged_again_nothing_changes(tmp_path: Path) -> None:
     assert made.backup is None
 
 
-def test_numbers_tables_and_file_names_mean_what_the_manifest_says(tmp_path: Path) -> None:
+def test_numbers_mean_what_the_manifest_says(tmp_path: Path) -> None:
     root = merging(tmp_path)
-    numbers = write(tmp_path, {"a": {"actions": [[1, 0.5, 1.0], [2, 0.5, 1.0]]}})
-    made = init(annotations=numbers, root=root, merge=True)
+    made = init(annotations=write(tmp_path, {"a": {"actions": [[1, 0, 1]]}}), root=root, merge=True)
     assert made.manifest.classes == ("sit", "stand")
-    assert made.manifest.videos["a"].actions == (Action(1, 0.5, 1.0),)
-    assert made.manifest.videos["a"].subset == "training"
-    assert list(made.report.left_out) == ["class id outside 0 to 1"]
-    (tmp_path / "t.csv").write_text("video,start,end,label\nb.mp4,1,2,run\nb.mp4,2,3,Sit\n")
-    made = init(annotations=tmp_path / "t.csv", root=root, merge=True)
-    assert made.manifest.classes == ("sit", "stand", "run")
-    assert made.manifest.videos["b"].actions == (Action(2, 1.0, 2.0), Action(0, 2.0, 3.0))
-    assert made.manifest.videos["b"].subset == "x"
+    assert made.manifest.videos["a"].actions == (Action(1, 0.0, 1.0),)
+    assert (made.manifest.videos["a"].subset, made.manifest.videos["a"].duration) == ("training", 4)
+
+
+def test_a_table_may_name_the_manifest_s_videos_by_their_files(tmp_path: Path) -> None:
+    folder = make_videos(tmp_path / "videos", "b.mp4", "b.avi")
+    labels = write(tmp_path, {"b.mp4": ENTRY, "b.avi": ENTRY})
+    init([folder], labels, root=tmp_path / "w")
+    (tmp_path / "t.csv").write_text("video,start,end,label\nb.avi,1,2,run\nb.avi,2,3,CLASS 0\n")
+    made = init(annotations=tmp_path / "t.csv", root=tmp_path / "w", merge=True)
+    assert made.manifest.classes == ("class_0", "class_1", "run")
+    assert made.manifest.videos["b.avi"].actions == (Action(2, 1.0, 2.0), Action(0, 2.0, 3.0))
+    assert len(made.manifest.videos) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "classes"),
+    [
+        (["sit", "Stand"], ["sit", "stand"]),  # as labels are read elsewhere
+        (["sit", "stand", "Stand"], ["sit", "stand", "Stand"]),  # made so in the page
+        (["SIT", "Sit"], ["sit", "stand", "SIT", "Sit"]),
+    ],
+)
+def test_classes_that_differ_by_case_alone(
+    given: list[str], classes: list[str], tmp_path: Path
+) -> None:
+    root = merging(tmp_path)
+    content = {"classes": given, "videos": {"a": {"actions": [[len(given) - 1, 0, 1]]}}}
+    made = init(annotations=write(tmp_path, content), root=root, merge=True)
+    assert list(made.manifest.classes) == classes
+    (action,) = made.manifest.videos["a"].actions
+    assert classes[action.class_id].casefold() == given[-1].casefold()
+    assert (given[-1] in classes) == (classes[action.class_id] == given[-1])
 
 
 def test_videos_merged_without_annotations_leave_the_actions(tmp_path: Path) -> None:
     root = merging(tmp_path)
     before = load_manifest(root / "manifest.json")
-    more = make_videos(tmp_path / "more", "b.mp4", "d.mp4")
+    more = make_videos(tmp_path / "more", "a.mp4", "d.mp4")
+    # Named together, files of one name are called by their folders; the known ones are known.
+    made = init([tmp_path / "videos", more], root=root, merge=True)
+    videos = dict(made.manifest.videos)
+    assert {id: videos.pop(id) for id in "abc"} == before.videos
+    assert [video.path for video in videos.values()] == [more / "a.mp4", more / "d.mp4"]
+
+
+def test_a_file_does_not_take_another_video_s_place_unless_that_is_gone(tmp_path: Path) -> None:
+    root = merging(tmp_path)
+    more = make_videos(tmp_path / "more", "a.mp4")
+    with pytest.raises(ManifestError, match=r"more/a\.mp4: the manifest has another video 'a', "):
+        init([more], root=root, merge=True)
+    (tmp_path / "videos" / "a.mp4").unlink()
     made = init([more], root=root, merge=True)
-    assert made.manifest.videos["a"] == before.videos["a"]
-    assert made.manifest.videos["b"].actions == before.videos["b"].actions
-    assert made.manifest.videos["b"].path == more / "b.mp4"
-    assert list(made.manifest.videos) == ["a", "b", "c", "d"]
+    assert made.manifest.videos["a"].path == more / "a.mp4"
+    assert made.manifest.videos["a"].actions == (Action(0, 0.0, 2.5), Action(1, 1.0, 3.0))
     assert made.report.kept["video whose file is another one now"] == 1
+    again = init([more], root=root, merge=True)
+    assert "video whose file is another one now" not in again.report.kept
 
 
-def test_what_cannot_be_merged_leaves_the_manifest(tmp_path: Path) -> None:
+FRAMES = {"time_unit": "frames", "videos": {"a": ENTRY}}
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "message"),
+    [
+        (FRAMES, {}, "times in frames, and the manifest to merge them into has seconds"),
+        ({"a": {"actions": [[0, 10, 900]]}}, {}, "these look like frames: say --time-unit frames"),
+        ({"a": {"subset": "testing"}}, {}, "nothing is merged, .*does not say its actions"),
+        ({"a": {"actions": [[1, 0, 1], [2, 0, 1]]}}, {}, r"class id outside 0 to 1 \(1, for ex"),
+        ({"a": ENTRY}, {"dataset": "other"}, "--dataset other: the manifest .* is of 'mine'"),
+        ({"a": ENTRY}, {"features": "npy"}, "--features are of a new manifest"),
+    ],
+)
+def test_what_cannot_be_merged_leaves_the_manifest(
+    content: Any, more: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     root = merging(tmp_path)
     text = (root / "manifest.json").read_text(encoding="utf-8")
-    frames = write(tmp_path, {"time_unit": "frames", "videos": {"a": ENTRY}})
-    with pytest.raises(ManifestError, match=r"times in frames, and the manifest .* has seconds"):
-        init(annotations=frames, root=root, merge=True)
+    with pytest.raises((ManifestError, UsageError), match=message):
+        init(annotations=write(tmp_path, content), root=root, merge=True, **more)
     assert (root / "manifest.json").read_text(encoding="utf-8") == text
+    assert sorted(file.name for file in root.iterdir()) == ["manifest.json", "mstemba.toml"]
+
+
+def test_there_must_be_a_manifest_to_merge_into(tmp_path: Path) -> None:
+    labels = write(tmp_path, {"a": ENTRY})
     with pytest.raises(UsageError, match="no mstemba workspace"):
-        init(annotations=frames, root=tmp_path / "nowhere", merge=True)
+        init(annotations=labels, root=tmp_path / "nowhere", merge=True)
+    root = merging(tmp_path)
     (root / "manifest.json").unlink()
-    with pytest.raises(ManifestError, match=r"manifest\.json"):
-        init(annotations=frames, root=root, merge=True)
+    with pytest.raises(UsageError, match=r"no manifest to merge into: leave --merge out"):
+        init(annotations=labels, root=root, merge=True)
 
 
-def test_times_without_a_unit_are_in_the_manifest_s(tmp_path: Path) -> None:
+def test_times_without_a_unit_are_seconds_and_do_not_become_frames(tmp_path: Path) -> None:
     labels = write(tmp_path, {"P02T01C06": ENTRY, "P03T01C06": ENTRY})
-    init(annotations=labels, root=tmp_path / "w", dataset="tsu")
+    root = tmp_path / "w"
+    init(annotations=labels, root=root, dataset="tsu")
     table = tmp_path / "t.csv"
     table.write_text("video,start,end,label\nP02T01C06,1,2,walk\n")
-    made = init(annotations=table, root=tmp_path / "w", merge=True)
+    with pytest.raises(ManifestError, match=r"times in seconds, and .* has frames"):
+        init(annotations=table, root=root, merge=True)
+    made = init(annotations=table, root=root, merge=True, time_unit="frames")
     assert (made.manifest.time_unit, made.manifest.fps) == ("frames", 20)
     (action,) = made.manifest.videos["P02T01C06"].actions
     assert (made.manifest.classes[action.class_id], action.start) == ("Walk", 1.0)
     assert made.manifest.videos["P03T01C06"].actions == (Action(0, 0, 2.5), Action(1, 1.0, 3.0))
+
+
+def test_merges_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    root = merging(tmp_path)
+    files = [tmp_path / f"{n}.json" for n in range(6)]
+    for n, file in enumerate(files):
+        file.write_text(json.dumps({"classes": [f"c{n}"], "videos": {f"v{n}": ENTRY_OF_ONE}}))
+    merge = "import sys; from mstemba import init; init(annotations=sys.argv[1], merge=True)"
+    command = [sys.executable, "-c", merge]
+    running = [subprocess.Popen([*command, file], cwd=root, env=environment()) for file in files]
+    assert [process.wait(120) for process in running] == [0] * 6
+    manifest = load_manifest(root / "manifest.json")
+    assert {f"v{n}" for n in range(6)} <= set(manifest.videos)
+    assert {f"c{n}" for n in range(6)} <= set(manifest.classes)
+    assert not list(root.glob(".*locks"))
+
+
+def test_paths_through_a_link_stay_in_the_workspace(tmp_path: Path) -> None:
+    make_videos(tmp_path / "elsewhere", "a.mp4")
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "videos").symlink_to(tmp_path / "elsewhere")
+    for merge in (False, True):
+        init([tmp_path / "w" / "videos"], root=tmp_path / "w", merge=merge)
+        text = (tmp_path / "w" / "manifest.json").read_text(encoding="utf-8")
+        assert json.loads(text)["videos"]["a"]["path"] == "videos/a.mp4"
 
 
 def test_init_from_annotations_alone_is_for_published_features(tmp_path: Path) -> None:
@@ -634,7 +727,7 @@ def test_class_names_of_ones_own_in_a_known_dataset_are_noted(tmp_path: Path) ->
 
 def test_init_with_a_split_of_nothing_is_refused(tmp_path: Path) -> None:
     folder = make_videos(tmp_path / "videos", "a.mp4")
-    with pytest.raises(UsageError, match="a split is of annotations"):
+    with pytest.raises(UsageError, match="--split cross-view is of annotations"):
         init([folder], root=tmp_path / "w", dataset="tsu", split="cross-view")
 
 

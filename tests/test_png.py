@@ -321,7 +321,7 @@ def test_odd_names_are_drawn_as_they_are_or_with_their_class_number(name: str) -
 
 
 def test_letters_that_our_font_lacks_come_from_one_of_the_machine(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("wide ⌒ bow ⌓", "plain", "⌒ and 走")
     what = detection(replace(scores(names), video="/videos/⌒.mp4"))
@@ -330,11 +330,18 @@ def test_letters_that_our_font_lacks_come_from_one_of_the_machine(
     assert without.rows() == ["#0 wide ⌒ bow ⌓", "plain", "#2 ⌒ and 走"]
     # One that is there, but has no such letter; one that is not; one that has it.
     own = Path(fonts.font(17).path)
-    others = [own.with_name(f"{name}.ttf") for name in ("cmr10", "missing", "DejaVuSansMono")]
+    content = own.with_name("DejaVuSansMono.ttf").read_bytes()
+    (tmp_path / "cut.ttf").write_bytes(content[: len(content) // 2])  # opens, and has no glyphs
+    others = [
+        own.with_name("cmr10.ttf"),
+        own.with_name("missing.ttf"),
+        tmp_path / "cut.ttf",
+        own.with_name("DejaVuSansMono.ttf"),
+    ]
     monkeypatch.setattr(fonts, "SYSTEM", tuple(map(str, others)))
     found = drawn(what)
     assert found.rows() == ["wide ⌒ bow ⌓", "plain", "#2 ⌒ and 走"]
-    wide = ImageFont.truetype(str(others[2]), 17).getlength("wide ⌒ bow ⌓")
+    wide = ImageFont.truetype(str(others[-1]), 17).getlength("wide ⌒ bow ⌓")
     (box,) = (w.box for w in found.texts if w.text == "wide ⌒ bow ⌓")
     assert box[2] - box[0] == pytest.approx(wide, abs=2)
     assert box[2] <= found.left

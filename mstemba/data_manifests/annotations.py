@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from mstemba.data_manifests import boris, eaf, elan, native, tables
-from mstemba.data_manifests.class_ids import ClassIds, describe, folded, label_names
+from mstemba.data_manifests.class_ids import ClassIds, describe, label_names
 from mstemba.data_manifests.datasets import DATASETS, Dataset, load_dataset, recognise
 from mstemba.data_manifests.json_forms import read_json
 from mstemba.data_manifests.manifest import TIME_UNITS, Action, Manifest, Video, subset_name
@@ -23,7 +23,7 @@ from mstemba.data_manifests.reading import Entry, Found, Labelled, Report, examp
 from mstemba.data_manifests.tables import Table, find_table, read_table, tables_below
 from mstemba.errors import ManifestError, UsageError
 
-__all__ = ["Report", "check_units", "join", "merged", "read_annotations"]
+__all__ = ["Report", "check_units", "join", "read_annotations"]
 
 _Reader = Callable[[Table, Found, Report], None]
 
@@ -63,8 +63,8 @@ def read_annotations(
     """Read a file or folder of annotations into a manifest without video paths.
 
     Rows that name one of `files`, the videos that are there by id, are of that video. `former` is
-    the manifest that they will be merged into: it says what the files do not, of the unit, of what
-    numbers mean, of subsets.
+    the manifest that they will be merged into: where the files do not, it says what numbers mean,
+    and the videos' subsets and durations.
     `dataset` is any name; those of DATASETS bring class names, time unit and split. `classes` and
     `time_unit` are used in place of the files' own, `split` in place of their subsets. Where
     nothing names the classes, they are the labels in order of the alphabet, or `class_0`... up to
@@ -83,18 +83,12 @@ def read_annotations(
         raise UsageError(f"split {split!r}: only {', '.join(DATASETS)} have some; name the dataset")
     names = classes or found.classes or (known.classes if known else label_names(found, former))
     ids = ClassIds(path, names, known, found, report)
+    before = former.videos if former else {}
     videos = {
-        id: _video(
-            id,
-            entry,
-            ids,
-            _subset(id, entry, known, split, report) or _former_subset(id, former),
-            report,
-        )
+        id: _video(id, entry, ids, _subset(id, entry, known, split, report), before.get(id), report)
         for id, entry in found.entries.items()
     }
-    usual = former.time_unit if former else "seconds"
-    unit = time_unit or found.time_unit or (known.time_unit if known else usual)
+    unit = time_unit or found.time_unit or (known.time_unit if known else "seconds")
     check_units(path, unit, videos, report)
     name = known.name if known and (dataset or "").casefold() in ("", known.name) else dataset
     fps = known.fps if known and unit == "frames" else None
@@ -239,11 +233,14 @@ def _subset(
     return ruled
 
 
-def _former_subset(id: str, former: Manifest | None) -> str | None:
-    return former.videos[id].subset if former and id in former.videos else None
-
-
-def _video(id: str, entry: Entry, ids: ClassIds, subset: str | None, report: Report) -> Video:
+def _video(
+    id: str, entry: Entry, ids: ClassIds, subset: str | None, before: Video | None, report: Report
+) -> Video:
+    duration = entry.duration
+    if before:
+        subset, duration = subset or before.subset, before.duration or duration
+    if before and entry.silent:  # what is there would be replaced by nothing
+        report.count(report.left_out, "entry that does not say its actions", id)
     actions: list[Action] = []
     for labelled in entry.actions:
         number = ids(labelled)
@@ -255,13 +252,13 @@ def _video(id: str, entry: Entry, ids: ClassIds, subset: str | None, report: Rep
             report.count(report.kept, "action that ends before it starts", describe(labelled))
         elif action.end == action.start:
             report.count(report.kept, "action without length", describe(labelled))
-        if entry.duration is not None and action.end > entry.duration:
+        if duration is not None and action.end > duration:
             report.count(report.kept, "action that ends past the video's end", describe(labelled))
     if not actions:
         report.count(report.kept, "video without actions", id)
     if subset is None:
         report.count(report.kept, "video without a subset", id)
-    return Video(id, None, subset, entry.duration, tuple(actions))
+    return Video(id, None, subset, duration, tuple(actions))
 
 
 def check_units(path: Path, unit: str, videos: dict[str, Video], report: Report) -> None:
@@ -319,37 +316,3 @@ def join(annotations: Manifest, files: dict[str, Path], report: Report) -> Manif
             report.count(report.kept, "video file without annotation", str(path))
             videos[id] = Video(id, path, None, None)
     return replace(annotations, videos=videos)
-
-
-def merged(former: Manifest, given: Manifest, report: Report) -> Manifest:
-    """The former manifest with these annotations: of their videos they replace the actions.
-
-    New classes come last, so that the numbers of the former ones stay; names match as in files of
-    labels, without regard to case.
-    Raises ManifestError where one of the two is in seconds and the other in frames.
-    """
-    if given.time_unit != former.time_unit:
-        raise ManifestError(
-            f"{given.dataset}: times in {given.time_unit}, and the manifest to merge them into has "
-            f"{former.time_unit}: bring them into one unit"
-        )
-    folds = {folded(name): name for name in former.classes}
-    same = [n if n in former.classes else folds.get(folded(n), n) for n in given.classes]
-    new = [name for name in dict.fromkeys(same) if name not in former.classes]
-    classes = (*former.classes, *new)
-    numbers = [classes.index(name) for name in same]
-    videos = dict(former.videos)
-    for id, video in given.videos.items():
-        known = former.videos.get(id, video)
-        videos[id] = replace(
-            known,
-            subset=video.subset or known.subset,
-            duration=known.duration or video.duration,
-            actions=tuple(Action(numbers[c], start, end) for c, start, end in video.actions),
-        )
-    again = sum(id in former.videos for id in given.videos)
-    report.notes.append(
-        f"videos annotated anew: {again}, added: {len(given.videos) - again}; "
-        f"new classes: {', '.join(map(repr, new)) or 'none'}"
-    )
-    return replace(former, classes=classes, videos=videos)

@@ -52,7 +52,8 @@ def read_json(path: Path, found: Found, report: Report) -> None:
     for id, entry in entries.items():
         _count_repeated(entry, _SECOND, f"in {id}", report)
         read = Entry(entry.get("subset"), _duration(id, entry.get("duration"), report))
-        listed = entry.get("annotations" if activitynet else "actions", [])
+        actions = "annotations" if activitynet else "actions"
+        read.silent, listed = actions not in entry, entry.get(actions, [])
         for item in listed if isinstance(listed, list) else [listed]:
             try:
                 read.actions.append(_action(item, activitynet, f"in {id}"))

@@ -222,8 +222,12 @@ def save_text(manifest: Manifest, folder: Path) -> str:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    path, folder = path.resolve(), folder.resolve()
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+    """The path from the folder on if it lies below it, as it is written or with links followed."""
+    for form in (os.path.abspath, os.path.realpath):
+        whole, above = Path(form(path)), Path(form(folder))
+        if whole.is_relative_to(above):
+            return whole.relative_to(above).as_posix()
+    return str(path.resolve())
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -63,6 +63,8 @@ class Entry:
     actions: list[Labelled] = field(default_factory=list)
     media: Path | None = None
     """The video's file, as the first file to tell of it names it."""
+    silent: bool = False
+    """Whether the file says nothing of its actions, not even that there are none."""
 
     def told_of(self, media: Path, where: str, report: Report) -> None:
         """Take by what path a file names the video, and count one that is another video's."""

@@ -276,6 +276,7 @@ class _Detecting:
                 if ends_the_run(error):
                     raise
                 self._result.failed[job.id] = explain(error)
+        known.warn("detect", self._listen)
         self._result.cached = [id for id in self._result.cached if id not in self._result.failed]
         meter.tell(counted(len(jobs), "video"), len(jobs), len(jobs))
         self._fingerprints.save()

@@ -61,6 +61,7 @@ def evaluate(
     """
     if unknown := [name for name in metrics if name not in FAMILIES]:
         raise UsageError(f"unknown metrics {unknown[0]!r}; there are {', '.join(FAMILIES)}")
+    check_one_subject(checkpoint, released, predictions)
     workspace = find_workspace(workspace)
     stage = Stage(find_manifest(manifest, workspace), subset, tuple(metrics), listen)
     source = as_path(features)
@@ -68,6 +69,16 @@ def evaluate(
     if isinstance(subject, Predictions) and subject.scores is None:
         return stage.segments(subject, source, workspace)
     return stage.measure(stage.score(subject, source, workspace, device))
+
+
+def check_one_subject(
+    checkpoint: str | Path | None, released: bool, predictions: str | Path | None
+) -> None:
+    """Raises UsageError where these do not say one thing to measure."""
+    if checkpoint is not None and predictions is not None:
+        raise UsageError("a checkpoint and a file of predictions: give one of them")
+    if released and checkpoint is None:
+        raise UsageError("which released weights? name their file with --checkpoint")
 
 
 def find_subject(
@@ -79,10 +90,6 @@ def find_subject(
     predictions: str | Path | None,
 ) -> Checkpoint | Predictions:
     """What is to be measured. Raises as `evaluate` does."""
-    if checkpoint is not None and predictions is not None:
-        raise UsageError("a checkpoint and a file of predictions: give one of them")
-    if released and checkpoint is None:
-        raise UsageError("which released weights? name their file with --checkpoint")
     if predictions is not None:
         path = Path(str(as_local(predictions)))
         return read_predictions(path, manifest.classes, manifest.videos.values())
@@ -383,5 +390,6 @@ def _class_difference(found: Checkpoint, classes: tuple[str, ...]) -> str:
     what = f"for example {odd[0]!r} is in one of them only" if odd else "their order differs"
     return (
         f"{found.folder} was trained for {len(found.classes)} classes, "
-        f"the manifest has {len(classes)}: {what}"
+        f"the manifest has {len(classes)}: {what}. Train for these classes, or name the manifest "
+        f"of those with --manifest"
     )

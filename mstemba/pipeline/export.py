@@ -94,6 +94,7 @@ def export(
             result.failed[name] = explain(error)
         else:
             result.detections[name] = detection
+    known.warn("export", listen)
     meter.tell(counted(len(files), "video"), len(files), len(files))
     return result
 

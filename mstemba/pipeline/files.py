@@ -149,6 +149,17 @@ def check_target(file: Path, option: str, example: str) -> None:
         )
 
 
+def check_kept(file: str | Path | None, option: str, *read: str | Path | None) -> None:
+    """Raises UsageError where a result would be written over a file that it is made from."""
+    for source in read:
+        if source is not None and file is not None and _same(file, source):
+            raise UsageError(f"{file}: this file is read; name another one by {option}")
+
+
+def _same(one: str | Path, other: str | Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
 def ends_the_run(error: OSError) -> bool:
     """Whether a file that could not be written means that no other can: the disk is full."""
     return error.errno in FULL_DISK

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from mstemba.data_manifests.annotations import check_units, join, merged, read_annotations
+from mstemba.data_manifests.annotations import check_units, join, read_annotations
 from mstemba.data_manifests.manifest import (
     Manifest,
     Video,
@@ -18,8 +20,10 @@ from mstemba.data_manifests.manifest import (
     load_manifest,
     save_text,
 )
+from mstemba.data_manifests.merging import known_files, merged
 from mstemba.data_manifests.reading import Report
 from mstemba.errors import DecodeError, UsageError
+from mstemba.pipeline.claims import Claims
 from mstemba.pipeline.features import FeatureSource, NpyFolder, open_features
 from mstemba.pipeline.files import as_local, write_text
 from mstemba.pipeline.keys import Fingerprints
@@ -83,7 +87,8 @@ def init(
     manifest there is: of a video that is annotated anew the actions are replaced, further videos
     and classes are added, all else stays.
     Raises ManifestError for a path that is not there, a folder without videos, or annotations that
-    cannot be right as a whole, UsageError for options that do not fit; odd entries are reported.
+    cannot be right as a whole, or, to be merged, in any part; UsageError for options that do not
+    fit. Odd entries are reported.
     """
     folder = as_local(root) or Path()
     paths = as_paths(videos)
@@ -91,22 +96,63 @@ def init(
         raise UsageError(
             "name at least one video or folder with --videos, or annotations with --annotations"
         )
+    for option, given in (("classes", classes), ("time-unit", time_unit), ("split", split)):
+        if given and annotations is None:
+            raise UsageError(f"--{option} {given} is of annotations: name them by --annotations")
     files = find_videos(paths)
-    former = load_manifest(open_workspace(folder).manifest) if merge else None
-    if annotations is None:
-        manifest, report = _without_annotations(files, dataset, split), Report()
-        manifest = join(former, files, report) if former else manifest
-    else:
-        names = None if classes is None else _class_names(Path(classes))
-        known = {v.id: v.path for v in former.videos.values() if v.path} if former else {}
-        manifest, report = read_annotations(
-            Path(annotations), dataset, names, time_unit, split, known | files, former
-        )
-        annotated = list(manifest.videos)
-        manifest = merged(former, manifest, report) if former else manifest
-        manifest = join(manifest, files, report) if paths else manifest
-        probed = {id: manifest.videos[id] for id in annotated}
-        _check_units_by_probing(Path(annotations), replace(manifest, videos=probed), report)
+    with _former(folder, dataset, features) if merge else nullcontext() as former:
+        if annotations is None:
+            manifest, report = _without_annotations(former, files, dataset)
+        else:
+            names = None if classes is None else _class_names(Path(classes))
+            read = partial(read_annotations, Path(annotations), dataset, names, time_unit, split)
+            manifest, report = _annotated(Path(annotations), read, former, files)
+        return _make(folder, manifest, report, features)
+
+
+@contextmanager
+def _former(folder: Path, dataset: str | None, features: str | Path | None) -> Iterator[Manifest]:
+    """The manifest to merge into; while it is held, no other process merges."""
+    workspace = open_workspace(folder)
+    with Claims(workspace.manifest).whole():
+        if not workspace.manifest.is_file():
+            raise UsageError(f"{workspace.manifest}: no manifest to merge into: leave --merge out")
+        former = load_manifest(workspace.manifest)
+        if features is not None:
+            raise UsageError("--features are of a new manifest: leave them, or --merge, out")
+        if dataset is not None and dataset.casefold() != former.dataset.casefold():
+            raise UsageError(
+                f"--dataset {dataset}: the manifest to merge into is of {former.dataset!r}; name "
+                f"that, or leave --dataset out"
+            )
+        yield former
+
+
+def _annotated(
+    path: Path,
+    read: Callable[[dict[str, Path], Manifest | None], tuple[Manifest, Report]],
+    former: Manifest | None,
+    files: dict[str, Path],
+) -> tuple[Manifest, Report]:
+    known = {}
+    if former:
+        files = known_files(former, files)
+        known = {v.id: v.path for v in former.videos.values() if v.path}
+    manifest, report = read(known | files, former)
+    annotated = list(manifest.videos)
+    if former:
+        check_units(path, manifest.time_unit, manifest.videos, report)  # by the known durations
+        manifest = merged(former, manifest, report)
+    if files:
+        manifest = join(manifest, files, report)
+    probed = {id: manifest.videos[id] for id in annotated}
+    _check_units_by_probing(path, replace(manifest, videos=probed), report)
+    return manifest, report
+
+
+def _make(
+    folder: Path, manifest: Manifest, report: Report, features: str | Path | None
+) -> InitResult:
     source = None if features is None else open_features(Path(features))
     # Nothing is made before all is checked, so the workspace may be none yet.
     fingerprints = Fingerprints(Workspace(folder, folder).fingerprints)
@@ -120,12 +166,13 @@ def init(
 
 
 def _without_annotations(
-    files: dict[str, Path], dataset: str | None, split: str | None
-) -> Manifest:
-    if split:
-        raise UsageError(f"split {split!r}: a split is of annotations; name them")
+    former: Manifest | None, files: dict[str, Path], dataset: str | None
+) -> tuple[Manifest, Report]:
+    report = Report()
+    if former:
+        return join(former, known_files(former, files), report), report
     videos = {id: Video(id, path, None, None) for id, path in files.items()}
-    return Manifest(dataset or "videos", (), "seconds", videos)
+    return Manifest(dataset or "videos", (), "seconds", videos), report
 
 
 def _match_features(

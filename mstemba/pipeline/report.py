@@ -17,11 +17,19 @@ from mstemba.data_manifests.manifest import Manifest
 from mstemba.errors import UsageError
 from mstemba.pipeline.checkpoint import CONFIG, DONE, Checkpoint, find_checkpoint
 from mstemba.pipeline.devices import pick_device
-from mstemba.pipeline.evaluate import Evaluation, Scored, Stage, find_manifest, find_subject
+from mstemba.pipeline.evaluate import (
+    Evaluation,
+    Scored,
+    Stage,
+    check_one_subject,
+    find_manifest,
+    find_subject,
+)
 from mstemba.pipeline.evaluation import FAMILIES
 from mstemba.pipeline.files import (
     as_local,
     as_path,
+    check_kept,
     check_target,
     folder_name,
     read_json,
@@ -86,6 +94,7 @@ def report(
     wanted.
     """
     options = ExportOptions(threshold=threshold)
+    check_one_subject(checkpoint, released, predictions)
     workspace, source = find_workspace(workspace), as_path(features)
     found = find_manifest(manifest, workspace)
     subject = find_subject(found, workspace, source, checkpoint, released, predictions)
@@ -93,6 +102,8 @@ def report(
     _check_dense(subject)
     run = _run_folder(subject)
     page, training = _page_path(as_local(output), run, subset), _training(run)
+    listed = workspace.manifest if workspace else None
+    check_kept(page, "--output", predictions, checkpoint, manifest or listed)
     warnings: list[str] = []
 
     def heard(event: Event) -> None:
@@ -113,7 +124,7 @@ def report(
         "mistaken": _mistaken(scored, labels, found.classes),
         "videos": _videos(scored, labels),
         "training": training,
-        "provenance": _provenance(subject, found, options, pick_device(device)),
+        "provenance": _provenance(subject, found, options, device),
         "warnings": warnings,
     }
     write_text(page, render(data, scored, evaluation, found.classes, options))
@@ -283,7 +294,7 @@ def _provenance(
         "software": {
             **{name: _version(name) for name in PACKAGES},
             "python": platform.python_version(),
-            "device": device,
+            "device": None if isinstance(subject, Predictions) else pick_device(device),
         },
     }
 

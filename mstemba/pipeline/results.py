@@ -15,7 +15,7 @@ from mstemba.pipeline.files import first_existing, may_write_into
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.outputs import WRITERS, Detection
 from mstemba.pipeline.outputs.html_page import check_embeddable
-from mstemba.pipeline.progress import Event, Listener, silent
+from mstemba.pipeline.progress import Event, Listener, counted, silent
 from mstemba.pipeline.segments import find_segments
 from mstemba.pipeline.timeline import in_seconds
 from mstemba.pipeline.workspace import Workspace
@@ -55,6 +55,8 @@ class Known:
         self._videos: dict[str, Video] = {}
         """Those that have a file, by id."""
         self._classes: tuple[str, ...] = ()
+        self._unshown: list[str] = []
+        """Ids of the videos whose labels were not given, because not all classes are the same."""
         self._time_unit = "seconds"
         if workspace is not None and workspace.manifest.is_file():
             manifest = load_manifest(workspace.manifest)
@@ -98,7 +100,11 @@ class Known:
         None, too, for actions in frames if it is not known how many frames a row has.
         """
         video = self.video(Path(scores.video))
-        if video is None or not video.actions or self._classes != scores.classes:
+        if video is None or not video.actions:
+            return None
+        if self._classes != scores.classes:
+            if set(self._classes) & set(scores.classes):  # none are the same without training
+                self._unshown.append(video.id)
             return None
         if frames_per_row is None and self._time_unit == "frames":
             return None
@@ -107,6 +113,16 @@ class Known:
             Segment(a.start, a.end, a.class_id, scores.classes[a.class_id], 1.0)
             for a in in_seconds(video, self._time_unit, scores.grid, frames)
         ]
+
+    def warn(self, stage: str, listen: Listener) -> None:
+        """Tell of labels that were not given."""
+        if ids := self._unshown:
+            more = f" and {counted(len(ids) - 1, 'more video')}" if len(ids) > 1 else ""
+            message = (
+                f"the labels of {ids[0]}{more} are not shown: the manifest has other classes than "
+                f"these scores; `mstemba train` learns those"
+            )
+            listen(Event(stage, message, warning=True))
 
 
 def make_detection(

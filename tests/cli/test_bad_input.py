@@ -674,7 +674,7 @@ def test_labels_that_cannot_be_used_are_counted_and_the_rest_is_kept(
     entry = {"subset": "training", "duration": 0.8, "actions": [[0, 0.1, 0.5], [5, 0.1, 0.5]]}
     (tmp_path / "labels.json").write_text(json.dumps({"classes": ["a"], "videos": {"v0": entry}}))
     result = mstemba(*LABELS, "labels.json", cwd=tmp_path, expect=1)
-    assert "1 annotation cannot be used" in complaint(result)
+    assert "1 annotation is not usable, and not in the manifest" in complaint(result)
     assert "warning: class id outside 0 to 0: 1 left out" in result.stderr
     made = json.loads((tmp_path / "manifest.json").read_text())
     assert made["videos"]["v0"]["actions"] == [[0, 0.1, 0.5]]

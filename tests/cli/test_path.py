@@ -45,7 +45,8 @@ def test_a_corrected_video_is_merged_and_learnt_from(workspace: Path) -> None:
     (workspace / "v0.annotations.json").write_text(json.dumps(corrected))
     merge = ("init", "--annotations", "v0.annotations.json", "--merge")
     said = mstemba(*merge, cwd=workspace).stdout
-    assert "videos annotated anew: 1, added: 0; new classes: 'waves'" in said
+    anew = "videos annotated anew: 1 (actions: 2 in place of 3), added: 0; new classes: 'waves'"
+    assert anew in said
     assert "the former manifest was different and is kept as manifest.json.bak" in said
     after = json.loads((workspace / "manifest.json").read_text())
     assert after["classes"] == [*CLASSES, "waves"]
@@ -54,6 +55,12 @@ def test_a_corrected_video_is_merged_and_learnt_from(workspace: Path) -> None:
         "actions": [[1, 0.0, 1.0], [3, 1.0, 2.0]],
     }
     assert after["videos"] == before["videos"]
+    # What was trained before knows the former classes.
+    detected = mstemba("detect", "videos/v0.mp4", "videos/v1.mp4", "--quiet", cwd=workspace)
+    assert "labels of v0 and 1 more video are not shown: the manifest has other" in detected.stderr
+    exported = mstemba("export", "v1", "--quiet", cwd=workspace).stderr
+    assert exported.startswith("warning: the labels of v1 are not shown: the manifest has other")
+    assert "name the manifest of those" in complaint(mstemba("evaluate", cwd=workspace, expect=2))
     assert "0 extracted, 3 cached" in mstemba(*EXTRACT, cwd=workspace).stdout
     assert ": trained in " in mstemba(*TRAIN, cwd=workspace).stdout
     assert "the former manifest" not in mstemba(*merge, cwd=workspace).stdout

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
-from tests.cli.conftest import CLASSES, complaint, current_run, mstemba
+import pytest
+import torch
+
+from mstemba.model.architectures import build, make_config
+from tests.cli.conftest import CLASSES, complaint, contents, current_run, edit_json, mstemba
 
 
 def test_report_writes_its_page_into_the_runs_folder(workspace: Path) -> None:
@@ -22,6 +27,62 @@ def test_report_writes_its_page_into_the_runs_folder(workspace: Path) -> None:
     assert other.read_bytes() == first
     assert list(data["evaluation"]["per_class"]) == CLASSES
     assert data["training"]["loss"]
+
+
+def test_report_on_predictions_and_on_released_weights(workspace: Path) -> None:
+    (workspace / "dense.json").write_text(json.dumps({"v2": [[0.9, 0.2, 0.4], [0.3, 0.8, 0.1]]}))
+    said = mstemba("report", "--predictions", "dense.json", "--json", "d.out", cwd=workspace).stdout
+    assert said.startswith("report-testing.html: per-frame mAP ")
+    assert "(1 video, 2 rows), dense.json" in said
+    data = json.loads((workspace / "d.out").read_text())
+    assert data["provenance"]["predictions"]["file"] == "dense.json"
+    assert data["provenance"]["software"]["device"] is None
+
+    edit_json(workspace / "manifest.json", lambda data: data.update(dataset="charades"))
+    config = make_config("mstemba", 1280, len(CLASSES), widths=(8, 8, 8), state=2)
+    torch.save(build(config).state_dict(), workspace / "authors.pth")
+    (workspace / "report-testing.html").unlink()
+    args = ("report", "--checkpoint", "authors.pth", "--released", "--json", "r.out")
+    said = mstemba(*args, cwd=workspace).stdout
+    assert said.startswith("report-testing.html: per-frame mAP ")
+    assert "(1 video, 8 rows), authors.pth" in said
+    assert json.loads((workspace / "r.out").read_text())["provenance"]["model"]["padding"]
+
+    args = ("--checkpoint", "authors.pth", "--released", "--json", "report-testing.html")
+    assert "the page goes there already" in complaint(
+        mstemba("report", *args, cwd=workspace, expect=2)
+    )
+    one_of = mstemba(
+        "report", "--predictions", "dense.json", "--checkpoint", "x", cwd=workspace, expect=2
+    )
+    assert "give one of them" in complaint(one_of)
+    assert "which released weights" in complaint(
+        mstemba("report", "--released", cwd=workspace, expect=2)
+    )
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("report", "--predictions", "dense.json", "--output", "dense.json"),
+        ("report", "--predictions", "dense.json", "--json", "./dense.json"),
+        ("report", "--output", "manifest.json"),
+        ("report", "--json", "manifest.json"),
+        ("evaluate", "--predictions", "dense.json", "--json", "dense.json"),
+        ("evaluate", "--predictions", "dense.json", "--csv", "dense.json"),
+    ],
+)
+def test_no_result_is_written_over_what_it_is_made_from(
+    args: tuple[str, ...], finished: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "dense.json").write_text('{"v2": [[0.9, 0.2, 0.4]]}')
+    for name in ("manifest.json", "mstemba.toml"):
+        shutil.copy(finished / name, tmp_path / name)
+    shutil.copytree(finished / "runs", tmp_path / "runs")
+    before = contents(tmp_path)
+    said = complaint(mstemba(*args, cwd=tmp_path, expect=2))
+    assert f"{args[-1]}: this file is read; name another one by {args[-2]}" in said
+    assert contents(tmp_path) == before
 
 
 def test_a_wrong_output_is_one_line_and_exit_code_2(workspace: Path) -> None:

@@ -14,6 +14,7 @@ Font = ImageFont.FreeTypeFont
 # As Linux, macOS and Windows have them, those of most letters first; Pillow knows their folders.
 SYSTEM = (
     "NotoSansCJK-Regular.ttc",
+    "NotoSansCJK-VF.ttc",
     "SourceHanSans.ttc",
     "wqy-zenhei.ttc",
     "wqy-microhei.ttc",
@@ -29,6 +30,7 @@ SYSTEM = (
     "malgun.ttf",
     "LeelawUI.ttf",
     "Nirmala.ttf",
+    "Nirmala.ttc",
 )
 # What is put before or after a name that is too long, or like another one.
 BESIDES = "…#0123456789 "
@@ -44,7 +46,10 @@ def font_for(text: str, size: int) -> Font:
     letters = set(text + BESIDES)
 
     def has_all(path: str) -> bool:
-        return all(_in_font(letter, path) for letter in letters)
+        try:
+            return all(_in_font(letter, path) for letter in letters)
+        except OSError:  # a damaged font, found out by its letters
+            return False
 
     if has_all(_own()):
         return font(size)
