@@ -609,7 +609,9 @@ def test_videos_merged_without_annotations_leave_the_actions(tmp_path: Path) -> 
     assert [video.path for video in videos.values()] == [more / "a.mp4", more / "d.mp4"]
 
 
-def test_a_file_does_not_take_another_video_s_place_unless_that_is_gone(tmp_path: Path) -> None:
+def test_a_file_does_not_take_another_video_s_place_unless_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = merging(tmp_path)
     more = make_videos(tmp_path / "more", "a.mp4")
     with pytest.raises(ManifestError, match=r"more/a\.mp4: the manifest has another video 'a', "):
@@ -619,7 +621,8 @@ def test_a_file_does_not_take_another_video_s_place_unless_that_is_gone(tmp_path
     assert made.manifest.videos["a"].path == more / "a.mp4"
     assert made.manifest.videos["a"].actions == (Action(0, 0.0, 2.5), Action(1, 1.0, 3.0))
     assert made.report.kept["video whose file is another one now"] == 1
-    again = init([more], root=root, merge=True)
+    monkeypatch.chdir(tmp_path)
+    again = init(["more"], root="w", merge=True)
     assert "video whose file is another one now" not in again.report.kept
 
 
@@ -671,6 +674,10 @@ def test_times_without_a_unit_are_seconds_and_do_not_become_frames(tmp_path: Pat
     (action,) = made.manifest.videos["P02T01C06"].actions
     assert (made.manifest.classes[action.class_id], action.start) == ("Walk", 1.0)
     assert made.manifest.videos["P03T01C06"].actions == (Action(0, 0, 2.5), Action(1, 1.0, 3.0))
+    numbers = write(tmp_path, {"P03T01C06": {"actions": [[2, 0, 1]]}})
+    made = init(annotations=numbers, root=root, merge=True, dataset="tsu")
+    assert len(made.report.notes) == 1  # that it is not all of TSU goes without saying
+    assert made.manifest.videos["P03T01C06"].actions == (Action(2, 0.0, 1.0),)
 
 
 def test_merges_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
@@ -696,6 +703,11 @@ def test_paths_through_a_link_stay_in_the_workspace(tmp_path: Path) -> None:
         init([tmp_path / "w" / "videos"], root=tmp_path / "w", merge=merge)
         text = (tmp_path / "w" / "manifest.json").read_text(encoding="utf-8")
         assert json.loads(text)["videos"]["a"]["path"] == "videos/a.mp4"
+    real = make_videos(tmp_path / "w" / "real", "b.mp4")
+    (tmp_path / "alias").symlink_to(tmp_path / "w")
+    init([real], root=tmp_path / "alias")
+    text = (tmp_path / "w" / "manifest.json").read_text(encoding="utf-8")
+    assert json.loads(text)["videos"]["b"]["path"] == "real/b.mp4"
 
 
 def test_init_from_annotations_alone_is_for_published_features(tmp_path: Path) -> None:

@@ -212,6 +212,21 @@ def test_without_a_manifest_the_id_is_that_of_detect(tmp_path: Path) -> None:
     assert [d.id for d in export(options=PLAIN, workspace=made)] == ["a/walk", "b/walk"]
 
 
+def test_labels_of_other_classes_are_told_of_unless_none_is_the_same(workspace: Workspace) -> None:
+    def warnings() -> list[str]:
+        told: list[Event] = []
+        export(options=PLAIN, workspace=workspace, listen=told.append)
+        return [event.message for event in told if event.warning]
+
+    assert warnings() == []
+    text = workspace.manifest.read_text()
+    workspace.manifest.write_text(text.replace(json.dumps(CLASSES), '["sit", "drink", "wave"]'))
+    (message,) = warnings()
+    assert message.startswith("the labels of a are not shown: the manifest has other classes")
+    workspace.manifest.write_text(text.replace(json.dumps(CLASSES), '["wave", "jump"]'))
+    assert warnings() == []  # as of labels that were given in words
+
+
 @pytest.mark.parametrize("named", ["videos/b/walk.mp4", "b/walk"])
 def test_a_workspace_with_videos_in_folders_can_be_moved(
     tmp_path: Path, named: str, monkeypatch: pytest.MonkeyPatch

@@ -320,6 +320,15 @@ def test_odd_names_are_drawn_as_they_are_or_with_their_class_number(name: str) -
     assert picture.head()[0].text == f"{name}.mp4".replace("\n", r"\n").replace("\udce9", r"\udce9")
 
 
+def torn(font: bytes) -> bytes:
+    """A font that opens, and whose glyphs are an error."""
+    for at in range(12, 12 + 16 * int.from_bytes(font[4:6], "big"), 16):
+        tag, _, offset, length = struct.unpack(">4sLLL", font[at : at + 16])
+        if tag == b"glyf":
+            return font[:offset] + b"\x01" * length + font[offset + length :]
+    raise AssertionError("no glyphs")
+
+
 def test_letters_that_our_font_lacks_come_from_one_of_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,12 +339,12 @@ def test_letters_that_our_font_lacks_come_from_one_of_the_machine(
     assert without.rows() == ["#0 wide ⌒ bow ⌓", "plain", "#2 ⌒ and 走"]
     # One that is there, but has no such letter; one that is not; one that has it.
     own = Path(fonts.font(17).path)
-    content = own.with_name("DejaVuSansMono.ttf").read_bytes()
-    (tmp_path / "cut.ttf").write_bytes(content[: len(content) // 2])  # opens, and has no glyphs
+    (tmp_path / "torn.ttf").write_bytes(torn(own.with_name("DejaVuSansMono.ttf").read_bytes()))
     others = [
         own.with_name("cmr10.ttf"),
         own.with_name("missing.ttf"),
-        tmp_path / "cut.ttf",
+        tmp_path / "torn.ttf",
+        own.with_name("STIXSizOneSymReg.ttf"),  # has the letters of its own alone
         own.with_name("DejaVuSansMono.ttf"),
     ]
     monkeypatch.setattr(fonts, "SYSTEM", tuple(map(str, others)))
@@ -347,6 +356,10 @@ def test_letters_that_our_font_lacks_come_from_one_of_the_machine(
     assert box[2] <= found.left
     assert found.head()[0].text == "⌒.mp4"
     assert not np.array_equal(found.pixels[:TOP], without.pixels[:TOP])  # no box
+    # What may be put beside a name, its class's number for one, must be there, too.
+    serif = str(own.with_name("DejaVuSerif.ttf"))
+    monkeypatch.setattr(fonts, "SYSTEM", (str(others[-2]), serif))
+    assert fonts.font_for("\u23b7", 17).path == serif
 
 
 def test_of_long_names_the_beginning_is_drawn() -> None:

@@ -438,12 +438,11 @@ def test_released_weights_give_a_page(
     manifest = json.loads((kitchen / "manifest.json").read_text()) | {"dataset": "charades"}
     write_json(tmp_path / "manifest.json", manifest)
     monkeypatch.chdir(a_run(make_workspace(tmp_path / "w", VIDEOS)))
-    Path("weights").mkdir()  # a folder of the run, and yet they are not of it
-    shutil.move(tmp_path / "authors.pth", "weights/authors.pth")
+    shutil.move(tmp_path / "authors.pth", "best.pth")  # it is not of the run it lies in
     more = {"manifest": tmp_path / "manifest.json", "features": kitchen / "npy", "device": "cpu"}
-    found = report(checkpoint="weights/authors.pth", released=True, **more)
+    found = report(checkpoint="best.pth", released=True, **more)
     assert found.page == Path("report-testing.html")
-    assert found.evaluation == evaluate(checkpoint="weights/authors.pth", released=True, **more)
+    assert found.evaluation == evaluate(checkpoint="best.pth", released=True, **more)
     page = Page(found.page)
     check_page(page)
     assert page.data["training"] is None

@@ -53,7 +53,7 @@ def merged(former: Manifest, given: Manifest, report: Report) -> Manifest:
 
 def _names(former: tuple[str, ...], given: tuple[str, ...]) -> list[str]:
     """The given names as the former manifest spells them; two that are given stay two."""
-    folds = {folded(name): name for name in former if name not in given}
+    folds = {folded(name): name for name in former}
     alike = Counter(map(folded, given))
     return [
         folds.get(folded(name), name) if name not in former and alike[folded(name)] == 1 else name

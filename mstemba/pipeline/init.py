@@ -140,11 +140,8 @@ def _annotated(
         known = {v.id: v.path for v in former.videos.values() if v.path}
     manifest, report = read(known | files, former)
     annotated = list(manifest.videos)
-    if former:
-        check_units(path, manifest.time_unit, manifest.videos, report)  # by the known durations
-        manifest = merged(former, manifest, report)
-    if files:
-        manifest = join(manifest, files, report)
+    manifest = merged(former, manifest, report) if former else manifest
+    manifest = join(manifest, files, report) if files else manifest
     probed = {id: manifest.videos[id] for id in annotated}
     _check_units_by_probing(path, replace(manifest, videos=probed), report)
     return manifest, report
