@@ -120,6 +120,7 @@ def test_the_manifest_is_known(workspace: Workspace) -> None:
     result = export(options=PLAIN, workspace=workspace)
     a, b = result.detections["a"], result.detections["b"]
     assert (a.id, a.subset, b.id, b.subset) == ("a", "testing", "monday/b", None)
+    assert (a.frames_per_row, b.frames_per_row) == (None, None)
     assert a.ground_truth is not None
     assert [(s.start, s.end, s.label) for s in a.ground_truth] == [(0.5, 1.5, "drink")]
     assert b.ground_truth is None
@@ -241,6 +242,8 @@ def test_frames_of_unknown_length_give_no_ground_truth(workspace: Workspace) -> 
     text = workspace.manifest.read_text().replace('"seconds"', '"frames"')
     workspace.manifest.write_text(text)
     assert export("a", PLAIN, workspace=workspace).detections["a"].ground_truth is not None
+    frames = {d.id: d.frames_per_row for d in export(options=PLAIN, workspace=workspace)}
+    assert frames == {"a": 25, "monday/b": 25}
     file = workspace.detections / "a.scores.npz"
     save_scores(file, replace(read_scores(file), provenance={}))
     assert export("a", PLAIN, workspace=workspace).detections["a"].ground_truth is None

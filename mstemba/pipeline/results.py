@@ -57,10 +57,10 @@ class Known:
         self._classes: tuple[str, ...] = ()
         self._unshown: list[str] = []
         """Ids of the videos whose labels were not given, because not all classes are the same."""
-        self._time_unit = "seconds"
+        self.time_unit = "seconds"
         if workspace is not None and workspace.manifest.is_file():
             manifest = load_manifest(workspace.manifest)
-            self._classes, self._time_unit = manifest.classes, manifest.time_unit
+            self._classes, self.time_unit = manifest.classes, manifest.time_unit
             self._videos = {v.id: v for v in manifest.videos.values() if v.path is not None}
 
     def video(self, path: Path) -> Video | None:
@@ -106,12 +106,12 @@ class Known:
             if set(self._classes) & set(scores.classes):  # none are the same without training
                 self._unshown.append(video.id)
             return None
-        if frames_per_row is None and self._time_unit == "frames":
+        if frames_per_row is None and self.time_unit == "frames":
             return None
         frames = (frames_per_row or 1) * np.arange(scores.grid.count + 1)
         return [
             Segment(a.start, a.end, a.class_id, scores.classes[a.class_id], 1.0)
-            for a in in_seconds(video, self._time_unit, scores.grid, frames)
+            for a in in_seconds(video, self.time_unit, scores.grid, frames)
         ]
 
     def warn(self, stage: str, listen: Listener) -> None:
@@ -132,11 +132,12 @@ def make_detection(
     video = known.video(Path(scores.video))
     spec = provenance.get("features", {})
     stride = spec.get("stride")
+    frames_per_row = stride and stride * spec.get("every", 1)
     low = options.low_threshold
     return Detection(
         scores,
         find_segments(scores, options.threshold, low, options.min_length),
-        known.ground_truth(scores, stride and stride * spec.get("every", 1)),
+        known.ground_truth(scores, frames_per_row),
         {
             **provenance,
             "threshold": options.threshold,
@@ -146,6 +147,7 @@ def make_detection(
         id=video.id if video else id,
         subset=video.subset if video else None,
         options=options,
+        frames_per_row=frames_per_row if known.time_unit == "frames" else None,
     )
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mstemba.data_manifests.manifest import load_manifest
+from mstemba.data_manifests.annotations import read_annotations
+from mstemba.data_manifests.manifest import Action, Video, load_manifest
 from mstemba.pipeline.outputs import Detection
+from mstemba.pipeline.timeline import in_seconds
 from mstemba.records import Segment, TimeGrid
 from tests.cli.conftest import mstemba
 from tests.page.conftest import Browser
@@ -459,6 +461,33 @@ def test_leaving_is_warned_of_until_the_corrections_are_downloaded(opened: Brows
     opened.set("subset", "")
     file = opened.downloaded(opened.find("download").click)
     assert json.loads(file.read_text())["videos"]["v"]["subset"] is None
+
+
+def test_of_a_manifest_in_frames_the_download_is_in_frames(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    """Labels that nobody touched come back as the frames they were."""
+    grid = TimeGrid(np.cumsum(np.random.default_rng(3).uniform(0.3, 0.9, 40)), 0.64)
+    actions = [Action(0, 0, 7), Action(1, 31.5, 160), Action(2, 159, 650), Action(0, 640, 655)]
+    labelled = Video("v", None, "testing", None, tuple(actions))
+    truth = [
+        Segment(a.start, a.end, a.class_id, "", 1.0)
+        for a in in_seconds(labelled, "frames", grid, 16 * np.arange(41))
+    ]
+    values = np.full((40, 3), 0.1, np.float32)
+    what = scene(tmp_path / "v.mp4", ["walk", "sit", "read"], probabilities=values, grid=grid)
+    dense = replace(what.scores, duration=float(grid.ends[-1]) + 1)  # the end is beyond the scores
+    what = replace(what, scores=dense, ground_truth=truth, frames_per_row=16)
+    chromium.open(page(what, tmp_path))
+    chromium.set("base", "labels")
+    file = chromium.downloaded(chromium.find("download").click)
+    read, _ = read_annotations(file)
+    assert read.time_unit == "frames"
+    video = read.videos["v"]
+    found = sorted((a.class_id, a.start, a.end) for a in video.actions)
+    expected = sorted((a.class_id, a.start, a.end) for a in actions)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert video.duration == pytest.approx(16 * 40 + 16 / 0.64, abs=1e-5)
 
 
 IDS = ("plain", "'; \u202e <script>window.__pwned=1</script> ü", "__proto__")

@@ -28,6 +28,8 @@ class Detection:
     """In the manifest."""
     options: ExportOptions = field(default_factory=ExportOptions)
     """How the scores became these segments."""
+    frames_per_row: int | None = None
+    """Frames from one row to the next, where the manifest counts time in frames; else None."""
 
     @property
     def name(self) -> str:

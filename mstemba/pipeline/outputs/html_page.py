@@ -144,6 +144,7 @@ def _facts(detection: Detection, path: Path) -> tuple[dict[str, Any], bytes]:
             "playable": _PLAYABLE,
         },
         "duration": scores.duration,
+        "frames_per_row": detection.frames_per_row,
         "classes": scores.classes,
         "rows": scores.grid.count,
         "step": scores.grid.step,

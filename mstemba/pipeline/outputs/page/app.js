@@ -226,7 +226,7 @@ class App {
   }
 
   download() {
-    const text = annotationText(this.facts, this.corrections, byId("subset").value);
+    const text = annotationText(this.facts, this.scores, this.corrections, byId("subset").value);
     download(text, fileName(this.facts.id));
     this.corrections.saved = this.corrections.items;
     this.bar.show();

@@ -124,14 +124,16 @@ function whyNot(start, end, duration) {
   return "";
 }
 
-/** The text of an annotation file as `mstemba init --annotations` reads it. */
-function annotationText(facts, corrections, subset) {
-  const actions = corrections.items.map(({ classId, start, end }) => [classId, start, end]);
-  const entry = { subset: subset || null, duration: facts.duration, actions };
+/** The text of an annotation file as `mstemba init --annotations` reads it, in the manifest's unit. */
+function annotationText(facts, scores, corrections, subset) {
+  const perRow = facts.frames_per_row;
+  const time = perRow === null ? (seconds) => seconds : (seconds) => scores.frameAt(seconds, perRow);
+  const actions = corrections.items.map(({ classId, start, end }) => [classId, time(start), time(end)]);
+  const entry = { subset: subset || null, duration: time(facts.duration), actions };
   // Computed, so that a video called __proto__ is an entry like any other.
   const content = {
     classes: corrections.classes,
-    time_unit: "seconds",
+    time_unit: perRow === null ? "seconds" : "frames",
     videos: { [facts.id]: entry },
   };
   return JSON.stringify(content, null, 1) + "\n";

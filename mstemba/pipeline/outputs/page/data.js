@@ -69,6 +69,14 @@ class Scores {
     return low - 1;
   }
 
+  /** Seconds as a frame number, from 0, where rows are so many frames apart: by the rows' real times. */
+  frameAt(seconds, framesPerRow) {
+    const row = Math.max(0, this.rowAt(seconds)), start = this.starts[row];
+    const next = this.starts[row + 1] ?? start + this.step;
+    const frame = framesPerRow * (row + (seconds - start) / (next - start));
+    return Math.max(0, Math.round(frame * 1e6) / 1e6);
+  }
+
   /** The nearest edge of a row; the time itself where there are no rows. */
   snap(seconds) {
     const row = this.rowAt(seconds), distance = (time) => Math.abs(time - seconds);
