@@ -61,43 +61,39 @@ def evaluate(
     """
     if unknown := [name for name in metrics if name not in FAMILIES]:
         raise UsageError(f"unknown metrics {unknown[0]!r}; there are {', '.join(FAMILIES)}")
-    check_one_subject(checkpoint, released, predictions)
-    workspace = find_workspace(workspace)
-    stage = Stage(find_manifest(manifest, workspace), subset, tuple(metrics), listen)
-    source = as_path(features)
-    subject = find_subject(stage.manifest, workspace, source, checkpoint, released, predictions)
+    workspace, source = find_workspace(workspace), as_path(features)
+    listed, subject = find_inputs(workspace, manifest, source, checkpoint, released, predictions)
+    stage = Stage(listed, subset, tuple(metrics), listen)
     if isinstance(subject, Predictions) and subject.scores is None:
         return stage.segments(subject, source, workspace)
     return stage.measure(stage.score(subject, source, workspace, device))
 
 
-def check_one_subject(
-    checkpoint: str | Path | None, released: bool, predictions: str | Path | None
-) -> None:
-    """Raises UsageError where these do not say one thing to measure."""
-    if checkpoint is not None and predictions is not None:
-        raise UsageError("a checkpoint and a file of predictions: give one of them")
-    if released and checkpoint is None:
-        raise UsageError("which released weights? name their file with --checkpoint")
-
-
-def find_subject(
-    manifest: Manifest,
+def find_inputs(
     workspace: Workspace | None,
+    manifest: str | Path | None,
     features: Path | None,
     checkpoint: str | Path | None,
     released: bool,
     predictions: str | Path | None,
-) -> Checkpoint | Predictions:
-    """What is to be measured. Raises as `evaluate` does."""
-    if predictions is not None:
-        path = Path(str(as_local(predictions)))
-        return read_predictions(path, manifest.classes, manifest.videos.values())
+) -> tuple[Manifest, Checkpoint | Predictions]:
+    """The manifest, and what is to be measured on it. Raises as `evaluate` does."""
+    if checkpoint is not None and predictions is not None:
+        raise UsageError("a checkpoint and a file of predictions: give one of them")
+    if released and checkpoint is None:
+        raise UsageError("which released weights? name their file with --checkpoint")
+    found = None
+    if not released and predictions is None:  # first: where there is no workspace, it says most
+        found = find_checkpoint(as_local(checkpoint), workspace)
+    listed = find_manifest(manifest, workspace)
+    if found is not None:
+        return listed, found
     if released:
         spec = find_features(features, workspace).spec
-        length = recipes.clip_length(manifest.dataset)
-        return open_released(Path(str(checkpoint)), manifest.classes, spec, length)
-    return find_checkpoint(as_local(checkpoint), workspace)
+        length = recipes.clip_length(listed.dataset)
+        return listed, open_released(Path(str(checkpoint)), listed.classes, spec, length)
+    path = Path(str(as_local(predictions)))
+    return listed, read_predictions(path, listed.classes, listed.videos.values())
 
 
 def find_manifest(given: str | Path | None, workspace: Workspace | None) -> Manifest:

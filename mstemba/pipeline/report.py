@@ -17,14 +17,7 @@ from mstemba.data_manifests.manifest import Manifest
 from mstemba.errors import UsageError
 from mstemba.pipeline.checkpoint import CONFIG, DONE, Checkpoint, find_checkpoint
 from mstemba.pipeline.devices import pick_device
-from mstemba.pipeline.evaluate import (
-    Evaluation,
-    Scored,
-    Stage,
-    check_one_subject,
-    find_manifest,
-    find_subject,
-)
+from mstemba.pipeline.evaluate import Evaluation, Scored, Stage, find_inputs
 from mstemba.pipeline.evaluation import FAMILIES
 from mstemba.pipeline.files import (
     as_local,
@@ -94,10 +87,8 @@ def report(
     wanted.
     """
     options = ExportOptions(threshold=threshold)
-    check_one_subject(checkpoint, released, predictions)
     workspace, source = find_workspace(workspace), as_path(features)
-    found = find_manifest(manifest, workspace)
-    subject = find_subject(found, workspace, source, checkpoint, released, predictions)
+    found, subject = find_inputs(workspace, manifest, source, checkpoint, released, predictions)
     # All of it may be refused, before the work begins.
     _check_dense(subject)
     run = _run_folder(subject)
