@@ -93,7 +93,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(disk)]
     if sys.platform != "linux" or shutil.which("mount") is None:
-        pytest.skip("tmpfs is of Linux")
+        pytest.skip("a tmpfs takes Linux and its `mount`")
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("may not mount a file system here")
     yield disk

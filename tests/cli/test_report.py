@@ -46,7 +46,8 @@ def test_report_on_predictions_and_on_released_weights(workspace: Path) -> None:
     said = mstemba(*args, cwd=workspace).stdout
     assert said.startswith("report-testing.html: per-frame mAP ")
     assert "(1 video, 8 rows), authors.pth" in said
-    assert json.loads((workspace / "r.out").read_text())["provenance"]["model"]["padding"]
+    model = json.loads((workspace / "r.out").read_text())["provenance"]["model"]
+    assert (model["padding"], model["split"]) == ("released", "contiguous")
 
     for args in (("--checkpoint", "authors.pth", "--released"), ("--predictions", "dense.json")):
         taken = (*args, "--json", "report-testing.html")
