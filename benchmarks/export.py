@@ -25,10 +25,10 @@ import numpy as np
 import torch
 
 from benchmarks.common import readable, save, show
+from mstemba.pipeline.detect.scores_file import SavedScores, save_scores
+from mstemba.pipeline.detect.segments import find_segments
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.outputs import WRITERS
-from mstemba.pipeline.outputs.scores import KeptScores, save_scores
-from mstemba.pipeline.segments import find_segments
 from mstemba.records import Scores, TimeGrid
 
 MINUTES, FPS, CLASSES = 40, 24, 157
@@ -84,7 +84,7 @@ def main() -> None:
             folder = Path(name)
             kept, video = folder / "video.scores.npz", folder / "video.mp4"
             video.touch()  # the page names it and does not read it
-            save_scores(kept, KeptScores(replace(dense, video=str(video)), "key", "print"))
+            save_scores(kept, SavedScores(replace(dense, video=str(video)), "key", "print"))
             measured = {
                 form: measure(kept, form, folder / form, runs)
                 for form in (*WRITERS, DEFAULT, ",".join(WRITERS))

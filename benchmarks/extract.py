@@ -29,13 +29,13 @@ import torch
 from benchmarks import videos
 from benchmarks.common import mebibytes, save, show
 from mstemba.extractors import registry, torchvision_ops
+from mstemba.pipeline.caching.keys import file_sha256
 from mstemba.pipeline.decode.reader import DecodeRequest, decode
 from mstemba.pipeline.decode.worker import decode_all
 from mstemba.pipeline.devices import all_devices, cores, fast_precision
-from mstemba.pipeline.engine import batch_size, decoders
-from mstemba.pipeline.extract import extract
-from mstemba.pipeline.keys import file_sha256
-from mstemba.pipeline.options import ExtractOptions
+from mstemba.pipeline.extract.local_engine import batch_size, decoders
+from mstemba.pipeline.extract.stage import extract
+from mstemba.pipeline.options import FeatureOptions, RunOptions
 from mstemba.records import Frames
 
 # Enough for a rate, and not the whole of a slow arrangement.
@@ -53,10 +53,9 @@ def main() -> None:
         if arguments.backbone == "clip" and weights is None:
             weights = str(_random_clip(arguments.model, scratch))
         backbone = registry.resolve(arguments.backbone, arguments.model, weights, file_sha256)
-        options = ExtractOptions(
-            backbone.name, backbone.model, weights, precision=precision, device=arguments.device
-        )
-        bench = Bench(arguments.video, backbone, options, device, scratch)
+        options = FeatureOptions(backbone.name, backbone.model, weights, precision=precision)
+        here = RunOptions(device=arguments.device)
+        bench = Bench(arguments.video, backbone, options, here, device, scratch)
         result = bench.rounds(arguments.rounds, arguments.copies)
         if arguments.clips:
             result["short_clips"] = bench.short_clips()
@@ -73,11 +72,12 @@ class Bench:
         self,
         video: Path,
         backbone: registry.Resolved,
-        options: ExtractOptions,
+        options: FeatureOptions,
+        here: RunOptions,
         device: str,
         scratch: Path,
     ) -> None:
-        self.video, self.backbone, self.options = video, backbone, options
+        self.video, self.backbone, self.options, self.here = video, backbone, options, here
         self.device, self.scratch = device, scratch
         self.on_cpu = device == "cpu"
 
@@ -243,11 +243,11 @@ class Bench:
 
     # The whole
 
-    def whole_rate(self, files: list[Path], options: ExtractOptions) -> float:
+    def whole_rate(self, files: list[Path], options: FeatureOptions) -> float:
         """Frames a second of `mstemba.extract`, loading of the backbone and all."""
         store = self.scratch / "store.zarr"
         begin = time.perf_counter()
-        result = extract(files, options, store=store)
+        result = extract(files, options, self.here, store=store)
         seconds = time.perf_counter() - begin
         assert not result.failed, result.failed
         shutil.rmtree(store)
@@ -280,7 +280,9 @@ class Bench:
         peaks = {}
         for name, seconds in (("minute", 60), ("hour", 3600)):
             video = videos.looped(self.video, self.scratch / f"{name}.mp4", seconds)
-            peaks[name] = peak_of_extraction(video, self.options, self.scratch / "m.zarr")
+            peaks[name] = peak_of_extraction(
+                video, self.options, self.here.device, self.scratch / "m.zarr"
+            )
             shutil.rmtree(self.scratch / "m.zarr")
         ratio = peaks["hour"] / peaks["minute"]
         print(
@@ -317,7 +319,7 @@ def _random_clip(model: str | None, folder: Path) -> Path:
     return file
 
 
-def peak_of_extraction(video: Path, options: ExtractOptions, store: Path) -> int:
+def peak_of_extraction(video: Path, options: FeatureOptions, device: str, store: Path) -> int:
     """Bytes: the sum of the peaks of the command and of its decoder process (Linux)."""
     command = [sys.executable, "-m", "mstemba", "extract", str(video), "--store", str(store)]
     for name in (
@@ -325,14 +327,14 @@ def peak_of_extraction(video: Path, options: ExtractOptions, store: Path) -> int
         "model",
         "weights",
         "precision",
-        "device",
-        "every",
+        "frame_step",
         "window",
         "stride",
     ):
         value = getattr(options, name)
-        command += [f"--{name}", str(value)] if value else []
-    process = subprocess.Popen([*command, "--quiet"], start_new_session=True)
+        command += [f"--{name.replace('_', '-')}", str(value)] if value else []
+    command += ["--device", device, "--quiet"]
+    process = subprocess.Popen(command, start_new_session=True)
     peaks: dict[str, int] = {}
     while process.poll() is None:
         for pid in _session(process.pid):

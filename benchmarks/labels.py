@@ -22,8 +22,8 @@ import torch
 from benchmarks.common import readable, save, show
 from mstemba.data_manifests.annotations import read_annotations
 from mstemba.data_manifests.manifest import Video
-from mstemba.pipeline.labels import build_labels, paint_labels
-from mstemba.pipeline.timeline import even_rows
+from mstemba.pipeline.dataset.labels import build_labels, paint_labels
+from mstemba.pipeline.features.row_times import even_rows
 
 FPS, STRIDE, ROUNDS = 24, 16, 9
 

@@ -23,10 +23,10 @@ import torch
 
 from benchmarks.common import readable, save, show, times
 from mstemba.data_manifests.manifest import Action
-from mstemba.pipeline import metrics as m
-from mstemba.pipeline.evaluation import BINS, FAMILIES, NEAR, DenseMeasures, LabelledVideo
-from mstemba.pipeline.proposals import propose
-from mstemba.pipeline.timeline import even_rows
+from mstemba.pipeline.evaluate import metrics as m
+from mstemba.pipeline.evaluate.evaluation import BINS, FAMILIES, NEAR, DenseMeasures, LabelledVideo
+from mstemba.pipeline.evaluate.proposals import propose
+from mstemba.pipeline.features.row_times import even_rows
 
 CPU = torch.device("cpu")
 DENSITY = 0.83
@@ -103,7 +103,7 @@ def per_frame(
     }
 
 
-def segments(count: int, like: m.Instances | None, seed: int = 1) -> m.Instances:
+def segments(count: int, like: m.SegmentArray | None, seed: int = 1) -> m.SegmentArray:
     """Random actions, or detections around such."""
     rng = np.random.default_rng(seed)
     if like is None:
@@ -114,7 +114,7 @@ def segments(count: int, like: m.Instances | None, seed: int = 1) -> m.Instances
         video, class_id = of.video, of.class_id
         start = of.start + rng.normal(0, 4, count)
         duration = of.duration * np.exp(rng.normal(0, 0.5, count))
-    return m.Instances(video, class_id, start, start + duration, rng.random(count))
+    return m.SegmentArray(video, class_id, start, start + duration, rng.random(count))
 
 
 def detection(actions: int, detections: int) -> dict[str, Callable[[], Any]]:

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from benchmarks.common import readable, save, show, times
+from mstemba.pipeline.detect.segments import find_segments
 from mstemba.pipeline.outputs import Detection
-from mstemba.pipeline.segments import find_segments
-from tests.page.conftest import browse, programs
-from tests.page.scenes import long_scene, page
+from tests.pipeline.outputs.page.conftest import browse, programs
+from tests.pipeline.outputs.page.scenes import long_scene, page
 
 CPU = torch.device("cpu")
 LARGEST = 3e6

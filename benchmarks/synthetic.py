@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import Manifest, Video
-from mstemba.pipeline.labels import build_labels
-from mstemba.pipeline.timeline import even_rows
+from mstemba.pipeline.dataset.labels import build_labels
+from mstemba.pipeline.features.row_times import even_rows
 
 FloatMatrix = NDArray[np.float32]
 

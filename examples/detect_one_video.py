@@ -29,9 +29,9 @@ def main() -> None:
     parser.add_argument("--output", default="detections")
     given = parser.parse_args()
 
-    options = mstemba.DetectOptions(threshold=given.threshold)
+    options = mstemba.ExportOptions(threshold=given.threshold)
     result = mstemba.detect(
-        given.video, options, checkpoint=given.checkpoint, output=given.output, listen=show
+        given.video, options, checkpoint=given.checkpoint, output=given.output, on_event=show
     )
     print(file=sys.stderr)
     for segment in result.segments:  # the reason is raised here if the video could not be read

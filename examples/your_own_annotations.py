@@ -27,7 +27,7 @@ def main() -> None:
         print("odd in the annotations:", line)
 
     extraction = mstemba.extract(
-        options=mstemba.ExtractOptions(backbone=given.backbone), workspace=made.workspace
+        options=mstemba.FeatureOptions(backbone=given.backbone), workspace=made.workspace
     )
     for id, reason in extraction.failed.items():
         print(f"{id} could not be read: {reason}")

@@ -32,12 +32,12 @@ def main() -> None:
 
     result = mstemba.detect(
         given.video,
-        mstemba.DetectOptions(threshold=given.threshold),
+        mstemba.ExportOptions(threshold=given.threshold),
         labels=given.labels,
         zero_shot=mstemba.ZeroShotOptions(model=given.model),
         weights=given.weights,
         output=given.output,
-        listen=show,
+        on_event=show,
     )
     print(file=sys.stderr)
     scores = result.scores

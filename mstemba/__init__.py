@@ -16,102 +16,69 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mstemba.errors import MstembaError, UsageError
-    from mstemba.model.checkpoint import load_model
-    from mstemba.pipeline.detect import DetectResult, detect
-    from mstemba.pipeline.evaluate import evaluate
-    from mstemba.pipeline.export import ExportResult, export
-    from mstemba.pipeline.extract import extract
-    from mstemba.pipeline.import_features import import_features
-    from mstemba.pipeline.init import init
-    from mstemba.pipeline.options import (
-        DetectOptions,
-        ExportOptions,
-        ExtractOptions,
-        ImportOptions,
-        TrainOptions,
-        ZeroShotOptions,
-    )
-    from mstemba.pipeline.outputs.detection import Detection
-    from mstemba.pipeline.outputs.scores import KeptScores, read_scores
-    from mstemba.pipeline.progress import Event
-    from mstemba.pipeline.report import Report, report
-    from mstemba.pipeline.segments import find_segments
-    from mstemba.pipeline.train import train
-    from mstemba.pipeline.workspace import Workspace, open_workspace
-    from mstemba.records import Scores, Segment, TimeGrid
+    from mstemba.errors import MstembaError as MstembaError
+    from mstemba.errors import UsageError as UsageError
+    from mstemba.model.checkpoint import load_model as load_model
+    from mstemba.pipeline.detect.export import ExportResult as ExportResult
+    from mstemba.pipeline.detect.export import export as export
+    from mstemba.pipeline.detect.scores_file import SavedScores as SavedScores
+    from mstemba.pipeline.detect.scores_file import read_scores as read_scores
+    from mstemba.pipeline.detect.segments import find_segments as find_segments
+    from mstemba.pipeline.detect.stage import DetectResult as DetectResult
+    from mstemba.pipeline.detect.stage import detect as detect
+    from mstemba.pipeline.evaluate.stage import evaluate as evaluate
+    from mstemba.pipeline.extract.stage import extract as extract
+    from mstemba.pipeline.features.import_npy import import_features as import_features
+    from mstemba.pipeline.init import init as init
+    from mstemba.pipeline.options import EvaluateOptions as EvaluateOptions
+    from mstemba.pipeline.options import ExportOptions as ExportOptions
+    from mstemba.pipeline.options import FeatureOptions as FeatureOptions
+    from mstemba.pipeline.options import ImportOptions as ImportOptions
+    from mstemba.pipeline.options import RunOptions as RunOptions
+    from mstemba.pipeline.options import TrainOptions as TrainOptions
+    from mstemba.pipeline.options import TrainRunOptions as TrainRunOptions
+    from mstemba.pipeline.options import ZeroShotOptions as ZeroShotOptions
+    from mstemba.pipeline.outputs.detection import Detection as Detection
+    from mstemba.pipeline.progress import Event as Event
+    from mstemba.pipeline.report.stage import Report as Report
+    from mstemba.pipeline.report.stage import report as report
+    from mstemba.pipeline.train.stage import train as train
+    from mstemba.pipeline.workspace import Workspace as Workspace
+    from mstemba.pipeline.workspace import open_workspace as open_workspace
+    from mstemba.records import Scores as Scores
+    from mstemba.records import Segment as Segment
+    from mstemba.records import TimeGrid as TimeGrid
 
 __version__ = "0.1.0"
-__all__ = [
-    "DetectOptions",
-    "DetectResult",
-    "Detection",
-    "Event",
-    "ExportOptions",
-    "ExportResult",
-    "ExtractOptions",
-    "ImportOptions",
-    "KeptScores",
-    "MstembaError",
-    "Report",
-    "Scores",
-    "Segment",
-    "TimeGrid",
-    "TrainOptions",
-    "UsageError",
-    "Workspace",
-    "ZeroShotOptions",
-    "detect",
-    "evaluate",
-    "export",
-    "extract",
-    "find_segments",
-    "import_features",
-    "init",
-    "load_model",
-    "open_workspace",
-    "read_scores",
-    "report",
-    "train",
-]
 
-_WHERE = {
-    "MstembaError": "errors",
-    "UsageError": "errors",
-    "load_model": "model.checkpoint",
-    "DetectResult": "pipeline.detect",
-    "detect": "pipeline.detect",
-    "evaluate": "pipeline.evaluate",
-    "ExportResult": "pipeline.export",
-    "export": "pipeline.export",
-    "extract": "pipeline.extract",
-    "import_features": "pipeline.import_features",
-    "init": "pipeline.init",
-    "DetectOptions": "pipeline.options",
-    "ExportOptions": "pipeline.options",
-    "ExtractOptions": "pipeline.options",
-    "ImportOptions": "pipeline.options",
-    "TrainOptions": "pipeline.options",
-    "ZeroShotOptions": "pipeline.options",
-    "Detection": "pipeline.outputs.detection",
-    "KeptScores": "pipeline.outputs.scores",
-    "read_scores": "pipeline.outputs.scores",
-    "Event": "pipeline.progress",
-    "Report": "pipeline.report",
-    "report": "pipeline.report",
-    "find_segments": "pipeline.segments",
-    "train": "pipeline.train",
-    "Workspace": "pipeline.workspace",
-    "open_workspace": "pipeline.workspace",
-    "Scores": "records",
-    "Segment": "records",
-    "TimeGrid": "records",
+_NAMES = {
+    "errors": "MstembaError UsageError",
+    "model.checkpoint": "load_model",
+    "pipeline.detect.export": "ExportResult export",
+    "pipeline.detect.scores_file": "SavedScores read_scores",
+    "pipeline.detect.segments": "find_segments",
+    "pipeline.detect.stage": "DetectResult detect",
+    "pipeline.evaluate.stage": "evaluate",
+    "pipeline.extract.stage": "extract",
+    "pipeline.features.import_npy": "import_features",
+    "pipeline.init": "init",
+    "pipeline.options": "EvaluateOptions ExportOptions FeatureOptions ImportOptions RunOptions "
+    "TrainOptions TrainRunOptions ZeroShotOptions",
+    "pipeline.outputs.detection": "Detection",
+    "pipeline.progress": "Event",
+    "pipeline.report.stage": "Report report",
+    "pipeline.train.stage": "train",
+    "pipeline.workspace": "Workspace open_workspace",
+    "records": "Scores Segment TimeGrid",
 }
+"""The public names, by the module that defines them."""
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(importlib.import_module(f"mstemba.{_WHERE[name]}"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"mstemba.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'mstemba' has no attribute {name!r}")
 
 

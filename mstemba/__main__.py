@@ -40,7 +40,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _explain(error: OSError) -> str:
-    from mstemba.pipeline.files import ends_the_run, explain
+    from mstemba.pipeline.caching.files import ends_the_run, explain
 
     if not ends_the_run(error):
         return explain(error)

@@ -12,38 +12,38 @@ from typing import Annotated
 import typer
 
 from mstemba import __version__, cli_views
-from mstemba.arguments import (
+from mstemba.cli_options import (
     CheckpointOption,
     CsvOption,
     DetectionsOption,
     FeaturesOption,
+    FormerOption,
     JsonOption,
     LabelsOption,
     ManifestOption,
-    MatchingFeaturesOption,
     MergeOption,
     MetricsOption,
-    PredictionsOption,
     QuietOption,
     RecipeOption,
-    ReleasedOption,
     RunOption,
     StoreOption,
     WorkspaceOption,
     is_stdout,
     names,
-    of,
-    takes,
+    with_options,
     write_json,
     write_text,
 )
 from mstemba.cli_views import open_console
 from mstemba.errors import UsageError
 from mstemba.pipeline.options import (
-    DetectOptions,
-    ExtractOptions,
+    EvaluateOptions,
+    ExportOptions,
+    FeatureOptions,
     ImportOptions,
+    RunOptions,
     TrainOptions,
+    TrainRunOptions,
     ZeroShotOptions,
 )
 
@@ -128,15 +128,17 @@ def init(
 
 
 @app.command()
-@takes(ExtractOptions)
+@with_options(FeatureOptions, run_options=RunOptions)
 def extract(
-    options: ExtractOptions,
+    options: FeatureOptions,
+    run_options: RunOptions,
     videos: Annotated[
         list[Path] | None,
         typer.Argument(help="Videos or folders [default: those of the manifest]."),
     ] = None,
     store: StoreOption = None,
     manifest: ManifestOption = None,
+    every: FormerOption = None,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -146,22 +148,23 @@ def extract(
 
     Example: mstemba extract --backbone clip
     """
-    from mstemba.pipeline.extract import extract
+    from mstemba.pipeline.extract.stage import extract
 
     with open_console(quiet) as console:
         result = extract(
             videos or [],
             options,
+            run_options,
             workspace=workspace,
             manifest=manifest,
             store=store,
-            listen=console,
+            on_event=console,
         )
         console.extract(result)
 
 
 @app.command("import")
-@takes(ImportOptions)
+@with_options(ImportOptions)
 def import_features(
     options: ImportOptions,
     folder: Annotated[Path, typer.Argument(help="Folder of features, VIDEO.npy each.")],
@@ -176,7 +179,7 @@ def import_features(
 
     Example: mstemba import clip_features --backbone clip
     """
-    from mstemba.pipeline.import_features import import_features
+    from mstemba.pipeline.features.import_npy import import_features
 
     with open_console(quiet) as console:
         result = import_features(
@@ -185,15 +188,16 @@ def import_features(
             workspace=workspace,
             manifest=manifest,
             store=store,
-            listen=console,
+            on_event=console,
         )
         console.import_features(result)
 
 
 @app.command()
-@takes(TrainOptions)
+@with_options(TrainOptions, run_options=TrainRunOptions)
 def train(
     options: TrainOptions,
+    run_options: TrainRunOptions,
     given: list[str],
     recipe: RecipeOption = "auto",
     manifest: ManifestOption = None,
@@ -208,34 +212,30 @@ def train(
 
     Example: mstemba train --arch mstemba-v3
     """
-    from mstemba.pipeline.train import train
+    from mstemba.pipeline.train.stage import train
 
     with open_console(quiet) as console:
         result = train(
             options,
+            run_options,
             recipe=recipe,
             given=given,
             workspace=workspace,
             manifest=manifest,
             features=features,
             output=output,
-            listen=console,
+            on_event=console,
         )
         console.train(result)
 
 
 @app.command()
+@with_options(EvaluateOptions)
 def evaluate(
-    subset: Annotated[str, typer.Option(help="Subset of the manifest to score.")] = "testing",
+    options: EvaluateOptions,
     metrics: MetricsOption = "frame,charades,conditional,detection,breakdown",
     json: JsonOption = None,
     csv: CsvOption = None,
-    checkpoint: CheckpointOption = None,
-    released: ReleasedOption = False,
-    predictions: PredictionsOption = None,
-    manifest: ManifestOption = None,
-    features: MatchingFeaturesOption = None,
-    device: Annotated[str, of(DetectOptions, "device")] = DetectOptions.device,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -243,34 +243,24 @@ def evaluate(
 
     Example: mstemba evaluate --json result.json
     """
-    from mstemba.pipeline.evaluate import evaluate
-    from mstemba.pipeline.files import check_kept
+    from mstemba.pipeline.caching.files import check_kept
+    from mstemba.pipeline.evaluate.stage import evaluate
 
     for file, option in ((json, "--json"), (csv, "--csv")):
-        check_kept(file, option, predictions, checkpoint, manifest)
+        check_kept(file, option, options.predictions, options.checkpoint, options.manifest)
     with open_console(quiet or is_stdout(json) or is_stdout(csv)) as console:
-        result = evaluate(
-            workspace=workspace,
-            checkpoint=checkpoint,
-            released=released,
-            predictions=predictions,
-            manifest=manifest,
-            features=features,
-            subset=subset,
-            metrics=names(metrics),
-            device=device,
-            listen=console,
-        )
+        result = evaluate(options, workspace=workspace, metrics=names(metrics), on_event=console)
         console.evaluate(result)
     write_json(json, result.as_dict())
     write_text(csv, result.as_csv())
 
 
 @app.command()
-@takes(DetectOptions, zero_shot=ZeroShotOptions)
+@with_options(ExportOptions, zero_shot=ZeroShotOptions, run_options=RunOptions)
 def detect(
-    options: DetectOptions,
+    options: ExportOptions,
     zero_shot: ZeroShotOptions,
+    run_options: RunOptions,
     given: list[str],
     videos: Annotated[list[Path], typer.Argument(help="Videos or folders of videos.")],
     output: DetectionsOption = None,
@@ -295,7 +285,7 @@ def detect(
 
     Example: mstemba detect video.mp4 --labels "opening a door, drinking, sitting down"
     """
-    from mstemba.pipeline.detect import detect
+    from mstemba.pipeline.detect.stage import detect
 
     of_labels = [f"--{f.name}" for f in fields(ZeroShotOptions) if f.name in given]
     if of_labels and labels is None:
@@ -307,13 +297,14 @@ def detect(
         result = detect(
             videos,
             options,
+            run_options,
             workspace=workspace,
             checkpoint=checkpoint,
             labels=labels,
             zero_shot=None if labels is None else zero_shot,
             output=output,
             weights=weights,
-            listen=console,
+            on_event=console,
         )
         console.detect(result)
 

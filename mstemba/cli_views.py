@@ -7,30 +7,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mstemba.arguments import (
-    CheckpointOption,
+from mstemba.cli_options import (
     JsonOption,
-    ManifestOption,
-    MatchingFeaturesOption,
-    PredictionsOption,
     QuietOption,
-    ReleasedOption,
     WorkspaceOption,
     check_different,
     is_stdout,
-    of,
-    takes,
+    option,
+    with_options,
     write_json,
 )
 from mstemba.errors import UsageError
-from mstemba.pipeline.options import DetectOptions, ExportOptions, TrainOptions
+from mstemba.pipeline.options import EvaluateOptions, ExportOptions, TrainRunOptions
 
 if TYPE_CHECKING:
     from mstemba.console import Console
     from mstemba.pipeline.workspace import Workspace
 
 
-@takes(ExportOptions)
+@with_options(ExportOptions)
 def export(
     options: ExportOptions,
     scores: Annotated[
@@ -52,27 +47,22 @@ def export(
 
     Example: mstemba export --format eaf,vtt --threshold 0.4
     """
-    from mstemba.pipeline.export import export
+    from mstemba.pipeline.detect.export import export
 
     with open_console(quiet) as console:
-        result = export(scores or [], options, workspace=workspace, output=output, listen=console)
+        result = export(scores or [], options, workspace=workspace, output=output, on_event=console)
         console.export(result)
 
 
+@with_options(EvaluateOptions)
 def report(
-    subset: Annotated[str, typer.Option(help="Subset of the manifest to score.")] = "testing",
+    options: EvaluateOptions,
     output: Annotated[
         str | None,
         typer.Option(help="The page [default: report-SUBSET.html in the run's folder, or here]."),
     ] = None,
     json: JsonOption = None,
-    threshold: Annotated[float, of(ExportOptions, "threshold")] = ExportOptions.threshold,
-    checkpoint: CheckpointOption = None,
-    released: ReleasedOption = False,
-    predictions: PredictionsOption = None,
-    manifest: ManifestOption = None,
-    features: MatchingFeaturesOption = None,
-    device: Annotated[str, of(DetectOptions, "device")] = DetectOptions.device,
+    threshold: Annotated[float, option(ExportOptions, "threshold")] = ExportOptions.threshold,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -83,36 +73,21 @@ def report(
 
     Example: mstemba report
     """
-    from mstemba.pipeline.files import check_kept
-    from mstemba.pipeline.report import page_of, report
+    from mstemba.pipeline.caching.files import check_kept
+    from mstemba.pipeline.report.stage import page_of, report
     from mstemba.pipeline.workspace import find_workspace
 
     found = find_workspace(workspace)
     if json is not None:
-        of_no_run = released or predictions is not None
-        page = page_of(
-            workspace=found,
-            checkpoint=checkpoint,
-            of_no_run=of_no_run,
-            subset=subset,
-            output=output,
-        )
+        page = page_of(options, workspace=found, output=output)
         check_different(page, "the page", json, "--json")
         listed = found.manifest if found else None
-        check_kept(json, "--json", predictions, checkpoint, manifest or listed)
+        check_kept(
+            json, "--json", options.predictions, options.checkpoint, options.manifest or listed
+        )
     with open_console(quiet or is_stdout(json)) as console:
         result = report(
-            workspace=found,
-            checkpoint=checkpoint,
-            released=released,
-            predictions=predictions,
-            manifest=manifest,
-            features=features,
-            subset=subset,
-            output=output,
-            threshold=threshold,
-            device=device,
-            listen=console,
+            options, workspace=found, output=output, threshold=threshold, on_event=console
         )
         console.report(result)
     write_json(json, result.data)
@@ -164,7 +139,7 @@ def backbones(json: JsonOption = None) -> None:
 
 def demo(
     folder: Annotated[str, typer.Argument(help="Folder to work in.")] = "demo",
-    device: Annotated[str, of(TrainOptions, "device")] = TrainOptions.device,
+    device: Annotated[str, option(TrainRunOptions, "device")] = TrainRunOptions.device,
     quiet: QuietOption = False,
 ) -> None:
     """Run the whole pipeline on rendered videos.
@@ -173,11 +148,11 @@ def demo(
 
     Example: mstemba demo
     """
+    from mstemba.pipeline.caching.files import as_local
     from mstemba.pipeline.demo import demo
-    from mstemba.pipeline.files import as_local
 
     with open_console(quiet) as console:
-        console.demo(demo(as_local(folder) or Path(), device=device, listen=console))
+        console.demo(demo(as_local(folder) or Path(), device=device, on_event=console))
 
 
 def open_console(quiet: bool) -> Console:

@@ -15,20 +15,20 @@ from rich.table import Table
 from rich.text import Text
 
 from mstemba.errors import SomeFailed
-from mstemba.pipeline.processes import is_first
+from mstemba.pipeline.distributed import is_first
 from mstemba.pipeline.progress import Event, counted, in_words, one_line
 
 if TYPE_CHECKING:
     from mstemba.pipeline.demo import DemoResult
-    from mstemba.pipeline.detect import DetectResult
-    from mstemba.pipeline.evaluate import Evaluation
-    from mstemba.pipeline.export import ExportResult
-    from mstemba.pipeline.extract import ExtractResult
-    from mstemba.pipeline.import_features import ImportResult
+    from mstemba.pipeline.detect.export import ExportResult
+    from mstemba.pipeline.detect.stage import DetectResult
+    from mstemba.pipeline.evaluate.stage import Evaluation
+    from mstemba.pipeline.extract.jobs import ExtractResult
+    from mstemba.pipeline.features.import_npy import ImportResult
     from mstemba.pipeline.init import InitResult
     from mstemba.pipeline.outputs import Detection
-    from mstemba.pipeline.report import Report
-    from mstemba.pipeline.train import TrainResult
+    from mstemba.pipeline.report.stage import Report
+    from mstemba.pipeline.train.stage import TrainResult
 
 # Seconds between two lines of progress where there is no terminal to redraw.
 _LINE_EVERY = 10.0
@@ -262,7 +262,7 @@ class Console:
         self._failures(result.failed, len(result.files))
 
     def _detection(self, video: str, detection: Detection, kept: str, files: list[Path]) -> None:
-        from mstemba.pipeline.results import why_nothing
+        from mstemba.pipeline.detect.results import why_nothing
 
         segments = counted(len(detection.segments), "segment")
         found = f"{segments}{kept}{why_nothing(detection)}"

@@ -88,6 +88,10 @@ class Frames:
             raise ValueError(f"{len(self.images)} images but times have shape {self.times.shape}")
 
 
+# Names of fields in stores, checkpoints and cache keys, where they are not the field's own.
+_STORED = {"frame_step": "every"}
+
+
 @dataclass(frozen=True)
 class FeatureSpec:
     """Everything that decides the numbers in a feature store, and nothing else.
@@ -106,27 +110,29 @@ class FeatureSpec:
     """Pixels: what the decoder resizes the short side to before the square is taken."""
     window: int = 16
     stride: int = 16
-    every: int = 1
+    frame_step: int = 1
     precision: str = "float32"
     dtype: str = "float32"
     decoder: str = "auto"
     resize: str = "bilinear-in-decoder"
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return the fields as they are stored and hashed: `frame_step` is called `every` there."""
+        content = asdict(self)
+        return {_STORED.get(name, name): value for name, value in content.items()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FeatureSpec:
         """Raises UsageError naming what is missing or unknown."""
-        known = {field.name for field in fields(cls)}
-        if set(data) != known:
-            odd = ", ".join(sorted(set(data) ^ known))
+        known = {_STORED.get(field.name, field.name): field.name for field in fields(cls)}
+        if set(data) != set(known):
+            odd = ", ".join(sorted(set(data) ^ set(known)))
             raise UsageError(f"feature specification does not match this version of mstemba: {odd}")
-        return cls(**data)
+        return cls(**{known[name]: value for name, value in data.items()})
 
     def differences(self, wanted: FeatureSpec) -> str:
         """What differs, as `window=16 (wanted 8), ...`; empty when nothing does."""
-        mine, theirs = self.as_dict(), wanted.as_dict()
+        mine, theirs = asdict(self), asdict(wanted)
         return ", ".join(
             f"{k}={mine[k]} (wanted {theirs[k]})" for k in mine if mine[k] != theirs[k]
         )

@@ -38,14 +38,14 @@ LAYERS: dict[str, set[str]] = {
 
 # The packages that one module keeps to itself.
 SOLE_IMPORTER = {
-    "av": "mstemba.pipeline.decode.pyav_reader",
-    "decord": "mstemba.pipeline.decode.decord_reader",
+    "av": "mstemba.pipeline.decode.pyav",
+    "decord": "mstemba.pipeline.decode.decord",
     "torchcodec": "mstemba.pipeline.decode.torchcodec_reader",
-    "ray": "mstemba.pipeline.ray_engine",
-    "zarr": "mstemba.pipeline.store",
+    "ray": "mstemba.pipeline.extract.ray_engine",
+    "zarr": "mstemba.pipeline.features.store",
 }
 # typer is the command line's own.
-TYPER = {"mstemba.cli", "mstemba.cli_views", "mstemba.arguments"}
+TYPER = {"mstemba.cli", "mstemba.cli_views", "mstemba.cli_options"}
 
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60
@@ -137,7 +137,7 @@ def test_every_module_says_what_it_is(module: str) -> None:
 
 def test_public_functions_and_classes_say_what_they_do() -> None:
     # A method may leave it to its class.
-    silent = [
+    ignore_events = [
         f"{module}.{node.name}"
         for module, tree in MODULES.items()
         for node in tree.body
@@ -146,7 +146,7 @@ def test_public_functions_and_classes_say_what_they_do() -> None:
         and not ast.get_docstring(node)
         and not (isinstance(node, ast.FunctionDef) and len(node.body) == 1)
     ]
-    assert silent == []
+    assert ignore_events == []
 
 
 def test_no_print_outside_the_command_line() -> None:
@@ -158,7 +158,7 @@ def test_no_print_outside_the_command_line() -> None:
     }
     speaking = {
         "mstemba.__main__",
-        "mstemba.arguments",
+        "mstemba.cli_options",
         "mstemba.cli",
         "mstemba.cli_views",
         "mstemba.console",

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mstemba.pipeline.decode import pyav_reader
-from mstemba.pipeline.decode.plan import Plan
+from mstemba.pipeline.decode import pyav as pyav_reader
+from mstemba.pipeline.decode.settings import DecodeSettings
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ def folder(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exercise")
     source = shared / "videos" / "exercise_routine.avi"
     found = pyav_reader.probe(source)
-    decoded = pyav_reader.decode(source, found, Plan((found.width, found.height)))
+    decoded = pyav_reader.decode(source, found, DecodeSettings((found.width, found.height)))
     frames = [(shown.image().copy(), shown.time) for shown in decoded]
     (folder / "videos").mkdir()
     for name, begin, end in (("exercise_train", 0.0, 28.5), ("exercise_test", 28.5, 36.6)):

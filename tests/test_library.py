@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import mstemba
+from mstemba.pipeline.detect.scores_file import save_scores
 from mstemba.pipeline.outputs.notebook import MOST_SEGMENTS, MOST_VIDEOS
-from mstemba.pipeline.outputs.scores import save_scores
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
@@ -98,7 +98,7 @@ def test_results_can_be_sent_to_another_process() -> None:
 
 def test_kept_scores_are_read_by_name(tmp_path: Path) -> None:
     file = tmp_path / "walk.scores.npz"
-    kept = mstemba.KeptScores(detection().scores, "key", "print", {"arch": "mstemba"})
+    kept = mstemba.SavedScores(detection().scores, "key", "print", {"arch": "mstemba"})
     save_scores(file, kept)
     read = mstemba.read_scores(str(file))
     assert np.array_equal(read.scores.probabilities, kept.scores.probabilities)
@@ -245,8 +245,8 @@ def test_the_page_names_every_field_and_method_of_a_class(name: str) -> None:
     "name", [n for n in CLASSES if not n.endswith(("Options", "Error")) and n != "Report"]
 )
 def test_every_field_and_method_says_what_it_is(name: str) -> None:
-    silent = [member for member, said in public(getattr(mstemba, name)).items() if not said]
-    assert silent == []
+    ignore_events = [member for member, said in public(getattr(mstemba, name)).items() if not said]
+    assert ignore_events == []
 
 
 SNIPPETS = [

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mstemba.data_manifests.manifest import Action, Manifest, Video, save_text
-from mstemba.pipeline.files import write_text
-from mstemba.pipeline.options import TrainOptions
-from mstemba.pipeline.progress import Listener, silent
-from mstemba.pipeline.train import TrainResult, train
+from mstemba.pipeline.caching.files import write_text
+from mstemba.pipeline.options import TrainOptions, TrainRunOptions
+from mstemba.pipeline.progress import EventHandler, ignore_events
+from mstemba.pipeline.train.stage import TrainResult, train
 from mstemba.pipeline.workspace import create_workspace, open_workspace
 
+RUN = {field.name for field in fields(TrainRunOptions)}
 CLASSES = ("walk", "sit", "drink")
 FEATURES = 6
 # Lengths that give crops of unequal length, and no multiple of two or three.
@@ -28,10 +30,8 @@ TINY = {
     "clip_length": 24,
     "dropout": 0.0,
     "drop_path": 0.0,
-    "device": "cpu",
-    "trackers": "none",
-    "checkpoint_seconds": 0.0,
 }
+HERE = {"device": "cpu", "trackers": "none", "checkpoint_seconds": 0.0}
 
 
 def make_workspace(
@@ -65,15 +65,21 @@ def make_workspace(
 
 
 def fit(
-    workspace: Path, *, listen: Listener = silent, output: Path | None = None, **options: Any
+    workspace: Path,
+    *,
+    on_event: EventHandler = ignore_events,
+    output: Path | None = None,
+    **options: Any,
 ) -> TrainResult:
-    """Train in a workspace of `make_workspace`."""
+    """Train in a workspace of `make_workspace`; options of both classes, by name."""
+    chosen = {**TINY, **HERE, **options}
     return train(
-        TrainOptions(**{**TINY, **options}),
+        TrainOptions(**{k: v for k, v in chosen.items() if k not in RUN}),
+        TrainRunOptions(**{k: v for k, v in chosen.items() if k in RUN}),
         workspace=open_workspace(workspace),
         features=workspace / "npy",
         output=output,
-        listen=listen,
+        on_event=on_event,
     )
 
 

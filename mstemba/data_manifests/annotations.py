@@ -14,18 +14,25 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from mstemba.data_manifests import boris, eaf, elan, native, tables
 from mstemba.data_manifests.class_ids import ClassIds, describe, label_names
 from mstemba.data_manifests.datasets import DATASETS, Dataset, load_dataset, recognise
-from mstemba.data_manifests.json_forms import read_json
 from mstemba.data_manifests.manifest import TIME_UNITS, Action, Manifest, Video, subset_name
-from mstemba.data_manifests.reading import Entry, Found, Labelled, Report, example_files
-from mstemba.data_manifests.tables import Table, find_table, read_table, tables_below
+from mstemba.data_manifests.readers import boris, eaf, elan, tables
+from mstemba.data_manifests.readers import dataset_files as native
+from mstemba.data_manifests.readers.json import read_json
+from mstemba.data_manifests.readers.parsed import (
+    ParsedAnnotations,
+    ParsedVideo,
+    RawAction,
+    Report,
+    example_files,
+)
+from mstemba.data_manifests.readers.tables import Table, find_table, read_table, tables_below
 from mstemba.errors import ManifestError, UsageError
 
 __all__ = ["Report", "check_units", "join", "read_annotations"]
 
-_Reader = Callable[[Table, Found, Report], None]
+_Reader = Callable[[Table, ParsedAnnotations, Report], None]
 
 # Forms that are told by their header; the plain one last, for its names are the most common.
 _FORMS: tuple[tuple[Callable[[tuple[str, ...]], bool], _Reader], ...] = (
@@ -76,7 +83,7 @@ def read_annotations(
         raise ManifestError(
             f"{path}: time unit {time_unit!r}; expected one of {', '.join(TIME_UNITS)}"
         )
-    found, report = Found(known=_names(files or {})), Report()
+    found, report = ParsedAnnotations(known=_names(files or {})), Report()
     _read(path, found, report)
     known = _known(path, dataset, found, time_unit, report)
     if split and not known:
@@ -105,7 +112,7 @@ def _names(files: Mapping[str, Path]) -> dict[str, str]:
     return {id: id for id in files} | by_file
 
 
-def _read(path: Path, found: Found, report: Report) -> None:
+def _read(path: Path, found: ParsedAnnotations, report: Report) -> None:
     """Read what is there, by the reader for it."""
     suffix = path.suffix.lower()
     if path.is_dir():
@@ -124,7 +131,7 @@ def _read(path: Path, found: Found, report: Report) -> None:
         raise ManifestError(f"{path}: no entries; expected at least one annotated video")
 
 
-def _read_folder(path: Path, found: Found, report: Report) -> None:
+def _read_folder(path: Path, found: ParsedAnnotations, report: Report) -> None:
     files = tables_below(path)
     if tsu := native.tsu_files(files):
         native.read_tsu_files(tsu, found, report)
@@ -145,9 +152,9 @@ def _read_folder(path: Path, found: Found, report: Report) -> None:
             entry.actions = _once(entry.actions, report)
 
 
-def _once(actions: list[Labelled], report: Report) -> list[Labelled]:
+def _once(actions: list[RawAction], report: Report) -> list[RawAction]:
     """The actions without those that another file has said, as two formats of one detection do."""
-    said: dict[int | str, list[Labelled]] = {}
+    said: dict[int | str, list[RawAction]] = {}
     kept = []
     for action in actions:
         same = said.setdefault(action.label, [])
@@ -160,13 +167,13 @@ def _once(actions: list[Labelled], report: Report) -> list[Labelled]:
     return kept
 
 
-def _same(one: Labelled, other: Labelled) -> bool:
+def _same(one: RawAction, other: RawAction) -> bool:
     # Formats round to milliseconds, and some know no action without length.
     spans = ((one.start, other.start), (one.end, other.end))
     return all(abs(a - b) < 0.0015 for a, b in spans)
 
 
-def _read_table(path: Path, found: Found, report: Report) -> bool:
+def _read_table(path: Path, found: ParsedAnnotations, report: Report) -> bool:
     """Read a table if its form is known; an empty file has none."""
     table = find_table(path)
     if table is None:
@@ -179,7 +186,7 @@ def _read_table(path: Path, found: Found, report: Report) -> bool:
 
 
 def _known(
-    path: Path, dataset: str | None, found: Found, time_unit: str | None, report: Report
+    path: Path, dataset: str | None, found: ParsedAnnotations, time_unit: str | None, report: Report
 ) -> Dataset | None:
     """The dataset that these are the annotations of, if it is one of DATASETS."""
     named = (dataset or "").casefold()
@@ -213,7 +220,7 @@ def _known(
 
 
 def _subset(
-    id: str, entry: Entry, known: Dataset | None, split: str | None, report: Report
+    id: str, entry: ParsedVideo, known: Dataset | None, split: str | None, report: Report
 ) -> str | None:
     """The video's subset: by the split that was asked for, the file's own, or the usual split.
 
@@ -234,12 +241,17 @@ def _subset(
 
 
 def _video(
-    id: str, entry: Entry, ids: ClassIds, subset: str | None, before: Video | None, report: Report
+    id: str,
+    entry: ParsedVideo,
+    ids: ClassIds,
+    subset: str | None,
+    before: Video | None,
+    report: Report,
 ) -> Video:
     duration = entry.duration
     if before:
         subset, duration = subset or before.subset, before.duration or duration
-    if before and entry.silent:  # what is there would be replaced by nothing
+    if before and entry.ignore_events:  # what is there would be replaced by nothing
         report.count(report.left_out, "entry that does not say its actions", id)
     actions: list[Action] = []
     for labelled in entry.actions:

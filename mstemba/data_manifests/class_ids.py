@@ -6,11 +6,11 @@ from pathlib import Path
 
 from mstemba.data_manifests.datasets import Dataset
 from mstemba.data_manifests.manifest import Manifest
-from mstemba.data_manifests.reading import Found, Labelled, Report
+from mstemba.data_manifests.readers.parsed import ParsedAnnotations, RawAction, Report
 from mstemba.errors import ManifestError
 
 
-def label_names(found: Found, former: Manifest | None = None) -> tuple[str, ...]:
+def label_names(found: ParsedAnnotations, former: Manifest | None = None) -> tuple[str, ...]:
     """The class names that the labels themselves make; of numbers, those of the former manifest."""
     labels = {action.label for entry in found.entries.values() for action in entry.actions}
     names = sorted(label for label in labels if isinstance(label, str))
@@ -28,15 +28,15 @@ class ClassIds:
         path: Path,
         names: tuple[str, ...],
         known: Dataset | None,
-        found: Found,
+        found: ParsedAnnotations,
         report: Report,
     ) -> None:
         self._count = len(names)
         self._report = report
-        self._by_name = {folded(name): number for number, name in enumerate(names)}
+        self._by_name = {normalise_name(name): number for number, name in enumerate(names)}
         for alias, name in (known.aliases if known else {}).items():
-            if folded(name) in self._by_name:
-                self._by_name.setdefault(folded(alias), self._by_name[folded(name)])
+            if normalise_name(name) in self._by_name:
+                self._by_name.setdefault(normalise_name(alias), self._by_name[normalise_name(name)])
         # Names that differ in case alone are told apart.
         self._by_name |= {name: number for number, name in enumerate(names)}
         labels = {action.label for entry in found.entries.values() for action in entry.actions}
@@ -48,7 +48,7 @@ class ClassIds:
                 f"expected {_some(names)}"
             )
 
-    def __call__(self, action: Labelled) -> int | None:
+    def __call__(self, action: RawAction) -> int | None:
         """The action's class id; None, counted, for a class that there is not."""
         number = self._number(action.label)
         if number is None:
@@ -63,7 +63,7 @@ class ClassIds:
 
     def _number(self, label: int | str) -> int | None:
         if isinstance(label, str):
-            return self._by_name.get(label, self._by_name.get(folded(label)))
+            return self._by_name.get(label, self._by_name.get(normalise_name(label)))
         return label - self._first if 0 <= label - self._first < self._count else None
 
     def _first_id(self, labels: set[int | str]) -> int:
@@ -78,7 +78,7 @@ class ClassIds:
         return 0
 
 
-def folded(name: str) -> str:
+def normalise_name(name: str) -> str:
     """How names are compared: `Read_book` is `read book`."""
     return name.casefold().replace(" ", "_")
 
@@ -87,6 +87,6 @@ def _some(names: tuple[str, ...] | list[str], count: int = 3) -> str:
     return ", ".join(map(repr, names[:count])) + (", ..." if len(names) > count else "")
 
 
-def describe(action: Labelled) -> str:
+def describe(action: RawAction) -> str:
     """An action and where it stands, for the report."""
     return f"{[action.label, action.start, action.end]!r} {action.where}"

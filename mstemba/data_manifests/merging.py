@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from mstemba.data_manifests.class_ids import folded
+from mstemba.data_manifests.class_ids import normalise_name
 from mstemba.data_manifests.manifest import Action, Manifest
-from mstemba.data_manifests.reading import Report
+from mstemba.data_manifests.readers.parsed import Report
 from mstemba.errors import ManifestError
 
 
@@ -53,10 +53,12 @@ def merged(former: Manifest, given: Manifest, report: Report) -> Manifest:
 
 def _names(former: tuple[str, ...], given: tuple[str, ...]) -> list[str]:
     """The given names as the former manifest spells them; two that are given stay two."""
-    folds = {folded(name): name for name in former}
-    alike = Counter(map(folded, given))
+    folds = {normalise_name(name): name for name in former}
+    alike = Counter(map(normalise_name, given))
     return [
-        folds.get(folded(name), name) if name not in former and alike[folded(name)] == 1 else name
+        folds.get(normalise_name(name), name)
+        if name not in former and alike[normalise_name(name)] == 1
+        else name
         for name in given
     ]
 

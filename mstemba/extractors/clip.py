@@ -18,7 +18,7 @@ from mstemba.extractors.weights import first_line, not_here, reading, unreachabl
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mstemba.extractors.encoder import Encoder
+    from mstemba.extractors.feature_extractor import FeatureExtractor
 
 MODEL, TAG = "ViT-L-14-quickgelu", "openai"
 _HUB_OF_DEFAULT = "timm/vit_large_patch14_clip_224.openai/"
@@ -55,7 +55,7 @@ def describe(model: str) -> Description:
     )
 
 
-def load(model: str, weights: str, device: str, precision: str) -> Encoder:
+def load(model: str, weights: str, device: str, precision: str) -> FeatureExtractor:
     """The image embedding, not L2-normalised, as the field's published CLIP features are.
 
     A local file cannot tell which activation it was trained with: OpenAI's own weights need a
@@ -63,7 +63,7 @@ def load(model: str, weights: str, device: str, precision: str) -> Encoder:
     are not here and cannot be fetched, or do not fit the model.
     """
     from mstemba.extractors import torchvision_ops
-    from mstemba.extractors.encoder import Encoder
+    from mstemba.extractors.feature_extractor import FeatureExtractor
 
     torchvision_ops.ensure()
     # open_clip cannot leave the text tower out of a model; it is freed here, with the rest of it.
@@ -75,7 +75,7 @@ def load(model: str, weights: str, device: str, precision: str) -> Encoder:
         found: Tensor | tuple[Tensor, ...] = visual(images)
         return found[0] if isinstance(found, tuple) else found
 
-    return Encoder(visual, forward, visual.image_mean, visual.image_std, device, precision)
+    return FeatureExtractor(visual, forward, visual.image_mean, visual.image_std, device, precision)
 
 
 def network(model: str, weights: str) -> Any:

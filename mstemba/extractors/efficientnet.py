@@ -13,7 +13,7 @@ from mstemba.extractors.weights import fit, read_state, reading
 if TYPE_CHECKING:
     import torch
 
-    from mstemba.extractors.encoder import Encoder
+    from mstemba.extractors.feature_extractor import FeatureExtractor
 
 MODEL = "efficientnet-lite0"
 # The Lite models were trained on pixels scaled as (p - 127) / 128 (TensorFlow's EfficientNet-Lite).
@@ -46,14 +46,14 @@ def describe(model: str) -> Description:
     )
 
 
-def load(model: str, weights: str, device: str, precision: str) -> Encoder:
+def load(model: str, weights: str, device: str, precision: str) -> FeatureExtractor:
     """The pooled last feature map, before the classifier.
 
     Raises UsageError when `weights`, a file, does not hold this network's.
     """
     from efficientnet_lite_pytorch import EfficientNet
 
-    from mstemba.extractors.encoder import Encoder
+    from mstemba.extractors.feature_extractor import FeatureExtractor
     from mstemba.extractors.folding import fold
 
     network = EfficientNet.from_name(MODEL)
@@ -65,4 +65,4 @@ def load(model: str, weights: str, device: str, precision: str) -> Encoder:
         features: torch.Tensor = network.extract_features(images)
         return features.mean(dim=(2, 3))
 
-    return Encoder(network, forward, _MEAN, _STD, device, precision)
+    return FeatureExtractor(network, forward, _MEAN, _STD, device, precision)

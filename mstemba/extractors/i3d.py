@@ -8,7 +8,7 @@ from mstemba.extractors.description import Description
 from mstemba.extractors.weights import fit, located, read_state, reading
 
 if TYPE_CHECKING:
-    from mstemba.extractors.encoder import Encoder
+    from mstemba.extractors.feature_extractor import FeatureExtractor
     from mstemba.extractors.i3d_network import InceptionI3D
 
 MODEL = "inception-i3d"
@@ -50,27 +50,27 @@ def describe_whole_clip(model: str) -> Description:
     )
 
 
-def load(model: str, weights: str, device: str, precision: str) -> Encoder:
+def load(model: str, weights: str, device: str, precision: str) -> FeatureExtractor:
     """Clips (N, L, 224, 224, 3) of any length L >= 1 to (N, 1, 1024).
 
     For L = 16 it is what pytorch-i3d extracts. Raises UsageError when the weights, a tag or a
     file, are not here and cannot be fetched, or do not fit.
     """
-    from mstemba.extractors.encoder import Encoder
+    from mstemba.extractors.feature_extractor import FeatureExtractor
 
     network = network_of(located(weights, PUBLISHED, "i3d"))
-    return Encoder(network, network.snippet, _MEAN, _STD, device, precision, clips=True)
+    return FeatureExtractor(network, network.snippet, _MEAN, _STD, device, precision, clips=True)
 
 
-def load_whole_clip(model: str, weights: str, device: str, precision: str) -> Encoder:
+def load_whole_clip(model: str, weights: str, device: str, precision: str) -> FeatureExtractor:
     """Clips (N, L, 224, 224, 3) to (N, R, 1024), R = max(1, ceil(L / 8) - 1).
 
     Raises UsageError as `load` does.
     """
-    from mstemba.extractors.encoder import Encoder
+    from mstemba.extractors.feature_extractor import FeatureExtractor
 
     network = network_of(located(weights, PUBLISHED, "i3d-whole-clip"))
-    return Encoder(network, network.rows, _MEAN, _STD, device, precision, clips=True)
+    return FeatureExtractor(network, network.rows, _MEAN, _STD, device, precision, clips=True)
 
 
 def network_of(path: str, channels: int = 3) -> InceptionI3D:

@@ -13,7 +13,7 @@ from mstemba.extractors.weights import first_line, fit, located, read_state, rea
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mstemba.extractors.encoder import Encoder
+    from mstemba.extractors.feature_extractor import FeatureExtractor
 
 _FILES = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/"
 _MEAN, _STD = [0.45] * 3, [0.225] * 3
@@ -73,14 +73,14 @@ def installed() -> bool:
     return importlib.util.find_spec("pytorchvideo") is not None
 
 
-def load(model: str, weights: str, device: str, precision: str) -> Encoder:
+def load(model: str, weights: str, device: str, precision: str) -> FeatureExtractor:
     """Clips (N, L, 224, 224, 3) of any length L >= 1 to (N, 1, F): what the classifier is given.
 
     It is the mean of the last feature map over space and time, of X3D its head's last activation.
     Raises UsageError when pytorchvideo is not installed, or when the weights, a tag or a file, are
     not here and cannot be fetched, or do not fit.
     """
-    from mstemba.extractors.encoder import Encoder
+    from mstemba.extractors.feature_extractor import FeatureExtractor
     from mstemba.extractors.folding import fold
 
     network = headless(model)
@@ -94,7 +94,7 @@ def load(model: str, weights: str, device: str, precision: str) -> Encoder:
         features: Tensor = network(inputs(model, clips))
         return features[:, None]
 
-    return Encoder(network, forward, _MEAN, _STD, device, precision, clips=True)
+    return FeatureExtractor(network, forward, _MEAN, _STD, device, precision, clips=True)
 
 
 def headless(model: str) -> nn.Module:

@@ -13,7 +13,7 @@ from mstemba.extractors.description import Description
 from mstemba.extractors.weights import check_tag, hub_file
 
 if TYPE_CHECKING:
-    from mstemba.extractors.encoder import Encoder
+    from mstemba.extractors.feature_extractor import FeatureExtractor
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Resolved:
         named = local and self.weights != BACKBONES[self.name].default_weights()
         return str(Path(self.weights).resolve()) if named else None
 
-    def load(self, device: str, precision: str) -> Encoder:
+    def load(self, device: str, precision: str) -> FeatureExtractor:
         """Load the weights. Raises UsageError when they are not here and cannot be fetched."""
         return BACKBONES[self.name].load(self.model, self.weights, device, precision)
 
@@ -56,7 +56,7 @@ class Backbone:
     """Where the weights come from, with the address of the default ones if it is one file."""
     describe: Callable[[str], Description]
     """Of a model; UsageError lists the choices for one that is not there."""
-    load: Callable[[str, str, str, str], Encoder]
+    load: Callable[[str, str, str, str], FeatureExtractor]
     """(model, weights, device, precision) to an encoder."""
     at_hand: Callable[[], bool]
     """Whether the default weights can be loaded without a network."""
@@ -70,7 +70,7 @@ class Backbone:
 def _i3d(
     summary: str,
     describe: Callable[[str], Description],
-    load: Callable[[str, str, str, str], Encoder],
+    load: Callable[[str, str, str, str], FeatureExtractor],
 ) -> Backbone:
     address = i3d.PUBLISHED["imagenet"]
     return Backbone(

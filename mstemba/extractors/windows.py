@@ -25,7 +25,7 @@ FeatureArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Run:
+class FrameRange:
     """Frames [first, last) of a video to encode, the last one given `repeat` times more."""
 
     first: int
@@ -41,7 +41,7 @@ class Sampling(Protocol):
     first: int
     """The first frame it needs."""
 
-    def runs(self, frames: int, ended: bool) -> Iterator[Run]:
+    def runs(self, frames: int, ended: bool) -> Iterator[FrameRange]:
         """The runs not given before that are whole, now that [first, frames) are there."""
         ...
 
@@ -82,7 +82,7 @@ class Images:
         self._next = self.first = row * stride
         self._pooler = WindowPooler(window, min(window, stride))
 
-    def runs(self, frames: int, ended: bool) -> Iterator[Run]:
+    def runs(self, frames: int, ended: bool) -> Iterator[FrameRange]:
         while self._next < frames:
             into = self._next % self._stride
             if self._stride > self._window and into >= self._window:
@@ -90,7 +90,7 @@ class Images:
                 continue
             gapless = self._stride <= self._window
             last = frames if gapless else min(frames, self._next - into + self._window)
-            yield Run(self._next, last)
+            yield FrameRange(self._next, last)
             self._next = last
 
     def needed(self) -> int:
@@ -111,11 +111,11 @@ class Clips:
         self._stride = stride
         self._next = self.first = row * stride
 
-    def runs(self, frames: int, ended: bool) -> Iterator[Run]:
+    def runs(self, frames: int, ended: bool) -> Iterator[FrameRange]:
         assert self.length is not None
         while self._next + (1 if ended else self.length) <= frames:
             last = min(self._next + self.length, frames)
-            yield Run(self._next, last, self.length - (last - self._next))
+            yield FrameRange(self._next, last, self.length - (last - self._next))
             self._next += self._stride
 
     def needed(self) -> int:
@@ -143,7 +143,7 @@ class WholeClip:
         self.first = self.needed()
         self._valid: deque[slice] = deque()  # the rows to keep of runs whose features are to come
 
-    def runs(self, frames: int, ended: bool) -> Iterator[Run]:
+    def runs(self, frames: int, ended: bool) -> Iterator[FrameRange]:
         while self._begin + self._chunk + self._stride + self._context <= frames:
             yield self._run(self._begin + self._chunk + self._stride + self._context, self._chunk)
         while ended and (left := self._left(frames)) > 0:
@@ -165,8 +165,8 @@ class WholeClip:
         rows = max(1, math.ceil(frames / self._stride) - 1)
         return rows * self._stride - self._begin
 
-    def _run(self, last: int, given: int, repeat: int = 0) -> Run:
-        run = Run(self.needed(), last, repeat)
+    def _run(self, last: int, given: int, repeat: int = 0) -> FrameRange:
+        run = FrameRange(self.needed(), last, repeat)
         skipped = (self._begin - run.first) // self._stride
         self._valid.append(slice(skipped, skipped + given // self._stride))
         self._begin += given

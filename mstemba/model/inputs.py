@@ -62,9 +62,9 @@ def padded_steps(lengths: Tensor | None, steps: int) -> Tensor | None:
     return (torch.arange(steps, device=lengths.device) >= lengths[:, None])[..., None]
 
 
-def clear(x: Tensor, absent: Tensor | None) -> Tensor:
+def zero_padding(x: Tensor, padding_mask: Tensor | None) -> Tensor:
     """Zero the padded steps, whatever they hold (a product would keep NaN)."""
-    return x if absent is None else x.masked_fill(absent, 0)
+    return x if padding_mask is None else x.masked_fill(padding_mask, 0)
 
 
 def _refuse_unsound(features: Tensor, suspects: Tensor) -> None:

@@ -32,7 +32,7 @@ class LossTerms:
 
 
 @dataclass(frozen=True)
-class Whole:
+class BatchTotals:
     """What the losses are divided by, counted in a whole batch of which a process has a part."""
 
     clips: int
@@ -51,7 +51,7 @@ def detection_loss(
     consistency_weight: float = 100.0,
     heatmap_weight: float = 0.05,
     reduction: Reduction = "steps",
-    whole: Whole | None = None,
+    whole: BatchTotals | None = None,
 ) -> LossTerms:
     """The weighted sum of the terms that the output has, and cross-entropy.
 
@@ -150,7 +150,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tenso
     return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="sum")
 
 
-def _center_loss(logits: Tensor, labels: Tensor, mask: Tensor, whole: Whole | None) -> Tensor:
+def _center_loss(logits: Tensor, labels: Tensor, mask: Tensor, whole: BatchTotals | None) -> Tensor:
     """Focal loss of the heat map, summed over real steps and divided by the number of actions.
 
     With the target g and the probability p: -(1 - p)^2 log p at a centre and

@@ -102,13 +102,13 @@ def run_blocks(
     layers: list[Any] = [block.layers[0] for block in blocks]
     weights = _stack([layer.mixer for layer in layers])
     normed = _rms_norm(x, [layer.norm for layer in layers])
-    absent = None if mask is None else ~mask[..., None]
+    padding_mask = None if mask is None else ~mask[..., None]
     backend = blocks[0].scan_backend
     chunk = CHUNK.get(x.device.type, x.shape[2])
     if not torch.is_grad_enabled() and x.shape[2] > chunk and can_carry(backend):
-        mixed, C = _mix_in_chunks(weights, normed, absent, backend, chunk)
+        mixed, C = _mix_in_chunks(weights, normed, padding_mask, backend, chunk)
     else:
-        mixed, C = _mix(weights, normed, absent, backend)
+        mixed, C = _mix(weights, normed, padding_mask, backend)
     return _rms_norm(x + blocks[0].drop(mixed), [block.norm_f for block in blocks]), C
 
 
@@ -140,16 +140,16 @@ class _Weights:
 
 
 def _mix(
-    weights: _Weights, x: Tensor, absent: Tensor | None, backend: str
+    weights: _Weights, x: Tensor, padding_mask: Tensor | None, backend: str
 ) -> tuple[Tensor, Tensor]:
     """The mixers over (W, N, L, width), and C (W, N, L, S), the means over both directions."""
     x, gate = _project(x, weights.in_proj).chunk(2, dim=-1)
-    y, C = _scan(weights, x, gate, absent, "both", backend)
+    y, C = _scan(weights, x, gate, padding_mask, "both", backend)
     return _project(y, weights.out_proj) / 2, torch.stack(C.chunk(2)).mean(0)
 
 
 def _mix_in_chunks(
-    weights: _Weights, x: Tensor, absent: Tensor | None, backend: str, chunk: int
+    weights: _Weights, x: Tensor, padding_mask: Tensor | None, backend: str, chunk: int
 ) -> tuple[Tensor, Tensor]:
     """``_mix`` without gradients, so many steps at a time.
 
@@ -171,7 +171,7 @@ def _mix_in_chunks(
             rows, first, last = slice(start, stop), max(0, start - reach), min(length, stop + reach)
             if reverse:
                 inner[:, :, rows] = _project(x[:, :, rows], to_inner)
-            hidden = None if absent is None else absent[:, :, first:last]
+            hidden = None if padding_mask is None else padding_mask[:, :, first:last]
             keep = slice(start - first, stop - first)
             one, C_one = _scan(
                 own, inner[:, :, first:last], None, hidden, reverse, backend, state, keep
@@ -190,7 +190,7 @@ def _scan(
     weights: _Weights,
     x: Tensor,
     gate: Tensor | None,
-    absent: Tensor | None,
+    padding_mask: Tensor | None,
     reverse: Reverse,
     backend: str,
     state: Tensor | None = None,
@@ -198,8 +198,10 @@ def _scan(
 ) -> tuple[Tensor, Tensor]:
     """Convolve, scan and gate (W, N, L, E), of the steps ``keep`` only; and C of every set."""
     u = causal_convolution(x, weights.conv, weights.conv_bias, reverse, backend=backend)
-    if absent is not None:  # the convolution's bias would otherwise drive the state
-        u = u.masked_fill(absent if reverse != "both" else torch.cat([absent, absent]), 0)
+    if padding_mask is not None:  # the convolution's bias would otherwise drive the state
+        u = u.masked_fill(
+            padding_mask if reverse != "both" else torch.cat([padding_mask, padding_mask]), 0
+        )
     u = u[:, :, keep]
     step, B, C = torch.split(_project(u, weights.x_proj), weights.sizes, dim=-1)
     y = selective_scan(

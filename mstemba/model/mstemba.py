@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mstemba.model.config import ModelConfig
-from mstemba.model.inputs import check_features, clear, padded_steps
+from mstemba.model.inputs import check_features, padded_steps, zero_padding
 from mstemba.model.mamba import MambaBlock, run_blocks
 from mstemba.model.output import Output, initialise_head
 from mstemba.model.streams import merge_streams, split_streams, stream_mask
@@ -88,24 +88,24 @@ class MSTemba(nn.Module):
             UsageError: see ``check_features``.
         """
         lengths = check_features(features, mask, self.config.in_features)
-        absent = padded_steps(lengths, features.shape[1])
-        features = clear(features.to(self.proj.weight.dtype), absent)
+        padding_mask = padded_steps(lengths, features.shape[1])
+        features = zero_padding(features.to(self.proj.weight.dtype), padding_mask)
         if self.config.padding == "released":
-            lengths = absent = None
-        x = clear(self.proj(self.dropout(features)), absent)
+            lengths = padding_mask = None
+        x = zero_padding(self.proj(self.dropout(features)), padding_mask)
         consistency = x.new_zeros((), dtype=torch.float32)
         fused, scale_logits = x.new_zeros(()), []
         for k, project in enumerate((self.scale_proj1, self.scale_proj2, self.scale_proj3), 1):
             local, block = self.blocks[2 * k - 2], self.blocks[2 * k - 1]
-            x, C, scanned = self._dilated(block, clear(local(x), absent), k, lengths)
-            x = clear(x, absent)
+            x, C, scanned = self._dilated(block, zero_padding(local(x), padding_mask), k, lengths)
+            x = zero_padding(x, padding_mask)
             if isinstance(block, nn.ModuleList):
                 consistency = consistency + _inconsistency(C, scanned)
             if self.config.arch == "mstemba-v3":
                 scale_logits.append(self.block_heads[k - 1](x))
             fused = fused + self.norm(project(x))
-        real = None if absent is None else ~absent[..., 0]
-        fused, _ = self.interaction_block(clear(fused, absent), real)
+        real = None if padding_mask is None else ~padding_mask[..., 0]
+        fused, _ = self.interaction_block(zero_padding(fused, padding_mask), real)
         return Output(self.head(fused), scale_logits, consistency)
 
     def set_scan_backend(self, backend: str) -> None:

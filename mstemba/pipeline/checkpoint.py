@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.errors import CheckpointError, UsageError
-from mstemba.pipeline.files import read_json
-from mstemba.pipeline.keys import file_sha256, spec_key
-from mstemba.pipeline.progress import Event, Listener, silent
+from mstemba.pipeline.caching.files import read_json
+from mstemba.pipeline.caching.keys import file_sha256, spec_key
+from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, get_current
 from mstemba.records import FeatureSpec, FloatArray, check_finite
 
@@ -44,7 +44,7 @@ class Checkpoint:
     released_length: int | None = None
     """Rows that a video is padded or cut to, for the authors' own weights; None for ours."""
 
-    def load(self, device: str, listen: Listener = silent) -> Network:
+    def load(self, device: str, on_event: EventHandler = ignore_events) -> Network:
         """The model in evaluation mode. Raises CheckpointError when the weights are damaged."""
         import torch
 
@@ -56,7 +56,7 @@ class Checkpoint:
         choices = {k: self.model[k] for k in ("split", "padding") if k in self.model}
         model = load_model(self.folder, device, **(choices if self.released_length else {}))
         if isinstance(model.config, ModelConfig):
-            listen(Event("model", explain(torch.device(device))))
+            on_event(Event("model", explain(torch.device(device))))
         return model
 
     def sha256(self) -> str:

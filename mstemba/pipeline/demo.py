@@ -20,15 +20,22 @@ from matplotlib.patches import Circle, Polygon
 from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import Action, Manifest, Video, save_text
-from mstemba.pipeline.decode.pyav_reader import write_video
-from mstemba.pipeline.detect import DetectResult, detect
-from mstemba.pipeline.evaluate import Evaluation, evaluate
-from mstemba.pipeline.extract import ExtractResult, extract
-from mstemba.pipeline.files import write_atomically, write_text
+from mstemba.pipeline.caching.files import write_atomically, write_text
+from mstemba.pipeline.decode.pyav import write_video
+from mstemba.pipeline.detect.stage import DetectResult, detect
+from mstemba.pipeline.evaluate.stage import Evaluation, evaluate
+from mstemba.pipeline.extract.jobs import ExtractResult
+from mstemba.pipeline.extract.stage import extract
 from mstemba.pipeline.init import init
-from mstemba.pipeline.options import DetectOptions, ExtractOptions, TrainOptions
-from mstemba.pipeline.progress import Event, Listener, silent
-from mstemba.pipeline.train import TrainResult, train
+from mstemba.pipeline.options import (
+    EvaluateOptions,
+    FeatureOptions,
+    RunOptions,
+    TrainOptions,
+    TrainRunOptions,
+)
+from mstemba.pipeline.progress import Event, EventHandler, ignore_events
+from mstemba.pipeline.train.stage import TrainResult, train
 
 FPS = 10
 SECONDS = 12
@@ -50,10 +57,12 @@ class DemoResult:
     seconds: float
 
 
-def demo(folder: Path, *, device: str = "auto", listen: Listener = silent) -> DemoResult:
+def demo(
+    folder: Path, *, device: str = "auto", on_event: EventHandler = ignore_events
+) -> DemoResult:
     """Render the videos below `folder` and run init, extract, train, evaluate and detect there."""
     begin = time.perf_counter()
-    listen(
+    on_event(
         Event(
             "demo",
             f"rendering {TRAINING_CLIPS + TEST_CLIPS} clips of {SECONDS} s below {folder}",
@@ -62,16 +71,22 @@ def demo(folder: Path, *, device: str = "auto", listen: Listener = silent) -> De
     annotations = render(folder)
     workspace = init([folder / "videos"], annotations, root=folder).workspace
     extraction = extract(
-        options=ExtractOptions(backbone="efficientnet-lite0", window=2, stride=2, device=device),
+        options=FeatureOptions(backbone="efficientnet-lite0", window=2, stride=2),
+        run_options=RunOptions(device=device),
         workspace=workspace,
-        listen=listen,
+        on_event=on_event,
     )
     training = train(
-        TrainOptions(min_steps=200, epochs=1, device=device), workspace=workspace, listen=listen
+        TrainOptions(min_steps=200, epochs=1),
+        TrainRunOptions(device=device),
+        workspace=workspace,
+        on_event=on_event,
     )
-    evaluation = evaluate(workspace=workspace, device=device, listen=listen)
+    evaluation = evaluate(EvaluateOptions(device=device), workspace=workspace, on_event=on_event)
     video = folder / "videos" / f"clip_{TRAINING_CLIPS:02d}.mp4"
-    detection = detect([video], DetectOptions(device=device), workspace=workspace, listen=listen)
+    detection = detect(
+        [video], run_options=RunOptions(device=device), workspace=workspace, on_event=on_event
+    )
     return DemoResult(extraction, training, evaluation, detection, time.perf_counter() - begin)
 
 

@@ -21,12 +21,12 @@ from mstemba.data_manifests.manifest import (
     save_text,
 )
 from mstemba.data_manifests.merging import known_files, merged
-from mstemba.data_manifests.reading import Report
+from mstemba.data_manifests.readers.parsed import Report
 from mstemba.errors import DecodeError, UsageError
-from mstemba.pipeline.claims import Claims
-from mstemba.pipeline.features import FeatureSource, NpyFolder, open_features
-from mstemba.pipeline.files import as_local, write_text
-from mstemba.pipeline.keys import Fingerprints
+from mstemba.pipeline.caching.files import as_local, write_text
+from mstemba.pipeline.caching.keys import Fingerprints
+from mstemba.pipeline.caching.locks import StoreLocks
+from mstemba.pipeline.features.sources import FeatureSource, NpyFolder, open_features
 from mstemba.pipeline.workspace import Workspace, create_workspace, open_workspace, set_current
 
 # Videos that are looked into when nothing else tells how long they are.
@@ -114,7 +114,7 @@ def init(
 def _former(folder: Path, dataset: str | None, features: str | Path | None) -> Iterator[Manifest]:
     """The manifest to merge into; while it is held, no other process merges."""
     workspace = open_workspace(folder)
-    with Claims(workspace.manifest).whole():
+    with StoreLocks(workspace.manifest).whole():
         if not workspace.manifest.is_file():
             raise UsageError(f"{workspace.manifest}: no manifest to merge into: leave --merge out")
         former = load_manifest(workspace.manifest)
@@ -221,7 +221,7 @@ def _subset(video: Video) -> str:
 
 def _check_units_by_probing(annotations: Path, manifest: Manifest, report: Report) -> None:
     """Look into a few videos of unknown duration: their actions must not end far beyond them."""
-    from mstemba.pipeline.decode.pyav_reader import probe
+    from mstemba.pipeline.decode.pyav import probe
 
     unknown = (v for v in manifest.videos.values() if v.path and v.actions and not v.duration)
     found = {}

@@ -16,27 +16,14 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 TRACKERS = ("tensorboard", "wandb", "none")
 
 
-def _runtime(default: Any, help: str, flag: str | None = None) -> Any:
-    """An option that changes where or how fast a stage runs, and no number: not in any key.
-
-    `flag` is its name on the command line, if that is not the field's.
-    """
-    return field(default=default, metadata={"help": help, "runtime": True, "flag": flag})
-
-
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help, "runtime": False, "flag": None})
+def _option(default: Any, help: str, flag: str | None = None) -> Any:
+    """A field with the help of its command-line option, and its name if that is not the field's."""
+    return field(default=default, metadata={"help": help, "flag": flag})
 
 
 def help_of(options: type, name: str) -> str:
     """The one-line help of an option."""
     return str(next(f for f in fields(options) if f.name == name).metadata["help"])
-
-
-def numeric(options: Any) -> dict[str, Any]:
-    """The options that change numbers, for a cache key."""
-    names = {f.name for f in fields(options) if not f.metadata["runtime"]}
-    return {name: value for name, value in asdict(options).items() if name in names}
 
 
 def _require(condition: bool, message: str) -> None:
@@ -45,8 +32,8 @@ def _require(condition: bool, message: str) -> None:
 
 
 @dataclass(frozen=True)
-class ExtractOptions:
-    """How frames become feature rows."""
+class FeatureOptions:
+    """What decides the numbers of feature rows: each option is in the cache key."""
 
     backbone: str = _option("clip", "Backbone; `mstemba backbones` lists them.")
     model: str | None = _option(
@@ -59,37 +46,49 @@ class ExtractOptions:
     stride: int | None = _option(
         None, "Frames from one row to the next [default: 16; i3d-whole-clip: 8]."
     )
-    every: int = _option(1, "Use every N-th frame; window and stride count the frames used.")
+    frame_step: int = _option(1, "Use every N-th frame; window and stride count the frames used.")
     precision: str = _option(
         "auto",
-        "Arithmetic of the backbone: float32, bfloat16, float16, or auto (that of the store "
-        "there is, else the smallest that the device has instructions for).",
+        "Arithmetic of the backbone: float32, bfloat16, float16, or auto (that of the existing "
+        "store, otherwise the smallest that the device has instructions for).",
     )
     dtype: str = _option("float32", "Numbers in the store: float32 or float16.")
-    decoder: str = _option("auto", "auto (av, and decord if that hangs), av, decord or torchcodec.")
-    batch_size: int | None = _runtime(
+    decoder: str = _option("auto", "auto (av, and decord if that hangs), av or decord.")
+
+    def __post_init__(self) -> None:
+        _require_finite(self)
+        for name in ("window", "stride", "frame_step"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"{name} is {value}, expected 1 or more")
+        _one_of("precision", self.precision, ("auto", *PRECISIONS))
+        _one_of("dtype", self.dtype, ("float32", "float16"))
+        _one_of("decoder", self.decoder, ("auto", "decord", "av"))
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how fast features are extracted: no option changes a number or a cache key."""
+
+    batch_size: int | None = _option(
         None, "Frames in one pass of the backbone [default: by backbone and device]."
     )
-    device: str = _runtime("auto", "auto (every GPU, else the CPU), cpu, cuda, cuda:1, mps.")
-    workers: int | None = _runtime(None, "Decoder processes [default: by cores and devices].")
-    decode_timeout: float = _runtime(
+    device: str = _option("auto", "auto (every GPU, otherwise the CPU), cpu, cuda, cuda:1, mps.")
+    workers: int | None = _option(None, "Decoder processes [default: by cores and devices].")
+    decode_timeout: float = _option(
         120.0, "Seconds without a frame after which a decoder is given up."
     )
-    engine: str = _runtime("local", "local, or ray to use every machine of a Ray cluster.")
-    address: str | None = _runtime(
-        None, "Ray cluster to join, auto for the one around [default: start one here]."
+    engine: str = _option("local", "local, or ray to use every machine of a Ray cluster.")
+    address: str | None = _option(
+        None, "Ray cluster to join, auto for the running one [default: start one here]."
     )
 
     def __post_init__(self) -> None:
         _require_finite(self)
-        for name in ("window", "stride", "every", "batch_size", "workers"):
+        for name in ("batch_size", "workers"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"{name} is {value}, expected 1 or more")
         timeout = self.decode_timeout
         _require(timeout > 0, f"decode_timeout is {timeout}, expected more than 0 s")
-        _one_of("precision", self.precision, ("auto", *PRECISIONS))
-        _one_of("dtype", self.dtype, ("float32", "float16"))
-        _one_of("decoder", self.decoder, ("auto", "decord", "av", "torchcodec"))
         _one_of("engine", self.engine, ("local", "ray"))
         _require(
             self.address is None or self.engine == "ray",
@@ -166,11 +165,6 @@ class TrainOptions:
     )
     seed: int = _option(0, "Seed of weights, crops and dropout.")
     precision: str = _option("auto", "auto (bf16 on a GPU that has it), no or bf16.")
-    checkpoint_seconds: float = _runtime(20.0, "Least time between two resumable states.")
-    trackers: str = _runtime(
-        "tensorboard", "Where metrics go as well: tensorboard, wandb, both by a comma, or none."
-    )
-    device: str = _runtime("auto", "auto, cpu, cuda, mps.")
 
     def __post_init__(self) -> None:
         _require_finite(self)
@@ -191,13 +185,27 @@ class TrainOptions:
             value = getattr(self, name)
             _require(0 <= value <= self.lr, f"{name} is {value}, expected 0 to lr ({self.lr})")
         _one_of("schedule", self.schedule, ("cosine", "released"))
-        for name in self.tracker_names:
-            _one_of("trackers", name, TRACKERS)
         _one_of("arch", self.arch, ARCHITECTURES)
         _require(0 < self.prior < 1, f"prior is {self.prior}, expected 0 < prior < 1")
         _require(0 < self.width <= 4, f"width is {self.width}, expected 0 < width <= 4")
         _one_of("labels", self.labels, ("strict", "overlap"))
         _one_of("precision", self.precision, ("auto", "no", "bf16"))
+
+
+@dataclass(frozen=True)
+class TrainRunOptions:
+    """Where a training runs and where its metrics go: no option changes a number or a cache key."""
+
+    checkpoint_seconds: float = _option(20.0, "Least time between two resumable states.")
+    trackers: str = _option(
+        "tensorboard", "Where metrics go as well: tensorboard, wandb, both by a comma, or none."
+    )
+    device: str = _option("auto", "auto, cpu, cuda, mps.")
+
+    def __post_init__(self) -> None:
+        _require_finite(self)
+        for name in self.tracker_names:
+            _one_of("trackers", name, TRACKERS)
 
     @property
     def tracker_names(self) -> tuple[str, ...]:
@@ -206,21 +214,54 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
+class EvaluateOptions:
+    """What `evaluate` and `report` measure, and on which videos."""
+
+    subset: str = _option("testing", "Subset of the manifest to score.")
+    checkpoint: str | None = _option(
+        None, "Checkpoint folder [default: the workspace's last training]."
+    )
+    released: bool = _option(
+        False,
+        "The checkpoint is a file of the authors' weights: pad, cut and split as their code does.",
+        flag="--released",
+    )
+    predictions: str | None = _option(
+        None, "Measure this file instead of a checkpoint: pickle, .npz or JSON by video."
+    )
+    manifest: str | None = _option(None, "Manifest file [default: the workspace's].")
+    features: str | None = _option(
+        None, "Features, a store or a folder of .npy [default: those the checkpoint needs]."
+    )
+    device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps.")
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and self.predictions is not None:
+            raise UsageError(
+                f"--checkpoint {self.checkpoint} cannot be combined with --predictions "
+                f"{self.predictions}: pass one of them"
+            )
+        if self.released and self.checkpoint is None:
+            raise UsageError("--released requires --checkpoint, the file of released weights")
+
+
+@dataclass(frozen=True)
 class ExportOptions:
     """How dense scores become segments, and segments files."""
 
-    threshold: float = _runtime(0.5, "A segment begins where a class is at least this likely.")
-    low: float | None = _runtime(
-        None, "...and goes on while it is this likely [default: 0.6 x threshold]."
+    threshold: float = _option(0.5, "A segment begins where a class is at least this likely.")
+    low: float | None = _option(
+        None,
+        "A segment continues while its class is at least this likely [default: 0.6 x threshold].",
     )
-    min_length: float = _runtime(0.0, "Shortest segment that is kept, in seconds.")
-    formats: tuple[str, ...] | str = _runtime(
+    min_length: float = _option(0.0, "Shortest segment that is kept, in seconds.")
+    formats: tuple[str, ...] | str = _option(
         ("json", "csv", "png", "html"),
         "Files to write, separated by commas; docs/formats.md lists them all.",
         flag="--format",
     )
-    embed: bool = _runtime(
-        False, "html: put the video into the page, which else has its path.", flag="--embed"
+    embed: bool = _option(
+        False, "html: put the video into the page, which otherwise links to it.", flag="--embed"
     )
 
     def __post_init__(self) -> None:
@@ -244,21 +285,6 @@ class ExportOptions:
     @property
     def low_threshold(self) -> float:
         return 0.6 * self.threshold if self.low is None else self.low
-
-
-@dataclass(frozen=True)
-class DetectOptions(ExportOptions):
-    """How a video is scored, and what becomes of the scores."""
-
-    batch_size: int | None = _runtime(
-        None, "Frames in one pass of the backbone [default: by backbone and device]."
-    )
-    device: str = _runtime("auto", "auto, cpu, cuda, cuda:1, mps.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        size = self.batch_size
-        _require(size is None or size >= 1, f"batch_size is {size}, expected 1 or more")
 
 
 @dataclass(frozen=True)

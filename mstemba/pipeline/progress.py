@@ -49,15 +49,15 @@ class Event:
         return min(1.0, self.done / self.total) if self.total else 1.0
 
 
-Listener = Callable[[Event], None]
+EventHandler = Callable[[Event], None]
 """What a stage calls, in the thread that called the stage. What it raises ends the stage."""
 
 
-def silent(event: Event) -> None:
+def ignore_events(event: Event) -> None:
     """The listener that ignores everything."""
 
 
-class Meter:
+class ProgressReporter:
     """Progress of one stage, with its speed and the time left."""
 
     def __init__(
@@ -65,17 +65,17 @@ class Meter:
         stage: str,
         total: float,
         unit: str,
-        listen: Listener,
+        on_event: EventHandler,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`clock` gives seconds."""
         self._stage, self._total, self._unit = stage, total, unit
-        self._listen, self._clock = listen, clock
+        self._listen, self._clock = on_event, clock
         # From the first progress on: what came before it, loading and compiling, comes once.
         self._samples = deque[tuple[float, float, int]]()
 
-    def tell(self, what: str, done: float, count: int, video: str | None = None) -> None:
+    def update(self, what: str, done: float, count: int, video: str | None = None) -> None:
         """`done` of the total is reached, and this call has worked off `count`."""
         now = self._clock()
         rate, eta = self._speed(now, done, count) if count else (None, None)

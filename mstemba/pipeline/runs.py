@@ -11,13 +11,13 @@ from typing import Any
 import safetensors
 
 from mstemba.errors import MstembaError
+from mstemba.pipeline.caching.files import read_json
 from mstemba.pipeline.checkpoint import CONFIG, DONE, WEIGHTS, read_done
-from mstemba.pipeline.files import read_json
 from mstemba.pipeline.options import TrainOptions
 from mstemba.pipeline.workspace import Workspace, get_current
 
 # What a run had where its config.json does not say: newer options do nothing at their defaults.
-_DEFAULTS = {f.name: f.default for f in fields(TrainOptions) if not f.metadata["runtime"]}
+_DEFAULTS = {f.name: f.default for f in fields(TrainOptions)}
 
 
 def leaderboard(workspace: Workspace) -> dict[str, Any]:

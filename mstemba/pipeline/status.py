@@ -9,11 +9,11 @@ from typing import Any
 
 from mstemba.data_manifests.manifest import Manifest, load_manifest
 from mstemba.errors import MstembaError, StoreError
-from mstemba.pipeline.extract import read_failures
-from mstemba.pipeline.features import NpyFolder
-from mstemba.pipeline.keys import Fingerprints, entry_key
+from mstemba.pipeline.caching.keys import Fingerprints, entry_key
+from mstemba.pipeline.extract.jobs import read_failures
+from mstemba.pipeline.features.sources import NpyFolder
+from mstemba.pipeline.features.store import IMPORTED, FeatureStore
 from mstemba.pipeline.runs import list_runs
-from mstemba.pipeline.store import IMPORTED, FeatureStore
 from mstemba.pipeline.workspace import Workspace, get_current
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mstemba.errors import UsageError
-from mstemba.pipeline.files import write_text
+from mstemba.pipeline.caching.files import write_text
 
 MARKER = "mstemba.toml"
 _CONTENT = """\

@@ -17,9 +17,9 @@ import pytest
 from numpy.typing import NDArray
 
 import mstemba as package
-from mstemba.pipeline.decode.pyav_reader import write_video
-from mstemba.pipeline.keys import file_sha256
-from mstemba.pipeline.store import FeatureStore
+from mstemba.pipeline.caching.keys import file_sha256
+from mstemba.pipeline.decode.pyav import write_video
+from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.workspace import get_current
 
 FPS = 10

@@ -24,8 +24,8 @@ import av
 import pytest
 
 from mstemba.__main__ import main
+from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.outputs import WRITERS
-from mstemba.pipeline.store import FeatureStore
 from tests.cli.conftest import (
     EXTRACT,
     TRAIN,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mstemba.pipeline.store import FeatureStore
+from mstemba.pipeline.features.store import FeatureStore
 from tests.cli.conftest import contents, current_store, entries, film, mstemba
 
 TRAIN = ("train", "--epochs", "1", "--min-steps", "4", "--width", "0.1")

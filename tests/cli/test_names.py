@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.outputs import WRITERS
 from mstemba.pipeline.progress import one_line
-from mstemba.pipeline.store import FeatureStore
 from tests.cli.conftest import EXTRACT, current_run, current_store, film, mstemba
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mstemba.__main__ import main
+from mstemba.pipeline.detect.scores_file import SavedScores, save_scores
 from mstemba.pipeline.outputs import WRITERS
-from mstemba.pipeline.outputs.scores import KeptScores, save_scores
 from mstemba.pipeline.progress import one_line
 from mstemba.records import Scores, TimeGrid
 
@@ -75,7 +75,7 @@ def keep(name: str, classes: tuple[str, ...]) -> None:
         rows[class_id : class_id + 3, class_id] = 0.9
     path = Path("videos", name)
     scores = Scores(rows, TimeGrid.even(0.0, 0.5, count), classes, str(path), 10.0, 10.0)
-    kept = KeptScores(scores, "key", "ab" * 32, {"arch": "mstemba"})
+    kept = SavedScores(scores, "key", "ab" * 32, {"arch": "mstemba"})
     save_scores(Path("detections", f"{path.stem}.scores.npz"), kept)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import DETECT, EXTRACT, mstemba
-from tests.test_progress import in_terminal
+from tests.pipeline.test_progress import in_terminal
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mstemba.cli import app
-from mstemba.pipeline import detect as stage
-from mstemba.pipeline.detect import DetectResult
-from mstemba.pipeline.options import DetectOptions, ZeroShotOptions
+from mstemba.pipeline.detect import stage
+from mstemba.pipeline.detect.stage import DetectResult
+from mstemba.pipeline.options import ExportOptions, ZeroShotOptions
 from tests.cli.conftest import complaint, film, mstemba
 
 
@@ -38,7 +38,7 @@ def test_every_option_reaches_the_detector(monkeypatch: pytest.MonkeyPatch) -> N
     )
     assert found["labels"] == "opening a door, drinking"
     assert found["weights"] == "laion400m"
-    assert found["options"] == DetectOptions(threshold=0.4)
+    assert found["options"] == ExportOptions(threshold=0.4)
     assert found["zero_shot"] == ZeroShotOptions(
         model="ViT-B-32",
         stride=8,

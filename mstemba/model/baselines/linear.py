@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mstemba.model.config import LinearConfig
-from mstemba.model.inputs import check_features, clear, padded_steps
+from mstemba.model.inputs import check_features, padded_steps, zero_padding
 from mstemba.model.output import Output, initialise_head
 
 
@@ -25,6 +25,6 @@ class LinearProbe(nn.Module):
         """Score every row (B, T, F) by itself; arguments and errors as of ``MSTemba``."""
         lengths = check_features(features, mask, self.config.in_features)
         features = features.to(self.head.weight.dtype)
-        x = clear(features, padded_steps(lengths, features.shape[1]))
+        x = zero_padding(features, padded_steps(lengths, features.shape[1]))
         logits = self.head(self.dropout(self.norm(x)))
         return Output(logits, [], torch.zeros((), device=logits.device))

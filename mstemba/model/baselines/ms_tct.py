@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mstemba.model.config import MSTCTConfig
-from mstemba.model.inputs import check_features, clear, padded_steps
+from mstemba.model.inputs import check_features, padded_steps, zero_padding
 from mstemba.model.output import Output, initialise_head
 
 
@@ -28,12 +28,12 @@ class GlobalRelation(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, absent: Tensor | None) -> Tensor:
-        """(B, T, width) to the same; ``absent`` is (B, T, 1), True at padded steps."""
+    def forward(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """(B, T, width) to the same; ``padding_mask`` is (B, T, 1), True at padded steps."""
         # (3, B, heads, T, width / heads)
         heads = self.qkv(x).unflatten(2, (3, self.heads, x.shape[2] // self.heads))
         query, key, value = heads.permute(2, 0, 3, 1, 4)
-        seen = None if absent is None else ~absent[:, None, None, :, 0]
+        seen = None if padding_mask is None else ~padding_mask[:, None, None, :, 0]
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         y: Tensor = self.project(attended.transpose(1, 2).flatten(2))
         return y
@@ -49,9 +49,9 @@ class LocalRelation(nn.Module):
         self.conv = nn.Conv1d(inner, inner, 3, padding=1, groups=inner)
         self.contract = nn.Linear(inner, width)
 
-    def forward(self, x: Tensor, absent: Tensor | None) -> Tensor:
-        """(B, T, width) to the same; ``absent`` is (B, T, 1), True at padded steps."""
-        x = clear(self.expand(x), absent).transpose(1, 2)
+    def forward(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """(B, T, width) to the same; ``padding_mask`` is (B, T, 1), True at padded steps."""
+        x = zero_padding(self.expand(x), padding_mask).transpose(1, 2)
         y: Tensor = self.contract(F.gelu(self.conv(x)).transpose(1, 2))
         return y
 
@@ -66,10 +66,10 @@ class GlobalLocalBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.local = LocalRelation(width, expand)
 
-    def forward(self, x: Tensor, absent: Tensor | None) -> Tensor:
-        """(B, T, width) to the same; ``absent`` is (B, T, 1), True at padded steps."""
-        x = x + self.attention(self.norm1(x), absent)
-        y: Tensor = x + self.local(self.norm2(x), absent)
+    def forward(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """(B, T, width) to the same; ``padding_mask`` is (B, T, 1), True at padded steps."""
+        x = x + self.attention(self.norm1(x), padding_mask)
+        y: Tensor = x + self.local(self.norm2(x), padding_mask)
         return y
 
 
@@ -94,10 +94,10 @@ class Stage(nn.Module):
         x = self.merge_norm(self.merge(x.transpose(1, 2)).transpose(1, 2))
         if lengths is not None:
             lengths = (lengths + self.stride - 1) // self.stride
-        absent = padded_steps(lengths, x.shape[1])
+        padding_mask = padded_steps(lengths, x.shape[1])
         for block in self.blocks:
-            x = block(x, absent)
-        return clear(self.norm(x), absent), lengths
+            x = block(x, padding_mask)
+        return zero_padding(self.norm(x), padding_mask), lengths
 
 
 class ScaleMixer(nn.Module):
@@ -160,8 +160,8 @@ class MSTCT(nn.Module):
             UsageError: see ``check_features``.
         """
         lengths = check_features(features, mask, self.config.in_features)
-        absent = padded_steps(lengths, features.shape[1])
-        x = self.dropout(clear(features.to(self.fuse.weight.dtype), absent))
+        padding_mask = padded_steps(lengths, features.shape[1])
+        x = self.dropout(zero_padding(features.to(self.fuse.weight.dtype), padding_mask))
         scales: list[Tensor] = []
         scale_lengths: list[Tensor | None] = []
         for stage in self.stages:
@@ -170,7 +170,7 @@ class MSTCT(nn.Module):
             scale_lengths.append(lengths)
         mixed, plain = self.mixer(scales, scale_lengths)
         logits = self.head(self.dropout(self.fuse(mixed)))
-        centers = self._centers(clear(plain, absent)) if self.training else None
+        centers = self._centers(zero_padding(plain, padding_mask)) if self.training else None
         return Output(logits, [], logits.new_zeros((), dtype=torch.float32), centers)
 
     def _centers(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mstemba.model.config import PDANConfig
-from mstemba.model.inputs import check_features, clear, padded_steps
+from mstemba.model.inputs import check_features, padded_steps, zero_padding
 from mstemba.model.output import Output, initialise_head
 
 TAPS = 3
@@ -80,11 +80,11 @@ class PDANStage(nn.Module):
         self.conv_out = nn.Conv1d(width, config.classes, 1)
         initialise_head(self.conv_out)
 
-    def forward(self, x: Tensor, absent: Tensor | None) -> Tensor:
-        """(B, F, T) to (B, C, T); ``absent`` is (B, 1, T), True at padded steps."""
-        x = clear(self.conv_1x1(x), absent)
+    def forward(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """(B, F, T) to (B, C, T); ``padding_mask`` is (B, 1, T), True at padded steps."""
+        x = zero_padding(self.conv_1x1(x), padding_mask)
         for layer in self.layers:
-            x = clear(layer(x), absent)
+            x = zero_padding(layer(x), padding_mask)
         y: Tensor = self.conv_out(x)
         return y
 
@@ -109,7 +109,11 @@ class PDAN(nn.Module):
             UsageError: see ``check_features``.
         """
         lengths = check_features(features, mask, self.config.in_features)
-        absent = padded_steps(lengths, features.shape[1])
-        x = clear(features.to(self.stage1.conv_1x1.weight.dtype), absent).transpose(1, 2)
-        logits = self.stage1(x, None if absent is None else absent.transpose(1, 2)).transpose(1, 2)
+        padding_mask = padded_steps(lengths, features.shape[1])
+        x = zero_padding(features.to(self.stage1.conv_1x1.weight.dtype), padding_mask).transpose(
+            1, 2
+        )
+        logits = self.stage1(
+            x, None if padding_mask is None else padding_mask.transpose(1, 2)
+        ).transpose(1, 2)
         return Output(logits, [], logits.new_zeros((), dtype=torch.float32))

@@ -44,14 +44,14 @@ def _listen(stdin: IO[bytes], requests: queue.SimpleQueue[DecodeRequest]) -> Non
 def _decode(request: DecodeRequest, out: IO[bytes]) -> None:
     last = time.monotonic()
 
-    def alive() -> None:
+    def heartbeat() -> None:
         nonlocal last
         if (now := time.monotonic()) - last > _PULSE:
             last = now
             send(out, None)
 
     try:
-        for event in decode(request, alive):
+        for event in decode(request, heartbeat):
             send(out, event)
     except DecodeError as error:
         send(out, error)

@@ -10,14 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.errors import DecodeError, UsageError
-from mstemba.pipeline.decode import decord_reader, pyav_reader, torchcodec_reader
-from mstemba.pipeline.decode.plan import CannotDecode, Decoder, Image, Plan, Probe, Shown, nothing
+from mstemba.pipeline.decode import decord as decord_reader
+from mstemba.pipeline.decode import pyav as pyav_reader
+from mstemba.pipeline.decode.settings import (
+    CannotDecode,
+    DecodedFrame,
+    Decoder,
+    DecodeSettings,
+    Image,
+    Probe,
+    nothing,
+)
 from mstemba.records import Frames
 
 DECODERS: dict[str, Decoder] = {
     "decord": decord_reader.decode,
     "av": pyav_reader.decode,
-    "torchcodec": torchcodec_reader.decode,
 }
 
 
@@ -26,7 +34,7 @@ class Resume:
     """Going on inside a video of which some frames are done."""
 
     frames: int
-    """Used frames (after `every`) already done: the next one is the first to be given."""
+    """Used frames (after `frame_step`) already done: the next one is the first to be given."""
     decoder: str
     """Which decoder gave them: the rest comes from the same one, never a mix."""
     anchor: tuple[int, float]
@@ -42,19 +50,17 @@ class DecodeRequest:
     """Pixels: the side of the square."""
     short_side: int | None = None
     """Pixels, at least `size`; None = `size`."""
-    every: int = 1
+    frame_step: int = 1
     """Take every n-th frame."""
     batch_size: int = 32
     """Frames in one Frames event."""
     decoder: str = "auto"
     """auto, or one of DECODERS."""
-    careful: bool = False
+    single_threaded: bool = False
     """After another decoder failed on this file: PyAV uses one thread."""
     resume: Resume | None = None
     threads: int = 0
     """Of the decoder's library; 0 = its own choice."""
-    device: str = "cpu"
-    """`cuda:N` makes torchcodec decode and resize on that GPU; the others use the CPU only."""
 
     def __post_init__(self) -> None:
         if self.decoder != "auto" and self.decoder not in DECODERS:
@@ -98,7 +104,7 @@ class DecodeReport:
 
 
 def decode(
-    request: DecodeRequest, alive: Callable[[], None] = nothing
+    request: DecodeRequest, heartbeat: Callable[[], None] = nothing
 ) -> Iterator[Opened | Frames | Restart | DecodeReport]:
     """Opened, batches of frames, a DecodeReport at the end.
 
@@ -109,16 +115,15 @@ def decode(
     """
     if not request.path.is_file():
         raise DecodeError(f"{request.path}: no such file")
-    found = pyav_reader.probe(request.path, alive)
-    name, careful = _choose(request, found)
+    found = pyav_reader.probe(request.path, heartbeat)
+    name, single_threaded = _choose(request, found)
     yield Opened(0.0 if found.times is None else float(found.times[-1]), name)
-    plan = Plan(
+    plan = DecodeSettings(
         resized(found.width, found.height, request.short_side or request.size),
-        request.every,
+        request.frame_step,
         threads=request.threads,
-        careful=careful,
-        device=request.device,
-        alive=alive,
+        single_threaded=single_threaded,
+        heartbeat=heartbeat,
     )
     try:
         try:
@@ -133,7 +138,7 @@ def decode(
             raise _refusal(request, name, str(error)) from None
         yield Restart("av")
         again = replace(request, resume=None)
-        yield from _batches(again, found, replace(plan, careful=True), "av")
+        yield from _batches(again, found, replace(plan, single_threaded=True), "av")
 
 
 def _choose(request: DecodeRequest, found: Probe) -> tuple[str, bool]:
@@ -145,15 +150,13 @@ def _choose(request: DecodeRequest, found: Probe) -> tuple[str, bool]:
         name = request.resume.decoder if request.resume else "av"
         if name == "decord" and decord_reader.why_not(found):
             name = "av"
-        return name, request.careful
+        return name, request.single_threaded
     reason = None
     if name == "decord":
         reason = decord_reader.why_not(found)
-    elif name == "torchcodec":
-        reason = torchcodec_reader.why_not(found, request.device)
     if reason:
         raise _refusal(request, name, reason)
-    return name, request.careful
+    return name, request.single_threaded
 
 
 def _refusal(request: DecodeRequest, name: str, reason: str) -> DecodeError:
@@ -172,7 +175,7 @@ class _NotAsBefore(Exception):
 
 
 def _batches(
-    request: DecodeRequest, found: Probe, plan: Plan, name: str
+    request: DecodeRequest, found: Probe, plan: DecodeSettings, name: str
 ) -> Iterator[Frames | DecodeReport]:
     (width, height), side = plan.size, request.size
     left, top = (width - side) // 2, (height - side) // 2
@@ -194,40 +197,48 @@ def _batches(
         raise DecodeError(f"{request.path}: no frame of its video stream can be decoded")
     if clock.is_short:
         raise _NotAsBefore
-    yield _report(name, clock, found, request.every, warnings)
+    yield _report(name, clock, found, request.frame_step, warnings)
 
 
-def _shown(request: DecodeRequest, found: Probe, plan: Plan, name: str) -> Iterator[Shown]:
+def _shown(
+    request: DecodeRequest, found: Probe, plan: DecodeSettings, name: str
+) -> Iterator[DecodedFrame]:
     """The used frames, from one that is known to be at its place on."""
     decoder = DECODERS[name]
-    start = _known(request.resume, found, request.every, plan.careful)
+    start = _known(request.resume, found, request.frame_step, plan.single_threaded)
     try:
         yield from decoder(request.path, found, replace(plan, start=start))
     except pyav_reader.SeekMissed:
         yield from decoder(request.path, found, plan)
 
 
-def _known(resume: Resume | None, found: Probe, every: int, careful: bool) -> int:
+def _known(resume: Resume | None, found: Probe, frame_step: int, single_threaded: bool) -> int:
     """The used frame that decoding can begin at: the resume's anchor if the file's own times say
     that it is where it was given, so that no frame was lost before it; else the first."""
-    if resume is None or found.times is None or careful or found.looks_cut or not found.fresh:
+    if (
+        resume is None
+        or found.times is None
+        or single_threaded
+        or found.looks_cut
+        or not found.fresh
+    ):
         return 0
     index, time = resume.anchor
-    number = index * every
+    number = index * frame_step
     return index if number < len(found.times) and found.times[number] == time else 0
 
 
 def _report(
-    name: str, clock: _Clock, found: Probe, every: int, warnings: list[str]
+    name: str, clock: _Clock, found: Probe, frame_step: int, warnings: list[str]
 ) -> DecodeReport:
     if clock.refused:
         warnings.append(f"{clock.refused} frames left out whose time does not increase")
-    fps = clock.rate(every)
-    # The last frame kept may have `every` - 1 unused ones behind it.
+    fps = clock.rate(frame_step)
+    # The last frame kept may have `frame_step` - 1 unused ones behind it.
     end = found.times[-1] if found.times is not None else clock.last
     duration = max(float(end), clock.last) + 1 / fps
     if found.times is not None and (seen := clock.count + clock.refused) < (
-        said := len(found.times[::every])
+        said := len(found.times[::frame_step])
     ):
         warnings.append(f"{seen} of {said} frames could be decoded")
     if duration < found.length - 1:
@@ -269,7 +280,7 @@ class _Clock:
         self._first = self.last = -np.inf
         self.count = self.refused = 0
 
-    def accepts(self, shown: Shown) -> bool:
+    def accepts(self, shown: DecodedFrame) -> bool:
         """Whether the frame is later than the one before. Raises _NotAsBefore when it is the
         resume's anchor and has another time."""
         if shown.time <= self.last:
@@ -296,8 +307,8 @@ class _Clock:
         """Whether fewer frames came than were there before."""
         return self.count < self._done
 
-    def rate(self, every: int) -> float:
+    def rate(self, frame_step: int) -> float:
         """Frames a second of the file; of a single frame the nominal rate, or 1."""
         if self.count < 2:
             return self._found.rate or 1.0
-        return float((self.count - 1) * every / (self.last - self._first))
+        return float((self.count - 1) * frame_step / (self.last - self._first))

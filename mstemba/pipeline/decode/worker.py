@@ -191,7 +191,7 @@ class _Lane(threading.Thread):
             return None
         if hung and self._running == "av":
             return replace(request, decoder="decord", resume=None)
-        return replace(request, decoder="av", careful=True, resume=None)
+        return replace(request, decoder="av", single_threaded=True, resume=None)
 
     def _attempt(self, key: Any, request: DecodeRequest) -> DecodeReport | DecodeError:
         """Hand on the video's events but for the last one, which is given back."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mstemba.pipeline.files import write_json
+from mstemba.pipeline.caching.files import write_json
 from mstemba.pipeline.outputs.detection import Detection
 
 

@@ -10,9 +10,9 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from mstemba.data_manifests.boris import DETECTIONS
-from mstemba.pipeline.files import write_text
-from mstemba.pipeline.outputs.csv_table import literal
+from mstemba.data_manifests.readers.boris import DETECTIONS
+from mstemba.data_manifests.readers.tables import escape_formula
+from mstemba.pipeline.caching.files import write_text
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.fields import distinct, media_path, milliseconds
 
@@ -48,13 +48,23 @@ def write_tsv(detection: Detection, path: Path) -> None:
     # In BORIS' source these part several files and players.
     source = "" if ";" in media or "|" in media else f"player #1:{media}"
     duration = f"{scores.duration:.3f}"
-    id = literal(detection.id or path.stem)
+    id = escape_formula(detection.id or path.stem)
     about = [id, "", DETECTIONS, duration, "Media file(s)"]
     about += [source, "0", duration, f"{scores.fps:.3f}", "No focal subject"]
     for time, status, label, comment in _events(detection):
         seconds = time / 1000
         frame = round(seconds * scores.fps)
-        row = [*about, literal(label), "", status, f"{seconds:.3f}", media, frame, "NA", comment]
+        row = [
+            *about,
+            escape_formula(label),
+            "",
+            status,
+            f"{seconds:.3f}",
+            media,
+            frame,
+            "NA",
+            comment,
+        ]
         writer.writerow(row)
     write_text(path, text.getvalue().replace("\r", " "))
 

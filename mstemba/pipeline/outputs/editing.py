@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mstemba.pipeline.files import to_json, write_text
+from mstemba.pipeline.caching.files import to_json, write_text
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.fields import distinct, media_url, milliseconds
 from mstemba.pipeline.progress import one_line

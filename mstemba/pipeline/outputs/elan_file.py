@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from mstemba.data_manifests.eaf import VIDEO_PROPERTY, file_name, named_video
-from mstemba.pipeline.files import write_atomically
+from mstemba.data_manifests.readers.eaf import VIDEO_PROPERTY, file_name, named_video
+from mstemba.pipeline.caching.files import write_atomically
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.fields import distinct, media_path, milliseconds
 from mstemba.records import Segment

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.errors import UsageError
-from mstemba.pipeline.files import write_atomically
+from mstemba.pipeline.caching.files import write_atomically
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.fields import media_url
 from mstemba.records import Scores, Segment

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mstemba.pipeline.files import write_json
+from mstemba.pipeline.caching.files import write_json
 from mstemba.pipeline.outputs.detection import Detection
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mstemba.pipeline.files import write_atomically
+from mstemba.pipeline.caching.files import write_atomically
 from mstemba.pipeline.outputs.detection import Detection
 
 

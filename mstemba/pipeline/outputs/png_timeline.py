@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from mstemba.pipeline.files import write_atomically
+from mstemba.pipeline.caching.files import write_atomically
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.fields import NAMELESS
 from mstemba.pipeline.outputs.fonts import Font, font, font_for, in_font

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mstemba.pipeline.files import write_text
+from mstemba.pipeline.caching.files import write_text
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.fields import clock, distinct, milliseconds
 from mstemba.pipeline.progress import one_line

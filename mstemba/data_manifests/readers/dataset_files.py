@@ -1,0 +1,162 @@
+"""The annotation files of Charades, TSU and MultiTHUMOS as their authors hand them out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mstemba.data_manifests.datasets import load_dataset
+from mstemba.data_manifests.readers.parsed import (
+    ParsedAnnotations,
+    RawAction,
+    Report,
+    example_files,
+)
+from mstemba.data_manifests.readers.tables import (
+    Row,
+    Table,
+    add_action,
+    find_table,
+    malformed,
+    parse_duration,
+    read_text,
+)
+from mstemba.errors import ManifestError
+
+_CHARADES_FILES = ("Charades_v1_train.csv", "Charades_v1_test.csv")
+_CHARADES_CLASSES = "Charades_v1_classes.txt"
+_CHARADES_ACTION = re.compile(r"c(\d{3}) (\S+) (\S+)", re.ASCII)
+_TSU_COLUMNS = ("event", "start_frame", "end_frame")
+
+
+def is_charades(header: tuple[str, ...]) -> bool:
+    """Whether these are the columns of Charades_v1_train.csv."""
+    return {"id", "actions", "length"} <= set(header)
+
+
+def is_tsu(header: tuple[str, ...]) -> bool:
+    """Whether these are the columns of TSU's annotation of a video."""
+    return set(_TSU_COLUMNS) <= set(header)
+
+
+def charades_files(files: list[Path]) -> list[Path]:
+    """Those that are Charades' annotations."""
+    return [file for file in files if file.name in _CHARADES_FILES]
+
+
+def tsu_files(files: list[Path]) -> list[Path]:
+    """Those that are named as TSU's annotations are, one a video: P02/P02T01C06.csv, ..."""
+    tsu = load_dataset("tsu")
+    return [file for file in files if file.suffix.lower() == ".csv" and tsu.owns(file.stem)]
+
+
+def multithumos_files(files: list[Path]) -> list[Path]:
+    """Those that are named as MultiTHUMOS' are, one a class: annotations/BaseballPitch.txt, ..."""
+    classes = load_dataset("multithumos").classes
+    return [file for file in files if file.suffix.lower() == ".txt" and file.stem in classes]
+
+
+def read_charades(table: Table, found: ParsedAnnotations, report: Report) -> None:
+    """Read Charades_v1_train.csv or Charades_v1_test.csv; the file's name says the subset.
+
+    A row is a video; `actions` is "c092 11.90 21.20;c147 0.00 12.60", `length` is in seconds.
+    Charades_v1_classes.txt beside it names the classes, if it is there.
+    """
+    found.dataset, found.time_unit = "charades", "seconds"
+    names = table.path.with_name(_CHARADES_CLASSES)
+    if names.is_file():
+        found.classes = _charades_classes(names)
+    parts = re.split(r"[^a-z]+", table.path.stem.lower())
+    subset = next((part for part in parts if part in ("train", "test")), None)
+    id, actions, length = (table.column(name) for name in ("id", "actions", "length"))
+    for row in table.rows[1:]:
+        if not row[id]:
+            malformed(report, row)
+            continue
+        entry = found.new(row[id], row.where, report)
+        if entry is None:
+            continue
+        entry.subset = subset
+        entry.duration = parse_duration(row[length], row.decimal_comma)
+        if entry.duration is None:
+            report.count(report.left_out, "malformed duration", f"{row[length]!r} {row.where}")
+        for text in filter(None, row[actions].split(";")):
+            action = _charades_action(text, row)
+            if action:
+                entry.actions.append(action)
+            else:
+                report.count(report.left_out, "malformed action", f"{text!r} {row.where}")
+
+
+def _charades_action(text: str, row: Row) -> RawAction | None:
+    parts = _CHARADES_ACTION.fullmatch(text.strip())
+    if not parts:
+        return None
+    try:
+        return RawAction(int(parts[1]), row.time(parts[2]), row.time(parts[3]), row.where)
+    except ValueError:
+        return None
+
+
+def _charades_classes(path: Path) -> tuple[str, ...]:
+    """Names from lines such as `c000 Holding some clothes`, in the order of their ids."""
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    names: list[str] = []
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        if not line.startswith(f"c{len(names):03d} "):
+            raise ManifestError(
+                f"{path}, line {number}: found {line!r}, expected class c{len(names):03d} "
+                f"and its name"
+            )
+        names.append(line.split(maxsplit=1)[1])
+    return tuple(names)
+
+
+def read_tsu(table: Table, found: ParsedAnnotations, report: Report) -> None:
+    """Read TSU's annotation of one video: `event,start_frame,end_frame`, the file named by it."""
+    found.dataset, found.time_unit = "tsu", "frames"
+    event, start, end = (table.column(name) for name in _TSU_COLUMNS)
+    entry = found.new(table.path.stem, f"in {table.path}", report)
+    if entry is not None:
+        for row in table.rows[1:]:
+            add_action(entry, report, row, row[event], row[start], row[end])
+
+
+def read_tsu_files(files: list[Path], found: ParsedAnnotations, report: Report) -> None:
+    """Read TSU's annotations, one file a video; one with other columns, or none, is counted."""
+    for file in files:
+        table = find_table(file)
+        if table is None:
+            report.count(report.left_out, "empty file", file.name)
+        elif is_tsu(tuple(cell.casefold() for cell in table.header)):
+            read_tsu(table, found, report)
+        else:
+            example = (
+                f"{','.join(table.header)!r} in {file.name}, expected {','.join(_TSU_COLUMNS)}"
+            )
+            report.count(report.left_out, "file with other columns", example)
+    if not found.entries:
+        raise ManifestError(
+            f"{example_files(files)}: named as TSU's annotations are, but none has the columns "
+            f"{', '.join(_TSU_COLUMNS)}"
+        )
+
+
+def read_multithumos_files(files: list[Path], found: ParsedAnnotations, report: Report) -> None:
+    """Read MultiTHUMOS: one file a class, in it lines `video_validation_0000051 67.50 75.90`."""
+    found.dataset, found.time_unit = "multithumos", "seconds"
+    for file in files:
+        for number, line in enumerate(read_text(file).splitlines(), 1):
+            row = Row(tuple(line.split()), f"in {file.name}, line {number}")
+            if len(row.cells) == 3:
+                add_action(found.entry(row[0]), report, row, file.stem, row[1], row[2])
+            elif row.cells:
+                malformed(report, row)
+    classes = load_dataset("multithumos").classes
+    if missing := set(classes) - {file.stem for file in files}:
+        report.notes.append(
+            f"{len(missing)} of the {len(classes)} classes have no file, for example "
+            f"{min(missing)}.txt"
+        )

@@ -1,0 +1,1 @@
+"""What every stage reads and writes with: files, cache keys, locks."""

@@ -1,0 +1,81 @@
+"""Cache keys: a stage runs only when its key is new.
+
+A key is the SHA-256 of canonical JSON holding the stage, its version, the content of its inputs
+(never a path) and every option that changes a number. Where and how fast it ran is not in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from mstemba.pipeline.caching.files import read_json, write_json
+from mstemba.records import FeatureSpec
+
+# Raise a stage's version when its code starts to give other numbers for the same options.
+VERSIONS = {"features": 2, "train": 2, "detect": 1}
+
+
+def cache_key(stage: str, **parts: Any) -> str:
+    """The key of one stage's output for these inputs and options."""
+    content = {"stage": stage, "version": VERSIONS[stage], **parts}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def spec_key(spec: FeatureSpec) -> str:
+    """The key of a whole feature store."""
+    return cache_key("features", spec=spec.as_dict())
+
+
+def entry_key(spec: FeatureSpec, fingerprint: str) -> str:
+    """The key of one video's features."""
+    return cache_key("features", spec=spec.as_dict(), video=fingerprint)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of the whole file, in hexadecimal."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+class Fingerprints:
+    """SHA-256 of whole files, remembered by path, size and modification time.
+
+    Losing the memory, or two processes overwriting each other's, costs time and nothing else. A
+    file rewritten with the same size and the same time passes for unchanged.
+    """
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self._cache = cache
+        self._known: dict[str, list[Any]] = {}
+        if cache is not None and cache.is_file():
+            try:
+                known = read_json(cache)
+            except ValueError:
+                known = None  # a damaged memory is an empty one
+            if isinstance(known, dict):
+                self._known = {
+                    k: v for k, v in known.items() if isinstance(v, list) and len(v) == 3
+                }
+
+    def of(self, path: Path) -> str:
+        """Fingerprint of the file's content. Raises OSError when it cannot be read."""
+        path = path.resolve()
+        stat = path.stat()
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        known = self._known.get(str(path))
+        if known is not None and known[:2] == stamp:
+            return str(known[2])
+        sha = file_sha256(path)
+        self._known[str(path)] = [*stamp, sha]
+        return sha
+
+    def save(self) -> None:
+        if self._cache is not None:
+            write_json(self._cache, self._known)

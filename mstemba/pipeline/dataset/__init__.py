@@ -1,0 +1,1 @@
+"""Features and manifest to labelled clips."""

@@ -1,0 +1,1 @@
+"""The stages `detect` and `export`: scores, segments, result files."""

@@ -1,0 +1,215 @@
+"""Labels in words, looked for in a video with no training: rows of CLIP against sentences.
+
+A label is the mean of its embedded prompt templates, as Radford et al. (2021, arXiv 2103.00020)
+ensemble prompts. At each row it is weighed against sentences that describe no label, as Kerr et al.
+(LERF, 2023, arXiv 2303.09553) weigh a query against canonical phrases: each label by itself, so
+that several may be active at once. Cosines are smoothed over time and compared with what is usual
+in the video, which Liberatori et al. (T3AL, 2024, arXiv 2404.05426) do without training too.
+docs/zero-shot.md has the formula.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mstemba.errors import UsageError
+from mstemba.extractors import registry
+from mstemba.extractors.clip_text import TextEncoder
+from mstemba.pipeline.caching.keys import Fingerprints
+from mstemba.pipeline.detect.detector import Score
+from mstemba.pipeline.extract.stage import with_precision
+from mstemba.pipeline.features.spec import make_spec
+from mstemba.pipeline.options import FeatureOptions, RunOptions, ZeroShotOptions
+from mstemba.pipeline.progress import Event, EventHandler
+from mstemba.records import Features, FeatureSpec, TimeGrid, check_finite
+
+# Logits by which a label must be above its median over the video to be as likely as not, as far
+# as `contrast` compares it with that: 0.02 of cosine for CLIP's scale of 100.
+ABOVE_USUAL = 2.0
+# Deviations of the Gaussian after which a row counts for nothing.
+_REACH = 4.0
+
+# The options that change scores and no features.
+_SCORING = ("templates", "background", "smoothing", "contrast")
+
+Array = NDArray[np.float64]
+
+
+def read_phrases(given: str | Path | Iterable[str]) -> tuple[str, ...]:
+    """Labels or sentences: a list of them, a text separated by commas, or a file with one a line.
+
+    A list is taken as it is, and names no file. A file's lines may hold commas; empty lines are
+    passed over. Raises UsageError for a `.txt` that is not there, a file that is no UTF-8 text, and
+    a list that holds anything but text.
+    """
+    if isinstance(given, str | Path):
+        if os.path.isfile(given):
+            return _lines(str(given))
+        if isinstance(given, Path) or given.strip().endswith(".txt"):
+            raise UsageError(f"{given}: no such file; expected a text file with one phrase a line")
+        items: list[str] = given.split(",")
+    else:
+        items = list(given)
+    if odd := [item for item in items if not isinstance(item, str)]:
+        raise UsageError(
+            f"{odd[0]!r} is {type(odd[0]).__name__}, expected text: a label, a sentence"
+        )
+    return tuple(item.strip() for item in items if item.strip())
+
+
+def _lines(path: str) -> tuple[str, ...]:
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path}: cannot be read as text with one phrase a line: {error}"
+        ) from None
+    return tuple(line.strip() for line in text.split("\n") if line.strip())
+
+
+@dataclass(frozen=True)
+class ZeroShotDetector:
+    """Scores the rows of a backbone that has a text tower against labels in words."""
+
+    classes: tuple[str, ...]
+    options: ZeroShotOptions
+    spec: FeatureSpec
+    resolved: registry.Resolved
+
+    def key_parts(self) -> dict[str, Any]:
+        # Backbone, model, weights, window and stride are in the key of the features.
+        how = asdict(self.options)
+        return {"zero_shot": {"labels": self.classes, **{name: how[name] for name in _SCORING}}}
+
+    def provenance(self) -> dict[str, Any]:
+        return {**self.key_parts(), "features": self.spec.as_dict()}
+
+    def backbone(self, fingerprints: Fingerprints) -> registry.Resolved:
+        return self.resolved
+
+    def load(self, device: str, on_event: EventHandler) -> Score:
+        """Embed labels and background. Raises UsageError where that cannot be done here."""
+        how, count = self.options, len(self.classes)
+        on_event(
+            Event(
+                "detect",
+                f"zero-shot: {count} labels in {len(how.templates)} sentences each, "
+                f"against {len(how.background)} of the background",
+            )
+        )
+        # The text tower is freed on return: only its numbers are needed.
+        text = self.resolved.load_text(device)
+        texts, scale = _embed(text, self.classes, how), text.scale
+
+        def score(features: Features) -> NDArray[np.float32]:
+            check_finite(features.values)
+            cosines = smooth(_unit(features.values) @ texts.T, features.grid, how.smoothing)
+            return probabilities(cosines[:, :count], cosines[:, count:], scale, how.contrast)
+
+        return score
+
+
+def _embed(text: TextEncoder, labels: Sequence[str], options: ZeroShotOptions) -> Array:
+    """(C + B, F): the C labels, each the mean of its templates, then the B background sentences."""
+    prompts = [t.replace("{}", label) for label in labels for t in options.templates]
+    sentences = _unit(text.embed([*prompts, *options.background]))
+    by_label = sentences[: len(prompts)].reshape(len(labels), len(options.templates), -1)
+    return np.concatenate([_unit(by_label.mean(axis=1)), sentences[len(prompts) :]])
+
+
+def zero_shot_detector(
+    labels: str | Path | Iterable[str],
+    options: ZeroShotOptions | None,
+    weights: str | None,
+    stores: Path,
+    run_options: RunOptions,
+    fingerprints: Fingerprints,
+) -> ZeroShotDetector:
+    """The detector of these labels; nothing is loaded yet.
+
+    `weights` is a published tag or a file, and `stores` the folder of the features, whose precision
+    is taken where it has them. Raises UsageError for unusable labels or sentences, and for a
+    backbone that is unknown or has no text tower.
+    """
+    options = options or ZeroShotOptions()
+    options = replace(
+        options,
+        templates=read_phrases(options.templates),
+        background=read_phrases(options.background),
+    )
+    classes = read_phrases(labels)
+    _check(classes, options)
+    resolved = registry.resolve(options.backbone, options.model, weights, fingerprints.of)
+    registry.text_side(resolved.name)
+    how = FeatureOptions(window=options.window, stride=options.stride)
+    spec = make_spec(resolved, with_precision(resolved, how, run_options, None, stores))
+    return ZeroShotDetector(classes, options, spec, resolved)
+
+
+def _check(labels: Sequence[str], options: ZeroShotOptions) -> None:
+    if not labels:
+        raise UsageError("no labels: name at least one, as in --labels 'opening a door, drinking'")
+    for phrase in (*labels, *options.templates, *options.background):
+        # Half a surrogate pair or a byte 0 would not come back from a file as it went in.
+        if "\0" in phrase or any("\ud800" <= letter <= "\udfff" for letter in phrase):
+            raise UsageError(f"{phrase!r} is no text in UTF-8")
+    counts = Counter(label.casefold() for label in labels)
+    if repeated := [label for label in labels if counts[label.casefold()] > 1]:
+        raise UsageError(f"labels are named more than once: {', '.join(map(repr, repeated))}")
+    if not options.templates:
+        raise UsageError("no templates: name at least one, such as 'a photo of {}.'")
+    if odd := [template for template in options.templates if "{}" not in template]:
+        raise UsageError(f"template {odd[0]!r} has no {{}}, where the label goes")
+    if not options.background:
+        raise UsageError("no background: name at least one sentence for moments without a label")
+
+
+def _unit(vectors: NDArray[Any]) -> Array:
+    """(..., F) to length 1; a vector of zeros stays."""
+    vectors = vectors.astype(np.float64)
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    made: Array = vectors / np.where(lengths > 0, lengths, 1)
+    return made
+
+
+def smooth(values: Array, grid: TimeGrid, deviation: float) -> Array:
+    """(T, C) values averaged over time by a Gaussian of this deviation in seconds.
+
+    Rows count by the distance of their middles. At the ends the weights are those of the rows
+    there are, so that a constant stays what it is. A deviation of 0 changes nothing.
+    """
+    times = (grid.starts + grid.ends) / 2
+    total, weight = values.copy(), np.ones((len(values), 1))
+    for lag in range(1, len(values) if deviation > 0 else 0):
+        apart = (times[lag:] - times[:-lag])[:, None]
+        if apart.min() > _REACH * deviation:
+            break
+        near = np.exp(-0.5 * (apart / deviation) ** 2)
+        total[lag:] += near * values[:-lag]
+        total[:-lag] += near * values[lag:]
+        weight[lag:] += near
+        weight[:-lag] += near
+    return total / weight
+
+
+def probabilities(
+    labels: Array, background: Array, scale: float, contrast: float
+) -> NDArray[np.float32]:
+    """Cosines with labels (T, C) and with background sentences (T, B) to (T, C) probabilities.
+
+    A label's logit is the scaled cosine above the log-mean-exp of the background's, each label by
+    itself. `contrast` mixes it with the same above its own median over the rows, less ABOVE_USUAL.
+    """
+    usual_background = np.logaddexp.reduce(scale * background, axis=1, keepdims=True)
+    logits = scale * labels - (usual_background - np.log(background.shape[1]))
+    usual = np.median(logits, axis=0) + ABOVE_USUAL
+    found: NDArray[np.float32] = np.exp(-np.logaddexp(0, contrast * usual - logits))
+    return found.astype(np.float32)

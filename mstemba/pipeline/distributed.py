@@ -1,0 +1,65 @@
+"""The processes of one training, as torchrun, accelerate or a cluster's launcher starts them."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from mstemba.pipeline.devices import pick_device
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def world_size() -> int:
+    """How many processes there are, by the launcher's environment variable."""
+    return int(os.environ.get("WORLD_SIZE") or "1")
+
+
+def is_first() -> bool:
+    """Whether this process speaks for all.
+
+    RANK alone means nothing: clusters export it to every command of a job.
+    """
+    return os.environ.get("WORLD_SIZE", "1") in ("", "1") or os.environ.get("RANK", "0") == "0"
+
+
+def make_accelerator(device: str, precision: str) -> Accelerator:
+    """This process's device, precision and ways to the others; waits until all are there."""
+    import torch
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    device = pick_device(device)
+    if precision == "auto":
+        precision = "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "no"
+    # accelerate keeps the settings and the device of its first use for the whole process.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    if accelerator.num_processes > 1:
+        _leave_in_order()
+    return accelerator
+
+
+@cache
+def _leave_in_order() -> None:
+    """End the threads that talk to the others before the interpreter goes: else it may abort."""
+    import torch.distributed
+
+    def leave() -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    atexit.register(leave)
+
+
+def gather(device: str, precision: str, value: Any) -> list[Any]:
+    """The values of all processes by rank, in every one of them."""
+    from accelerate.utils import gather_object
+
+    make_accelerator(device, precision)
+    return list(gather_object([value]))

@@ -1,0 +1,289 @@
+"""Predictions from a file: dense scores, or segments, made by whatever program."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mstemba.data_manifests.manifest import Video
+from mstemba.errors import UsageError
+from mstemba.pipeline.evaluate.pickles import read_pickle
+from mstemba.records import Segment
+
+PICKLES = (".pkl", ".pickle", ".p")
+FORMS = (
+    "a pickle, .npz or JSON of dense scores by video id, or JSON of segments "
+    '({"results": {id: [{"label", "segment", "score"}]}}, or what `mstemba detect` writes)'
+)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a file predicts, by video id: one of the two."""
+
+    path: Path
+    scores: dict[str, NDArray[np.float32]] | None = None
+    """(T, C) probabilities."""
+    segments: dict[str, list[Segment]] | None = None
+    """In seconds, or, unless `mstemba detect` wrote them, in another unit of the annotations."""
+    in_seconds: bool = False
+    """Whether it is known that the segments are in seconds."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def ids(self) -> list[str]:
+        return [*(self.scores or {}), *(self.segments or {})]
+
+
+def read_predictions(
+    path: Path, classes: Sequence[str], videos: Iterable[Video] = ()
+) -> Predictions:
+    """The predictions in a file (or, of segments, in the JSON files of a folder).
+
+    `videos` are those of the manifest: `mstemba detect` names a video by its path, not its id.
+    Raises UsageError: no such form, other classes, a shape that does not fit, NaN, no predictions,
+    two of one video.
+    """
+    if path.is_dir():
+        return _read_folder(path, classes, _Ids(videos))
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file of predictions")
+    with path.open("rb") as file:
+        head = file.read(2)
+    if head == b"PK":
+        return _dense(path, _read_npz(path), classes, classes_first=False)
+    if head[:1] == b"\x80" or path.suffix.lower() in PICKLES:
+        return _dense(path, read_pickle(path), classes, classes_first=True)
+    data = _read_json(path)
+    if isinstance(data.get("results"), dict):
+        return _segments(path, data["results"], classes)
+    if isinstance(data.get("segments"), list):
+        listed = {_Ids(videos).of(path, data): _of_detect(data)}
+        return replace(_segments(path, listed, classes), in_seconds=True)
+    return _dense(path, data, classes, classes_first=False)
+
+
+def _read_folder(folder: Path, classes: Sequence[str], ids: _Ids) -> Predictions:
+    listed: dict[str, Any] = {}
+    files: dict[str, Path] = {}
+    others = []
+    for file in sorted(folder.glob("*.json")):
+        data = _read_json(file)
+        if not isinstance(data.get("segments"), list):
+            others.append(file)
+            continue
+        id = ids.of(file, data)
+        if id in files:
+            raise UsageError(
+                f"{files[id]} and {file} are both of the video {id!r}: keep one of them, or name "
+                f"the manifest in which they are two videos"
+            )
+        files[id], listed[id] = file, _of_detect(data)
+    if not listed:
+        raise UsageError(f"{folder}: no JSON of `mstemba detect` in it; expected one, or {FORMS}")
+    found = replace(_segments(folder, listed, classes), in_seconds=True)
+    if not others:
+        return found
+    warning = (
+        f"{folder}: {len(others)} JSON files are not of `mstemba detect` and are left out, "
+        f"for example {others[0].name}"
+    )
+    return replace(found, warnings=(*found.warnings, warning))
+
+
+class _Ids:
+    """The manifest's ids of videos that `mstemba detect` names by their paths."""
+
+    def __init__(self, videos: Iterable[Video]) -> None:
+        files = {video.id: video.path for video in videos}
+        self._known = set(files)
+        self._of_file = {path.resolve(): id for id, path in files.items() if path is not None}
+
+    def of(self, file: Path, data: Mapping[str, Any]) -> str:
+        """The id of the video with that file; else the longest end of its path that is an id
+        (`monday/cam1` of `films/monday/cam1.mp4`), as videos may have moved; else its stem."""
+        named = data.get("video")
+        if not isinstance(named, str) or not Path(named).name:
+            raise UsageError(f"{file}: video {named!r}, expected the path of the video")
+        video = Path(named)
+        if id := self._of_file.get(video.resolve()):
+            return id
+        for begin in range(len(video.parts)):
+            end = Path(*video.parts[begin:])
+            for id in (end.as_posix(), end.with_suffix("").as_posix()):
+                if id in self._known:
+                    return id
+        return video.stem
+
+
+def _of_detect(data: Mapping[str, Any]) -> list[Any]:
+    """The segments that `mstemba detect` writes for one video, in the form of ActivityNet's."""
+    return [
+        {**item, "segment": [item.get("start"), item.get("end")]}
+        if isinstance(item, dict)
+        else item  # `_segments` says what is wrong with it
+        for item in data["segments"]
+    ]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_bytes(), object_pairs_hook=partial(_object, path))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not predictions: {error}. Expected {FORMS}") from None
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: found a JSON {type(data).__name__}, expected {FORMS}")
+    return data
+
+
+def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of which json.loads alone would keep the last of two entries of one name."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise UsageError(f"{path}: two entries {twice!r} in one object, expected one")
+    return found
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return dict(data)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+        raise UsageError(f"{path}: not readable as .npz: {error}") from None
+
+
+def _dense(path: Path, raw: Any, classes: Sequence[str], classes_first: bool) -> Predictions:
+    """(T, C) probabilities of what a file holds; `classes_first` decides where T = C."""
+    if not isinstance(raw, dict) or not raw:
+        raise UsageError(f"{path}: found {_kind(raw)}, expected scores by video id")
+    tables = {_id(id): _table(path, id, value) for id, value in raw.items()}
+    if len(tables) < len(raw):
+        raise UsageError(f"{path}: two entries of one video id")
+    axis = _class_axis(path, tables, len(classes), classes_first)
+    if axis == 0:
+        tables = {id: table.T for id, table in tables.items()}
+    odd = [id for id, table in tables.items() if not np.isfinite(table).all()]
+    if odd:
+        raise UsageError(
+            f"{path}: NaN or infinity in the scores of {len(odd)} of {len(tables)} videos, "
+            f"for example {odd[0]!r}"
+        )
+    warnings = []
+    if any(table.min() < 0 or table.max() > 1 for table in tables.values()):
+        warnings.append(
+            f"{path}: scores beyond 0 to 1 are taken for logits: probabilities are their sigmoids"
+        )
+        tables = {id: 0.5 + 0.5 * np.tanh(table / 2) for id, table in tables.items()}
+    scores = {id: table.astype(np.float32) for id, table in tables.items()}
+    return Predictions(path, scores=scores, warnings=tuple(warnings))
+
+
+def _id(key: Any) -> str:
+    return key.decode(errors="surrogateescape") if isinstance(key, bytes) else str(key)
+
+
+def _kind(value: Any) -> str:
+    kind = type(value).__name__
+    return f"an empty {kind}" if isinstance(value, dict) and not value else f"a {kind}"
+
+
+def _table(path: Path, id: Any, value: Any) -> NDArray[np.floating]:
+    """A matrix of numbers of one video, on whichever axis its classes are."""
+    if isinstance(value, tuple) and value:
+        value = value[0]  # (scores, frames a second), as the older releases of the field have it
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        array = np.array(None)
+    shape = array.shape
+    while len(shape) > 2 and 1 in shape:
+        first = shape.index(1)
+        shape = (*shape[:first], *shape[first + 1 :])
+    if len(shape) == 1:
+        shape = (1, *shape)  # one step, its axis squeezed away
+    if array.dtype.kind not in "fiub" or len(shape) != 2 or not array.size:
+        raise UsageError(
+            f"{path}: {_id(id)!r} is {array.dtype} of shape {array.shape}, "
+            f"expected numbers of shape (T, C) or (C, T)"
+        )
+    return array.reshape(shape).astype(np.float64 if array.dtype.kind in "iub" else array.dtype)
+
+
+def _class_axis(
+    path: Path, tables: Mapping[str, NDArray[Any]], classes: int, classes_first: bool
+) -> int:
+    """The axis of the classes, the same in all tables."""
+    preferred = (0, 1) if classes_first else (1, 0)
+    for axis in preferred:
+        if all(table.shape[axis] == classes for table in tables.values()):
+            return axis
+    for axis in preferred:
+        sizes = {table.shape[axis] for table in tables.values()}
+        if len(tables) > 1 and len(sizes) == 1:
+            raise UsageError(
+                f"{path}: scores of {sizes.pop()} classes, the manifest has {classes}: "
+                f"the predictions are of another data set"
+            )
+    odd = next(id for id, table in tables.items() if classes not in table.shape[-1:])
+    raise UsageError(
+        f"{path}: the scores of {odd!r} have shape {tables[odd].shape}, expected (T, {classes}) "
+        f"for the manifest's {classes} classes, or ({classes}, T) in all videos"
+    )
+
+
+def _segments(path: Path, results: Mapping[str, Any], classes: Sequence[str]) -> Predictions:
+    """The segments in {id: [{"label", "segment": [start, end], "score"}]}."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    unknown: Counter[str] = Counter()
+    without_length = 0
+    segments: dict[str, list[Segment]] = {}
+    for id, listed in results.items():
+        if not isinstance(listed, list):
+            raise UsageError(f"{path}: {id!r} holds {_kind(listed)}, expected a list of segments")
+        found = segments.setdefault(id, [])
+        for number, item in enumerate(listed):
+            label, start, end, score = _segment(f"{path}: segment {number} of {id!r}", item)
+            if label not in numbers:
+                unknown[label] += 1
+            elif end <= start:
+                without_length += 1
+            else:
+                found.append(Segment(start, end, numbers[label], label, score))
+    if unknown and not any(segments.values()):
+        raise UsageError(
+            f"{path}: none of its {len(unknown)} labels, for example {min(unknown)!r}, is a class "
+            f"of the manifest, for example {classes[0]!r}"
+        )
+    warnings = []
+    if unknown:
+        warnings.append(
+            f"{path}: {unknown.total()} segments of {len(unknown)} classes that the manifest does "
+            f"not have are left out, for example {min(unknown)!r}"
+        )
+    if without_length:
+        warnings.append(f"{path}: {without_length} segments without length are left out")
+    return Predictions(path, segments=segments, warnings=tuple(warnings))
+
+
+def _segment(where: str, item: Any) -> tuple[str, float, float, float]:
+    try:
+        (start, end), score = map(float, item["segment"]), float(item["score"])
+        label = str(item["label"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f'{where}: {error!r}; expected {{"label", "segment": [start, end], "score"}}'
+        ) from None
+    if not np.isfinite([start, end, score]).all():
+        raise UsageError(f"{where}: start {start}, end {end}, score {score}: not all are finite")
+    return label, start, end, score

@@ -1,0 +1,63 @@
+"""What an extraction is asked for, and what it did: jobs, results, and the list of failures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mstemba.pipeline.caching.files import read_json, write_json
+from mstemba.pipeline.caching.locks import StoreLocks
+from mstemba.pipeline.features.store import FeatureStore
+
+FAILURES = "failures.json"
+
+
+@dataclass
+class ExtractResult:
+    """What an extraction did."""
+
+    store: Path
+    made: list[str] = field(default_factory=list)
+    cached: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Reason by video id."""
+    without_file: list[str] = field(default_factory=list)
+    """Videos of the manifest that name no file."""
+    frames: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A video that needs features."""
+
+    id: str
+    path: Path
+    fingerprint: str
+    key: str
+    """Of its entry in the store."""
+
+
+def read_failures(root: Path) -> dict[str, str]:
+    """Why videos failed, by id, as the last extractions into a store found."""
+    try:
+        failures = read_json(root / FAILURES)
+    except (OSError, ValueError):
+        return {}  # none yet, or damaged: the next failure writes it anew
+    return failures if isinstance(failures, dict) else {}
+
+
+def remember_failures(
+    store: FeatureStore, tried: Mapping[str, Path], failed: dict[str, str]
+) -> None:
+    """Keep why videos failed; those tried and not failed are taken off the list."""
+    file = store.root / FAILURES
+    if not failed and not read_failures(store.root):
+        return
+    with StoreLocks(store.root).whole():  # another process may do the same
+        known = read_failures(store.root)
+        now = {id: reason for id, reason in known.items() if id not in tried} | failed
+        if now != known:
+            store.make()
+            write_json(file, now)

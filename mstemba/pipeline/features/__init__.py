@@ -1,0 +1,1 @@
+"""Features on disk: their specification, stores of them, and when their rows are."""

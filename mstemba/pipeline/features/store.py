@@ -1,0 +1,377 @@
+"""The feature store: zarr v3, one store a feature specification, one array a video.
+
+    <store>/zarr.json            attributes: format, version, the specification and its key
+    <store>/<video id>/c/...     (T, F), one shard a write
+    <store>/<video id>/zarr.json shape; attributes: key, time grid, source, decoder, warnings
+
+Every write is a shard and then a `zarr.json` that counts it in, replaced in one step: a folder, or
+an object behind a URL (s3://...), where one PUT is that step. Before the last shard the attributes
+are only `unfinished`: how far the entry is, for a later run to go on there. An entry exists when
+its attributes hold a key, so a killed extraction leaves nothing that reads as done.
+
+zarr is imported where arrays are read or written: looking up what is done needs only JSON, and no
+time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mstemba.errors import StoreError, UsageError
+from mstemba.pipeline.caching.files import (
+    TEMPORARY,
+    flush,
+    folder_name,
+    reaching,
+    read_text,
+    remote,
+    write_json,
+)
+from mstemba.pipeline.caching.keys import spec_key
+from mstemba.records import Features, FeatureSpec, FloatArray, TimeGrid
+
+if TYPE_CHECKING:
+    from zarr.storage import StorePath
+
+FORMAT = "mstemba-features"
+VERSION = 1
+CHUNK_ROWS = 256
+SHARD_ROWS = 1024
+
+IMPORTED = "imported"
+"""Source of an entry that was not extracted here but brought in."""
+
+_METADATA = "zarr.json"
+# What zarr, its codecs and the checks raise for one kind of damage or another.
+_DAMAGE = (KeyError, TypeError, ValueError, RuntimeError)
+
+
+class FeatureStore:
+    """Features of many videos, all made by one specification."""
+
+    def __init__(self, root: Path, spec: FeatureSpec, weights_file: str | None = None) -> None:
+        self.root = root
+        self.spec = spec
+        self.weights_file = weights_file
+        """Where the backbone's weights were when the store was made, if they were a local file."""
+
+    @classmethod
+    def open(cls, root: Path) -> FeatureStore:
+        """Open an existing store. Raises StoreError if there is none, or of another version."""
+        attributes = _attributes(root)
+        if attributes is None or attributes.get("format") != FORMAT:
+            raise StoreError(f"{root}: no feature store. Make one with `mstemba extract`")
+        if attributes.get("version") != VERSION:
+            raise StoreError(
+                f"{root}: store version {attributes.get('version')}, expected {VERSION}"
+            )
+        try:
+            spec = FeatureSpec.from_dict(attributes.get("spec") or {})
+        except UsageError as error:
+            raise StoreError(f"{root}: {error}") from None
+        return cls(root, spec, attributes.get("weights_file"))
+
+    @classmethod
+    def prepare(
+        cls, root: Path, spec: FeatureSpec, weights_file: str | None = None
+    ) -> FeatureStore:
+        """Open the store at `root`, or one that will be made there by its first writer.
+
+        Raises StoreError naming the options that differ when it was built with others.
+        """
+        if _attributes(root) is None:
+            if _is_free(root):
+                return cls(root, spec, weights_file)
+            if _attributes(root) is None:  # still none: no other process has just made it
+                raise StoreError(f"{root}: exists and is no feature store; give another --store")
+        store = cls.open(root)
+        if difference := store.spec.differences(spec):
+            raise StoreError(
+                f"{root}: the store was built with {difference}. "
+                f"Give another --store, or the options it was built with"
+            )
+        return store
+
+    def make(self) -> None:
+        """Write the store's own attributes, if it is not there yet.
+
+        Processes that do it at once write the same.
+        """
+        if _attributes(self.root) is None:
+            attributes = {
+                "format": FORMAT,
+                "version": VERSION,
+                "spec": self.spec.as_dict(),
+                "key": spec_key(self.spec),
+                "weights_file": self.weights_file,
+            }
+            group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+            write_json(self.root / _METADATA, group)
+
+    def entry(self, id: str) -> dict[str, Any] | None:
+        """What is known of a finished entry; None when there is none or it was not finished."""
+        attributes = _attributes(self._path(id))
+        return attributes if attributes and "key" in attributes else None
+
+    def unfinished(self, id: str, key: str) -> Unfinished | None:
+        """What an earlier run left of the entry with this key, if anything that can be used."""
+        try:
+            return Unfinished.of(_metadata(self._path(id)) or {}, key)
+        except StoreError:
+            return None  # damaged: nothing that can be used
+
+    def read(self, id: str) -> Features:
+        """Load one entry. Raises StoreError when it is missing, unfinished or damaged."""
+        import zarr
+
+        grid, entry = self.grid(id), self._known(id)
+        try:
+            with reaching(self.root, *_DAMAGE):
+                array = zarr.open_array(_place(self._path(id)), mode="r", zarr_format=3)
+                values: FloatArray = np.asarray(array[:])
+            if not np.isfinite(values).all():
+                raise ValueError("NaN in it, as from a lost shard")
+            return Features(values, grid, entry["duration"], entry["fps"], entry["key"])
+        except (*_DAMAGE, OSError) as error:
+            raise self._damaged(id, error) from None
+
+    def grid(self, id: str) -> TimeGrid:
+        """When the rows of an entry are; raises StoreError as `read` does."""
+        entry = self._known(id)
+        try:
+            return TimeGrid(np.asarray(entry["starts"], np.float64), entry["step"])
+        except _DAMAGE as error:
+            raise self._damaged(id, error) from None
+
+    def _known(self, id: str) -> dict[str, Any]:
+        entry = self.entry(id)
+        if entry is None:
+            raise StoreError(f"{self.root}: no features of {id!r}. Run `mstemba extract`")
+        return entry
+
+    def _damaged(self, id: str, error: Exception) -> StoreError:
+        return StoreError(
+            f"{self.root}: entry {id!r} is damaged: {error}; "
+            f"delete {self._path(id).name} there and extract again"
+        )
+
+    def writer(
+        self, id: str, key: str, decoder: str, resume: Unfinished | None = None
+    ) -> EntryWriter:
+        """Begin an entry, in place of whatever stands under its name.
+
+        With what `unfinished` told of, go on with that: the rows to come follow those there, and
+        `decoder` is the one that they have.
+        """
+        self.make()
+        path = self._path(id)
+        with reaching(path):
+            if resume is None:
+                _remove(path)
+                resume = Unfinished(np.empty(0), decoder, self._empty_array)
+            else:
+                _remove_beyond(path, resume.rows)
+        return EntryWriter(path, key, resume)
+
+    @cached_property
+    def _empty_array(self) -> dict[str, Any]:
+        """What zarr writes of an array that has no rows yet."""
+        import zarr
+        from zarr.codecs import ZstdCodec
+
+        width = self.spec.width
+        array = zarr.create_array(
+            {},
+            shape=(0, width),
+            chunks=(CHUNK_ROWS, width),
+            shards=(SHARD_ROWS, width),
+            dtype=self.spec.dtype,
+            fill_value=np.nan,  # rows whose shard is lost do not read as zeros
+            compressors=ZstdCodec(level=0, checksum=True),
+            zarr_format=3,
+        )
+        return dict(array.metadata.to_dict())
+
+    def bytes_of(self, id: str) -> int:
+        path = self._path(id)
+        with reaching(path):
+            return sum(_files(path).values())
+
+    def _path(self, id: str) -> Path:
+        return self.root / folder_name(id)
+
+
+@dataclass(frozen=True, eq=False)
+class Unfinished:
+    """The rows of an entry that a run wrote in whole shards before it ended."""
+
+    starts: NDArray[np.float64]
+    """(rows,) seconds."""
+    decoder: str
+    """By which the frames came that the rows were made of."""
+    metadata: dict[str, Any]
+    """Of the array: the rows to come are written as these were."""
+
+    @property
+    def rows(self) -> int:
+        return len(self.starts)
+
+    @classmethod
+    def of(cls, metadata: dict[str, Any], key: str) -> Unfinished | None:
+        """What an array's metadata say of it, if it is of this key and can be gone on with."""
+        try:
+            found = metadata["attributes"]["unfinished"]
+            starts = np.asarray(found["starts"], np.float64)
+            shape = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+            whole = len(starts) == found["rows"] == metadata["shape"][0]
+            fits = found["key"] == key and shape[0] == SHARD_ROWS and len(starts) % SHARD_ROWS == 0
+            return cls(starts, str(found["decoder"]), metadata) if whole and fits else None
+        except (LookupError, TypeError, ValueError):
+            return None
+
+
+class EntryWriter:
+    """Takes rows as they come, writes whole shards, and makes the entry exist at the end."""
+
+    def __init__(self, path: Path, key: str, begun: Unfinished) -> None:
+        self._path, self._key, self._begun = path, key, begun
+        self._rows = begun.rows
+        self._starts = [begun.starts]
+        self._waiting: list[FloatArray] = []
+        self._rows_waiting = 0
+
+    @property
+    def decoder(self) -> str:
+        """By which the frames come that the rows are made of."""
+        return self._begun.decoder
+
+    def append(self, rows: FloatArray, starts: NDArray[np.float64]) -> None:
+        """Add (M, F) rows and the times they start at, in seconds."""
+        if len(rows) == 0:
+            return
+        self._waiting.append(rows)
+        self._starts.append(starts)
+        self._rows_waiting += len(rows)
+        while self._rows_waiting >= SHARD_ROWS:
+            self._write(SHARD_ROWS)
+            self._mark({"unfinished": {"key": self._key, "decoder": self.decoder, **self._grid()}})
+
+    def finish(self, step: float, **facts: Any) -> None:
+        """Write what waits, then the attributes that make the entry exist.
+
+        `facts` are stored with it: duration and fps in seconds, the source, the decoder, warnings.
+        """
+        if self._rows_waiting:
+            self._write(self._rows_waiting)
+        made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._mark({"key": self._key, **self._grid(), "step": step, "made": made, **facts})
+
+    def _grid(self) -> dict[str, Any]:
+        return {"starts": np.concatenate(self._starts)[: self._rows].tolist(), "rows": self._rows}
+
+    def _write(self, count: int) -> None:
+        """The next shard. Nothing counts it in yet."""
+        import zarr
+
+        rows = np.concatenate(self._waiting)
+        begin, end = self._rows, self._rows + count
+        with reaching(self._path):
+            array = zarr.Array.from_dict(_place(self._path), self._array(end))
+            array[begin:] = rows[:count]
+        if not remote(self._path):
+            flush(self._path / _shard(begin // SHARD_ROWS))
+        self._rows = end
+        self._waiting = [rows[count:]]
+        self._rows_waiting = len(rows) - count
+
+    def _mark(self, attributes: dict[str, Any]) -> None:
+        """Count in what is written, in one step."""
+        write_json(self._path / _METADATA, self._array(self._rows, attributes))
+
+    def _array(self, rows: int, attributes: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The array's metadata with so many rows."""
+        width = self._begun.metadata["shape"][1]
+        return {**self._begun.metadata, "shape": [rows, width], "attributes": attributes or {}}
+
+
+def _shard(number: int) -> str:
+    return f"c/{number}/0"
+
+
+def _place(path: Path) -> StorePath:
+    """Where zarr finds an array: a folder, or the file system that the URL's other reads use."""
+    from zarr.storage import FsspecStore, LocalStore, StorePath
+
+    url = remote(path)
+    if url is None:
+        return StorePath(LocalStore(path))
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+
+    return StorePath(FsspecStore(AsyncFileSystemWrapper(url.fs, asynchronous=True), path=url.path))
+
+
+def _files(path: Path) -> dict[str, int]:
+    """Size of every file under a path, by its name from there."""
+    if url := remote(path):
+        found = url.fs.find(url.path, detail=True)
+        return {name[len(url.path) + 1 :]: file["size"] for name, file in found.items()}
+    files = (file for file in path.rglob("*") if file.is_file())
+    return {file.relative_to(path).as_posix(): file.stat().st_size for file in files}
+
+
+def _remove(path: Path) -> None:
+    # The marker goes first: a kill during the removal must not leave a done entry.
+    (path / _METADATA).unlink(missing_ok=True)
+    if url := remote(path):
+        with contextlib.suppress(FileNotFoundError):
+            url.fs.rm(url.path, recursive=True)
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def _remove_beyond(path: Path, rows: int) -> None:
+    """Take away what a killed run wrote after its last whole shard was counted in."""
+    counted = {_METADATA, *(_shard(number) for number in range(rows // SHARD_ROWS))}
+    for name in _files(path).keys() - counted:
+        (path / name).unlink()
+
+
+def _is_free(root: Path) -> bool:
+    """Whether nothing is there; a killed first write leaves nothing but a temporary file."""
+    try:
+        if url := remote(root):
+            with reaching(root, FileNotFoundError):
+                return not url.fs.ls(url.path)
+        return all(file.name.startswith(TEMPORARY) for file in root.iterdir())
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
+
+
+def _attributes(path: Path) -> dict[str, Any] | None:
+    metadata = _metadata(path)
+    attributes = metadata.get("attributes", {}) if metadata is not None else None
+    return attributes if isinstance(attributes, dict) else None
+
+
+def _metadata(path: Path) -> dict[str, Any] | None:
+    try:
+        metadata = json.loads(read_text(path / _METADATA))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: damaged: {error}") from None
+    if not isinstance(metadata, dict):
+        raise StoreError(f"{path}: damaged: its metadata is no object")
+    return metadata

@@ -1,0 +1,1 @@
+"""The stage `report`: a page about a model or its predictions."""

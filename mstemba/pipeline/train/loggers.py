@@ -1,0 +1,152 @@
+"""Where the numbers of a training go: metrics.jsonl always, TensorBoard and Weights & Biases."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from mstemba.errors import UsageError
+from mstemba.pipeline.caching.files import write_text
+
+
+class _Tracker(Protocol):
+    def write(self, values: dict[str, float]) -> None: ...
+    def close(self, failed: bool) -> None: ...
+
+
+def check_installed(names: tuple[str, ...]) -> None:
+    """Raise UsageError for a tracker whose package is missing, before there is work to lose."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise UsageError(
+                f"--trackers {','.join(names)}: the package {name} is not installed; "
+                f"pip install 'mstemba[{name}]', or choose others of tensorboard, wandb, none"
+            )
+
+
+class Log:
+    """A run's metrics; a resumed run drops what the killed one wrote too far.
+
+    A context: leaving it ends the trackers, and tells them whether the run failed.
+    """
+
+    def __init__(
+        self, run: Path, step: int, names: tuple[str, ...], key: str, options: dict[str, Any]
+    ) -> None:
+        self._path = run / "metrics.jsonl"
+        lines = self._path.read_text().splitlines() if self._path.is_file() else []
+        kept = [line for line in lines if _step_of(line) <= step]
+        write_text(self._path, "".join(line + "\n" for line in kept))
+        self._trackers: list[_Tracker] = []
+        if "tensorboard" in names:
+            board = _TensorBoard(run / "tensorboard")
+            for line in kept:
+                board.write(json.loads(line))
+            self._trackers.append(board)
+        if "wandb" in names:
+            self._trackers.append(_WandB(run, key, options))
+
+    def write(self, values: dict[str, float]) -> None:
+        """Add the numbers of one step, which is among them as `step`."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+        for tracker in self._trackers:
+            tracker.write(values)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for tracker in self._trackers:
+            tracker.close(failed=kind is not None)
+
+
+class _TensorBoard:
+    """One TensorBoard event file, begun anew.
+
+    torch's SummaryWriter writes from a thread, which can only print what goes wrong; this one
+    raises in the caller when the disk is full.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self._file = (folder / f"events.out.tfevents.{time.time():.0f}").open("wb")
+        self._records = RecordWriter(self._file)
+        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def write(self, values: dict[str, float]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        summary = Summary(
+            value=[
+                Summary.Value(tag=name, simple_value=value)
+                for name, value in values.items()
+                if name != "step"
+            ]
+        )
+        self._add(Event(wall_time=time.time(), step=int(values["step"]), summary=summary))
+
+    def close(self, failed: bool) -> None:
+        self._file.close()
+
+    def _add(self, record: Any) -> None:
+        self._records.write(record.SerializeToString())
+        self._file.flush()
+
+
+class _WandB:
+    """A run of Weights & Biases, in the project `mstemba` unless WANDB_PROJECT names another.
+
+    Its own environment variables count: WANDB_MODE=offline keeps everything below the run's folder.
+    """
+
+    def __init__(self, run: Path, key: str, options: dict[str, Any]) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "mstemba"),
+            name=run.resolve().name,
+            id=_record(run, key),
+            resume="allow",
+            dir=run,
+            config=options,
+            settings=wandb.Settings(silent=True),
+        )
+
+    def write(self, values: dict[str, float]) -> None:
+        numbers = {name: value for name, value in values.items() if name != "step"}
+        self._run.log(numbers, step=int(values["step"]))
+
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+def _record(run: Path, key: str) -> str:
+    """The id by which a resumed run goes on in its own record, and in no other folder's."""
+    # wandb refuses blanks at the ends, some punctuation, and more than 128 characters.
+    return re.sub(r"[^\w.-]", "-", f"{key[:16]}-{run.resolve().name}")[:128]
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return math.inf  # a line that the kill cut in two

@@ -1,0 +1,87 @@
+"""What a training step sees: random temporal crops of some of the clips.
+
+Everything is drawn from (seed, step) alone, so that a resumed run draws what the killed one would
+have, and every process of a distributed run knows the whole batch without being told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mstemba.pipeline.dataset.clips import Clip
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The part of a step's batch that one process computes, padded at the end to its longest."""
+
+    features: NDArray[np.float32]
+    """(B, L, F)"""
+    labels: NDArray[np.float32]
+    """(B, L, C)"""
+    mask: NDArray[np.bool_]
+    """(B, L), True at real rows."""
+    clips: int
+    """Crops in the whole batch."""
+    rows: int
+    """Real rows in the whole batch."""
+    actions: int
+    """Longest runs of positive rows of a class in the whole batch."""
+
+
+def random_crops(
+    clips: Sequence[Clip], step: int, batch_size: int, length: int, min_crop: float, seed: int
+) -> list[tuple[Clip, slice]]:
+    """The clips of one step's batch, and the rows of each that it sees.
+
+    A crop has `min_crop` to all of the rows that fit into `length`, at a random place. Videos come
+    in a new random order every epoch.
+    """
+    epoch, slot = divmod(step * batch_size, len(clips))
+    order = _order(len(clips), epoch, seed) + _order(len(clips), epoch + 1, seed)
+    rng = np.random.default_rng([seed, 1, step])
+    crops = []
+    for clip in (clips[i] for i in order[slot : slot + batch_size]):
+        rows = clip.grid.count
+        most = min(rows, length)
+        count = int(rng.integers(max(1, round(min_crop * most)), most + 1))
+        begin = int(rng.integers(0, rows - count + 1))
+        crops.append((clip, slice(begin, begin + count)))
+    return crops
+
+
+def make_batch(crops: Sequence[tuple[Clip, slice]], part: int = 0, parts: int = 1) -> Batch:
+    """The `part`-th (from 0) of `parts` contiguous parts of a batch; reads its features alone."""
+    own = slice(part * len(crops) // parts, (part + 1) * len(crops) // parts)
+    truths = [clip.labels[window] for clip, window in crops]
+    values = [clip.features[window] for clip, window in crops[own]]
+    count, longest = len(values), max(map(len, values))
+    features = np.zeros((count, longest, values[0].shape[1]), np.float32)
+    labels = np.zeros((count, longest, truths[0].shape[1]), np.float32)
+    mask = np.zeros((count, longest), bool)
+    for row, (value, truth) in enumerate(zip(values, truths[own], strict=True)):
+        features[row, : len(value)] = value
+        labels[row, : len(truth)] = truth
+        mask[row, : len(value)] = True
+    return Batch(
+        features,
+        labels,
+        mask,
+        clips=len(crops),
+        rows=sum(map(len, truths)),
+        actions=sum(map(_count_runs, truths)),
+    )
+
+
+def _count_runs(labels: NDArray[np.bool_]) -> int:
+    """Runs of positives down the columns of (T, C) labels: each has one first row."""
+    return int(np.count_nonzero(labels[0]) + np.count_nonzero(labels[1:] > labels[:-1]))
+
+
+def _order(count: int, epoch: int, seed: int) -> list[int]:
+    order: list[int] = np.random.default_rng([seed, 0, epoch]).permutation(count).tolist()
+    return order

@@ -1,0 +1,346 @@
+"""Features and labels to a trained model: plan the run, train or resume it, skip what is done."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mstemba.data_manifests.manifest import Manifest, Video, load_manifest, read_json_object
+from mstemba.errors import UsageError
+from mstemba.pipeline import recipes
+from mstemba.pipeline.caching.files import as_local, as_path, write_json
+from mstemba.pipeline.caching.keys import Fingerprints, cache_key
+from mstemba.pipeline.checkpoint import CONFIG, DONE, make_config, read_done
+from mstemba.pipeline.dataset.clips import Clip, load_clips, split_validation, with_features
+from mstemba.pipeline.distributed import gather, is_first, world_size
+from mstemba.pipeline.features.sources import FeatureSource, find_features
+from mstemba.pipeline.options import TrainOptions, TrainRunOptions
+from mstemba.pipeline.progress import Event, EventHandler, ignore_events
+from mstemba.pipeline.train.loggers import check_installed
+from mstemba.pipeline.workspace import Workspace, find_workspace, set_current
+
+# What a run puts into its folder.
+RUN_FILES = {
+    "best",
+    "last",
+    "tensorboard",
+    "wandb",
+    "metrics.jsonl",
+    "curves.png",
+    "state.safetensors",
+    DONE,
+}
+
+
+LOOK = " (--labels overlap would count every row that an action touches)"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training did."""
+
+    run: Path
+    """Folder with `best/` and `last/` checkpoints, metrics.jsonl, curves.png and tensorboard/."""
+    checkpoint: str
+    """`best` (chosen on the validation videos) or `last` (there were none)."""
+    score: float | None
+    """Validation mAP in percent of the best checkpoint."""
+    steps: int
+    seconds: float
+    cached: bool
+
+
+def train(
+    options: TrainOptions | None = None,
+    run_options: TrainRunOptions | None = None,
+    *,
+    recipe: str | None = None,
+    given: Collection[str] = (),
+    workspace: Workspace | str | Path | None = None,
+    manifest: str | Path | None = None,
+    features: str | Path | None = None,
+    output: str | Path | None = None,
+    on_event: EventHandler = ignore_events,
+) -> TrainResult:
+    """Train a network on the training videos of a manifest.
+
+    A finished run with the same key is returned as it is; an unfinished one goes on from its last
+    state and ends bit for bit (on a CPU) as if it had not been stopped.
+
+    Args:
+        recipe: `paper`, `tuned`, `none`, or `auto` (`tuned` for the datasets that have it); it sets
+            all options that are not given. None is `auto` without `options`, `none` with.
+        given: the names of the options that win over the recipe; if empty, those of `options` that
+            differ from their defaults.
+
+    Raises:
+        UsageError: there is nothing to train on, no such recipe, or the processes of a distributed
+            run do not share the run folder.
+        MstembaError: the training diverged; see `Trainer.fit`.
+    """
+    recipe = recipe or ("none" if options else "auto")
+    workspace = find_workspace(workspace)
+    labels = load_manifest(as_local(manifest) or _need(workspace, "--manifest").manifest)
+    recipe = recipes.choose(labels.dataset, recipe)
+    options, run_options = options or TrainOptions(), run_options or TrainRunOptions()
+    given = given or recipes.changed(options)
+    options = recipes.apply(options, labels.dataset, recipe, given)
+    source = find_features(as_path(features), workspace)
+    fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
+    plan = _plan(options, run_options, labels, source, fingerprints)
+    name = f"{options.arch}-{plan.key[:8]}"
+    run = as_local(output) or _need(workspace, "--output").runs / name
+    _check_run_folder(run, plan.key)
+    cached = _is_done(run, plan)
+    on_event(Event("train", recipes.explain(labels.dataset, recipe, given)))
+    if cached:
+        done = read_done(run)
+    else:
+        check_installed(run_options.tracker_names)
+        for message in plan.remarks:
+            on_event(Event("train", message, warning=True))
+        done = _run(plan, recipe, source, labels, run, on_event)
+    if workspace is not None and run.parent == workspace.runs and is_first():
+        set_current(workspace.runs, run.name)
+    return TrainResult(
+        run, done["checkpoint"], done["score"], done["steps"], done["seconds"], cached
+    )
+
+
+def _need(workspace: Workspace | None, option: str) -> Workspace:
+    if workspace is None:
+        raise UsageError(f"no workspace here: give {option}, or make one with `mstemba init`")
+    return workspace
+
+
+@dataclass(frozen=True)
+class _Plan:
+    options: TrainOptions
+    run_options: TrainRunOptions
+    training: list[Clip]
+    validation: list[Clip]
+    remarks: list[str]
+    """What a user should know before it starts."""
+    key: str
+
+    @property
+    def batch_size(self) -> int:
+        return min(self.options.batch_size, len(self.training))
+
+    @property
+    def epoch(self) -> int:
+        """Steps in one pass over the training videos."""
+        return math.ceil(len(self.training) / self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        steps = max(self.options.epochs * self.epoch, self.options.min_steps)
+        return min(steps, self.options.max_steps or steps)
+
+    @property
+    def check_every(self) -> int:
+        """Steps between two measurements of mAP: an epoch, at least a fiftieth of the run."""
+        return max(self.epoch, math.ceil(self.steps / 50))
+
+
+def _plan(
+    options: TrainOptions,
+    run_options: TrainRunOptions,
+    manifest: Manifest,
+    source: FeatureSource,
+    fingerprints: Fingerprints,
+) -> _Plan:
+    wanted = [v for s in ("training", "validation") for v in manifest.subset(s)]
+    if not wanted:
+        raise UsageError("the manifest has no video in the subset `training`")
+    videos, missing = with_features(source, wanted, fingerprints)
+    training, validation, reason = _split(options, manifest, source, videos)
+    remarks = []
+    if missing:
+        remarks.append(
+            f"{len(missing)} training or validation videos have no features, or of another file, "
+            f"and are left out, "
+            f"for example {missing[0]}"
+        )
+    if missed := sum(clip.missed for clip in training):
+        actions = sum(len(clip.actions) for clip in training)
+        remarks.append(
+            f"{missed} of {actions} training actions fall between two rows, or outside the video, "
+            f"and make no row positive" + ("" if options.labels == "overlap" else LOOK)
+        )
+    if not validation:
+        remarks.append(f"{reason}: the last averaged weights are kept")
+        _check_needs_of_validation(options, remarks)
+    key = cache_key(
+        "train",
+        options=asdict(options),
+        classes=manifest.classes,
+        clips=[_clip_keys(source, clips, fingerprints) for clips in (training, validation)],
+    )
+    plan = _Plan(options, run_options, training, validation, remarks, key)
+    _check_processes(plan.batch_size)
+    return plan
+
+
+def _split(
+    options: TrainOptions, manifest: Manifest, source: FeatureSource, videos: Sequence[Video]
+) -> tuple[list[Clip], list[Clip], str]:
+    """Training clips, validation clips with some positive row, and why there are none of these."""
+    parts = split_validation(manifest, videos, options.val_fraction)
+    training, validation = (load_clips(source, manifest, part, options.labels) for part in parts)
+    if not any(clip.labels.any() for clip in training):
+        raise UsageError(
+            "no row of the training features falls into an action: check the manifest's times"
+        )
+    if any(clip.labels.any() for clip in validation):
+        return training, validation, ""
+    if validation and validation[0].video.subset == "validation":
+        reason = (
+            f"no row of the {len(validation)} videos in the subset `validation` falls into an "
+            f"action, so that they are not used"
+        )
+    elif validation:
+        order = {video.id: place for place, video in enumerate(videos)}
+        reason = (
+            f"no row of the {len(validation)} videos held out for validation falls into an "
+            f"action, so that they are trained on"
+        )
+        training = sorted(training + validation, key=lambda clip: order[clip.id])
+    elif options.val_fraction == 0:
+        reason = "no videos are held out for validation, as --val-fraction 0 asks"
+    else:
+        reason = f"{len(training)} training videos are too few to hold some out for validation"
+    return training, [], reason
+
+
+def _check_needs_of_validation(options: TrainOptions, remarks: list[str]) -> None:
+    """What is to be steered by validation videos that there are not."""
+    if options.schedule == "released":
+        raise UsageError(
+            "--schedule released follows the loss on validation videos, and there are none: mark "
+            "some as `validation` in the manifest, raise --val-fraction, or use --schedule cosine"
+        )
+    if options.patience:
+        remarks.append("--patience has no effect without validation videos")
+
+
+def _check_processes(batch_size: int) -> None:
+    """Refuse more processes, as `accelerate launch` or `torchrun` starts, than clips in a batch."""
+    processes = world_size()
+    if processes > batch_size:
+        raise UsageError(
+            f"{processes} processes share out a batch of {batch_size} clips (--batch-size, at most "
+            f"the number of training videos); expected at least one clip each: raise --batch-size "
+            f"or start fewer processes"
+        )
+
+
+def _clip_keys(
+    source: FeatureSource, clips: Sequence[Clip], fingerprints: Fingerprints
+) -> list[list[str | None]]:
+    return [
+        [
+            source.key(clip.video, fingerprints),
+            hashlib.sha256(np.packbits(clip.labels).tobytes()).hexdigest(),
+        ]
+        for clip in clips
+    ]
+
+
+def _check_run_folder(output: Path, key: str) -> None:
+    """Refuse a folder that holds something else than this run, finished or not."""
+    config = output / "last" / CONFIG
+    if config.is_file():
+        if read_json_object(config).get("key") != key:
+            raise UsageError(
+                f"{output}: holds a run with other options, features or labels; "
+                f"give another --output"
+            )
+    elif output.is_dir():
+        names = {file.name for file in output.iterdir() if not file.name.startswith(".")}
+        if foreign := sorted(names - RUN_FILES):
+            raise UsageError(
+                f"{output}: no training run, it holds {foreign[0]}; give another --output"
+            )
+
+
+def _is_done(run: Path, plan: _Plan) -> bool:
+    """Whether the run has finished before.
+
+    Raises UsageError in every process when they find different things: one would wait for ever for
+    another that has nothing to do.
+    """
+    done = (run / DONE).is_file()
+    if world_size() == 1:
+        return done  # without torch, which a run that is done does not need
+    from mstemba.pipeline.train.state import STATE, saved_step
+
+    step = saved_step(run / STATE)
+    mine = "a finished run" if done else "no state" if step is None else f"the state of step {step}"
+    found = gather(plan.run_options.device, plan.options.precision, mine)
+    if len(set(found)) > 1:
+        raise UsageError(
+            f"{run}: process 0 finds {found[0]} there, others find "
+            f"{', '.join(sorted(set(found) - {found[0]}))}; the run folder must be shared by all "
+            f"machines: give an --output on a file system that all of them see"
+        )
+    return done
+
+
+def _run(
+    plan: _Plan,
+    recipe: str,
+    source: FeatureSource,
+    manifest: Manifest,
+    output: Path,
+    on_event: EventHandler,
+) -> dict[str, Any]:
+    """Train; gives what done.json says, which only the first process is sure to see."""
+    # torch is imported here, not above: a run that is already done needs none of it.
+    from mstemba.pipeline.train.trainer import Trainer
+
+    begin = time.perf_counter()
+    trainer = Trainer(
+        plan.options,
+        plan.run_options,
+        plan.training,
+        plan.validation,
+        batch_size=plan.batch_size,
+        # Of a shortened run, the same share as of a whole one.
+        epoch=max(1, round(plan.steps / plan.options.epochs)),
+        steps=plan.steps,
+    )
+    config = make_config(
+        trainer.model_config.to_dict(),
+        manifest.classes,
+        source.spec,
+        source.weights_file,
+        {**asdict(plan.options), "recipe": recipe},
+        plan.key,
+    )
+    if trainer.is_main:
+        # `last` first: a run folder is known by it.
+        for name in ("last", "best") if plan.validation else ("last",):
+            write_json(output / name / CONFIG, config)
+    best = trainer.fit(output, plan.check_every, plan.key, on_event)
+    done = {
+        "checkpoint": "last" if best is None else "best",
+        "score": best,
+        "steps": trainer.step,
+        "planned_steps": plan.steps,
+        "stopped": "patience" if trainer.out_of_patience else "end",
+        "seconds": time.perf_counter() - begin,
+        "key": plan.key,
+    }
+    if trainer.is_main:
+        write_json(output / DONE, done)
+        trainer.forget_state(output)
+    trainer.wait()
+    return done

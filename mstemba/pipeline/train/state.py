@@ -1,0 +1,89 @@
+"""What an unfinished training goes on from: weights, averaged weights, AdamW's moments, counts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from mstemba.errors import UsageError
+from mstemba.pipeline.caching.files import write_atomically
+
+STATE = "state.safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class TrainerState:
+    """How far a training is, beside its tensors."""
+
+    step: int = 0
+    """Optimiser steps taken."""
+    best: float | None = None
+    """Best validation mAP in percent."""
+    checks_since_best: int = 0
+    epoch_loss: float | None = None
+    """The last epoch's validation loss, by which the released schedule steers."""
+
+
+def save_state(
+    path: Path,
+    key: str,
+    state: TrainerState,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write everything into one file, or leave the former one. Raises OSError: the disk is full."""
+    tensors = {f"average.{n}": p.detach() for n, p in average.named_parameters()}
+    for name, parameter in model.named_parameters():
+        tensors[f"model.{name}"] = parameter.detach()
+        for moment in MOMENTS:
+            tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+    counts = {name: json.dumps(value) for name, value in asdict(state).items()}
+    content = safetensors.torch.save(tensors, {"key": key, **counts})
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+@torch.no_grad()
+def load_state(
+    path: Path,
+    key: str,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+) -> TrainerState:
+    """Put a file's tensors into the model, the average and the optimiser; gives the counts.
+
+    Raises UsageError when the file was written by a run of another key.
+    """
+    # safetensors knows no "cpu:0", as the processes of a distributed run call it.
+    place = "cpu" if device.type == "cpu" else str(device)
+    with safetensors.safe_open(path, "pt", device=place) as file:
+        metadata = file.metadata()
+        if metadata.get("key") != key:
+            raise UsageError(f"{path}: belongs to another run; delete it to begin again")
+        state = TrainerState(**{f.name: json.loads(metadata[f.name]) for f in fields(TrainerState)})
+        for name, parameter in model.named_parameters():
+            parameter.copy_(file.get_tensor(f"model.{name}"))
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(state.step)),
+                **{moment: file.get_tensor(f"{moment}.{name}") for moment in MOMENTS},
+            }
+        for name, parameter in average.named_parameters():
+            parameter.copy_(file.get_tensor(f"average.{name}"))
+    return state
+
+
+def saved_step(path: Path) -> int | None:
+    """The step of a saved state; None where there is none."""
+    if not path.is_file():
+        return None
+    with safetensors.safe_open(path, "pt") as file:
+        return int(file.metadata()["step"])

@@ -1,0 +1,343 @@
+"""The optimisation itself: AdamW, a schedule, averaged weights, resumable state, many processes.
+
+Every random draw follows from (seed, step) alone, so a resumed run needs no generator's state, and
+every process knows the batch of which it computes its part.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mstemba.errors import MstembaError, UsageError
+from mstemba.model.architectures import build, make_config
+from mstemba.model.checkpoint import save_weights
+from mstemba.model.config import ModelConfig
+from mstemba.model.losses import BatchTotals, LossTerms, detection_loss
+from mstemba.model.output import set_prior
+from mstemba.model.scan import explain
+from mstemba.pipeline.caching.files import TEMPORARY
+from mstemba.pipeline.checkpoint import WEIGHTS, score
+from mstemba.pipeline.dataset.clips import Clip
+from mstemba.pipeline.distributed import make_accelerator
+from mstemba.pipeline.evaluate.metrics import average_precision, mean_average_precision
+from mstemba.pipeline.options import TrainOptions, TrainRunOptions
+from mstemba.pipeline.progress import Event, EventHandler, ProgressReporter
+from mstemba.pipeline.train import curves as plots
+from mstemba.pipeline.train.loggers import Log
+from mstemba.pipeline.train.sampling import make_batch, random_crops
+from mstemba.pipeline.train.schedules import cosine_rate, released_rate
+from mstemba.pipeline.train.state import STATE, TrainerState, load_state, save_state
+
+LOG_EVERY = 10
+# How many training videos the training mAP is measured on: it only shows whether the model learns.
+TRAIN_MAP_CLIPS = 8
+
+
+class Trainer:
+    """One training run, or one process's part in it."""
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        run_options: TrainRunOptions,
+        training: Sequence[Clip],
+        validation: Sequence[Clip],
+        *,
+        batch_size: int,
+        epoch: int,
+        steps: int,
+    ) -> None:
+        self._options, self._run_options = options, run_options
+        self._training, self._validation = training, validation
+        self._batch_size, self._epoch, self._steps = batch_size, epoch, steps
+        self._accelerator = make_accelerator(run_options.device, options.precision)
+        self.model_config = make_config(
+            options.arch,
+            in_features=training[0].features.shape[1],
+            classes=training[0].labels.shape[1],
+            width=options.width,
+            drop_path=options.drop_path,
+            dropout=options.dropout,
+        )
+        torch.manual_seed(options.seed)
+        model = build(self.model_config)
+        set_prior(model, options.prior)
+        device = self._accelerator.device
+        self._average = copy.deepcopy(model).to(device).eval().requires_grad_(False)
+        optimizer = torch.optim.AdamW(_groups(model, options.weight_decay), lr=options.lr)
+        self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
+        self._state = TrainerState()
+        # The first steps at which the loss, and the gradient, were not finite; -1 for never. On the
+        # device, and looked at when something is logged: asking at every step would wait for it.
+        self._first_bad = torch.full((2,), -1, device=device)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files."""
+        return bool(self._accelerator.is_main_process)
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps taken."""
+        return self._state.step
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the last `patience` checks brought no better validation mAP."""
+        return 0 < self._options.patience <= self._state.checks_since_best
+
+    def fit(self, run: Path, check_every: int, key: str, on_event: EventHandler) -> float | None:
+        """Train to the end; the best validation mAP in percent, None without validation videos.
+
+        Raises MstembaError when the loss or the gradient is not finite, naming the step and the
+        cause; what was saved before stays.
+        """
+        if self.is_main:
+            _clear_half_written(run)
+        if (run / STATE).is_file():
+            self._state = load_state(run / STATE, key, *self._parts(), self._accelerator.device)
+            on_event(Event("train", f"going on from step {self._state.step} of {self._steps}"))
+        if isinstance(self.model_config, ModelConfig):
+            on_event(Event("train", explain(self._accelerator.device)))
+        names, options = self._run_options.tracker_names, asdict(self._options)
+        with Log(run, self.step, names, key, options) if self.is_main else nullcontext() as log:
+            self._loop(run, check_every, key, log, on_event)
+        if self.is_main:
+            save_weights(run / "last" / WEIGHTS, self._average)
+            plots.curves(run / "metrics.jsonl", run / "curves.png")
+        self._accelerator.wait_for_everyone()
+        return self._state.best
+
+    def wait(self) -> None:
+        """Until every process of a distributed run is here."""
+        self._accelerator.wait_for_everyone()
+
+    def forget_state(self, run: Path) -> None:
+        """Delete the resumable state of a finished run."""
+        (run / STATE).unlink(missing_ok=True)
+
+    def _loop(
+        self, run: Path, check_every: int, key: str, log: Log | None, on_event: EventHandler
+    ) -> None:
+        saved = time.perf_counter()
+        state = self._state
+        first = state.step
+        meter = ProgressReporter("train", self._steps, "steps", on_event)
+        while state.step < self._steps and not self.out_of_patience:
+            rate = self._rate(state.step)
+            terms = self._train_step(rate)
+            at_check = state.step % check_every == 0 or state.step == self._steps
+            logged = state.step % LOG_EVERY == 0 or at_check
+            if logged:
+                values = self._global_values(terms, run)
+                if log:
+                    log.write({"step": state.step, "lr": rate, **values})
+                news = f"step {state.step} of {self._steps}, loss {values['loss']:.3f}"
+                meter.update(news, state.step, state.step - first)
+            if self._options.schedule == "released" and state.step % self._epoch == 0:
+                state.epoch_loss = self._validation_loss()
+            if at_check:
+                measured = self._check(run)
+                if log:
+                    log.write({"step": state.step, **measured})
+            # Only where the step before was looked at: nothing that diverged is ever saved.
+            if logged and self.is_main and self._is_due(saved):
+                save_state(run / STATE, key, state, *self._parts())
+                saved = time.perf_counter()
+
+    def _is_due(self, saved: float) -> bool:
+        """Whether the state, last saved at that time, is to be saved again."""
+        return time.perf_counter() - saved > self._run_options.checkpoint_seconds
+
+    def _parts(self) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
+        """What has tensors that a state keeps."""
+        return self._accelerator.unwrap_model(self._model), self._average, self._optimizer
+
+    def _train_step(self, rate: float) -> dict[str, Tensor]:
+        """One step of the optimiser; this process's share of the loss terms."""
+        accelerator, state = self._accelerator, self._state
+        part, parts = accelerator.process_index, accelerator.num_processes
+        # One process draws what it would draw alone; others differ in the low bits, which count.
+        torch.manual_seed(self._options.seed * 1_000_003 + state.step + 1 + part * 2_654_435_761)
+        batch = make_batch(self._crops(state.step), part, parts)
+        arrays = (batch.features, batch.labels, batch.mask)
+        features, labels, mask = (torch.from_numpy(a).to(accelerator.device) for a in arrays)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._model.train()
+        try:
+            with accelerator.autocast():
+                output = self._model(features, mask)
+        except UsageError as error:  # what a network refuses are features with NaN or infinity
+            raise self._explained(state.step + 1, str(error)) from error
+        whole = BatchTotals(batch.clips, batch.rows, batch.actions)
+        terms = self._loss(output, labels, mask, whole)
+        # The processes' gradients are averaged, but their shares of the loss are to be added.
+        accelerator.backward(terms.total * parts if parts > 1 else terms.total)
+        largest = self._options.clip_grad or math.inf
+        norm = accelerator.clip_grad_norm_(self._model.parameters(), largest)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._update_average()
+        state.step += 1
+        unsound = ~torch.isfinite(torch.stack([terms.total.detach(), norm]))
+        news = (self._first_bad < 0) & unsound
+        self._first_bad = self._first_bad.masked_fill(news, state.step)
+        losses = {"loss": terms.total, "final": terms.final, "grad_norm": norm}
+        if terms.auxiliary:
+            losses |= {"auxiliary": sum(terms.auxiliary), "consistency": terms.consistency}
+        if terms.heatmap is not None:
+            losses["heatmap"] = terms.heatmap
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _loss(
+        self, output: Any, labels: Tensor, mask: Tensor | None, whole: BatchTotals | None = None
+    ) -> LossTerms:
+        return detection_loss(
+            output,
+            labels,
+            mask,
+            auxiliary_weight=self._options.auxiliary_weight,
+            consistency_weight=self._options.consistency_weight,
+            heatmap_weight=self._options.heatmap_weight,
+            whole=whole,
+        )
+
+    def _crops(self, step: int) -> list[tuple[Clip, slice]]:
+        o = self._options
+        return random_crops(
+            self._training, step, self._batch_size, o.clip_length, o.min_crop, o.seed
+        )
+
+    def _rate(self, step: int) -> float:
+        if self._options.schedule == "released":
+            return released_rate(self._options, self._state.epoch_loss)
+        return cosine_rate(self._options, step, self._steps)
+
+    def _global_values(self, terms: dict[str, Tensor], run: Path) -> dict[str, float]:
+        """The terms of the whole batch. Raises MstembaError if a step before was not finite."""
+        shares = torch.stack([value.float() for value in terms.values()])
+        bad = self._first_bad[None]
+        if self._accelerator.num_processes > 1:
+            shares = self._accelerator.reduce(shares, "sum")
+            bad = self._accelerator.gather(bad)
+        rows: list[list[int]] = bad.tolist()
+        loss_steps, gradient_steps = zip(*rows, strict=True)
+        if steps := [step for step in (*loss_steps, *gradient_steps) if step > 0]:
+            what = "loss" if min(steps) in loss_steps else "gradient"
+            raise self._explained(min(steps), f"the {what} is not finite", run)
+        values = dict(zip(terms, shares.tolist(), strict=True))
+        return {**values, "grad_norm": float(terms["grad_norm"])}  # every process has the same
+
+    def _explained(self, step: int, found: str, run: Path | None = None) -> MstembaError:
+        """Why the training stopped at a step, counted from 1."""
+        for clip, window in self._crops(step - 1):
+            bad = np.flatnonzero(~np.isfinite(clip.features[window]).all(axis=1))
+            if len(bad):
+                return MstembaError(
+                    f"training stopped at step {step}: the features of video {clip.id!r} hold NaN "
+                    f"or infinity, first at row {window.start + int(bad[0])}; extract them again, "
+                    f"or take the video out of the manifest"
+                )
+        saved = f" What was saved before is in {run}." if run else ""
+        return MstembaError(
+            f"training diverged at step {step}: {found}; the features of that step are finite, "
+            f"the learning rate was {self._rate(step - 1):.1e}.{saved} "
+            f"Try a lower --lr, a longer --warmup, or --precision no"
+        )
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # Early on the average follows closely, else it would remember the random start.
+        decay = min(self._options.ema, (1 + self._state.step) / (10 + self._state.step))
+        model = self._accelerator.unwrap_model(self._model)
+        torch._foreach_lerp_(list(self._average.parameters()), list(model.parameters()), 1 - decay)
+
+    def _check(self, run: Path) -> dict[str, float]:
+        """mAP of the averaged weights; the best on the validation videos are written down."""
+        measured = {"train_map": self._map(self._training[:TRAIN_MAP_CLIPS])}
+        if self._validation:
+            value = measured["val_map"] = self._map(self._validation)
+            self._state.checks_since_best += 1
+            if self._state.best is None or value > self._state.best:
+                self._state.best, self._state.checks_since_best = value, 0
+                if self.is_main:
+                    save_weights(run / "best" / WEIGHTS, self._average)
+        return {name: value for name, value in measured.items() if math.isfinite(value)}
+
+    def _map(self, clips: Sequence[Clip]) -> float:
+        """Per-frame mAP in percent of the averaged weights, the clips shared out."""
+        own = []
+        for i in self._own(len(clips)):
+            with _named(clips[i]):
+                own.append((i, score(self._average, clips[i].features)))
+        gathered: list[tuple[int, NDArray[np.float32]]] = gather_object(own)
+        scores = np.concatenate([s for _, s in sorted(gathered, key=lambda pair: pair[0])])
+        labels = np.concatenate([clip.labels for clip in clips])
+        return mean_average_precision(average_precision(scores, labels), labels.sum(axis=0))
+
+    @torch.no_grad()
+    def _validation_loss(self) -> float:
+        """The loss that the released code steers by: of the trained weights, a mean over videos.
+
+        Videos longer than `clip_length` are cut there, as in that code; shorter ones are not
+        padded.
+        """
+        model = self._accelerator.unwrap_model(self._model).eval()
+        own = []
+        for i in self._own(len(self._validation)):
+            clip, end = self._validation[i], self._options.clip_length
+            arrays = (clip.features[:end], clip.labels[:end].astype(np.float32))
+            features, labels = (
+                torch.from_numpy(a)[None].to(self._accelerator.device) for a in arrays
+            )
+            with _named(clip):
+                own.append((i, float(self._loss(model(features), labels, None).total)))
+        losses = [loss for _, loss in sorted(gather_object(own))]
+        return math.fsum(losses) / len(losses)
+
+    def _own(self, count: int) -> range:
+        """The numbers of the clips that this process measures."""
+        return range(self._accelerator.process_index, count, self._accelerator.num_processes)
+
+
+@contextmanager
+def _named(clip: Clip) -> Iterator[None]:
+    """What a network refuses of a clip is said of the video."""
+    try:
+        yield
+    except UsageError as error:
+        raise MstembaError(f"video {clip.id!r}: {error}") from error
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay for matrices only; not for vectors, and not for A_log and D of the scan."""
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim >= 2 and not name.endswith("_log")
+        (decayed if matrix else free).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+
+
+def _clear_half_written(run: Path) -> None:
+    """Delete the temporary files that a killed run left; they are as large as the model."""
+    for pattern in (f"{TEMPORARY}*", ".*.tmp"):
+        for file in run.rglob(pattern):
+            file.unlink()

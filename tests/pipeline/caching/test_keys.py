@@ -1,0 +1,359 @@
+"""Cache keys: pinned, moved by every option that changes a number and by nothing else."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mstemba.errors import UsageError
+from mstemba.extractors import registry
+from mstemba.pipeline.caching import files, keys
+from mstemba.pipeline.caching.keys import Fingerprints, cache_key, entry_key, file_sha256, spec_key
+from mstemba.pipeline.features.spec import make_spec, store_name
+from mstemba.pipeline.options import (
+    ExportOptions,
+    FeatureOptions,
+    RunOptions,
+    TrainOptions,
+    TrainRunOptions,
+    ZeroShotOptions,
+    help_of,
+)
+from mstemba.records import FeatureSpec
+
+SPEC = FeatureSpec(
+    backbone="clip",
+    model="ViT-L-14",
+    weights="tag:openai",
+    width=768,
+    input_size=224,
+    short_side=224,
+    window=16,
+    stride=16,
+    frame_step=1,
+    precision="float32",
+    dtype="float32",
+    decoder="auto",
+    resize="bilinear-in-decoder",
+)
+VIDEO = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+# A changed key throws away every user's cache. When that is meant, raise the stage's version in
+# `keys.VERSIONS` and pin the new digests here.
+PINNED_STORE = "f46fecde0f5b1f15fbff4e418bb7d85268992b534704ba40de6994e5e82b34ff"
+PINNED_ENTRY = "c8b053f8d16aa0452a7e29a076e287ae329b9071be4ae117202b855cf71c2b0a"
+PINNED_TRAIN = "ae4358549aef17a63c2c03637dd4f5028ada803ddc82d9807c036a95743a868c"
+
+
+def test_the_key_of_a_store_is_pinned() -> None:
+    assert spec_key(SPEC) == PINNED_STORE
+    assert store_name(SPEC) == f"clip-w16s16-{PINNED_STORE[:8]}.zarr"
+
+
+def test_the_key_of_a_videos_features_is_pinned() -> None:
+    assert entry_key(SPEC, VIDEO) == PINNED_ENTRY
+
+
+def test_the_key_of_a_training_is_pinned() -> None:
+    options = {"arch": "mstemba", "epochs": 50, "lr": 5e-4, "val_fraction": 0.1, "seed": 0}
+    clips = [[["k1", "l1"], ["k2", "l2"]], []]
+    assert (
+        cache_key("train", options=options, classes=("sit", "stand"), clips=clips) == PINNED_TRAIN
+    )
+
+
+def test_the_order_of_the_options_does_not_matter_and_the_stage_does() -> None:
+    assert cache_key("train", a=1, b=2) == cache_key("train", b=2, a=1)
+    assert cache_key("train", a=1) != cache_key("detect", a=1)
+    assert cache_key("train", a=1) != cache_key("train", a=1.5)
+
+
+def test_a_new_version_of_a_stage_is_a_new_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = spec_key(SPEC)
+    monkeypatch.setitem(keys.VERSIONS, "features", keys.VERSIONS["features"] + 1)
+    assert spec_key(SPEC) != before
+
+
+OTHER_SPEC: dict[str, Any] = {
+    "backbone": "efficientnet-lite0",
+    "model": "ViT-B-32",
+    "weights": "tag:laion2b_s32b_b82k",
+    "width": 512,
+    "input_size": 336,
+    "short_side": 256,
+    "window": 8,
+    "stride": 8,
+    "frame_step": 2,
+    "precision": "bfloat16",
+    "dtype": "float16",
+    "decoder": "av",
+    "resize": "bicubic",
+}
+
+
+def test_the_table_speaks_of_every_field_of_a_specification() -> None:
+    assert set(OTHER_SPEC) == {f.name for f in fields(FeatureSpec)}
+
+
+@pytest.mark.parametrize("name", OTHER_SPEC)
+def test_every_field_of_a_specification_changes_the_key(name: str) -> None:
+    other = replace(SPEC, **{name: OTHER_SPEC[name]})
+    assert spec_key(other) != spec_key(SPEC)
+    assert entry_key(other, VIDEO) != entry_key(SPEC, VIDEO)
+
+
+def test_another_video_is_another_entry() -> None:
+    assert entry_key(SPEC, VIDEO) != entry_key(SPEC, VIDEO.replace("e3", "e4"))
+    assert entry_key(SPEC, VIDEO) != spec_key(SPEC)
+
+
+# For every option: another value, and whether it must change the key.
+EXTRACT: dict[str, tuple[Any, bool]] = {
+    "backbone": ("efficientnet-lite0", True),
+    "model": ("ViT-B-32", True),
+    "weights": ("laion400m_e32", True),
+    "window": (8, True),
+    "stride": (8, True),
+    "frame_step": (2, True),
+    "precision": ("float16", True),
+    "dtype": ("float16", True),
+    "decoder": ("av", True),
+}
+TRAIN: dict[str, tuple[Any, bool]] = {
+    "arch": ("mstemba-v3", True),
+    "width": (0.5, True),
+    "labels": ("overlap", True),
+    "epochs": (7, True),
+    "min_steps": (7, True),
+    "max_steps": (7, True),
+    "batch_size": (7, True),
+    "clip_length": (7, True),
+    "min_crop": (0.25, True),
+    "lr": (0.1, True),
+    "schedule": ("released", True),
+    "warmup": (0.25, True),
+    "warmup_lr": (1e-6, True),
+    "min_lr": (1e-6, True),
+    "weight_decay": (0.25, True),
+    "clip_grad": (0.25, True),
+    "ema": (0.25, True),
+    "drop_path": (0.25, True),
+    "dropout": (0.25, True),
+    "prior": (0.25, True),
+    "auxiliary_weight": (0.25, True),
+    "consistency_weight": (0.25, True),
+    "heatmap_weight": (0.25, True),
+    "val_fraction": (0.25, True),
+    "patience": (7, True),
+    "seed": (7, True),
+    "precision": ("bf16", True),
+}
+TABLES: dict[type, dict[str, tuple[Any, bool]]] = {FeatureOptions: EXTRACT, TrainOptions: TRAIN}
+CASES = [(kind, name) for kind, table in TABLES.items() for name in table]
+
+
+def key_of(options: Any) -> str:
+    if isinstance(options, FeatureOptions):
+        o = options
+        return spec_key(make_spec(registry.resolve(o.backbone, o.model, o.weights, file_sha256), o))
+    return cache_key("train", options=asdict(options))
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_the_tables_speak_of_every_option(kind: type) -> None:
+    assert set(TABLES[kind]) == {f.name for f in fields(kind)}
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES, ids=[f"{k.__name__}.{n}" for k, n in CASES])
+def test_an_option_changes_the_key_if_and_only_if_it_changes_a_number(
+    kind: type, name: str
+) -> None:
+    value, changes = TABLES[kind][name]
+    base = kind(precision="float32") if kind is FeatureOptions else kind()
+    assert getattr(base, name) != value
+    other = replace(base, **{name: value})
+    assert (key_of(other) != key_of(base)) == changes
+    assert help_of(kind, name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "says"),
+    [
+        (FeatureOptions, {"window": 0}, "window is 0"),
+        (FeatureOptions, {"stride": -1}, "stride is -1"),
+        (FeatureOptions, {"frame_step": 0}, "frame_step is 0"),
+        (RunOptions, {"batch_size": 0}, "batch_size is 0"),
+        (FeatureOptions, {"precision": "int8"}, "bfloat16"),
+        (FeatureOptions, {"dtype": "float64"}, "float16"),
+        (FeatureOptions, {"decoder": "opencv"}, "decord"),
+        (TrainOptions, {"epochs": 0}, "epochs is 0"),
+        (TrainOptions, {"lr": 0.0}, "lr is 0.0"),
+        (TrainOptions, {"lr": float("nan")}, "lr is nan"),
+        (TrainOptions, {"dropout": 1.0}, "0 <= dropout < 1"),
+        (TrainOptions, {"val_fraction": -0.1}, "val_fraction is -0.1"),
+        (TrainOptions, {"arch": "lstm"}, "mstemba-v3"),
+        (TrainOptions, {"precision": "fp8"}, "bf16"),
+        (TrainOptions, {"schedule": "step"}, "cosine, released"),
+        (TrainOptions, {"min_lr": 1e-3}, "min_lr is 0.001, expected 0 to lr"),
+        (TrainOptions, {"clip_grad": -1.0}, "clip_grad is -1.0"),
+        (TrainOptions, {"patience": -1}, "patience is -1"),
+        (TrainRunOptions, {"trackers": "tensorboard,mlflow"}, "'mlflow', expected one of"),
+        (ExportOptions, {"threshold": 0.0}, "threshold is 0.0"),
+        (ExportOptions, {"threshold": 1.5}, "threshold is 1.5"),
+        (ExportOptions, {"threshold": 0.5, "low": 0.6}, "low is 0.6"),
+        (ExportOptions, {"min_length": -1.0}, "min_length is -1.0"),
+        (ZeroShotOptions, {"stride": 0}, "stride is 0"),
+        (ZeroShotOptions, {"smoothing": -1.0}, "smoothing is -1.0"),
+        (ZeroShotOptions, {"smoothing": float("inf")}, "smoothing is inf"),
+        (ZeroShotOptions, {"contrast": 1.5}, "0 <= contrast <= 1"),
+    ],
+)
+def test_an_option_out_of_range_is_refused_by_name(
+    kind: type, change: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        kind(**change)
+
+
+def test_the_lower_threshold_follows_the_upper_one() -> None:
+    assert ExportOptions(threshold=0.5).low_threshold == pytest.approx(0.3)
+    assert ExportOptions(threshold=0.5, low=0.0).low_threshold == 0.0
+
+
+# Fingerprints
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that were read to be fingerprinted."""
+    seen: list[Path] = []
+
+    def counting(path: Path) -> str:
+        seen.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr(keys, "file_sha256", counting)
+    return seen
+
+
+def test_a_fingerprint_is_of_the_content_and_not_of_the_path(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mkv", "other/a.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"content")
+    prints = Fingerprints()
+    found = {prints.of(path) for path in tmp_path.rglob("*.m*")}
+    assert found == {"ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"}
+
+
+def test_a_remembered_file_is_not_read_again(tmp_path: Path, reads: list[Path]) -> None:
+    video, cache = tmp_path / "v.mp4", tmp_path / "cache" / "prints.json"
+    video.write_bytes(b"content")
+    prints = Fingerprints(cache)
+    first = prints.of(video)
+    assert prints.of(video) == first
+    prints.save()
+    assert Fingerprints(cache).of(video) == first
+    assert len(reads) == 1
+
+
+def test_changed_content_is_noticed(tmp_path: Path, reads: list[Path]) -> None:
+    video, cache = tmp_path / "v.mp4", tmp_path / "prints.json"
+    video.write_bytes(b"content")
+    prints = Fingerprints(cache)
+    first = prints.of(video)
+    prints.save()
+    video.write_bytes(b"CONTENT")  # the same size
+    os.utime(video, ns=(0, video.stat().st_mtime_ns + 1))
+    assert Fingerprints(cache).of(video) == file_sha256(video) != first
+    video.write_bytes(b"longer content")
+    assert Fingerprints(cache).of(video) == file_sha256(video)
+    assert len(reads) == 3
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", "5", "null", '{"PATH": 5}', '{"PATH": null}', '{"PATH": [1]}', "\xff"]
+)
+def test_a_damaged_memory_costs_time_and_nothing_else(tmp_path: Path, damage: str) -> None:
+    video, cache = tmp_path / "v.mp4", tmp_path / "prints.json"
+    video.write_bytes(b"content")
+    path = json.dumps(str(video.resolve()))[1:-1]
+    cache.write_bytes(damage.replace("PATH", path).encode("latin-1"))
+    prints = Fingerprints(cache)
+    assert prints.of(video) == file_sha256(video)
+    prints.save()
+    assert Fingerprints(cache).of(video) == file_sha256(video)
+
+
+def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Fingerprints().of(tmp_path / "none.mp4")
+
+
+def test_a_file_whose_name_is_no_text_is_remembered_too(tmp_path: Path, reads: list[Path]) -> None:
+    video, cache = tmp_path / os.fsdecode(b"caf\xe9.mp4"), tmp_path / "prints.json"
+    try:
+        video.write_bytes(b"content")
+    except OSError:
+        pytest.skip("this file system takes only names that are UTF-8")
+    prints = Fingerprints(cache)
+    first = prints.of(video)
+    prints.save()
+    assert Fingerprints(cache).of(video) == first
+    assert len(reads) == 1
+
+
+# Writing files
+
+
+def test_a_write_that_fails_leaves_the_former_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "f.json"
+    files.write_json(path, {"a": 1})
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise RuntimeError("disk")
+
+    with pytest.raises(RuntimeError, match="disk"):
+        files.write_atomically(path, fail)
+    assert files.read_json(path) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_names_the_file_that_was_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "f.json"
+    path.mkdir()
+    with pytest.raises(IsADirectoryError) as failed:
+        files.write_text(path, "text")
+    assert (failed.value.filename, failed.value.errno) == (str(path), errno.EISDIR)
+    assert list(tmp_path.iterdir()) == [path]
+
+    def full(temporary: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*g\.json'"):
+        files.write_atomically(tmp_path / "g.json", full)
+
+
+def test_a_write_that_fails_for_another_file_names_that_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"video\.mp4"):
+        files.write_atomically(tmp_path / "f.html", lambda _: (tmp_path / "video.mp4").read_bytes())
+
+
+def test_a_write_shows_the_new_content_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "f.npz"
+    suffixes = []
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("new")
+        suffixes.append(temporary.suffix)
+        assert not path.exists()
+
+    files.write_atomically(path, write)
+    assert path.read_text() == "new"
+    assert suffixes == [".npz"]  # some writers choose their format by it

@@ -1,0 +1,607 @@
+"""Decoding: the same frames by either decoder, at their real times, from damaged files too."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mstemba.errors import DecodeError, UsageError
+from mstemba.pipeline.decode import decord as decord_reader
+from mstemba.pipeline.decode import pyav as pyav_reader
+from mstemba.pipeline.decode import reader
+from mstemba.pipeline.decode.reader import (
+    DecodeReport,
+    DecodeRequest,
+    Opened,
+    Restart,
+    Resume,
+    decode,
+    resized,
+)
+from mstemba.pipeline.decode.settings import DecodeSettings, Probe
+from mstemba.records import Frames
+from tests.videos import encode, encode_at, moving
+
+SIZE = 64
+HAS_DECORD = importlib.util.find_spec("decord") is not None
+needs_decord = pytest.mark.skipif(not HAS_DECORD, reason="decord is not made for this platform")
+
+
+@dataclass
+class Decoded:
+    """One video's events, put together."""
+
+    images: np.ndarray
+    times: np.ndarray
+    report: DecodeReport
+    batches: list[int] = field(default_factory=list)
+    restarts: int = 0
+
+
+def gather(events: Iterator[Any]) -> Decoded:
+    batches: list[Frames] = []
+    restarts = 0
+    report = None
+    for event in events:
+        if isinstance(event, Frames):
+            batches.append(event)
+        elif isinstance(event, Restart):
+            batches, restarts = [], restarts + 1
+        elif isinstance(event, DecodeReport):
+            assert report is None, "one report, at the end"
+            report = event
+        else:
+            assert isinstance(event, Opened), event
+            assert not batches, "opened before the first frame"
+    assert report is not None
+    found = Decoded(
+        np.concatenate([b.images for b in batches]),
+        np.concatenate([b.times for b in batches]),
+        report,
+        [len(b.images) for b in batches],
+        restarts,
+    )
+    assert found.report.frames == len(found.times)
+    assert (np.diff(found.times) > 0).all()
+    return found
+
+
+def run(path: Path, decoder: str = "auto", size: int = SIZE, **options: Any) -> Decoded:
+    return gather(decode(DecodeRequest(path, size, decoder=decoder, **options)))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 frames at 10 fps, 160x120."""
+    return encode(tmp_path_factory.mktemp("v") / "clip.mp4", 40)
+
+
+# The same frames by either decoder
+
+
+def same(path: Path, **options: Any) -> Decoded:
+    one, other = run(path, "decord", **options), run(path, "av", **options)
+    assert (one.report.decoder, other.report.decoder) == ("decord", "av")
+    assert np.array_equal(one.images, other.images)
+    assert np.allclose(one.times, other.times, rtol=0, atol=1e-6)
+    assert one.report.fps == pytest.approx(other.report.fps)
+    assert one.report.duration == pytest.approx(other.report.duration)
+    return one
+
+
+@needs_decord
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+@pytest.mark.parametrize("shape", [(160, 120), (120, 160), (640, 360)])
+def test_both_decoders_give_the_same_bits(
+    tmp_path: Path, suffix: str, shape: tuple[int, int]
+) -> None:
+    path = encode(tmp_path / f"v{suffix}", 12, 25, *shape)
+    found = same(path)
+    assert found.images.shape == (12, SIZE, SIZE, 3)
+    assert same(path, size=224).images.shape == (12, 224, 224, 3)  # enlarged
+
+
+@needs_decord
+@pytest.mark.parametrize("frame_step", [2, 3, 7, 100])
+def test_both_decoders_take_the_same_every_nth_frame(clip: Path, frame_step: int) -> None:
+    whole, some = run(clip), same(clip, frame_step=frame_step)
+    assert np.array_equal(some.images, whole.images[::frame_step])
+    assert np.allclose(some.times, whole.times[::frame_step])
+    if frame_step < 40:
+        assert some.report.fps == pytest.approx(10)
+    assert some.report.duration >= some.times[-1]
+
+
+# Small groups of pictures, by kinds that decoders trip over.
+GROUPS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "closed": (".mp4", "libx264", {"x264-params": "keyint=12:min-keyint=12:scenecut=0:bframes=3"}),
+    "closed mkv": (".mkv", "libx264", {"x264-params": "keyint=9:scenecut=0:bframes=2"}),
+    "no B": (".mov", "libx264", {"x264-params": "keyint=12:scenecut=0:bframes=0"}),
+    "open": (".mkv", "libx264", {"x264-params": "keyint=12:min-keyint=12:open-gop=1:bframes=3"}),
+    "refresh": (".mp4", "libx264", {"x264-params": "keyint=12:intra-refresh=1:bframes=0"}),
+    "hevc": (".mp4", "libx265", {"x265-params": "keyint=12:open-gop=1:bframes=3:log-level=0"}),
+    "mpeg4": (".mp4", "mpeg4", {"g": "12", "bf": "2"}),
+    "ts": (".ts", "libx264", {"x264-params": "keyint=12:scenecut=0"}),
+    "avi": (".avi", "libx264", {"x264-params": "keyint=12:scenecut=0:bframes=0"}),
+}
+SEEKABLE = {"closed", "closed mkv", "no B", "hevc", "mpeg4"}
+FOR_DECORD = {"closed", "closed mkv", "no B"}
+EVEN = [i / 10 for i in range(60)]
+# Twice as many frames a second from 2 s on, and a second with nothing in it.
+UNEVEN = [t if t < 2 else 2 + (t - 2) / 2 for t in EVEN[:40]] + [t + 1 for t in EVEN[40:]]
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """60 frames of each kind, at even and uneven times."""
+    folder = tmp_path_factory.mktemp("groups")
+    return {
+        (kind, rate): encode_at(
+            folder / f"{kind.replace(' ', '')}-{rate}{suffix}", times, codec=codec, options=options
+        )
+        for kind, (suffix, codec, options) in GROUPS.items()
+        for rate, times in (("even", EVEN), ("uneven", UNEVEN))
+    }
+
+
+@needs_decord
+@pytest.mark.parametrize("kind", GROUPS)
+def test_decord_reads_only_where_its_blocks_fit_together(
+    groups: dict[tuple[str, str], Path], kind: str
+) -> None:
+    path = groups[kind, "even"]
+    if kind in FOR_DECORD:
+        assert np.array_equal(run(path, "decord").images, run(path).images)
+    else:
+        with pytest.raises(DecodeError, match="decord cannot read it"):
+            run(path, "decord")
+
+
+@needs_decord
+@pytest.mark.parametrize("kind", sorted(FOR_DECORD))
+@pytest.mark.parametrize(("block", "blocks"), [(1, 5), (30, 3), (1000, 1)])
+def test_a_video_of_several_blocks_of_decord_is_the_same(
+    groups: dict[tuple[str, str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    block: int,
+    blocks: int,
+) -> None:
+    path = groups[kind, "uneven"]
+    whole, some = run(path, "av"), run(path, "av", frame_step=3)
+    reads: list[range] = []
+    read = decord_reader._read
+    monkeypatch.setattr(decord_reader, "BLOCK", block)
+    monkeypatch.setattr(decord_reader, "_read", lambda *a: (reads.append(a[2]), read(*a))[1])
+    assert np.array_equal(run(path, "decord").images, whole.images)
+    assert len(reads) == blocks if kind != "closed mkv" else len(reads) >= blocks
+    assert np.array_equal(run(path, "decord", frame_step=3).images, some.images)
+
+
+@needs_decord
+@pytest.mark.parametrize(
+    ("name", "frame_step"), [("dogwalk.mp4", 1), ("dogwalk.mp4", 5), ("people_enter_139s.mp4", 20)]
+)
+def test_real_videos_are_the_same_by_both_decoders(
+    shared: Path, name: str, frame_step: int
+) -> None:
+    same(shared / "videos" / name, size=224, frame_step=frame_step)
+
+
+@needs_decord
+def test_a_recording_turned_by_its_metadata_is_upright_by_both_decoders(shared: Path) -> None:
+    path = shared / "videos" / "odd" / "decord_video_90.mov"
+    found = pyav_reader.probe(path)
+    assert (found.width, found.height, found.rotation) == (320, 568, 270)
+    one, other = run(path, "decord"), run(path, "av")
+    difference = np.abs(one.images.astype(int) - other.images).mean()
+    upside_down = np.abs(one.images.astype(int) - other.images[:, ::-1, ::-1]).mean()
+    assert difference < 1  # turning before or after resizing differs by rounding
+    assert upside_down > 10 * difference
+
+
+@pytest.mark.parametrize("decoder", ["av", pytest.param("decord", marks=needs_decord)])
+def test_colours_and_places_are_those_of_the_source(clip: Path, decoder: str) -> None:
+    # The source's centre square, resized by plain area means.
+    source = np.stack(moving(40))[:, :, 20:140].astype(float)
+    found = run(clip, decoder, size=60).images.astype(float)
+    expected = source.reshape(40, 60, 2, 60, 2, 3).mean(axis=(2, 4))
+    assert np.abs(found - expected).mean() < 6
+    mirrored = np.abs(found - expected[:, :, ::-1]).mean()
+    swapped = np.abs(found - expected[..., ::-1]).mean()
+    assert min(mirrored, swapped) > 20
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size", "expected"),
+    [
+        (640, 480, 224, (299, 224)),
+        (480, 640, 224, (224, 299)),
+        (224, 224, 224, (224, 224)),
+        (1, 1, 224, (224, 224)),
+        (100, 101, 32, (32, 32)),
+        (2000, 1, 8, (16000, 8)),
+    ],
+)
+def test_the_short_side_is_resized_and_the_proportions_kept(
+    width: int, height: int, size: int, expected: tuple[int, int]
+) -> None:
+    assert resized(width, height, size) == expected
+
+
+def test_the_square_may_be_cut_out_of_larger_frames(clip: Path) -> None:
+    whole = run(clip, size=90)
+    assert np.array_equal(run(clip, size=60, short_side=90).images, whole.images[:, 15:75, 15:75])
+    with pytest.raises(UsageError, match=r"square of 60 pixels .* short side is 50"):
+        run(clip, size=60, short_side=50)
+
+
+def test_an_unknown_decoder_is_a_usage_error(clip: Path) -> None:
+    with pytest.raises(UsageError, match="there are auto, decord, av"):
+        run(clip, "ffmpeg")
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 39, 40, 41])
+def test_the_batch_size_changes_no_frame(clip: Path, batch_size: int) -> None:
+    whole, found = run(clip), run(clip, batch_size=batch_size)
+    assert np.array_equal(found.images, whole.images)
+    assert np.array_equal(found.times, whole.times)
+    assert set(found.batches[:-1]) <= {batch_size}
+    assert found.batches[-1] <= batch_size
+
+
+# Times
+
+
+def test_a_constant_rate_gives_even_times(clip: Path) -> None:
+    found = run(clip)
+    assert found.times == pytest.approx(np.arange(40) / 10)
+    assert found.report.fps == pytest.approx(10)
+    assert found.report.duration == pytest.approx(4.0)
+    assert found.report.warnings == []
+
+
+VARIABLE = [0, 0.04, 0.08, 0.5, 0.54, 1.2, 1.24, 2.0, 2.04, 2.5]
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".mov"])
+@pytest.mark.parametrize("decoder", ["av", pytest.param("decord", marks=needs_decord)])
+def test_a_variable_rate_keeps_its_real_times(tmp_path: Path, suffix: str, decoder: str) -> None:
+    found = run(encode_at(tmp_path / f"v{suffix}", VARIABLE), decoder)
+    assert found.times == pytest.approx(VARIABLE, abs=1e-3)
+    assert found.report.fps == pytest.approx(9 / 2.5)
+    assert found.report.duration == pytest.approx(2.5 + 2.5 / 9)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize("decoder", ["av", pytest.param("decord", marks=needs_decord)])
+def test_times_count_from_where_the_containers_clock_starts(
+    tmp_path: Path, suffix: str, decoder: str
+) -> None:
+    path = encode_at(tmp_path / f"v{suffix}", [5 + i / 10 for i in range(20)])
+    assert pyav_reader.probe(path).offset == pytest.approx(5)
+    found = run(path, decoder)
+    assert found.times == pytest.approx(np.arange(20) / 10, abs=1e-3)
+    assert found.report.duration == pytest.approx(2, abs=1e-2)
+
+
+def test_frames_before_the_start_of_the_presentation_are_left_out(tmp_path: Path) -> None:
+    # MP4 hides frames with negative times by an edit list; decord would show them.
+    path = encode_at(tmp_path / "v.mp4", [-0.5 + i / 10 for i in range(20)])
+    found = run(path)
+    assert found.report.decoder == "av"
+    assert found.times == pytest.approx(np.arange(15) / 10, abs=1e-3)
+
+
+@pytest.mark.parametrize("decoder", ["auto", "av"])
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_avi_has_no_presentation_times_and_loses_no_frame(
+    tmp_path: Path, decoder: str, codec: str
+) -> None:
+    path = tmp_path / "v.avi"
+    if codec == "libx264":
+        encode(path, 40)  # with B-frames
+    else:
+        encode_at(path, [i / 10 for i in range(40)], codec=codec)
+    found = run(path, decoder)
+    assert found.report.frames == 40
+    assert found.report.fps == pytest.approx(10, rel=1e-3)
+    assert found.times - found.times[0] == pytest.approx(np.arange(40) / 10, abs=1e-3)
+
+
+# The choice of the decoder
+
+
+def test_transport_streams_and_gifs_go_to_pyav(tmp_path: Path) -> None:
+    gif = encode_at(tmp_path / "v.gif", [i / 10 for i in range(20)], codec="gif", pixels="rgb8")
+    for path, frames in ((encode(tmp_path / "v.ts"), 40), (gif, 20)):
+        found = run(path)
+        assert (found.report.decoder, found.report.frames, found.restarts) == ("av", frames, 0)
+        assert found.times == pytest.approx(np.arange(frames) / 10, abs=1e-3)
+        with pytest.raises(DecodeError, match="Try --decoder auto"):
+            run(path, "decord")
+
+
+@needs_decord
+def test_decord_is_refused_where_it_is_not_exact(clip: Path) -> None:
+    found = pyav_reader.probe(clip)
+    assert decord_reader.why_not(found) is None
+    assert found.times is not None
+    for change, says in (
+        ({"codec": "av1"}, "AV1"),
+        ({"times": None}, "time of every frame"),
+        ({"times": found.times - 0.1}, "negative"),
+        ({"offset": -0.1}, "negative"),
+        ({"container": "mpegts"}, "mpegts"),
+        ({"fresh": False}, "open GOP"),
+        ({"closed": False}, "open GOP"),
+        ({"times": np.arange(600.0)}, "512 frames apart"),
+    ):
+        assert says in str(decord_reader.why_not(replace(found, **change)))
+
+
+@pytest.mark.parametrize(
+    ("name", "decoder", "frames"),
+    [
+        ("odd/torchcodec_av1_video.mkv", "av", 125),
+        ("odd/torchcodec_h265_10bits.mp4", None, 30),
+        ("odd/moviepy_1x1_dashname.mp4", None, 5),
+        ("odd/moviepy_vp9_no_duration.webm", "av", 74),
+        ("exercise_routine.avi", None, 393),
+        ("weightlifting_19.62fps.mp4", None, 355),
+    ],
+)
+def test_odd_real_files_give_all_their_frames(
+    shared: Path, name: str, decoder: str | None, frames: int
+) -> None:
+    found = run(shared / "videos" / name)
+    assert found.report.frames == frames
+    assert decoder in (None, found.report.decoder)
+    assert found.report.warnings == []
+
+
+def test_the_best_of_two_video_streams_is_taken(shared: Path) -> None:
+    path = shared / "videos" / "odd" / "torchcodec_nasa_13013.mp4"
+    found = pyav_reader.probe(path)
+    assert (found.width, found.height) == (480, 270)
+    assert run(path, frame_step=10).report.frames == 39
+
+
+# Going on in the middle of a video
+
+
+def after(path: Path, decoder: str, whole: Decoded, k: int, **options: Any) -> list[Any]:
+    """The events of a decode that goes on after k used frames of `whole`."""
+    anchor = (max(0, k - 3), float(whole.times[max(0, k - 3)]))
+    resume = Resume(k, whole.report.decoder, anchor)
+    return list(decode(DecodeRequest(path, SIZE, decoder=decoder, resume=resume, **options)))
+
+
+def is_the_rest(events: list[Any], whole: Decoded, k: int) -> None:
+    """Exactly the frames from k on, and the report of the whole."""
+    opened, *batches, report = events
+    assert isinstance(opened, Opened)
+    assert all(isinstance(batch, Frames) for batch in batches), batches
+    assert report == whole.report
+    rest = [b.images for b in batches] or [whole.images[:0]]
+    assert np.array_equal(np.concatenate(rest), whole.images[k:])
+    assert np.concatenate([[], *(b.times for b in batches)]).tolist() == whole.times[k:].tolist()
+
+
+@pytest.mark.parametrize("frame_step", [1, 4])
+@pytest.mark.parametrize("rate", ["even", "uneven"])
+@pytest.mark.parametrize("kind", GROUPS)
+def test_going_on_gives_exactly_the_rest(
+    groups: dict[tuple[str, str], Path], kind: str, rate: str, frame_step: int
+) -> None:
+    path = groups[kind, rate]
+    decoders = ["av"]
+    if decord_reader.why_not(pyav_reader.probe(path)) is None:
+        decoders.append("decord")
+    assert ("decord" in decoders) == (kind in FOR_DECORD) or not HAS_DECORD
+    for decoder in decoders:
+        whole = run(path, decoder, frame_step=frame_step, batch_size=8)
+        count = len(whole.times)
+        for k in {1, 2, 3, count // 3, *range(count // 2, count // 2 + 8), count - 1, count}:
+            if 0 < k <= count:
+                is_the_rest(
+                    after(path, decoder, whole, k, frame_step=frame_step, batch_size=8), whole, k
+                )
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_pyav_seeks_where_that_is_exact(
+    groups: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    whole = run(groups[kind, "even"], "av")
+    decoded: list[float] = []
+    time = pyav_reader._time
+    monkeypatch.setattr(pyav_reader, "_time", lambda *a: (decoded.append(0), time(*a))[1])
+    is_the_rest(after(groups[kind, "even"], "av", whole, 57), whole, 57)
+    assert (len(decoded) < 45) == (kind in SEEKABLE)
+    decoded.clear()
+    after(groups[kind, "even"], "av", whole, 57, single_threaded=True)
+    assert len(decoded) == 60, "a damaged file is decoded from the start"
+
+
+def test_frames_passed_over_are_not_resized(
+    groups: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(groups["ts", "even"], "av", frame_step=2)
+    scaled: list[int] = []
+    scale = pyav_reader._Scaler.__call__
+    monkeypatch.setattr(
+        pyav_reader._Scaler, "__call__", lambda *a: (scaled.append(0), scale(*a))[1]
+    )
+    is_the_rest(after(groups["ts", "even"], "av", whole, 20, frame_step=2), whole, 20)
+    assert len(scaled) == 10
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_seek_that_does_not_lead_to_the_frame_is_no_seek(
+    groups: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    path = groups["closed", "even"]
+    whole = run(path, "av")
+    found = pyav_reader.probe(path)
+    assert found.times is not None
+    # The file's own words lead to its last keyframe, or to where there is none.
+    wrong = found.times.copy()
+    wrong[12] = -1e6 if fails else wrong[48]
+    seeks: list[int] = []
+    seek = pyav_reader._seek
+
+    def misled(container: Any, stream: Any, found: Probe, number: int) -> None:
+        seeks.append(number)
+        seek(container, stream, replace(found, times=wrong), number)
+
+    monkeypatch.setattr(pyav_reader, "_seek", misled)
+    is_the_rest(after(path, "av", whole, 30), whole, 30)
+    assert seeks == [27]
+
+
+def test_auto_goes_on_with_the_decoder_that_began(groups: dict[tuple[str, str], Path]) -> None:
+    path = groups["closed", "even"]
+    for decoder in ("av", *(["decord"] if HAS_DECORD else [])):
+        whole = run(path, decoder)
+        is_the_rest(after(path, "auto", whole, 30), whole, 30)
+
+
+@pytest.mark.parametrize("decoder", ["auto", "av"])
+def test_a_damaged_file_is_decoded_again_by_one_thread(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, decoder: str
+) -> None:
+    path = shared / "videos" / "odd" / "decord_corrupted.mp4"
+    plans: list[DecodeSettings] = []
+    real = pyav_reader.decode
+    monkeypatch.setitem(reader.DECODERS, "av", lambda *a: (plans.append(a[2]), real(*a))[1])
+    whole = run(path, decoder)
+    assert (whole.report.frames, whole.restarts) == (49, 1)
+    times = pyav_reader.probe(path).times
+    assert times is not None
+    resume = Resume(35, "av", (30, float(times[30])))
+    again = gather(decode(DecodeRequest(path, SIZE, decoder=decoder, resume=resume)))
+    assert np.array_equal(again.images, whole.images)
+    assert [plan.single_threaded for plan in plans] == [False, True, False, True]
+
+
+@needs_decord
+def test_decord_that_fails_after_going_on_gives_way_to_pyav(shared: Path) -> None:
+    path = shared / "videos" / "odd" / "decord_corrupted.mp4"
+    times = pyav_reader.probe(path).times
+    assert times is not None
+    resume = Resume(20, "decord", (19, float(times[19])))
+    found = gather(decode(DecodeRequest(path, SIZE, resume=resume)))
+    assert (found.report.decoder, found.report.frames, found.restarts) == ("av", 49, 1)
+    assert np.array_equal(found.images, run(path).images)
+
+
+@pytest.mark.parametrize(
+    "resume",
+    [
+        Resume(30, "av", (20, 2.05)),  # no frame has that time
+        Resume(30, "av", (20, 2.1)),  # another frame has it
+        Resume(61, "av", (20, 2.0)),  # there are 60
+        Resume(30, "decord", (20, 2.0)),  # never a mix
+    ],
+)
+def test_what_cannot_be_gone_on_with_begins_again(
+    groups: dict[tuple[str, str], Path], resume: Resume
+) -> None:
+    path = groups["closed", "even"]
+    request = DecodeRequest(path, SIZE, decoder="av", resume=resume)
+    events = list(decode(request))
+    assert Restart("av") in events
+    whole = gather(iter(events))
+    assert np.array_equal(whole.images, run(path, "av").images)
+    assert whole.report == run(path, "av").report
+
+
+def test_a_rotated_video_goes_on(shared: Path) -> None:
+    path = shared / "videos" / "odd" / "decord_video_90.mov"
+    for decoder in ("av", *(["decord"] if HAS_DECORD else [])):
+        whole = run(path, decoder)
+        is_the_rest(after(path, decoder, whole, 2), whole, 2)
+
+
+@pytest.mark.parametrize("decoder", ["av", pytest.param("decord", marks=needs_decord)])
+def test_a_real_video_goes_on(shared: Path, decoder: str) -> None:
+    path = shared / "videos" / "people_enter_139s.mp4"
+    whole = run(path, decoder, frame_step=3)
+    for k in (1, 200, 463):
+        is_the_rest(after(path, decoder, whole, k, frame_step=3), whole, k)
+
+
+# Damage
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("decoder", ["auto", "av"])
+def test_a_truncated_file_gives_the_frames_there_are_and_a_warning(
+    tmp_path: Path, suffix: str, decoder: str
+) -> None:
+    options = {"movflags": "faststart"} if suffix == ".mp4" else {}
+    whole = encode_at(tmp_path / f"v{suffix}", [i / 10 for i in range(100)], container=options)
+    content = whole.read_bytes()
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(content[: len(content) * 6 // 10])
+    found, complete = run(cut, decoder), run(whole, decoder)
+    assert 40 <= found.report.frames < 70
+    assert np.allclose(found.times[:40], complete.times[:40])
+    assert np.array_equal(found.images[:40], complete.images[:40])
+    assert complete.report.warnings == []
+    assert found.report.warnings != []
+
+
+def test_a_file_without_its_index_is_a_decode_error(clip: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(clip.read_bytes()[:2000])
+    with pytest.raises(DecodeError, match=r"cut\.mp4"):
+        run(cut)
+
+
+def test_the_corrupt_recording_gives_its_49_frames_and_a_warning(shared: Path) -> None:
+    path = shared / "videos" / "odd" / "decord_corrupted.mp4"
+    found = run(path)
+    assert (found.report.decoder, found.report.frames, found.restarts) == ("av", 49, 1)
+    assert any("1 damaged" in w and "49 frames" in w for w in found.report.warnings)
+
+
+def test_a_file_without_video_says_what_is_in_it(tmp_path: Path, shared: Path) -> None:
+    with pytest.raises(DecodeError, match="no video stream in it, only audio"):
+        run(shared / "videos" / "odd" / "torchcodec_audio_only.mp3")
+
+
+def test_sound_alone_is_a_decode_error(tmp_path: Path) -> None:
+    import wave
+
+    with wave.open(str(tmp_path / "v.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(8000))
+    with pytest.raises(DecodeError, match=r"v\.wav: no video stream in it, only audio"):
+        run(tmp_path / "v.wav")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a video" * 100, bytes(5000)])
+def test_what_is_no_video_is_a_decode_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "v.mp4").write_bytes(content)
+    with pytest.raises(DecodeError, match=r"v\.mp4"):
+        run(tmp_path / "v.mp4")
+
+
+def test_a_missing_file_and_a_folder_are_decode_errors(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.mp4", tmp_path):
+        with pytest.raises(DecodeError, match="no such file"):
+            run(path)
+
+
+def test_a_single_frame_is_a_video(tmp_path: Path) -> None:
+    found = run(encode(tmp_path / "v.mp4", 1, 10))
+    assert found.report.frames == 1
+    assert found.report.duration == pytest.approx(0.1)

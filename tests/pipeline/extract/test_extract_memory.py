@@ -1,0 +1,34 @@
+"""A long film takes the memory of a short one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.extract import peak_of_extraction
+from benchmarks.videos import looped
+from mstemba.pipeline.options import FeatureOptions
+from tests.videos import encode
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+]
+
+
+def test_the_peak_does_not_grow_with_the_length(tmp_path: Path) -> None:
+    """Half an hour against a minute, decoder included; benchmarks/extract.py does it for an hour.
+
+    Few frames are used, which bounds the time here and is harder on the decoder.
+    """
+    source = encode(tmp_path / "v.mp4", 300, width=640, height=360)
+    options = FeatureOptions("efficientnet-lite0", frame_step=10, window=1, stride=1)
+    peaks = [
+        peak_of_extraction(
+            looped(source, tmp_path / f"{seconds}.mp4", seconds), options, tmp_path / f"{seconds}"
+        )
+        for seconds in (60, 1800)
+    ]
+    assert peaks[1] <= 1.15 * peaks[0]

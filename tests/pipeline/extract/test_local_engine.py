@@ -1,0 +1,160 @@
+"""Forward passes: results depend on the frames alone, and small memory only costs time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mstemba.errors import MstembaError, UsageError
+from mstemba.extractors import registry
+from mstemba.pipeline.caching.keys import file_sha256
+from mstemba.pipeline.extract.batches import Batch, Piece
+from mstemba.pipeline.extract.local_engine import ForwardPass, LocalEngine, batch_size, decoders
+from mstemba.pipeline.features.spec import make_spec
+from mstemba.pipeline.options import FeatureOptions, RunOptions
+from mstemba.pipeline.progress import Event, ignore_events
+
+BACKBONE = registry.resolve("efficientnet-lite0", None, None, file_sha256)
+FRAMES = np.random.default_rng(0).integers(0, 256, (11, 224, 224, 3), np.uint8)
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def local(request: pytest.FixtureRequest) -> Iterator[LocalEngine]:
+    made = start(precision=request.param)
+    yield made
+    made.close()
+
+
+def start(precision: str, **options: Any) -> LocalEngine:
+    spec = make_spec(BACKBONE, FeatureOptions(BACKBONE.name, precision=precision))
+    return LocalEngine(spec, BACKBONE, RunOptions(device="cpu", **options), ignore_events)
+
+
+def batch(images: NDArray[np.uint8], capacity: int) -> Batch:
+    return Batch(capacity, 1, [Piece(images, 0, len(images))], [("v", len(images), 0)], len(images))
+
+
+def test_place_and_neighbours_in_a_batch_change_no_bit(local: LocalEngine) -> None:
+    size = local.batch_size
+    alone = [local.submit(batch(FRAMES[i : i + 1], size)).result() for i in range(len(FRAMES))]
+    for first in range(0, len(FRAMES), size):
+        together = local.submit(batch(FRAMES[first : first + size], size)).result()
+        assert together.shape[1:] == (1, 1280)
+        assert np.array_equal(together, np.concatenate(alone[first : first + size]))
+    backwards = local.submit(batch(FRAMES[:size][::-1], size)).result()
+    assert np.array_equal(backwards[::-1], np.concatenate(alone[:size]))
+
+
+# The stated tolerance (docs/extract.md): relative to the largest feature.
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02)])
+def test_the_batch_size_changes_features_within_the_stated_tolerance(
+    precision: str, tolerance: float
+) -> None:
+    features = []
+    for size in (1, 4, 11):
+        local = start(precision=precision, batch_size=size)
+        batches = [FRAMES[i : i + size] for i in range(0, len(FRAMES), size)]
+        features.append(
+            np.concatenate([local.submit(batch(images, size)).result() for images in batches])
+        )
+        local.close()
+    for other in features[1:]:
+        assert np.abs(other - features[0]).max() <= tolerance * np.abs(features[0]).max()
+
+
+def test_the_threads_of_the_caller_are_left_alone() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        local = start(precision="float32")
+        local.submit(batch(FRAMES[:2], local.batch_size)).result()
+        local.close()
+        assert torch.get_num_threads() == 2
+        assert local.ahead == 4  # a pass a thread, and as many waiting
+    finally:
+        torch.set_num_threads(before)
+
+
+class SmallMemory:
+    """An encoder with room for so many samples."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.sizes: list[int] = []
+
+    def __call__(self, frames: torch.Tensor) -> NDArray[np.float32]:
+        self.sizes.append(len(frames))
+        if len(frames) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return frames.float().mean((1, 2, 3, 4)).numpy().reshape(-1, 1, 1)
+
+
+def test_a_batch_that_is_too_large_is_halved_and_said_so() -> None:
+    news: list[Event] = []
+    encoder: Any = SmallMemory(3)
+    forward = ForwardPass(encoder, 224, news.append)
+    state = forward.prepare_thread()
+    expected = FRAMES.mean((1, 2, 3))
+    for _ in range(2):
+        features = forward(batch(FRAMES, 11), state)
+        assert np.allclose(features.ravel(), expected, rtol=1e-5)
+    assert encoder.sizes == [11, 5, 2, 2, 2, 2, 2, 1, *[2] * 5, 1]
+    assert [(e.message, e.warning) for e in news] == [
+        ("cpu has not enough memory for 11 samples at once: going on with 5", True),
+        ("cpu has not enough memory for 5 samples at once: going on with 2", True),
+    ]
+
+
+def test_memory_for_not_even_one_sample_is_an_error() -> None:
+    encoder: Any = SmallMemory(0)
+    forward = ForwardPass(encoder, 224, ignore_events)
+    with pytest.raises(MstembaError, match=r"not enough memory for one sample.*--precision"):
+        forward(batch(FRAMES[:2], 2), forward.prepare_thread())
+
+
+def test_weights_that_cannot_be_loaded_are_the_callers_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> object:
+        raise UsageError("no such weights")
+
+    monkeypatch.setattr(registry.Resolved, "load", fail)
+    local = start(precision="float32")
+    with pytest.raises(UsageError, match="no such weights"):
+        local.submit(batch(FRAMES[:1], 4))
+    local.close()
+
+
+def test_batches_and_decoders_by_backbone_and_machine() -> None:
+    image, clip, whole = (
+        registry.resolve(name, None, weights, lambda _: "sha")
+        for name, weights in (("clip", None), ("i3d", "imagenet"), ("i3d-whole-clip", "imagenet"))
+    )
+    assert batch_size(image, 20, 16, on_cpu=True) == 20
+    assert batch_size(image, None, 16, on_cpu=False) == image.about.gpu_batch
+    assert batch_size(clip, 40, 16, on_cpu=True) == 2  # of 16 frames each
+    assert batch_size(clip, 4, 16, on_cpu=True) == 1
+    assert batch_size(whole, 400, 16, on_cpu=False) == 1
+    assert [decoders(n, None) for n in (1, 2, 8, 64)] == [1, 1, 2, 16]
+    assert [decoders(n, 1) for n in (1, 2, 8, 64)] == [1, 1, 7, 16]
+
+
+def test_a_batch_that_no_memory_holds_is_one_clear_error() -> None:
+    forward = ForwardPass(SmallMemory(1), 224, ignore_events)  # type: ignore[arg-type]
+    huge = Batch(10**9, 1, [Piece(FRAMES, 0, 1)], [("v", 1, 1)], 1)
+    with pytest.raises(UsageError, match="no memory for a batch of 1000000000 x 1 frames"):
+        forward(huge, forward.prepare_thread())
+
+
+def test_an_engine_that_is_not_needed_ends_with_its_loading_done() -> None:
+    """A thread that loads while the interpreter ends would abort the process."""
+    local = start(precision="float32")
+    local.close()
+    assert local._loaded.done()

@@ -1,0 +1,187 @@
+"""Several processes: the same losses, and the same run, as one process with the same batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mstemba.console import Console
+from mstemba.errors import UsageError
+from mstemba.pipeline.progress import Event
+from tests.training import TINY, fit, make_workspace, records
+
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="torchrun --standalone")
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+def start(
+    workspace: Path, *launcher: str, env: dict[str, str] | None = None, **options: Any
+) -> subprocess.Popen[str]:
+    """`mstemba train` by a launcher, or as one process of several."""
+    options = {**TINY, "features": "npy", **options}
+    flags = [x for k, v in options.items() for x in (f"--{k.replace('_', '-')}", str(v))]
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", "mstemba", "train", *flags],
+        cwd=workspace,
+        # Two processes with several threads each would spin on the same cores.
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(*processes: subprocess.Popen[str]) -> list[tuple[int, str]]:
+    """The exit codes, and what was said on standard error."""
+    try:
+        said = [process.communicate(timeout=240)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+
+
+def launch(workspace: Path, **options: Any) -> str:
+    """What a training in two processes says, which talk by gloo."""
+    ((code, said),) = finish(start(workspace, *TORCHRUN, **options))
+    assert code == 0, said
+    return said
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "mstemba-v3",
+        "ms-tct",
+        pytest.param("mstemba", marks=pytest.mark.slow),
+        pytest.param("pdan", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_have_the_losses_of_one(arch: str, tmp_path: Path, one_thread: None) -> None:
+    # Batches of three clips of unequal length: one process has two of them, the other one.
+    workspace = make_workspace(tmp_path / "w")
+    alone = fit(workspace, arch=arch)
+    run = workspace / "two"
+    launch(workspace, arch=arch, output=run)
+    for name in ("loss", "final", "auxiliary", "consistency", "heatmap", "grad_norm"):
+        expected = records(alone.run, name)
+        assert records(run, name) == pytest.approx(expected, abs=1e-4, rel=1e-4), name
+    assert len(records(run, "loss")) == 3
+    for name in ("train_map", "val_map"):
+        assert records(run, name) == pytest.approx(records(alone.run, name), abs=0.5)
+    # The number of processes is no part of what a run is.
+    one, two = (json.loads((f / "done.json").read_text()) for f in (alone.run, run))
+    assert one["key"] == two["key"]
+    assert (run / "best" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_run_in_two_processes_is_resumed_to_the_bit(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "w")
+    options = {"min_steps": 30, "dropout": 0.1}
+    launch(workspace, output="whole", **options)
+    run = workspace / "killed"
+    torchrun = start(workspace, *TORCHRUN, output=run, **options)
+    while torchrun.poll() is None and not (run / "state.safetensors").is_file():
+        time.sleep(0.01)
+    # Not torchrun itself: its processes would live on, and train to the end.
+    for process in psutil.Process(torchrun.pid).children():
+        process.kill()
+    ((code, said),) = finish(torchrun)
+    assert code != 0
+    assert not (run / "done.json").exists(), said
+    assert "going on from step" in launch(workspace, output=run, **options)
+    for name in ("metrics.jsonl", "last/model.safetensors", "best/model.safetensors"):
+        assert (run / name).read_bytes() == (workspace / "whole" / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_machines_that_do_not_share_the_run_folder_are_told(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "w")
+    folders = [workspace / "machine-0", workspace / "machine-1"]
+
+    def both() -> list[tuple[int, str]]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return finish(
+            *(
+                start(
+                    workspace,
+                    output=folder,
+                    min_steps=2,
+                    env={**world, "RANK": str(rank), "LOCAL_RANK": "0"},
+                )
+                for rank, folder in enumerate(folders)
+            )
+        )
+
+    # At first there is nothing anywhere: the first machine gets the run.
+    first = both()
+    assert [code for code, _ in first] == [0, 0], first
+    assert [(folder / "done.json").is_file() for folder in folders] == [True, False]
+    for code, said in both():
+        assert code == 2, said
+        assert "process 0 finds a finished run there, others find no state; the run folder" in said
+        assert "must be shared by all machines" in said
+
+
+@pytest.mark.parametrize("others", ["no state", "the state of step 4"])
+def test_processes_that_find_different_things_refuse_to_begin(
+    others: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make_workspace(tmp_path / "w")
+    run = fit(workspace).run
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = ["a finished run", "a finished run"]
+    monkeypatch.setattr(
+        "mstemba.pipeline.train.stage.gather", lambda options, mine: [mine, found[1]]
+    )
+    assert fit(workspace, output=run).cached
+    found[1] = others
+    with pytest.raises(UsageError, match=f"process 0 finds a finished run .* others find {others}"):
+        fit(workspace, output=run)
+
+
+@pytest.mark.parametrize(
+    ("rank", "world", "heard"),
+    [(None, None, True), ("3", None, True), ("3", "1", True), ("0", "4", True), ("3", "4", False)],
+)
+def test_only_further_processes_of_a_distributed_run_are_mute(
+    rank: str | None,
+    world: str | None,
+    heard: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Clusters export RANK for whole jobs.
+    for name, value in (("RANK", rank), ("WORLD_SIZE", world)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    with Console() as console:
+        console(Event("train", "hello"))
+    assert ("hello" in capsys.readouterr().err) == heard
+
+
+def test_more_processes_than_clips_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make_workspace(tmp_path / "w")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UsageError, match="4 processes share out a batch of 3 clips"):
+        fit(workspace)
+    assert not list((workspace / "runs").glob("*/last"))
