@@ -28,12 +28,14 @@ import torch
 
 from benchmarks import videos
 from benchmarks.common import mebibytes, save, show
+from mstemba.errors import DecodeError
 from mstemba.extractors import registry, torchvision_ops
 from mstemba.pipeline.caching.keys import file_sha256
-from mstemba.pipeline.decode.reader import DecodeRequest, decode
-from mstemba.pipeline.decode.worker import decode_all
+from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, decode
+from mstemba.pipeline.decode.worker import DecodePool
 from mstemba.pipeline.devices import all_devices, cores, fast_precision
-from mstemba.pipeline.extract.local_engine import batch_size, decoders
+from mstemba.pipeline.extract.forward import batch_size
+from mstemba.pipeline.extract.local_engine import decoders
 from mstemba.pipeline.extract.stage import extract
 from mstemba.pipeline.options import FeatureOptions, RunOptions
 from mstemba.records import Frames
@@ -147,7 +149,7 @@ class Bench:
         if how == "here":
             events: Iterator[Any] = (event for r in requests for event in decode(r))
         else:
-            events = (event for _, event in decode_all(enumerate(requests), workers))
+            events = _decode_in_processes(requests, workers)
         frames = sum(len(event.times) for event in events if isinstance(event, Frames))
         return frames / (time.perf_counter() - begin)
 
@@ -317,6 +319,18 @@ def _random_clip(model: str | None, folder: Path) -> Path:
     file = folder / "random-clip.pt"
     torch.save(open_clip.create_model(model or "ViT-B-32-quickgelu").state_dict(), file)
     return file
+
+
+def _decode_in_processes(requests: list[DecodeRequest], workers: int) -> Iterator[Any]:
+    """The events of all videos, as a pool of decoder processes gives them."""
+    waiting, left = list(reversed(requests)), len(requests)
+    with DecodePool[int](workers) as pool:
+        while left:
+            while waiting and pool.room:
+                pool.submit(len(waiting), waiting.pop())
+            _, event = pool.next_event()
+            left -= isinstance(event, (DecodeReport, DecodeError))
+            yield event
 
 
 def peak_of_extraction(video: Path, options: FeatureOptions, device: str, store: Path) -> int:

@@ -1,8 +1,8 @@
-"""Decoding in processes of their own: they overlap with the backbone, and a decoder that crashes
-or hangs takes only its own video with it.
+"""Decoding in separate processes: they overlap with the backbone, and a decoder that crashes or
+hangs costs nothing but its own video.
 
-The child is a plain `python -c`, not multiprocessing's, so that notebooks, and scripts without a
-main guard, can call `mstemba.extract`.
+A child is a plain `python -c`, not one of multiprocessing, so that notebooks, and scripts without
+a main guard, can call `mstemba.extract`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from mstemba.errors import DecodeError
 from mstemba.pipeline.decode import child
@@ -27,200 +27,214 @@ from mstemba.records import Frames
 DecodeEvent = Opened | Frames | Restart | DecodeReport | DecodeError
 K = TypeVar("K")
 
+# Requests that wait for a free process, so that none has to wait for the main loop.
+_QUEUED = 1
 # Batches of one decoder that wait for the backbone: enough to ride out a slow keyframe.
 _AHEAD = 3
-# Seconds that a new process may take to import what it needs, whatever the timeout is.
+# Seconds that a new process may take to import what it needs, even if the timeout is shorter.
 _START = 60.0
 
 
-def decode_all(
-    requests: Iterable[tuple[K, DecodeRequest]], workers: int = 1, timeout: float = 120.0
-) -> Generator[tuple[K, DecodeEvent]]:
-    """Decode videos in `workers` processes, ahead of the consumer.
+class DecodePool(Generic[K]):
+    """Decoder processes, each decoding one video at a time, ahead of the consumer.
 
-    Takes a request, (key, DecodeRequest), only when a process is free for it, in a thread of its
-    own, never in two at a time; what `requests` raises is raised here. Yields (key, event): those
-    of one video in order, one DecodeReport or DecodeError at its end; several videos interleave.
-    A decoder that dies, or gives nothing for `timeout` seconds while it is waited for, is ended;
-    with `auto` its video is tried once more, after a Restart: by decord if PyAV hung, else by PyAV
-    with care.
+    A process starts when a video needs it. One that dies, or sends nothing for `timeout` seconds
+    while it is waited for, is killed. With decoder `auto` its video is then tried once more, after
+    a Restart: by decord if PyAV hung, otherwise by PyAV with a single thread.
+
+    Args:
+        workers: Most processes at a time. They share the cores: with several, each one's library
+            uses its part of them; a single one chooses by itself.
+        timeout: Seconds without a sign of life after which a decoder counts as hanging.
     """
-    pool = _Pool(iter(requests), workers, timeout)
-    try:
-        yield from pool.events()
-    finally:
-        pool.close()
 
-
-class _Pool:
-    """The lanes, and what they share."""
-
-    def __init__(
-        self, requests: Iterator[tuple[Any, DecodeRequest]], workers: int, timeout: float
-    ) -> None:
-        self._requests = requests
+    def __init__(self, workers: int = 1, timeout: float = 120.0) -> None:
         self._threads = max(1, cores() // workers) if workers > 1 else 0
-        self._turn = threading.Lock()
+        self._capacity = workers + _QUEUED
+        self._unfinished = 0
+        self._requests: queue.SimpleQueue[tuple[K, DecodeRequest]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[_Worker, Any, Any]] = queue.SimpleQueue()
         self._closed = threading.Event()
-        self._queue: queue.SimpleQueue[tuple[_Lane, Any, Any]] = queue.SimpleQueue()
-        self._lanes = [_Lane(self, timeout) for _ in range(workers)]
-        self._watch = threading.Thread(target=self._watchdog, args=(timeout,), daemon=True)
-        for thread in (self._watch, *self._lanes):
+        self._workers = [
+            _Worker(self._requests, self._events, self._closed, timeout) for _ in range(workers)
+        ]
+        self._watchdog = threading.Thread(target=self._watch, args=(timeout,), daemon=True)
+        for thread in (self._watchdog, *self._workers):
             thread.start()
 
-    def events(self) -> Iterator[tuple[Any, DecodeEvent]]:
-        """What the lanes put, until they are all done. Raises what they raised."""
-        running = len(self._lanes)
-        while running:
-            lane, key, event = self._queue.get()
-            if event is None:
-                running -= 1
-            elif isinstance(event, _Raised):
-                raise event.error
-            else:
-                if isinstance(event, Frames):
-                    lane.room.release()
-                yield key, event
-
-    def next(self) -> tuple[Any, DecodeRequest] | None:
-        """The next request, None when there is none any more."""
-        with self._turn:
-            found = None if self._closed.is_set() else next(self._requests, None)
-        if found is None or found[1].threads:
-            return found
-        return found[0], replace(found[1], threads=self._threads)
-
-    def put(self, lane: _Lane, key: Any, event: Any) -> None:
-        self._queue.put((lane, key, event))
-
     @property
-    def is_closed(self) -> bool:
-        return self._closed.is_set()
+    def room(self) -> int:
+        """How many more requests the pool takes now."""
+        return self._capacity - self._unfinished
+
+    def submit(self, key: K, request: DecodeRequest) -> None:
+        """Queue a video.
+
+        Args:
+            key: Returned with each event of this video.
+            request: The video. `threads` = 0 stands for the pool's choice.
+
+        Raises:
+            ValueError: `room` is 0.
+        """
+        if not self.room:
+            raise ValueError(f"{request.path}: the decoders have no room for another video")
+        self._unfinished += 1
+        self._requests.put((key, replace(request, threads=request.threads or self._threads)))
+
+    def next_event(self) -> tuple[K, DecodeEvent]:
+        """Wait for the next event of any submitted video.
+
+        The events of one video come in order, and exactly one DecodeReport or DecodeError ends
+        them; the events of several videos are interleaved.
+
+        Raises:
+            ValueError: All submitted videos have ended.
+        """
+        if not self._unfinished:
+            raise ValueError("no video is being decoded")
+        worker, key, event = self._events.get()
+        if isinstance(event, Frames):
+            worker.room.release()
+        elif isinstance(event, (DecodeReport, DecodeError)):
+            self._unfinished -= 1
+        elif isinstance(event, BaseException):  # an unforeseen one, of a thread
+            raise event
+        return key, event
 
     def close(self) -> None:
         """End all processes and threads at once."""
         self._closed.set()
-        for lane in self._lanes:
-            lane.stop()
-        for thread in (self._watch, *self._lanes):
+        for worker in self._workers:
+            worker.stop()
+        for thread in (self._watchdog, *self._workers):
             thread.join()
 
-    def _watchdog(self, timeout: float) -> None:
-        # Counts its own steps, not the clock: a run that was suspended has not waited.
+    def __enter__(self) -> DecodePool[K]:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _watch(self, timeout: float) -> None:
+        # Counts its own steps instead of the clock: a run that was suspended has not waited.
         step = min(1.0, timeout / 8)
         while not self._closed.wait(step):
-            for lane in self._lanes:
-                lane.waited(step)
-
-
-class _Raised:
-    """What a lane could not go on after."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
+            for worker in self._workers:
+                worker.waited(step)
 
 
 class _Closed(Exception):
     """Nobody wants any more events."""
 
 
-class _Lane(threading.Thread):
-    """The thread that feeds one decoder process and reads from it; another one when it is lost."""
+class _Worker(threading.Thread):
+    """The thread that feeds one decoder process and reads from it; from another if it is lost."""
 
-    def __init__(self, pool: _Pool, timeout: float) -> None:
+    def __init__(
+        self,
+        requests: queue.SimpleQueue[Any],
+        events: queue.SimpleQueue[tuple[_Worker, Any, Any]],
+        closed: threading.Event,
+        timeout: float,
+    ) -> None:
         super().__init__(daemon=True)
-        self._pool = pool
+        self._requests = requests
+        self._events = events
+        self._closed = closed
         self._timeout = timeout
-        self._child: _Child | None = None
-        self._running = ""  # the decoder of the video at hand, once it is known
+        self._process: _DecoderProcess | None = None
+        self._decoder = ""  # of the current video, once it is known
         self._lock = threading.Lock()  # no process is started after `stop`
         self.room = threading.Semaphore(_AHEAD)
 
     def run(self) -> None:
         try:
-            while (job := self._pool.next()) is not None:
-                self._decode(*job)
-            self._pool.put(self, None, None)
+            while (job := self._requests.get()) is not None:
+                key, request = job
+                self._put(key, self._decode(key, request))
         except _Closed:
             pass
-        except BaseException as error:  # of the requests, most likely: for the consumer
-            self._pool.put(self, None, _Raised(error))
+        except BaseException as error:
+            self._put(None, error)
         finally:
-            if self._child:
-                self._child.end()
+            if self._process:
+                self._process.end()
 
     def stop(self) -> None:
-        """Let the thread run to its end at once. Called by another one."""
+        """Make the thread end at once. Called by another one, after `closed` was set."""
         with self._lock:
-            if self._child:
-                self._child.kill()
+            if self._process:
+                self._process.kill()
         self.room.release()
+        self._requests.put(None)
 
     def waited(self, seconds: float) -> None:
-        if process := self._child:
+        if process := self._process:
             process.waited(seconds)
 
-    def _decode(self, key: Any, request: DecodeRequest) -> None:
-        """One video, to its report or error."""
-        attempt: DecodeRequest | None = request
-        reason = ""
-        while attempt:
+    def _put(self, key: Any, event: Any) -> None:
+        self._events.put((self, key, event))
+
+    def _decode(self, key: Any, request: DecodeRequest) -> DecodeReport | DecodeError:
+        """Put all events of a video but the last one, which is returned."""
+        try:
+            return self._attempt(key, request)
+        except _Lost as error:
+            lost = error
+        if retry := self._retry(request, lost.hung):
+            self._put(key, Restart(retry.decoder))
             try:
-                last = self._attempt(key, attempt)
-                if isinstance(last, DecodeReport) or not reason:
-                    self._pool.put(self, key, last)
-                    return
-                break  # the other decoder cannot: what happened to the first one says more
-            except _Lost as lost:
-                self._forget_child()
-                reason = str(lost)
-                attempt = self._another(attempt, lost.hung)
-                if attempt:
-                    self._pool.put(self, key, Restart(attempt.decoder))
+                last = self._attempt(key, retry)
+                if isinstance(last, DecodeReport):
+                    return last
+                # It is unreadable for the other decoder: the first one's fate says more.
+            except _Lost as error:
+                lost = error
         advice = (
-            "Write it anew: ffmpeg -i IN -c:v libx264 OUT.mp4"
+            "Convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
             if request.decoder == "auto"
             else "Try --decoder auto"
         )
-        self._pool.put(self, key, DecodeError(f"{request.path}: {reason}. {advice}"))
+        return DecodeError(f"{request.path}: {lost}. {advice}")
 
-    def _another(self, request: DecodeRequest, hung: bool) -> DecodeRequest | None:
-        """What to try for a video whose decoder was lost, if anything."""
+    def _retry(self, request: DecodeRequest, hung: bool) -> DecodeRequest | None:
+        """Return what to try for a video whose decoder was lost, if anything."""
         # Before a decoder is known it is PyAV that looks, and it would hang again.
-        if request.decoder != "auto" or (hung and not self._running):
+        if request.decoder != "auto" or (hung and not self._decoder):
             return None
-        if hung and self._running == "av":
+        if hung and self._decoder == "av":
             return replace(request, decoder="decord", resume=None)
         return replace(request, decoder="av", single_threaded=True, resume=None)
 
     def _attempt(self, key: Any, request: DecodeRequest) -> DecodeReport | DecodeError:
-        """Hand on the video's events but for the last one, which is given back."""
-        self._running = "" if request.decoder == "auto" else request.decoder
-        process = self._child or self._start()
-        process.send(request)
-        while True:
-            event = process.receive()
-            if isinstance(event, (Opened, Restart)):
-                self._running = event.decoder
-            elif isinstance(event, Frames):
-                self.room.acquire()
-                if self._pool.is_closed:
-                    raise _Closed
-            elif isinstance(event, (DecodeReport, DecodeError)):
-                return event
-            self._pool.put(self, key, event)
+        self._decoder = "" if request.decoder == "auto" else request.decoder
+        process = self._process or self._start()
+        try:
+            process.send(request)
+            while True:
+                event = process.receive()
+                if isinstance(event, (DecodeReport, DecodeError)):
+                    return event
+                if isinstance(event, (Opened, Restart)):
+                    self._decoder = event.decoder
+                elif isinstance(event, Frames):
+                    self.room.acquire()
+                    if self._closed.is_set():
+                        raise _Closed
+                self._put(key, event)
+        except _Lost:
+            if self._closed.is_set():
+                raise _Closed from None
+            self._process = None
+            raise
 
-    def _start(self) -> _Child:
+    def _start(self) -> _DecoderProcess:
         with self._lock:
-            if self._pool.is_closed:
+            if self._closed.is_set():
                 raise _Closed
-            self._child = _Child(self._timeout)
-        return self._child
-
-    def _forget_child(self) -> None:
-        if self._pool.is_closed:
-            raise _Closed
-        self._child = None
+            self._process = _DecoderProcess(self._timeout)
+        return self._process
 
 
 class _Lost(Exception):
@@ -231,9 +245,7 @@ class _Lost(Exception):
         self.hung = hung
 
 
-class _Child:
-    """One decoder process."""
-
+class _DecoderProcess:
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         # The parent's own search path: a `queue.py` in the current folder must not get in the way.
@@ -312,3 +324,24 @@ class _Child:
             return _Lost(f"the decoder gave nothing for {self._silent:.0f} s", hung=True)
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return _Lost(f"the decoder process ended: {how}", hung=False)
+
+
+def decode_all(
+    requests: Iterable[tuple[K, DecodeRequest]], workers: int = 1, timeout: float = 120.0
+) -> Generator[tuple[K, DecodeEvent]]:
+    """Decode videos with a DecodePool. Yields (key, event)."""
+    videos = iter(requests)
+    unfinished = 0
+    with DecodePool[K](workers, timeout) as pool:
+        more = True
+        while True:
+            while more and unfinished < workers:
+                job = next(videos, None)
+                if more := job is not None:
+                    pool.submit(*job)
+                    unfinished += 1
+            if not unfinished:
+                return
+            key, event = pool.next_event()
+            unfinished -= isinstance(event, (DecodeReport, DecodeError))
+            yield key, event

@@ -1,8 +1,4 @@
-"""Runs of frames from many videos to full batches of one size.
-
-A block of decoded frames is handled here without being looked at: it may be an array, or a
-reference to one on another machine.
-"""
+"""Frames of many videos to full batches of one size."""
 
 from __future__ import annotations
 
@@ -16,13 +12,13 @@ from numpy.typing import NDArray
 
 from mstemba.extractors.windows import FrameRange
 
-Block = Any
-"""(N, S, S, 3) uint8 frames, or what stands for them."""
+Block = NDArray[np.uint8]
+"""(N, S, S, 3) decoded frames."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Frames [start, stop) of a block, the last one given `repeat` times more."""
+    """Frames [start, stop) of a block, then the last of them `repeat` more times."""
 
     block: Block
     start: int
@@ -31,22 +27,22 @@ class Piece:
 
 
 @dataclass
-class Batch:
-    """What goes through the backbone at once, and whose it is."""
+class FrameBatch:
+    """The frames of one forward pass, and the videos that they belong to."""
 
     capacity: int
-    """Samples it has room for. The forward pass always has this size: results do not depend on
-    how full a batch was."""
+    """Samples of a full batch. Every forward pass has this size: results do not depend on how full
+    a batch is."""
     length: int
     """Frames in a sample."""
     pieces: list[Piece] = field(default_factory=list)
-    owners: list[tuple[Any, int, int]] = field(default_factory=list)
-    """(owner, samples, the video's frame after the last of them), in the order of the pieces."""
+    owners: list[tuple[Any, slice, int]] = field(default_factory=list)
+    """(video, its samples in the batch, the video's frame after the last of them)."""
     samples: int = 0
 
 
 class FrameBuffer:
-    """The frames of one video that are still needed."""
+    """Holds the frames of one video that are still needed."""
 
     def __init__(self, first: int) -> None:
         self.end = first
@@ -58,7 +54,7 @@ class FrameBuffer:
         self.end += count
 
     def pieces(self, first: int, last: int, repeat: int = 0) -> Iterator[Piece]:
-        """Frames [first, last) of the video."""
+        """Yield frames [first, last) of the video, block by block."""
         for begin, count, block in self._blocks:
             start, stop = max(first, begin), min(last, begin + count)
             if start < stop:
@@ -66,55 +62,56 @@ class FrameBuffer:
                 yield Piece(block, start - begin, stop - begin, more)
 
     def forget(self, first: int) -> None:
-        """Drop what lies before a frame."""
+        """Drop the blocks that end before a frame."""
         while self._blocks and self._blocks[0][0] + self._blocks[0][1] <= first:
             self._blocks.popleft()
 
 
 class Batcher:
-    """Fills batches of `capacity` samples from whatever video has frames."""
+    """Fills batches of `capacity` samples with the frames of any videos."""
 
     def __init__(self, capacity: int, length: int | None) -> None:
         self._capacity = capacity
         self._length = length
-        self._open: Batch | None = None
+        self._open: FrameBatch | None = None
 
-    def add(self, owner: Any, buffer: FrameBuffer, run: FrameRange) -> Iterator[Batch]:
-        """Take one run; give the batches that are full now."""
-        if self._length is None:  # every run is a batch, as long as it is
-            frames = run.last - run.first + run.repeat
-            pieces = list(buffer.pieces(run.first, run.last, run.repeat))
-            yield Batch(1, frames, pieces, [(owner, 1, run.last)], 1)
+    def add(self, owner: Any, buffer: FrameBuffer, frames: FrameRange) -> Iterator[FrameBatch]:
+        """Take a range of a video's frames; yield the batches that are full now."""
+        if self._length is None:  # every range is a batch, whatever its length
+            length = frames.last - frames.first + frames.repeat
+            pieces = list(buffer.pieces(frames.first, frames.last, frames.repeat))
+            yield FrameBatch(1, length, pieces, [(owner, slice(0, 1), frames.last)], 1)
             return
-        first = run.first
-        while first < run.last:
-            batch = self._open = self._open or Batch(self._capacity, self._length)
+        first = frames.first
+        while first < frames.last:
+            batch = self._open = self._open or FrameBatch(self._capacity, self._length)
             room = (self._capacity - batch.samples) * self._length
-            last = min(run.last, first + room)
-            repeat = run.repeat if last == run.last else 0
+            last = min(frames.last, first + room)
+            repeat = frames.repeat if last == frames.last else 0
             samples = self.samples(FrameRange(first, last, repeat))
             batch.pieces += buffer.pieces(first, last, repeat)
-            batch.owners.append((owner, samples, last))
-            batch.samples += samples
+            end = batch.samples + samples
+            batch.owners.append((owner, slice(batch.samples, end), last))
+            batch.samples = end
             first = last
             if batch.samples == self._capacity:
                 self._open = None
                 yield batch
 
-    def samples(self, run: FrameRange) -> int:
-        """How many samples a run holds."""
-        frames = run.last - run.first + run.repeat
-        return frames // (self._length or frames)
+    def samples(self, frames: FrameRange) -> int:
+        """Return how many samples a range of frames holds."""
+        length = frames.last - frames.first + frames.repeat
+        return length // (self._length or length)
 
-    def flush(self) -> Iterator[Batch]:
-        """The last batch, which may not be full."""
+    def flush(self) -> Iterator[FrameBatch]:
+        """Yield the last batch, which may not be full."""
         if self._open is not None:
             yield self._open
             self._open = None
 
 
 def assemble(pieces: list[Piece], out: NDArray[np.uint8]) -> None:
-    """Copy the frames of pieces whose blocks are arrays into `out` (N, S, S, 3), zeros behind."""
+    """Copy the frames of `pieces` into `out` (N, S, S, 3), and zeros after them."""
     position = 0
     for piece in pieces:
         frames = piece.block[piece.start : piece.stop]

@@ -1,48 +1,73 @@
-"""The engine protocol: decode videos, and run batches of frames through a backbone."""
+"""The engine protocol: turn videos into feature rows, on this machine or on a cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mstemba.errors import MstembaError
 from mstemba.extractors.windows import FeatureArray
-from mstemba.pipeline.decode.reader import DecodeRequest
-from mstemba.pipeline.decode.worker import DecodeEvent
-from mstemba.pipeline.extract.batches import Batch
-
-K = TypeVar("K")
+from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart
 
 
-class FramesLost(MstembaError):
-    """Decoded frames, or the features made of them, are gone with the machine they were on."""
+@dataclass(frozen=True)
+class VideoRequest:
+    """A video to turn into feature rows."""
+
+    decode: DecodeRequest
+    """How its frames are decoded; skips those that only earlier rows need."""
+    first_row: int = 0
+    """The first row to compute: the rows before it exist already."""
 
 
-EngineEvent = DecodeEvent | FramesLost
+@dataclass(frozen=True)
+class FeatureRows:
+    """The next feature rows of a video, and how far the backbone has come."""
+
+    values: FeatureArray
+    """(M, F) float32; M may be 0."""
+    starts: NDArray[np.float64]
+    """(M,) seconds at which the rows start."""
+    frames: int
+    """Frames encoded since the last event."""
+    time: float
+    """Seconds: the time of the last of them."""
+
+
+class VideoLost(MstembaError):
+    """A video's rows are lost with the worker that computed them; the video can be tried again."""
+
+
+EngineEvent = Opened | FeatureRows | Restart | DecodeReport | MstembaError
+"""News of one video. A DecodeReport (after the last rows) or an error is the last of them."""
 
 
 class Engine(Protocol):
-    """Decodes videos and encodes batches, somewhere."""
+    """Decodes videos and runs their frames through a backbone."""
 
-    batch_size: int
-    """Samples in one forward pass."""
-    ahead: int
-    """Batches that keep every device busy."""
-
-    def decode(
-        self, requests: Iterator[tuple[K, DecodeRequest]], videos: int
-    ) -> Generator[tuple[K, EngineEvent]]:
-        """Decode at most so many videos as `decode_all` does; one may end with FramesLost, too."""
+    @property
+    def room(self) -> int:
+        """How many more videos can be started without waiting."""
         ...
 
-    def submit(self, batch: Batch) -> Future[FeatureArray]:
-        """Begin the forward pass of a batch; gives (samples, R, F).
+    def start(self, id: str, request: VideoRequest) -> None:
+        """Begin a video; waits for room if there is none and no other video is under way."""
+        ...
 
-        The future may raise FramesLost: the batch's videos are then to be decoded again.
+    def cancel(self, id: str) -> None:
+        """Give no more events of a video."""
+        ...
+
+    def next_event(self) -> tuple[str, EngineEvent]:
+        """Wait for the next event of any video under way.
+
+        Raises MstembaError for what is no single video's fault, as weights that cannot be loaded.
         """
         ...
 
     def close(self) -> None:
-        """Stop, without waiting for what was submitted and has not begun."""
+        """Stop at once, without finishing what is under way."""
         ...

@@ -1,190 +1,188 @@
-"""Where extraction is done: decoder processes and forward passes on this machine's devices."""
+"""Extraction on this machine: decoder processes, batches, and forward passes on its devices."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import sys
-import threading
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from array import array
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future
 
 import numpy as np
-import torch
 
-from mstemba.errors import MstembaError, UsageError
-from mstemba.extractors.feature_extractor import FeatureExtractor
+from mstemba.errors import MstembaError
+from mstemba.extractors.description import Description
 from mstemba.extractors.registry import Resolved
-from mstemba.extractors.windows import FeatureArray
+from mstemba.extractors.windows import FeatureArray, sampling
 from mstemba.pipeline import devices
-from mstemba.pipeline.decode.reader import DecodeRequest
-from mstemba.pipeline.decode.worker import decode_all
-from mstemba.pipeline.extract.batches import Batch, assemble
-from mstemba.pipeline.extract.engine import EngineEvent
+from mstemba.pipeline.decode.reader import DecodeReport, Opened, Restart
+from mstemba.pipeline.decode.worker import DecodeEvent, DecodePool
+from mstemba.pipeline.extract.batches import Batcher, FrameBatch, FrameBuffer
+from mstemba.pipeline.extract.engine import EngineEvent, FeatureRows, VideoRequest
+from mstemba.pipeline.extract.forward import ForwardPool
 from mstemba.pipeline.options import RunOptions
-from mstemba.pipeline.progress import Event, EventHandler
-from mstemba.records import FeatureSpec
-
-K = TypeVar("K")
-T = TypeVar("T")
+from mstemba.pipeline.progress import EventHandler
+from mstemba.records import FeatureSpec, Frames
 
 
 class LocalEngine:
-    """One thread a CPU core, or two a GPU, so that one copies while the other computes.
+    """Decoder processes and forward threads at work on several videos.
 
-    On a CPU each forward pass keeps to one thread. Two passes side by side are up to twice as fast
-    as one with two threads (measured: benchmarks/), do not stumble when a decoder takes a core
-    away, and their results do not depend on the number of threads.
+    The frames of all videos share the batches, so that many short clips are as fast as one long
+    film.
     """
 
     def __init__(
-        self, spec: FeatureSpec, backbone: Resolved, options: RunOptions, on_event: EventHandler
+        self,
+        spec: FeatureSpec,
+        backbone: Resolved,
+        options: RunOptions,
+        on_event: EventHandler,
+        *,
+        videos: int,
+        cores: int | None = None,
     ) -> None:
-        names = devices.all_devices(options.device)
-        on_cpu = names == ["cpu"]
-        workers = torch.get_num_threads() if on_cpu else 2 * len(names)
-        self._decoders = options.workers or decoders(
-            devices.cores(), None if on_cpu else len(names)
-        )
-        self._timeout = options.decode_timeout
-        self.batch_size = batch_size(backbone, options.batch_size, spec.window, on_cpu)
-        self.ahead = 2 * workers
+        """Start loading the backbone, and the decoders.
 
-        def load() -> Iterator[ForwardPass]:
-            encoders = [backbone.load(device, spec.precision) for device in names]
-            for device in names:
-                if device.startswith("cuda"):
-                    torch.cuda.synchronize(device)  # other streams are going to use the weights
-            return itertools.cycle([ForwardPass(e, spec.input_size, on_event) for e in encoders])
+        Args:
+            videos: how many videos there are: more decoders would only take cores from others.
+            cores: CPU cores that decoding may use; by default those of this process.
+        """
+        self._spec, self._about = spec, backbone.about
+        self._forward = ForwardPool(spec, backbone, options, on_event)
+        self._ahead = 2 * self._forward.threads  # batches that keep every device busy
+        length = sampling(self._about, spec.window, spec.stride).length
+        self._batcher = Batcher(self._forward.batch_size, length)
+        self._videos: dict[str, _VideoFrames] = {}
+        self._pending: deque[tuple[FrameBatch, Future[FeatureArray]]] = deque()
+        self._events: deque[tuple[str, EngineEvent]] = deque()
+        count = options.workers or decoders(cores or devices.cores(), self._forward.gpus)
+        self._decoders: DecodePool[str] = DecodePool(max(1, min(count, videos)), options.decode_timeout)
 
-        self._threads = torch.get_num_threads()
-        self._undo = contextlib.ExitStack()
-        self._undo.enter_context(exact_convolutions())
-        self._loaded = _in_background(load)  # the decoders start meanwhile
-        self._worker = threading.local()
-        self._pool = ThreadPoolExecutor(workers, "forward", initializer=self._start)
+    @property
+    def room(self) -> int:
+        """How many more videos can be started without waiting."""
+        return self._decoders.room
 
-    def _start(self) -> None:
-        """In a new thread of the pool."""
-        forward = next(self._loaded.result())
-        self._worker.forward = forward
-        self._worker.state = forward.prepare_thread()
+    def start(self, id: str, request: VideoRequest) -> None:
+        """Begin a video."""
+        while not self._decoders.room:  # what is left is being decoded for cancelled videos
+            self._take_decoded()
+        self._videos[id] = _VideoFrames(id, self._about, self._spec, request.first_row)
+        self._decoders.submit(id, request.decode)
 
-    def decode(
-        self, requests: Iterator[tuple[K, DecodeRequest]], videos: int
-    ) -> Generator[tuple[K, EngineEvent]]:
-        # Decoders without a video would only take threads from the others.
-        return decode_all(requests, min(self._decoders, videos), self._timeout)
+    def cancel(self, id: str) -> None:
+        """Give no more events of a video; its decoder runs to its end, and is not listened to."""
+        self._videos.pop(id, None)
+        self._events = deque(event for event in self._events if event[0] != id)
 
-    def submit(self, batch: Batch) -> Future[FeatureArray]:
-        self._loaded.result()  # what is wrong with the weights is nobody's batch's fault
-        return self._pool.submit(self._run, batch)
-
-    def _run(self, batch: Batch) -> FeatureArray:
-        forward: ForwardPass = self._worker.forward
-        return forward(batch, self._worker.state)
+    def next_event(self) -> tuple[str, EngineEvent]:
+        """Wait for the next event of any video under way."""
+        while not self._events:
+            if any(video.report is None for video in self._videos.values()):
+                self._take_decoded()
+            else:  # no more frames will come that could fill the last batch
+                self._submit(self._batcher.flush())
+                self._collect(0)
+        return self._events.popleft()
 
     def close(self) -> None:
-        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
-            # A thread that is inside torch while the interpreter ends takes the process down.
-            wait([self._loaded])
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(self._threads)
-        self._undo.close()
+        """Stop at once, without finishing what is under way."""
+        self._decoders.close()
+        self._forward.close()
 
+    def _take_decoded(self) -> None:
+        """Take the next event of the decoders."""
+        id, event = self._decoders.next_event()
+        if id in self._videos:  # otherwise it was cancelled
+            self._handle(self._videos[id], event)
+        self._collect(self._ahead)
 
-class ThreadState:
-    """What every thread that runs forward passes has for itself."""
+    def _handle(self, video: _VideoFrames, event: DecodeEvent) -> None:
+        """Take one event of a video's decoder."""
+        if isinstance(event, MstembaError):
+            self._end(video, event)
+            return
+        if isinstance(event, Opened):
+            self._events.append((video.id, event))
+        elif isinstance(event, Restart):
+            # Batches under way may still give features of the old frames; nobody owns them now.
+            video = self._videos[video.id] = _VideoFrames(video.id, self._about, self._spec)
+            self._events.append((video.id, event))
+        elif isinstance(event, Frames):
+            video.add(event)
+        else:
+            video.report = event
+        for frames in video.sampling.runs(video.buffer.end, ended=video.report is not None):
+            video.in_flight += self._batcher.samples(frames)
+            self._submit(self._batcher.add(video, video.buffer, frames))
+        video.buffer.forget(video.sampling.needed())
+        self._end_if_complete(video)
 
-    def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
-        self.stream = torch.cuda.Stream(device) if self._on_gpu else None  # type: ignore[no-untyped-call]
-        self._buffer: torch.Tensor | None = None
+    def _submit(self, batches: Iterable[FrameBatch]) -> None:
+        self._pending.extend((batch, self._forward.submit(batch)) for batch in batches)
 
-    def buffer(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """uint8 memory that the next call may give again; pinned for a GPU."""
-        if self._buffer is None or self._buffer.shape != shape:
+    def _collect(self, allowed: int) -> None:
+        """Give finished batches' features to their videos; wait while more than `allowed` are not
+        finished."""
+        while self._pending and (len(self._pending) > allowed or self._pending[0][1].done()):
+            batch, future = self._pending.popleft()
+            owners = [owner for owner in batch.owners if self._videos.get(owner[0].id) is owner[0]]
             try:
-                self._buffer = torch.empty(shape, dtype=torch.uint8, pin_memory=self._on_gpu)
-            except RuntimeError:
-                raise UsageError(
-                    f"no memory for a batch of {shape[0]} x {shape[1]} frames: "
-                    f"try a smaller --batch-size or --window"
-                ) from None
-        return self._buffer
+                features = future.result()
+            except MstembaError as error:
+                for video in {video.id: video for video, *_ in owners}.values():
+                    self._end(video, error)
+                continue
+            for video, samples, reached in owners:
+                self._events.append((video.id, video.rows(features[samples], reached)))
+                self._end_if_complete(video)
+
+    def _end_if_complete(self, video: _VideoFrames) -> None:
+        if video.report is not None and not video.in_flight:
+            self._events.append((video.id, video.last_rows()))
+            self._end(video, video.report)
+
+    def _end(self, video: _VideoFrames, event: DecodeReport | MstembaError) -> None:
+        del self._videos[video.id]
+        self._events.append((video.id, event))
 
 
-class ForwardPass:
-    """Batches through one device's backbone, whatever fits into its memory."""
+class _VideoFrames:
+    """The frames of one video between its decoder and the backbone."""
 
-    def __init__(self, encoder: FeatureExtractor, size: int, on_event: EventHandler) -> None:
-        self._encoder = encoder
-        self._size = size
-        self._listen = on_event
-        self._most: int | None = None  # samples, once the device's memory was too small
+    def __init__(self, id: str, about: Description, spec: FeatureSpec, row: int = 0) -> None:
+        self.id = id
+        self.sampling = sampling(about, spec.window, spec.stride, row)
+        self.buffer = FrameBuffer(self.sampling.first)
+        self.report: DecodeReport | None = None
+        self.in_flight = 0
+        """Samples whose features have not come yet."""
+        self._stride = spec.stride
+        self._row = row
+        self._first = self._reached = self.sampling.first
+        self._times = array("d")
 
-    def prepare_thread(self) -> ThreadState:
-        device = self._encoder.device
-        if device.type == "cpu":
-            torch.set_num_threads(1)  # of this thread, and until `close` of new ones
-        return ThreadState(device)
+    def add(self, frames: Frames) -> None:
+        """Take the next decoded frames."""
+        self.buffer.add(frames.images, len(frames.times))
+        self._times.extend(frames.times)
 
-    def __call__(self, batch: Batch, state: ThreadState) -> FeatureArray:
-        """(samples, R, F) of a batch whose blocks are arrays.
+    def rows(self, features: FeatureArray, reached: int) -> FeatureRows:
+        """Return the rows that the next (N, R, F) features complete, up to frame `reached`."""
+        self.in_flight -= len(features)
+        frames, self._reached = reached - self._reached, reached
+        return self._rows(self.sampling.rows(features), frames)
 
-        Raises MstembaError when not even one sample fits into the device's memory.
-        """
-        size = self._size
-        frames = state.buffer((batch.capacity, batch.length, size, size, 3))
-        assemble(batch.pieces, frames.numpy().reshape(-1, size, size, 3))
-        with torch.cuda.stream(state.stream):
-            return self._encode(frames)[: batch.samples]
+    def last_rows(self) -> FeatureRows:
+        """Return the rows that are left after the last features."""
+        return self._rows(self.sampling.finish(), 0)
 
-    def _encode(self, frames: torch.Tensor) -> FeatureArray:
-        most = self._most or len(frames)
-        try:
-            return np.concatenate([self._encoder(part) for part in frames.split(most)])  # type: ignore[no-untyped-call]
-        except torch.OutOfMemoryError:
-            pass  # outside the handler: the exception holds on to the memory of the failed pass
-        if most == 1:
-            raise MstembaError(
-                f"{self._encoder.device} has not enough memory for one sample of this backbone: "
-                f"try --precision bfloat16, another --device or a smaller backbone"
-            )
-        self._most = most // 2
-        if self._encoder.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self._listen(
-            Event(
-                "extract",
-                f"{self._encoder.device} has not enough memory for {most} samples at once: "
-                f"going on with {self._most}",
-                warning=True,
-            )
-        )
-        return self._encode(frames)
-
-
-def _in_background(load: Callable[[], T]) -> Future[T]:
-    """Run something in a thread that Ctrl-C does not wait for: it may be a download."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(load())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="load", daemon=True).start()
-    return future
-
-
-@contextlib.contextmanager
-def exact_convolutions() -> Iterator[None]:
-    """float32 convolutions of cuDNN are computed in float32, and not in TF32, its default."""
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
+    def _rows(self, values: FeatureArray, frames: int) -> FeatureRows:
+        first = self._row * self._stride - self._first
+        starts = self._times[first : first + len(values) * self._stride : self._stride]
+        self._row += len(values)
+        time = self._times[self._reached - self._first - 1] if self._reached > self._first else 0.0
+        return FeatureRows(values, np.array(starts), frames, time)
 
 
 def decoders(cores: int, gpus: int | None) -> int:
@@ -193,13 +191,3 @@ def decoders(cores: int, gpus: int | None) -> int:
     One core decodes about as many frames as three cores encode with a small backbone.
     """
     return max(1, cores // 4) if gpus is None else max(1, min(cores - 1, 16 * gpus))
-
-
-def batch_size(backbone: Resolved, frames: int | None, window: int, on_cpu: bool) -> int:
-    """Samples in a forward pass, from the frames that the user asked for."""
-    about = backbone.about
-    if about.kind == "whole-clip":
-        return 1
-    if frames is None:
-        return about.cpu_batch if on_cpu else about.gpu_batch
-    return frames if about.kind == "image" else max(1, frames // window)

@@ -1,8 +1,9 @@
-"""Extraction on a Ray cluster: decoders on its CPUs, forward passes on its GPUs, one writer here.
+"""Extraction on a Ray cluster: one actor a GPU, or one for a few CPUs, each with a local engine.
 
-Decoded frames go from a decoder to a forward pass through Ray's object store; this process sees
-references to them, hands those out in batches, and writes the features. Batches have the sizes
-that they have on one machine, so that the store is the same.
+An actor decodes and encodes whole videos; only their feature rows travel to this process, which
+alone writes the store. Batches have the sizes that they have on one machine, so that the features
+are the same. Ray places the actors and restarts those that die; the videos of a lost actor are
+tried again.
 
 Every node needs mstemba, the videos and a `--weights` file under the same paths as here. Published
 weights are fetched by each node.
@@ -15,32 +16,25 @@ import logging
 import os
 import queue
 import socket
-import threading
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from functools import partial
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
 
-from mstemba.errors import DecodeError, MstembaError, UsageError
+from mstemba.errors import MstembaError, UsageError
 from mstemba.extractors.registry import Resolved
 from mstemba.extractors.weights import first_line
-from mstemba.extractors.windows import FeatureArray
 from mstemba.pipeline import devices
 from mstemba.pipeline.caching.keys import file_sha256
-from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest
-from mstemba.pipeline.decode.worker import decode_all
-from mstemba.pipeline.extract.batches import Batch
-from mstemba.pipeline.extract.crew import PATIENCE, Crew, Room, Worker, no_room, own
-from mstemba.pipeline.extract.engine import EngineEvent, FramesLost
-from mstemba.pipeline.extract.local_engine import LocalEngine, batch_size
+from mstemba.pipeline.decode.reader import DecodeReport
+from mstemba.pipeline.extract.engine import EngineEvent, VideoLost, VideoRequest
+from mstemba.pipeline.extract.local_engine import LocalEngine
 from mstemba.pipeline.options import RunOptions
-from mstemba.pipeline.progress import EventHandler, ignore_events
-from mstemba.records import FeatureSpec, Frames
+from mstemba.pipeline.progress import Event, EventHandler, ignore_events
+from mstemba.records import FeatureSpec
 
 try:
     import ray
@@ -48,218 +42,306 @@ try:
 except ImportError:
     raise UsageError("--engine ray: Ray is not installed: pip install 'mstemba[ray]'") from None
 
-K = TypeVar("K")
+# CPU cores of an actor that runs on CPUs: small enough to fit into what others leave of a node.
+_CORES = 4
+# Seconds in which the first actor must be ready: placed, torch imported, weights loaded.
+_PATIENCE = 300.0
+# Seconds that the head of a cluster may take to answer; Ray itself would try for ten minutes.
+_CONNECT = 5.0
+# Events of one actor that wait for this process.
+_EVENTS_AHEAD = 64
 
 _remote: Any = ray.remote  # its types do not know all of its options
 
-# Batches that a forward worker has at once: the frames of one are fetched, or copied to the GPU,
-# while another is computed.
-_IN_FLIGHT = 2
-# Objects of one decoder that wait for this process; a block of frames is two, its times the first.
-_WAITING = 4
-# How often a batch whose worker died goes to another one.
-_TRIES = 5
-# Seconds that fetching the frames of one batch from other nodes may take.
-_FETCH = 120.0
-# Seconds between two looks for decoders that have just come up.
-_GLANCE = 0.5
-# Seconds that the head of a cluster may take to answer; Ray itself would try for ten minutes.
-_CONNECT = 5.0
-
-
-class RemoteFrames(Frames):
-    """Frames in Ray's object store: `images` is a reference to them."""
-
-    def __post_init__(self) -> None:
-        pass  # the shape was checked where the frames were made
-
 
 class RayEngine:
-    """Decoders and forward passes as Ray actors, one forward actor a GPU.
-
-    Without GPUs each forward actor has one CPU and computes with one thread.
-    """
+    """Extraction actors on the nodes of a cluster."""
 
     def __init__(
-        self, spec: FeatureSpec, backbone: Resolved, options: RunOptions, on_event: EventHandler
+        self,
+        spec: FeatureSpec,
+        backbone: Resolved,
+        options: RunOptions,
+        on_event: EventHandler,
+        *,
+        videos: int,
     ) -> None:
+        """Start the actors, and wait until one of them is ready.
+
+        Raises:
+            UsageError: no cluster, no room in it, or weights that a node does not have.
+        """
+        self._on_event = on_event
+        self._events: deque[tuple[str, EngineEvent]] = deque()
+        self._actors: list[_Actor] = []
+        if backbone.file:
+            backbone = replace(backbone, weights=backbone.file)  # nodes have other folders
         with contextlib.ExitStack() as stack:
             stack.enter_context(_connected(options.address))
-            room = _room(options)
-            self.batch_size = batch_size(
-                backbone, options.batch_size, spec.window, on_cpu=not room.gpus
-            )
-            self.ahead = _IN_FLIGHT * room.forward
-            self._pool = stack.enter_context(ThreadPoolExecutor(self.ahead, "batch"))
-            if backbone.file:
-                backbone = replace(backbone, weights=backbone.file)  # nodes have other folders
-            forward = _remote(max_concurrency=_IN_FLIGHT, **_for_forward(room))(ForwardActor)
-            decoder = _remote(**_on_cpu(room))(DecodeActor)
-            hire = partial(_hire, forward, spec, backbone, replace(options, device=room.device))
-            changed = threading.Condition()
-            self._forward = Crew("forward worker", _IN_FLIGHT, hire, ray.kill, on_event, changed)
-            stack.callback(self._forward.close)
-            hire = partial(_hire, decoder, options.decode_timeout)
-            self._decoders = Crew("decoder", 1, hire, ray.kill, on_event, changed)
-            stack.callback(self._decoders.close)
-            if not room.gpus:
-                self._forward.rival, self._decoders.rival = self._decoders, self._forward
-            # One of each before the others: in a cluster that is half full, neither kind must
-            # take all the room there is.
-            crews = (self._forward, room.forward), (self._decoders, room.decoders)
-            for crew, _ in crews:
-                crew.grow(1)
-            for crew, count in crews:
-                crew.give(crew.take())
-                crew.grow(count - 1)
+            stack.callback(self._kill_all)
+            for resources in _actor_resources(options)[:videos]:
+                chosen = replace(options, device=_device(resources))
+                handle = (
+                    _remote(ExtractionActor)
+                    .options(max_restarts=-1, max_concurrency=2, **resources)
+                    .remote(spec, backbone, chosen, resources["num_cpus"])
+                )
+                self._actors.append(_Actor(handle))
+            self._wait_for_room()
             self._stack = stack.pop_all()
 
-    def decode(
-        self, requests: Iterator[tuple[K, DecodeRequest]], videos: int
-    ) -> Generator[tuple[K, EngineEvent]]:
-        streams: dict[Any, tuple[K, Worker]] = {}
-        more = True
-        try:
-            while True:
-                while more and (
-                    worker := self._decoders.free() if streams else self._decoders.take()
-                ):
-                    item = next(requests, None)
-                    if item is None:
-                        more = False
-                        self._decoders.give(worker)
-                    else:
-                        streams[_stream(worker, item[1])] = item[0], worker
-                if not streams:
-                    return
-                ready, _ = ray.wait(
-                    list(streams), timeout=_GLANCE if more else None, fetch_local=False
-                )
-                for stream in ready:
-                    key, worker = streams.pop(stream)
-                    event = self._next(stream, worker)
-                    if isinstance(event, (DecodeReport, DecodeError, FramesLost)):
-                        self._decoders.give(worker)
-                    else:
-                        streams[stream] = key, worker  # behind the others: each has its turn
-                    yield key, event
-        finally:
-            for _, worker in streams.values():
-                self._decoders.replace(worker)  # the only way to stop it
+    @property
+    def room(self) -> int:
+        """How many more videos can be started without waiting."""
+        return sum(actor.room for actor in self._actors)
 
-    def _next(self, stream: Any, worker: Worker) -> EngineEvent:
-        try:
-            event: Any = ray.get(next(stream))
-            return RemoteFrames(next(stream), event) if isinstance(event, np.ndarray) else event
-        except RayTaskError as error:
-            raise own(error) from None
-        except (RayError, StopIteration) as error:
-            self._decoders.lost(worker, error)
-            return FramesLost(f"its decoder on {worker.where} is gone")
+    def start(self, id: str, request: VideoRequest) -> None:
+        """Begin a video on the actor that has the most room."""
+        self._wait_for_room()
+        actor = max(self._actors, key=lambda actor: actor.room)
+        decode = request.decode
+        # Of a node's cores an actor's decoder has one; nodes have other current folders.
+        decode = replace(decode, path=decode.path.absolute(), threads=decode.threads or 1)
+        actor.videos.add(id)
+        actor.handle.start.remote(id, replace(request, decode=decode))
 
-    def submit(self, batch: Batch) -> Future[FeatureArray]:
-        return self._pool.submit(self._run, replace(batch, owners=[]))  # those stay here
+    def cancel(self, id: str) -> None:
+        """Give no more events of a video."""
+        for actor in self._actors:
+            if id in actor.videos:
+                actor.videos.discard(id)
+                actor.handle.cancel.remote(id)
 
-    def _run(self, batch: Batch) -> FeatureArray:
-        for _ in range(_TRIES):
-            worker = self._forward.take()
-            try:
-                features: FeatureArray = ray.get(worker.actor.encode.remote(batch))
-                return features
-            except RayTaskError as error:
-                raise own(error) from None
-            except RayError as error:
-                self._forward.lost(worker, error)
-            finally:
-                self._forward.give(worker)
-        raise MstembaError(
-            f"{_TRIES} forward workers died of the same batch, the last one on {worker.where}: "
-            f"they may have too little memory; try a smaller --batch-size"
-        )
+    def next_event(self) -> tuple[str, EngineEvent]:
+        """Wait for the next event of any video under way."""
+        while not self._events:
+            self._wait(None)
+        return self._events.popleft()
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Stop at once, without finishing what is under way."""
         self._stack.close()
 
+    def _wait_for_room(self) -> None:
+        """Wait until an actor takes a video. Raises UsageError when none does for too long."""
+        while not self.room and not any(actor.videos for actor in self._actors):
+            if not self._wait(_PATIENCE):
+                raise _no_room()
 
-def fast_precision(options: RunOptions) -> str:
-    """The smallest type that the machines which compute have instructions for."""
-    if options.address is None and not ray.is_initialized():
-        return devices.fast_precision(options.device)  # it will be this machine
-    with _connected(options.address):
-        room = _room(options)
-        ask = _remote(**_for_forward(room))(devices.fast_precision)
-        try:
-            precision: str = ray.get(ask.remote(room.device), timeout=PATIENCE)
-        except RayTaskError as error:
-            raise own(error) from None
-        except RayError:
-            raise no_room("forward worker") from None
-        return precision
-
-
-class DecodeActor:
-    """Decodes one video at a time, by a decoder process that it keeps."""
-
-    def __init__(self, timeout: float) -> None:
-        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._events = decode_all(iter(self._requests.get, None), 1, timeout)
-
-    def start(self) -> str:
-        return _here()
-
-    def decode(self, request: DecodeRequest) -> Iterator[Any]:
-        """The video's events; of Frames the times, and then the images."""
-        self._requests.put((None, request))
-        for _, event in self._events:
-            if isinstance(event, Frames):
-                yield event.times
-                yield event.images
+    def _wait(self, timeout: float | None) -> bool:
+        """Take news of one actor; False when there is none within `timeout` seconds."""
+        waiting = {actor.reference: actor for actor in self._actors}
+        done, _ = ray.wait(list(waiting), timeout=timeout, fetch_local=False)
+        for reference in done:
+            actor = waiting[reference]
+            self._actors.remove(actor)
+            try:
+                if actor.stream is None:
+                    actor.listen(*ray.get(reference))
+                else:
+                    self._take(actor, *ray.get(next(actor.stream)))
+            except (RayError, StopIteration) as error:
+                if actor.stream is None:
+                    self._give_up(error)
+                elif isinstance(error, RayTaskError):
+                    raise _cause(error) from None
+                else:
+                    self._restart(actor, error)
             else:
-                yield event
-            if isinstance(event, (DecodeReport, DecodeError)):
-                return
+                self._actors.append(actor)  # behind the others: each has its turn
+        return bool(done)
+
+    def _take(self, actor: _Actor, id: str, event: EngineEvent) -> None:
+        if id in actor.videos:  # otherwise it was cancelled
+            if isinstance(event, (DecodeReport, MstembaError)):
+                actor.videos.discard(id)
+            self._events.append((id, event))
+
+    def _give_up(self, error: BaseException) -> None:
+        """Do without an actor that could not start."""
+        cause = _cause(error)
+        reason = str(cause) if isinstance(cause, MstembaError) else first_line(error)
+        if self._actors:
+            message = f"a worker did not start: {reason}"
+            self._on_event(Event("extract", message, warning=True))
+            return
+        if isinstance(cause, MstembaError):
+            raise cause
+        raise UsageError(
+            f"no worker could be started on the Ray cluster: {reason}. "
+            f"Every node needs mstemba[ray], installed as here"
+        )
+
+    def _restart(self, actor: _Actor, error: BaseException) -> None:
+        """Report the videos of an actor that died as lost; Ray starts it again where it can."""
+        name = type(error).__name__
+        message = f"lost the worker on {actor.place} ({name}): starting it again if there is room"
+        self._on_event(Event("extract", message, warning=True))
+        lost = VideoLost(f"its worker on {actor.place} is lost")
+        self._events.extend((id, lost) for id in actor.videos)
+        self._actors.append(_Actor(actor.handle))
+
+    def _kill_all(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor.handle)
 
 
-class ForwardActor:
-    """One device's forward passes: a local engine that fetches the frames first."""
+@dataclass(eq=False)
+class _Actor:
+    """An extraction actor as this process sees it."""
 
-    def __init__(self, spec: FeatureSpec, backbone: Resolved, options: RunOptions) -> None:
-        self._spec, self._backbone, self._options = spec, backbone, options
+    handle: Any
+    capacity: int = 0
+    """Videos that it takes at once; 0 until it is ready."""
+    place: str = ""
+    stream: Any = None
+    """Its events, once it is ready."""
+    videos: set[str] = field(default_factory=set)
+    """Ids of the videos that it is working on."""
 
-    def start(self) -> str:
-        """Load the backbone. Raises UsageError when its weights are not on this node."""
-        backbone = self._backbone
-        kind, _, sha = backbone.identity.partition(":")
+    def __post_init__(self) -> None:
+        self._ready = self.handle.ready.remote()
+
+    @property
+    def reference(self) -> Any:
+        """What Ray can wait for: that the actor is ready, then its next event."""
+        return self._ready if self.stream is None else self.stream
+
+    @property
+    def room(self) -> int:
+        return self.capacity - len(self.videos)
+
+    def listen(self, place: str, capacity: int) -> None:
+        """Take events from the actor, which is ready."""
+        self.place, self.capacity = place, capacity
+        events = self.handle.events.options(
+            num_returns="streaming", _generator_backpressure_num_objects=_EVENTS_AHEAD
+        )
+        self.stream = events.remote()
+
+
+class ExtractionActor:
+    """A local engine in an actor: `start` and `cancel` are called while `events` runs."""
+
+    def __init__(
+        self, spec: FeatureSpec, backbone: Resolved, options: RunOptions, cores: int
+    ) -> None:
+        self._spec, self._backbone = spec, backbone
+        self._options, self._cores = options, cores
+        self._requests: queue.SimpleQueue[tuple[str, VideoRequest | None]] = queue.SimpleQueue()
+
+    @ray.method(max_task_retries=-1)
+    def ready(self) -> tuple[str, int]:
+        """Load the backbone; return where it is and how many videos the engine takes.
+
+        Raises:
+            UsageError: the weights are not on this node.
+        """
+        place = f"{socket.gethostname()} (process {os.getpid()})"
+        kind, _, sha = self._backbone.identity.partition(":")
         if kind == "sha256":
-            file = Path(backbone.weights)
+            file = Path(self._backbone.weights)
             found = file_sha256(file)[:8] if file.is_file() else "no such file"
             if not sha.startswith(found):
                 raise UsageError(
-                    f"{file} on {_here()}: {found}, expected {sha[:8]} (SHA-256): the weights have "
+                    f"{file} on {place}: {found}, expected {sha[:8]} (SHA-256): the weights have "
                     f"to be there on every node of the cluster"
                 )
-        torch.set_num_threads(1)  # on a CPU, one a worker
-        self._engine = LocalEngine(self._spec, backbone, self._options, ignore_events)
-        return _here()
+        torch.set_num_threads(self._cores)
+        self._engine = LocalEngine(
+            self._spec,
+            self._backbone,
+            self._options,
+            ignore_events,
+            videos=1_000_000,
+            cores=self._cores,
+        )
+        return place, self._engine.room
 
-    def encode(self, batch: Batch) -> FeatureArray:
-        """(samples, R, F) of a batch of references. Raises FramesLost."""
+    def start(self, id: str, request: VideoRequest) -> None:
+        """Begin a video."""
+        self._requests.put((id, request))
+
+    def cancel(self, id: str) -> None:
+        """Give no more events of a video."""
+        self._requests.put((id, None))
+
+    def events(self) -> Iterator[tuple[str, EngineEvent]]:
+        """Yield the events of all videos, without end."""
+        under_way: set[str] = set()
+        while True:
+            while not under_way or not self._requests.empty():
+                id, request = self._requests.get()
+                if request is None:
+                    self._engine.cancel(id)
+                    under_way.discard(id)
+                else:
+                    self._engine.start(id, request)
+                    under_way.add(id)
+            id, event = self._engine.next_event()
+            if isinstance(event, (DecodeReport, MstembaError)):
+                under_way.discard(id)
+            yield id, event
+
+
+def fast_precision(options: RunOptions) -> str:
+    """Return the smallest type that the machines which compute have instructions for."""
+    if options.address is None and not ray.is_initialized():
+        return devices.fast_precision(options.device)  # it will be this machine
+    with _connected(options.address):
+        resources = _actor_resources(options)[0]
+        ask = _remote(**resources)(devices.fast_precision)
         try:
-            blocks = ray.get([piece.block for piece in batch.pieces], timeout=_FETCH)
-        except RayError as error:  # whatever it is, the frames are not to be had
-            raise FramesLost(f"decoded frames were lost ({type(error).__name__})") from None
-        pieces = [
-            replace(piece, block=block) for piece, block in zip(batch.pieces, blocks, strict=True)
+            precision: str = ray.get(ask.remote(_device(resources)), timeout=_PATIENCE)
+        except RayTaskError as error:
+            raise _cause(error) from None
+        except RayError:
+            raise _no_room() from None
+        return precision
+
+
+def _actor_resources(options: RunOptions) -> list[dict[str, Any]]:
+    """Return what each actor takes: a GPU and its share of the node's CPUs, or a few CPUs.
+
+    Raises:
+        UsageError: there is nothing to compute with, or no device of that name.
+    """
+    if options.device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {options.device} with --engine ray: expected auto, cpu or cuda")
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    counts = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
+    cpus, gpus = (sum(count) for count in zip(*counts, strict=True))
+    if not cpus or (options.device == "cuda" and not gpus):
+        raise UsageError(
+            f"the Ray cluster has {cpus} CPUs and {gpus} GPUs: decoding takes a CPU, and "
+            f"--device cuda a GPU. Add nodes that have them (`ray start --address HOST:PORT`)"
+        )
+    if gpus and options.device != "cpu":
+        return [
+            {"num_gpus": 1, "num_cpus": max(1, cores // here)}
+            for cores, here in counts
+            for _ in range(here)
+            if cores
         ]
-        return self._engine.submit(replace(batch, pieces=pieces)).result()
+    spread = {"num_gpus": 0, "scheduling_strategy": "SPREAD"}
+    return [
+        {**spread, "num_cpus": min(_CORES, cores - first)}
+        for cores, _ in counts
+        for first in range(0, cores, _CORES)
+    ]
+
+
+def _device(resources: dict[str, Any]) -> str:
+    """Return the device of an actor, which sees its own GPU and no other."""
+    return "cuda" if resources["num_gpus"] else "cpu"
 
 
 @contextlib.contextmanager
 def _connected(address: str | None) -> Iterator[None]:
-    """Within a Ray cluster: the one this process is in already, or else the one at `address`.
+    """Join the cluster that this process is in already, or else the one at `address`.
 
-    Raises UsageError when none is there.
+    Raises:
+        UsageError: there is no cluster.
     """
     if ray.is_initialized():
         yield
@@ -269,7 +351,7 @@ def _connected(address: str | None) -> Iterator[None]:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked for it
         ray.init("local", num_cpus=devices.cores(), include_dashboard=False, **quiet)
     else:
-        _knock(address)
+        _check_listening(address)
         try:
             ray.init(address, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
@@ -280,10 +362,10 @@ def _connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raise UsageError when nobody listens at an address."""
+def _check_listening(address: str) -> None:
+    """Raise UsageError when nothing listens at an address."""
     if address.startswith("ray://"):
-        raise _no_cluster(address, "Ray's client cannot stream frames")
+        raise _no_cluster(address, "Ray's client cannot stream results")
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", address)
     host, _, port = address.rpartition(":")
@@ -301,33 +383,14 @@ def _no_cluster(address: str, reason: str) -> UsageError:
     )
 
 
-def _room(options: RunOptions) -> Room:
-    return Room.of(ray.cluster_resources(), options)  # type: ignore[no-untyped-call]
-
-
-def _for_forward(room: Room) -> dict[str, Any]:
-    """Resources of a forward worker."""
-    return {"num_cpus": 0, "num_gpus": 1} if room.gpus else _on_cpu(room)
-
-
-def _on_cpu(room: Room) -> dict[str, Any]:
-    return {"num_cpus": room.cpus, "scheduling_strategy": "SPREAD"}
-
-
-def _hire(actor_class: Any, *arguments: Any) -> tuple[Any, Future[str]]:
-    actor = actor_class.remote(*arguments)
-    return actor, actor.start.remote().future()
-
-
-def _stream(worker: Worker, request: DecodeRequest) -> Any:
-    """Begin a video; gives the generator of references to its events."""
-    # Of a node's cores the decoder has one, and its own folder to be in.
-    request = replace(request, path=request.path.absolute(), threads=request.threads or 1)
-    method = worker.actor.decode.options(
-        num_returns="streaming", _generator_backpressure_num_objects=_WAITING
+def _no_room() -> UsageError:
+    return UsageError(
+        f"no worker of the Ray cluster was ready within {_PATIENCE:.0f} s: if `ray status` says "
+        f"that all CPUs or GPUs are in use, wait for them or add nodes"
     )
-    return method.remote(request)
 
 
-def _here() -> str:
-    return f"{socket.gethostname()} (process {os.getpid()})"
+def _cause(error: BaseException) -> BaseException:
+    """Return the error of mstemba that was raised in an actor, or what Ray made of another one."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, MstembaError) else error

@@ -1,40 +1,45 @@
-"""Videos that need features: decoded frames in, rows of features into the store.
-
-Decoding, forward passes and writing go on at the same time. The frames of all videos share the
-batches, so that a thousand short clips go as fast as one long film, and what the passes give back
-is dealt out to the videos again.
-"""
+"""The main loop of an extraction: claim videos, start them in an engine, write their rows."""
 
 from __future__ import annotations
 
-import contextlib
-from array import array
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
 
 import numpy as np
 
-from mstemba.errors import DecodeError, MstembaError, StoreError
+from mstemba.errors import MstembaError, StoreError
 from mstemba.extractors.description import Description
-from mstemba.extractors.windows import FeatureArray, sampling
+from mstemba.extractors.windows import sampling
 from mstemba.pipeline.caching.locks import EntryLock, StoreLocks
-from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart, Resume
-from mstemba.pipeline.extract.batches import Batch, Batcher, FrameBuffer
-from mstemba.pipeline.extract.engine import Engine, EngineEvent, FramesLost
+from mstemba.pipeline.decode.reader import (
+    DecodeReport,
+    DecodeRequest,
+    Opened,
+    Restart,
+    Resume,
+)
+from mstemba.pipeline.extract.engine import (
+    Engine,
+    EngineEvent,
+    FeatureRows,
+    VideoLost,
+    VideoRequest,
+)
 from mstemba.pipeline.extract.jobs import ExtractResult, Job
 from mstemba.pipeline.features.store import EntryWriter, FeatureStore, Unfinished
 from mstemba.pipeline.progress import Event, EventHandler, ProgressReporter
-from mstemba.records import Frames
 
 # Frames in one message of a decoder.
 _BLOCK = 32
-# How often a video is begun again whose frames were lost with a machine.
-_MOST_LOSSES = 5
+# How often a video is tried again whose rows were lost with a worker.
+_MAX_RETRIES = 5
 
 
 class ExtractionRunner:
-    """One extraction of the videos that need features into one store."""
+    """Extracts the videos of one command into one store.
+
+    Other processes may work on the same store: each video is claimed by a lock before it is
+    started, and videos that others have claimed come last.
+    """
 
     def __init__(
         self,
@@ -45,275 +50,176 @@ class ExtractionRunner:
         result: ExtractResult,
     ) -> None:
         self._store, self._about, self._engine = store, about, engine
-        self._listen, self._result = on_event, result
-        self._claims = StoreLocks(store.root)
-        self._tracks: dict[str, VideoExtraction] = {}
-        self._elsewhere: list[Job] = []
-        self._found_done: list[str] = []
-        self._lost: list[Job] = []
-        self._losses: Counter[str] = Counter()
-        self._pending: deque[tuple[Batch, Future[FeatureArray]]] = deque()
-        length = sampling(about, store.spec.window, store.spec.stride).length
-        self._batcher = Batcher(engine.batch_size, length)
+        self._on_event, self._result = on_event, result
+        self._locks = StoreLocks(store.root)
+        self._todo: deque[Job] = deque()
+        self._claimed_elsewhere: list[Job] = []
+        self._videos: dict[str, VideoExtraction] = {}
+        self._retries: Counter[str] = Counter()
 
     def run(self, jobs: list[Job]) -> None:
-        """Make these entries; what became of each goes into the result."""
-        self._progress = _Progress(jobs, self._listen)
+        """Extract these videos, and record in the result what became of each."""
+        self._progress = _Progress(jobs, self._on_event)
+        self._todo.extend(jobs)
         try:
-            self._pass_over(jobs)
-            while self._lost or self._elsewhere:
-                while self._lost:
-                    jobs, self._lost = self._lost, []
-                    self._pass_over(jobs)
-                if self._elsewhere:
-                    jobs, self._elsewhere = self._elsewhere, []
-                    self._listen(Event("extract", _waiting_for(jobs)))
-                    self._claims.wait(*(job.id for job in jobs)).release()
-                    self._pass_over(jobs)
+            while self._todo or self._videos or self._claimed_elsewhere:
+                while self._todo and (self._engine.room or not self._videos):
+                    self._claim(self._todo.popleft())
+                if self._videos:
+                    self._handle(*self._engine.next_event())
+                elif self._claimed_elsewhere:
+                    self._wait_for_others()
         finally:
-            for _, future in self._pending:
-                future.cancel()
-            for track in self._tracks.values():
-                track.claim.release()
+            for video in self._videos.values():
+                video.lock.release()
 
-    def _pass_over(self, jobs: list[Job]) -> None:
-        with contextlib.closing(self._engine.decode(self._requests(jobs), len(jobs))) as events:
-            for id, event in events:
-                if id in self._tracks:  # else it has failed; what still comes is passed over
-                    self._handle(id, event)
-                self._collect(self._engine.ahead)
-        self._submit(self._batcher.flush())
-        self._collect(0)
-        while self._found_done:
-            self._result.cached.append(self._found_done.pop())
-            self._progress.video(self._result.cached[-1])
+    def _claim(self, job: Job) -> None:
+        """Start a video, unless another process has claimed or finished it."""
+        lock = self._locks.take(job.id)
+        if lock is None:
+            self._claimed_elsewhere.append(job)
+        elif self._is_finished(job):
+            lock.release()
+            self._result.cached.append(job.id)
+            self._progress.finished(job.id)
+        else:
+            video = VideoExtraction(job, lock, self._store, self._about)
+            self._videos[job.id] = video
+            self._engine.start(job.id, video.request)
 
-    def _requests(self, jobs: Iterable[Job]) -> Iterator[tuple[str, DecodeRequest]]:
-        """What to decode, claimed one by one as the decoders ask for more, in their threads."""
-        spec = self._store.spec
-        for job in jobs:
-            claim = self._claims.take(job.id)
-            if claim is None:
-                self._elsewhere.append(job)
-                continue
-            if self._made_meanwhile(job):
-                claim.release()
-                self._found_done.append(job.id)
-                continue
-            unfinished = self._store.unfinished(job.id, job.key)
-            track = VideoExtraction(job, claim, self._store, self._about, unfinished)
-            self._tracks[job.id] = track
-            yield (
-                job.id,
-                DecodeRequest(
-                    job.path,
-                    spec.input_size,
-                    spec.short_side,
-                    spec.frame_step,
-                    _BLOCK,
-                    spec.decoder,
-                    resume=track.resume,
-                ),
-            )
-
-    def _made_meanwhile(self, job: Job) -> bool:
+    def _is_finished(self, job: Job) -> bool:
         try:
             entry = self._store.entry(job.id)
         except StoreError:
             return False
         return entry is not None and entry["key"] == job.key
 
-    @contextlib.contextmanager
-    def _charged_to(self, track: VideoExtraction) -> Iterator[None]:
-        """What goes wrong is this video's failure, and no other's."""
-        try:
-            yield
-        except MstembaError as error:
-            self._fail(track.job.id, error)
+    def _wait_for_others(self) -> None:
+        """Wait until one of the videos that other processes have claimed is free."""
+        jobs, self._claimed_elsewhere = self._claimed_elsewhere, []
+        others = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+        message = f"waiting for another process, which is extracting {jobs[0].id}{others}"
+        self._on_event(Event("extract", message))
+        self._locks.wait(*(job.id for job in jobs)).release()
+        self._todo.extend(jobs)
 
     def _handle(self, id: str, event: EngineEvent) -> None:
-        """One event of one video."""
-        with self._charged_to(self._tracks[id]):
-            self._take(self._tracks[id], event)
-        track = self._tracks.get(id)
-        if track is not None:
-            # An error here, as of the backbone's weights, is no video's.
-            self._encode(track)
-            with self._charged_to(track):
-                self._finish_if_whole(track)
+        """Take one event of one video. What goes wrong is that video's failure, and no other's."""
+        video = self._videos[id]
+        try:
+            if isinstance(event, VideoLost):
+                self._retry(video, event)
+            elif isinstance(event, MstembaError):
+                self._fail(video, event)
+            elif isinstance(event, Opened):
+                video.decoder = event.decoder
+                self._progress.opened(id, event.seconds)
+            elif isinstance(event, Restart):
+                video.restart(event.decoder)
+            elif isinstance(event, FeatureRows):
+                video.write(event)
+                self._result.frames += event.frames
+                self._progress.encoded(id, event)
+            else:
+                self._finish(video, event)
+        except MstembaError as error:
+            self._engine.cancel(id)
+            self._fail(video, error)
 
-    def _take(self, track: VideoExtraction, event: EngineEvent) -> None:
-        if isinstance(event, FramesLost):
-            self._lose(track, event)
-        elif isinstance(event, DecodeError):
-            raise event
-        elif isinstance(event, Opened):
-            track.decoder = event.decoder
-            self._progress.opened(track.job.id, event.seconds)
-        elif isinstance(event, Restart):
-            # Of the old track, batches under way may give features; nobody owns them any more.
-            self._tracks[track.job.id] = track.again(event.decoder)
-        elif isinstance(event, Frames):
-            track.add(event)
-            self._result.frames += len(event.times)
-        elif isinstance(event, DecodeReport):
-            track.report = event
+    def _finish(self, video: VideoExtraction, report: DecodeReport) -> None:
+        video.finish(report)
+        for warning in report.warnings:
+            self._warn(video.job.id, f"{video.job.id}: {warning}")
+        self._result.made.append(video.job.id)
+        self._release(video)
 
-    def _encode(self, track: VideoExtraction) -> None:
-        """Put what frames there are into batches."""
-        runs = track.sampling.runs(track.buffer.end, ended=track.report is not None)
-        for run in runs:
-            track.under_way += self._batcher.samples(run)
-            self._submit(self._batcher.add(track, track.buffer, run))
-        track.buffer.forget(track.sampling.needed())
+    def _fail(self, video: VideoExtraction, error: MstembaError) -> None:
+        self._result.failed[video.job.id] = str(error)
+        self._warn(video.job.id, str(error))
+        self._release(video)
 
-    def _submit(self, batches: Iterable[Batch]) -> None:
-        for batch in batches:
-            self._pending.append((batch, self._engine.submit(batch)))
+    def _retry(self, video: VideoExtraction, reason: VideoLost) -> None:
+        """Extract a video again from its last whole shard."""
+        id = video.job.id
+        self._retries[id] += 1
+        if self._retries[id] > _MAX_RETRIES:
+            raise MstembaError(f"{id}: given up after {_MAX_RETRIES} tries: {reason}")
+        self._warn(id, f"{id}: {reason}; trying it again")
+        del self._videos[id]
+        video.lock.release()
+        self._todo.append(video.job)
 
-    def _collect(self, allowed: int) -> None:
-        """Deal out finished batches, and wait for one as long as more than `allowed` are not."""
-        while self._pending and (len(self._pending) > allowed or self._pending[0][1].done()):
-            batch, future = self._pending.popleft()
-            try:
-                features = future.result()
-            except MstembaError as error:
-                for track in {id(owner): owner for owner, _, _ in batch.owners}.values():
-                    if not self._is_current(track):
-                        continue
-                    if isinstance(error, FramesLost):
-                        self._lose(track, error)
-                    else:
-                        self._fail(track.job.id, error)
-                continue
-            position = 0
-            for track, samples, reached in batch.owners:
-                if self._is_current(track):
-                    self._deal(track, features[position : position + samples], reached)
-                position += samples
-
-    def _deal(self, track: VideoExtraction, features: FeatureArray, reached: int) -> None:
-        track.under_way -= len(features)
-        with self._charged_to(track):
-            track.write(track.sampling.rows(features))
-            self._progress.frames(track.job.id, reached - track.reached, track.time_of(reached - 1))
-            track.reached = reached
-            self._finish_if_whole(track)
-
-    def _finish_if_whole(self, track: VideoExtraction) -> None:
-        if track.report is None or track.under_way:
-            return
-        track.finish()
-        for warning in track.report.warnings:
-            self._warn(track.job.id, f"{track.job.id}: {warning}")
-        self._result.made.append(track.job.id)
-        self._done_with(track)
-
-    def _fail(self, id: str, error: MstembaError) -> None:
-        self._result.failed[id] = str(error)
-        self._warn(id, str(error))
-        self._done_with(self._tracks[id])
-
-    def _lose(self, track: VideoExtraction, reason: FramesLost) -> None:
-        """Do the video again later, from its last whole shard."""
-        id = track.job.id
-        self._losses[id] += 1
-        if self._losses[id] > _MOST_LOSSES:
-            self._fail(id, MstembaError(f"{id}: given up after {_MOST_LOSSES} tries: {reason}"))
-            return
-        self._warn(id, f"{id}: {reason}; doing it again")
-        del self._tracks[id]
-        track.claim.release()
-        self._lost.append(track.job)
+    def _release(self, video: VideoExtraction) -> None:
+        del self._videos[video.job.id]
+        video.lock.release()
+        self._progress.finished(video.job.id)
 
     def _warn(self, id: str, message: str) -> None:
-        self._listen(Event("extract", message, warning=True, video=id))
-
-    def _done_with(self, track: VideoExtraction) -> None:
-        del self._tracks[track.job.id]
-        track.claim.release()
-        self._progress.video(track.job.id)
-
-    def _is_current(self, track: VideoExtraction) -> bool:
-        return self._tracks.get(track.job.id) is track
+        self._on_event(Event("extract", message, warning=True, video=id))
 
 
 class VideoExtraction:
-    """One video on its way from frames to rows in the store."""
+    """One video from its claim to its finished entry in the store."""
 
-    def __init__(
-        self,
-        job: Job,
-        claim: EntryLock,
-        store: FeatureStore,
-        about: Description,
-        unfinished: Unfinished | None = None,
-    ) -> None:
-        self.job, self.claim = job, claim
-        self._store, self._about, self._unfinished = store, about, unfinished
-        self._row = 0 if unfinished is None else unfinished.rows
-        self.sampling = sampling(about, store.spec.window, store.spec.stride, self._row)
-        self.buffer = FrameBuffer(self.sampling.first)
+    def __init__(self, job: Job, lock: EntryLock, store: FeatureStore, about: Description) -> None:
+        self.job, self.lock = job, lock
         self.decoder = ""
-        self.report: DecodeReport | None = None
-        self.under_way = 0
-        """Samples whose features have not come yet."""
-        self.reached = self.sampling.first
-        """The frame after the last one whose features have come."""
-        self._times = array("d")
+        self._store, self._about = store, about
+        self._partial: Unfinished | None = store.unfinished(job.id, job.key)
         self._writer: EntryWriter | None = None
 
     @property
-    def resume(self) -> Resume | None:
-        """Where decoding begins, when some rows are there from an earlier run."""
-        done = self._unfinished
-        if done is None or self.sampling.first == 0:
-            return None
-        anchor = min(done.rows - 1, (self.sampling.first - 1) // self._store.spec.stride)
-        frame = anchor * self._store.spec.stride
-        return Resume(self.sampling.first, done.decoder, (frame, float(done.starts[anchor])))
-
-    def again(self, decoder: str) -> VideoExtraction:
-        """The same video from its beginning, by another decoder."""
-        track = VideoExtraction(self.job, self.claim, self._store, self._about)
-        track.decoder = decoder
-        return track
-
-    def add(self, frames: Frames) -> None:
-        self.buffer.add(frames.images, len(frames.times))
-        self._times.extend(frames.times)
-
-    def time_of(self, frame: int) -> float:
-        """Seconds at which a frame that was decoded in this run is shown."""
-        return self._times[frame - self.sampling.first]
-
-    def write(self, rows: FeatureArray) -> None:
-        """Append (M, F) rows to the entry.
-
-        Raises MstembaError for features that are not finite, or not in the store's type.
-        """
+    def request(self) -> VideoRequest:
+        """What an engine is asked for: the rows that no earlier run has written."""
         spec = self._store.spec
-        if not len(rows):
+        first_row = self._partial.rows if self._partial else 0
+        decode = DecodeRequest(
+            self.job.path,
+            spec.input_size,
+            spec.short_side,
+            spec.frame_step,
+            _BLOCK,
+            spec.decoder,
+            resume=self._resume(first_row),
+        )
+        return VideoRequest(decode, first_row)
+
+    def _resume(self, first_row: int) -> Resume | None:
+        """Return which frames to skip, and a frame that an earlier run has seen, to compare."""
+        stride = self._store.spec.stride
+        first = sampling(self._about, self._store.spec.window, stride, first_row).first
+        if self._partial is None or first == 0:
+            return None
+        row = min(first_row - 1, (first - 1) // stride)
+        seen = (row * stride, float(self._partial.starts[row]))
+        return Resume(first, self._partial.decoder, seen)
+
+    def restart(self, decoder: str) -> None:
+        """Begin the entry anew: its rows come from the first one on, by this decoder."""
+        self.decoder, self._partial, self._writer = decoder, None, None
+
+    def write(self, rows: FeatureRows) -> None:
+        """Append rows to the entry.
+
+        Raises:
+            MstembaError: features that are not finite, or not in the store's type.
+        """
+        if not len(rows.values):
             return
-        first = self._row * spec.stride - self.sampling.first
-        starts = np.array(self._times[first : first + len(rows) * spec.stride : spec.stride])
-        self._row += len(rows)
         with np.errstate(over="ignore"):
-            stored = rows.astype(spec.dtype)
+            stored = rows.values.astype(self._store.spec.dtype)
         bad = ~np.isfinite(stored).all(axis=1)
         if bad.any():
             raise MstembaError(
-                f"{self.job.id}: the backbone gave NaN or infinity at {starts[bad][0]:.1f} s: "
+                f"{self.job.id}: the backbone gave NaN or infinity at {rows.starts[bad][0]:.1f} s: "
                 f"try --precision float32 --dtype float32"
             )
-        self._open().append(stored, starts)
+        self._open_writer().append(stored, rows.starts)
 
-    def finish(self) -> None:
-        """Write the last rows and the marker that makes the entry exist."""
-        report, spec = self.report, self._store.spec
-        assert report is not None
-        self.write(self.sampling.finish())
-        self._open().finish(
+    def finish(self, report: DecodeReport) -> None:
+        """Write the marker that makes the entry exist."""
+        spec = self._store.spec
+        self._open_writer().finish(
             step=spec.stride * spec.frame_step / report.fps,
             duration=report.duration,
             fps=report.fps,
@@ -324,17 +230,12 @@ class VideoExtraction:
             warnings=report.warnings,
         )
 
-    def _open(self) -> EntryWriter:
+    def _open_writer(self) -> EntryWriter:
         if self._writer is None:
             self._writer = self._store.writer(
-                self.job.id, self.job.key, self.decoder, self._unfinished
+                self.job.id, self.job.key, self.decoder, self._partial
             )
         return self._writer
-
-
-def _waiting_for(jobs: list[Job]) -> str:
-    others = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
-    return f"waiting for another process, which is extracting {jobs[0].id}{others}"
 
 
 class _Progress:
@@ -342,28 +243,33 @@ class _Progress:
 
     def __init__(self, jobs: list[Job], on_event: EventHandler) -> None:
         self._sizes = {job.id: job.path.stat().st_size for job in jobs}
-        self._meter = ProgressReporter("extract", sum(self._sizes.values()), "frames", on_event)
+        self._reporter = ProgressReporter("extract", sum(self._sizes.values()), "frames", on_event)
         self._done = 0
         self._frames = 0
         self._seconds: dict[str, float] = {}
-        self._shares: dict[str, float] = {}
-        """Bytes done of videos under way."""
+        self._partly_done: dict[str, float] = {}
+        """Bytes of videos under way."""
 
     def opened(self, id: str, seconds: float) -> None:
+        """Learn how long a video is."""
         self._seconds[id] = seconds
 
-    def frames(self, id: str, count: int, reached: float) -> None:
-        """`count` more frames are encoded, up to the time `reached` of the video."""
-        self._frames += count
+    def encoded(self, id: str, rows: FeatureRows) -> None:
+        """Report that a video is encoded up to the time of these rows."""
+        self._frames += rows.frames
         seconds = self._seconds.get(id, 0.0)
-        self._shares[id] = self._sizes[id] * (min(1.0, reached / seconds) if seconds else 0.0)
-        self._tell(id, f"at {reached:.0f} s" + (f" of {seconds:.0f} s" if seconds else ""))
+        share = min(1.0, rows.time / seconds) if seconds else 0.0
+        self._partly_done[id] = self._sizes[id] * share
+        if rows.frames:
+            length = f" of {seconds:.0f} s" if seconds else ""
+            self._report(id, f"at {rows.time:.0f} s{length}")
 
-    def video(self, id: str) -> None:
+    def finished(self, id: str) -> None:
+        """Report that nothing more is to be done for a video."""
         self._done += self._sizes[id]
-        self._shares.pop(id, None)
-        self._tell(id, "done")
+        self._partly_done.pop(id, None)
+        self._report(id, "done")
 
-    def _tell(self, id: str, what: str) -> None:
-        done = self._done + sum(self._shares.values())
-        self._meter.update(f"{id} {what}, {self._frames} frames", done, self._frames, id)
+    def _report(self, id: str, what: str) -> None:
+        done = self._done + sum(self._partly_done.values())
+        self._reporter.update(f"{id} {what}, {self._frames} frames", done, self._frames, id)

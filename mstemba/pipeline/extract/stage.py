@@ -109,17 +109,21 @@ def _fast_precision(options: RunOptions) -> str:
 
 
 def _start_engine(
-    spec: FeatureSpec, backbone: registry.Resolved, options: RunOptions, on_event: EventHandler
+    spec: FeatureSpec,
+    backbone: registry.Resolved,
+    options: RunOptions,
+    on_event: EventHandler,
+    videos: int,
 ) -> Engine:
     """The engine that the options name."""
     # Imported here: when everything is done already, no decoder and no torch is needed.
     if options.engine == "ray":
         from mstemba.pipeline.extract.ray_engine import RayEngine
 
-        return RayEngine(spec, backbone, options, on_event)
+        return RayEngine(spec, backbone, options, on_event, videos=videos)
     from mstemba.pipeline.extract.local_engine import LocalEngine
 
-    return LocalEngine(spec, backbone, options, on_event)
+    return LocalEngine(spec, backbone, options, on_event, videos=videos)
 
 
 def _inputs(
@@ -219,7 +223,9 @@ def extract_into(
         if remote(store.root):
             store.make()  # what cannot be written should not cost a video's decoding first
         on_event(Event("extract", f"loading {backbone.name} {backbone.model}"))
-        with contextlib.closing(_start_engine(store.spec, backbone, options, on_event)) as engine:
+        with contextlib.closing(
+            _start_engine(store.spec, backbone, options, on_event, len(todo))
+        ) as engine:
             ExtractionRunner(store, backbone.about, engine, on_event, result).run(todo)
     remember_failures(store, inputs, result.failed)
     result.seconds = time.perf_counter() - begin

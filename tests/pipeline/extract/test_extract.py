@@ -22,7 +22,7 @@ from mstemba.pipeline.extract.stage import extract
 from mstemba.pipeline.features import store
 from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.init import init
-from mstemba.pipeline.options import PRECISIONS, FeatureOptions
+from mstemba.pipeline.options import PRECISIONS, FeatureOptions, RunOptions
 from mstemba.pipeline.workspace import Workspace
 from tests.videos import encode
 
@@ -155,11 +155,11 @@ def test_workers_and_batches_change_no_feature_beyond_the_tolerance(
     options = replace(OPTIONS, precision="float32")
     videos = tmp_path / "videos"
     stores = {
-        name: extract(videos, replace(options, **change), store=tmp_path / name).store
-        for name, change in {
-            "one": {"workers": 1},
-            "three": {"workers": 3},
-            "large": {"batch_size": 9},
+        name: extract(videos, options, run_options, store=tmp_path / name).store
+        for name, run_options in {
+            "one": RunOptions(workers=1),
+            "three": RunOptions(workers=3),
+            "large": RunOptions(batch_size=9),
         }.items()
     }
     for id in ("m1/cam", "m2/cam"):

@@ -27,7 +27,10 @@ def test_the_peak_does_not_grow_with_the_length(tmp_path: Path) -> None:
     options = FeatureOptions("efficientnet-lite0", frame_step=10, window=1, stride=1)
     peaks = [
         peak_of_extraction(
-            looped(source, tmp_path / f"{seconds}.mp4", seconds), options, tmp_path / f"{seconds}"
+            looped(source, tmp_path / f"{seconds}.mp4", seconds),
+            options,
+            "auto",
+            tmp_path / f"{seconds}",
         )
         for seconds in (60, 1800)
     ]

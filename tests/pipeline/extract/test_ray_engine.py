@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,10 +18,6 @@ import pytest
 from mstemba.errors import UsageError
 from mstemba.extractors import registry
 from mstemba.pipeline.caching.keys import file_sha256
-from mstemba.pipeline.devices import cores
-from mstemba.pipeline.extract import crew
-from mstemba.pipeline.extract import local_engine as engines
-from mstemba.pipeline.extract.crew import Worker
 from mstemba.pipeline.extract.jobs import ExtractResult
 from mstemba.pipeline.extract.stage import extract
 from mstemba.pipeline.features.spec import make_spec
@@ -126,27 +122,22 @@ class Midway:
                 action()
 
 
-@pytest.fixture
-def running(monkeypatch: pytest.MonkeyPatch) -> list[RayEngine]:
-    """The engine, once it has started."""
-    started: list[RayEngine] = []
-    start = engines.start
-
-    def remember(*arguments: Any) -> Any:
-        started.append(start(*arguments))  # type: ignore[arg-type]
-        return started[-1]
-
-    monkeypatch.setattr(engines, "start", remember)
-    return started
+def actors() -> list[int]:
+    """The processes of extraction actors on this machine."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (folder / "cmdline").read_bytes().startswith(b"ray::ExtractionActor"):
+                found.append(int(folder.name))
+    return found
 
 
-def wait_for_workers(engine: RayEngine, count: int) -> list[Worker]:
+def wait_for_actors(count: int) -> list[int]:
     for _ in range(1200):  # starting takes a busy machine a minute
-        workers = [*engine._forward.up, *engine._decoders.up]
-        if len(workers) == count:
-            return workers
+        if len(found := actors()) == count:
+            return found
         time.sleep(0.1)
-    raise AssertionError(f"{len(workers)} workers are up, expected {count}")
+    raise AssertionError(f"{len(found)} actors are up, expected {count}")
 
 
 def test_two_nodes_make_the_same_store(
@@ -161,25 +152,16 @@ def test_two_nodes_make_the_same_store(
 
 
 def test_a_node_that_is_killed_midway_changes_nothing(
-    videos: list[Path],
-    local: ExtractResult,
-    cluster: Cluster,
-    node: Any,
-    running: list[RayEngine],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    videos: list[Path], local: ExtractResult, cluster: Cluster, node: Any, tmp_path: Path
 ) -> None:
-    """Also when all decoders, or all forward workers, were on that node."""
-    monkeypatch.setattr(crew, "GRACE", 1.0)
-
     def kill() -> None:
-        wait_for_workers(running[0], 4)  # of two CPUs, the node now has two
+        wait_for_actors(2)
         cluster.remove_node(node, allow_graceful=False)
 
     midway = Midway(kill)
-    found = run(videos, tmp_path, midway, engine="ray", address=cluster.address, workers=2)
+    found = run(videos, tmp_path, midway, engine="ray", address=cluster.address)
     assert_same(found, local)
-    assert any("lost the" in warning for warning in midway.warnings)
+    assert any("lost the worker" in warning for warning in midway.warnings)
 
 
 def test_the_cluster_says_which_precision_is_fast(cluster: Cluster) -> None:
@@ -203,24 +185,37 @@ def test_weights_that_a_node_does_not_have_are_one_clear_error(cluster: Cluster)
     spec = make_spec(backbone, options)
     elsewhere = replace(backbone, weights="/nowhere/w.pth")
     with pytest.raises(UsageError, match=r"^/nowhere/w.pth on .*no such file, expected"):
-        RayEngine(spec, elsewhere, here, ignore_events)
+        RayEngine(spec, elsewhere, here, ignore_events, videos=1)
     assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [
+        ("cuda", "has 2 CPUs and 0 GPUs"),
+        ("cuda:1", "--device cuda:1 with --engine ray: expected"),
+    ],
+)
+def test_a_cluster_without_the_device_is_one_clear_error(
+    cluster: Cluster, tmp_path: Path, device: str, reason: str
+) -> None:
+    video = encode(tmp_path / "v.mp4", 4)
+    chosen = FeatureOptions("efficientnet-lite0", precision="float32")
+    here = RunOptions(device=device, engine="ray", address=cluster.address)
+    with pytest.raises(UsageError, match=reason):
+        extract(video, chosen, here, store=tmp_path / "s.zarr")
 
 
 # The last one: a process that had a Ray of its own cannot start actors on a cluster (Ray 2.60).
-def test_all_workers_of_a_ray_of_its_own_are_killed_midway(
-    videos: list[Path], local: ExtractResult, running: list[RayEngine], tmp_path: Path
+def test_a_worker_of_a_ray_of_its_own_is_killed_midway(
+    videos: list[Path], local: ExtractResult, tmp_path: Path
 ) -> None:
     def kill() -> None:
-        for worker in wait_for_workers(running[0], room):
-            found = re.search(r"process (\d+)", worker.where)
-            assert found
-            os.kill(int(found[1]), signal.SIGKILL)
+        (process,) = wait_for_actors(1)
+        os.kill(process, signal.SIGKILL)
 
-    room = max(2, cores())
     midway = Midway(kill)
     assert_same(run(videos, tmp_path, midway, engine="ray"), local)
-    for what in ("lost the forward worker", "lost the decoder", "doing it again"):
+    for what in ("lost the worker", "trying it again"):
         assert any(what in warning for warning in midway.warnings)
     assert not ray.is_initialized()
-    assert not [t for t in threading.enumerate() if t.name.startswith("batch")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from mstemba.errors import MstembaError, UsageError
 from mstemba.extractors import registry
 from mstemba.pipeline.caching.keys import file_sha256
-from mstemba.pipeline.extract.batches import Batch, Piece
-from mstemba.pipeline.extract.local_engine import ForwardPass, LocalEngine, batch_size, decoders
+from mstemba.pipeline.extract.batches import FrameBatch, Piece
+from mstemba.pipeline.extract.forward import ForwardPass, ForwardPool, batch_size
+from mstemba.pipeline.extract.local_engine import decoders
 from mstemba.pipeline.features.spec import make_spec
 from mstemba.pipeline.options import FeatureOptions, RunOptions
 from mstemba.pipeline.progress import Event, ignore_events
@@ -24,22 +26,24 @@ FRAMES = np.random.default_rng(0).integers(0, 256, (11, 224, 224, 3), np.uint8)
 
 
 @pytest.fixture(params=["float32", "bfloat16"])
-def local(request: pytest.FixtureRequest) -> Iterator[LocalEngine]:
+def local(request: pytest.FixtureRequest) -> Iterator[ForwardPool]:
     made = start(precision=request.param)
     yield made
     made.close()
 
 
-def start(precision: str, **options: Any) -> LocalEngine:
+def start(precision: str, **options: Any) -> ForwardPool:
     spec = make_spec(BACKBONE, FeatureOptions(BACKBONE.name, precision=precision))
-    return LocalEngine(spec, BACKBONE, RunOptions(device="cpu", **options), ignore_events)
+    return ForwardPool(spec, BACKBONE, RunOptions(device="cpu", **options), ignore_events)
 
 
-def batch(images: NDArray[np.uint8], capacity: int) -> Batch:
-    return Batch(capacity, 1, [Piece(images, 0, len(images))], [("v", len(images), 0)], len(images))
+def batch(images: NDArray[np.uint8], capacity: int) -> FrameBatch:
+    return FrameBatch(
+        capacity, 1, [Piece(images, 0, len(images))], [("v", slice(0, len(images)), 0)], len(images)
+    )
 
 
-def test_place_and_neighbours_in_a_batch_change_no_bit(local: LocalEngine) -> None:
+def test_place_and_neighbours_in_a_batch_change_no_bit(local: ForwardPool) -> None:
     size = local.batch_size
     alone = [local.submit(batch(FRAMES[i : i + 1], size)).result() for i in range(len(FRAMES))]
     for first in range(0, len(FRAMES), size):
@@ -75,7 +79,7 @@ def test_the_threads_of_the_caller_are_left_alone() -> None:
         local.submit(batch(FRAMES[:2], local.batch_size)).result()
         local.close()
         assert torch.get_num_threads() == 2
-        assert local.ahead == 4  # a pass a thread, and as many waiting
+        assert local.threads == 2
     finally:
         torch.set_num_threads(before)
 
@@ -107,8 +111,8 @@ def test_a_batch_that_is_too_large_is_halved_and_said_so() -> None:
         assert np.allclose(features.ravel(), expected, rtol=1e-5)
     assert encoder.sizes == [11, 5, 2, 2, 2, 2, 2, 1, *[2] * 5, 1]
     assert [(e.message, e.warning) for e in news] == [
-        ("cpu has not enough memory for 11 samples at once: going on with 5", True),
-        ("cpu has not enough memory for 5 samples at once: going on with 2", True),
+        ("cpu has not enough memory for 11 samples at once: continuing with 5", True),
+        ("cpu has not enough memory for 5 samples at once: continuing with 2", True),
     ]
 
 
@@ -148,7 +152,7 @@ def test_batches_and_decoders_by_backbone_and_machine() -> None:
 
 def test_a_batch_that_no_memory_holds_is_one_clear_error() -> None:
     forward = ForwardPass(SmallMemory(1), 224, ignore_events)  # type: ignore[arg-type]
-    huge = Batch(10**9, 1, [Piece(FRAMES, 0, 1)], [("v", 1, 1)], 1)
+    huge = FrameBatch(10**9, 1, [Piece(FRAMES, 0, 1)], [("v", slice(0, 1), 1)], 1)
     with pytest.raises(UsageError, match="no memory for a batch of 1000000000 x 1 frames"):
         forward(huge, forward.prepare_thread())
 
@@ -157,4 +161,4 @@ def test_an_engine_that_is_not_needed_ends_with_its_loading_done() -> None:
     """A thread that loads while the interpreter ends would abort the process."""
     local = start(precision="float32")
     local.close()
-    assert local._loaded.done()
+    assert not [thread for thread in threading.enumerate() if thread.name == "load"]
