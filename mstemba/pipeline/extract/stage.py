@@ -17,7 +17,7 @@ from mstemba.pipeline.caching.files import as_local, as_path, remote
 from mstemba.pipeline.caching.keys import Fingerprints, entry_key
 from mstemba.pipeline.extract.jobs import ExtractResult, Job, remember_failures
 from mstemba.pipeline.features.spec import make_spec, store_name
-from mstemba.pipeline.features.store import IMPORTED, FeatureStore
+from mstemba.pipeline.features.store import FeatureStore, is_imported
 from mstemba.pipeline.options import PRECISIONS, FeatureOptions, RunOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, find_workspace, set_current
@@ -200,7 +200,7 @@ def extract_into(
             entry = store.entry(id)
         except StoreError:
             entry = None  # damaged: made again
-        if entry is not None and (entry["key"] == job.key or entry.get("source") == IMPORTED):
+        if entry is not None and (entry["key"] == job.key or is_imported(entry)):
             result.cached.append(id)  # what was imported is said to be of this backbone
             continue
         if entry is not None:

@@ -28,7 +28,6 @@ from mstemba.pipeline.caching.files import write_json
 from mstemba.pipeline.checkpoint import make_config, open_checkpoint, score
 from mstemba.pipeline.evaluate.evaluation import LabelledVideo
 from mstemba.pipeline.features.row_times import even_rows
-from mstemba.pipeline.features.sources import unknown_spec
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
 from mstemba.pipeline.report.figures import (
     LONG,
@@ -40,7 +39,7 @@ from mstemba.pipeline.report.figures import (
 from mstemba.pipeline.report.stage import Report
 from mstemba.pipeline.train.stage import train
 from mstemba.pipeline.workspace import open_workspace
-from mstemba.records import Segment
+from mstemba.records import FeatureSpec, Segment
 from tests.measuring import evaluate, report
 from tests.pipeline.outputs.page.conftest import need_browser, programs
 from tests.pipeline.report.test_error_analysis import loop_ap
@@ -96,7 +95,7 @@ def make_checkpoint(folder: Path, classes: tuple[str, ...]) -> None:
         network.head.weight.copy_(2 * torch.eye(len(classes), len(classes) + 2))  # type: ignore[union-attr,operator]
     folder.mkdir(parents=True)
     save_weights(folder / "model.safetensors", network)
-    spec = unknown_spec(len(classes) + 2)
+    spec = FeatureSpec.unknown(len(classes) + 2)
     content = make_config(config.to_dict(), classes, spec, None, {"lr": 1e-3, "recipe": "none"}, "")
     write_json(folder / "config.json", content)
 
