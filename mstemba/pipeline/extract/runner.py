@@ -68,7 +68,7 @@ class ExtractionRunner:
                 if self._elsewhere:
                     jobs, self._elsewhere = self._elsewhere, []
                     self._listen(Event("extract", _waiting_for(jobs)))
-                    self._claims.wait(*(job.id for job in jobs)).release()
+                    self._claims.wait_for(*(job.id for job in jobs)).release()
                     self._pass_over(jobs)
         finally:
             for _, future in self._pending:
@@ -92,7 +92,7 @@ class ExtractionRunner:
         """What to decode, claimed one by one as the decoders ask for more, in their threads."""
         spec = self._store.spec
         for job in jobs:
-            claim = self._claims.take(job.id)
+            claim = self._claims.acquire(job.id)
             if claim is None:
                 self._elsewhere.append(job)
                 continue
