@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mstemba.errors import UsageError
 from mstemba.extractors.description import Description
-from mstemba.extractors.weights import fit, read_state, reading
+from mstemba.extractors.weights import load_weights
 
 if TYPE_CHECKING:
     import torch
@@ -57,8 +57,7 @@ def load(model: str, weights: str, device: str, precision: str) -> FeatureExtrac
     from mstemba.extractors.folding import fold
 
     network = EfficientNet.from_name(MODEL)
-    with reading(weights, MODEL):
-        fit(network, read_state(weights))
+    load_weights(network, weights, MODEL)
     fold(network, _PAIRS)
 
     def forward(images: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mstemba.extractors.description import Description
-from mstemba.extractors.weights import fit, located, read_state, reading
+from mstemba.extractors.weights import load_weights, located
 
 if TYPE_CHECKING:
     from mstemba.extractors.feature_extractor import FeatureExtractor
@@ -84,7 +84,6 @@ def network_of(path: str, channels: int = 3) -> InceptionI3D:
     from mstemba.extractors.i3d_network import BATCH_NORMS, InceptionI3D
 
     network = InceptionI3D(channels, classes=None)
-    with reading(path, f"Inception-I3D with {channels} input channels"):
-        fit(network, read_state(path), unneeded="logits.")
+    load_weights(network, path, f"Inception-I3D with {channels} input channels", "logits.")
     fold(network, BATCH_NORMS)
     return network

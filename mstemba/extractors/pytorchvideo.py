@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mstemba.errors import UsageError
 from mstemba.extractors.description import Description
-from mstemba.extractors.weights import first_line, fit, located, read_state, reading
+from mstemba.extractors.weights import first_line, load_weights, located
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -85,9 +85,8 @@ def load(model: str, weights: str, device: str, precision: str) -> FeatureExtrac
 
     network = headless(model)
     path = located(weights, NETWORKS[model].published, model)
-    with reading(path, model):
-        last, _ = list(network.get_submodule("blocks").named_children())[-1]
-        fit(network, read_state(path), unneeded=f"blocks.{last}.proj.")
+    last, _ = list(network.get_submodule("blocks").named_children())[-1]
+    load_weights(network, path, model, f"blocks.{last}.proj.")
     fold(network, _PAIRS)
 
     def forward(clips: Tensor) -> Tensor:

@@ -13,24 +13,23 @@ import urllib.request
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mstemba.errors import UsageError
+from mstemba.tensor_files import describe_mismatch, read_tensors
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 _SECONDS = 5.0
 """How long an address may take to answer before it counts as out of reach."""
-_SHOWN = 3
-"""Names that a message lists of those that do not fit."""
 
 
 @contextlib.contextmanager
 def reading(path: str, model: str) -> Iterator[None]:
-    """Turn whatever a wrong file makes torch raise into a UsageError.
+    """Turn any exception that a wrong file causes into a UsageError.
 
-    torch's own message for pickled code advises how to run it; that is not passed on.
+    torch's own message for pickled code advises how to run it; it is not passed on.
     """
     try:
         with warnings.catch_warnings():
@@ -50,63 +49,36 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def read_state(path: str) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU, from a file of torch's or of safetensors'.
+def load_weights(
+    network: nn.Module, path: str, model: str, ignored_prefix: str | None = None
+) -> None:
+    """Load a weights file into a network.
 
-    They may stand under `model_state` or `state_dict`, as training frameworks save them. Nothing
-    in the file is executed. Raises whatever the readers do, and ValueError for a file that holds
-    something else; call it within `reading`.
+    Args:
+        network: Changed in place.
+        path: The file; see `mstemba.tensor_files.read_tensors`.
+        model: What the network is called in messages.
+        ignored_prefix: Tensors of the file whose names begin with it are ignored. The batch
+            counters of batch norms may be missing: files from before torch 0.4.1 have none, and
+            inference needs none.
+
+    Raises:
+        UsageError: The file does not hold the weights of this network.
     """
-    if Path(path).suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    import torch
-
-    state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    for key in ("model_state", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
-        raise ValueError(f"it holds a {type(state).__name__}, expected tensors by name")
-    return state
-
-
-def fit(network: nn.Module, state: Mapping[str, Tensor], unneeded: str | None = None) -> None:
-    """Load `state` into `network`, leaving out the names that begin with `unneeded`.
-
-    Raises ValueError that says which names are missing, unknown or of another shape; call it
-    within `reading`. The batch counters of batch norms may be missing: files from before torch
-    0.4.1 have none, and inference needs none.
-    """
-    found = {
-        name: value
-        for name, value in state.items()
-        if unneeded is None or not name.startswith(unneeded)
-    }
-    expected = network.state_dict()
-    missing = [
-        name for name in expected if name not in found and not name.endswith(".num_batches_tracked")
-    ]
-    unknown = [name for name in found if name not in expected]
-    shapes = [
-        f"{name} is {tuple(value.shape)}, not {tuple(expected[name].shape)}"
-        for name, value in found.items()
-        if name in expected and value.shape != expected[name].shape
-    ]
-    problems = [
-        f"{what} {_some(names)}"
-        for what, names in (("missing", missing), ("unknown", unknown), ("misshapen", shapes))
-        if names
-    ]
-    if problems:
-        raise ValueError("; ".join(problems))
-    network.load_state_dict(found, strict=False)
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    with reading(path, model):
+        found = {
+            name: value
+            for name, value in read_tensors(Path(path)).items()
+            if ignored_prefix is None or not name.startswith(ignored_prefix)
+        }
+        expected = {
+            name: value
+            for name, value in network.state_dict().items()
+            if name in found or not name.endswith(".num_batches_tracked")
+        }
+        if mismatch := describe_mismatch(expected, found):
+            raise ValueError(mismatch)
+        network.load_state_dict(found, strict=False)
 
 
 def located(weights: str, published: Mapping[str, str], name: str) -> str:

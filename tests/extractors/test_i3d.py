@@ -296,10 +296,10 @@ def test_a_file_that_does_not_fit_is_told_name_by_name(state: State, tmp_path: P
         i3d.network_of(str(tmp_path / "wrong.pt"))
     message = str(caught.value)
     assert f"{tmp_path / 'wrong.pt'}: not weights of Inception-I3D" in message
-    assert "missing Mixed_3b.b0.bn.weight" in message
-    assert "unknown Mixed_6a.bias" in message
-    shapes = "(64, 32, 1, 1, 1), not (64, 64, 1, 1, 1)"
-    assert f"misshapen Conv3d_2b_1x1.conv3d.weight is {shapes}" in message
+    assert "missing: Mixed_3b.b0.bn.weight" in message
+    assert "unknown: Mixed_6a.bias" in message
+    shapes = "(64, 32, 1, 1, 1), expected (64, 64, 1, 1, 1)"
+    assert f"of another shape: Conv3d_2b_1x1.conv3d.weight {shapes}" in message
 
 
 def test_flow_weights_give_features_of_flow_and_are_refused_for_rgb(tmp_path: Path) -> None:
@@ -310,5 +310,5 @@ def test_flow_weights_give_features_of_flow_and_are_refused_for_rgb(tmp_path: Pa
     with torch.inference_mode():
         expected = maps(flow, state).mean(dim=(2, 3, 4))
         assert close(network.snippet(flow)[:, 0], expected)
-    with pytest.raises(UsageError, match=r"Conv3d_1a_7x7\.conv3d\.weight is \(64, 2, 7, 7, 7\)"):
+    with pytest.raises(UsageError, match=r"Conv3d_1a_7x7\.conv3d\.weight \(64, 2, 7, 7, 7\)"):
         i3d.network_of(str(tmp_path / "flow.pt"))
