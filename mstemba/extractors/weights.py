@@ -1,4 +1,4 @@
-"""Weights files: fetched where they are published, read without executing anything, fitted."""
+"""Weights of backbones: located, downloaded, and loaded into a network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _SECONDS = 5.0
-"""How long an address may take to answer before it counts as out of reach."""
+"""How long an address may take to answer before it counts as unreachable."""
 
 
 @contextlib.contextmanager
@@ -45,7 +45,7 @@ def reading(path: str, model: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
+    """Return the first line of an exception's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -81,38 +81,45 @@ def load_weights(
         network.load_state_dict(found, strict=False)
 
 
-def located(weights: str, published: Mapping[str, str], name: str) -> str:
-    """Path of a weights file: `weights` itself, or the published file of that tag, fetched.
+def locate(weights: str, published: Mapping[str, str], name: str) -> str:
+    """Return the path of a weights file, downloaded if need be.
 
-    Raises UsageError for an unknown tag, and when the file is neither here nor to be had.
+    Args:
+        weights: A local file, or a tag.
+        published: Address by tag.
+        name: The backbone's, for messages.
+
+    Raises:
+        UsageError: The tag is unknown, or the file is missing and cannot be downloaded.
     """
     if Path(weights).is_file():
         return weights
     check_tag(weights, published, name)
-    return str(fetched(published[weights], f"{weights!r} of {name}"))
+    return str(download(published[weights], f"{weights!r} of {name}"))
 
 
 def check_tag(tag: str, published: Iterable[str], name: str) -> None:
-    """Raise UsageError when a backbone has no published weights of this tag."""
+    """Raise UsageError if a backbone has no published weights with this tag."""
     tags = list(published)
     if tag not in tags:
         raise UsageError(
             f"no published weights {tag!r} of {name}; its tags: {', '.join(tags) or 'none'}. "
-            f"Leave --weights out, or give a file by it"
+            f"Omit --weights, or pass a file"
         )
 
 
 def hub_file(url: str) -> Path:
-    """Where torch's hub keeps the file of an address, or would; imports no torch."""
+    """Return where torch's hub caches the file of an address. Imports no torch."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))
     return Path(home).expanduser() / "hub" / "checkpoints" / url.rsplit("/", 1)[1]
 
 
-def fetched(url: str, what: str) -> Path:
-    """The file of an address in the cache of torch's hub, downloaded unless it is there.
+def download(url: str, what: str) -> Path:
+    """Download a file into the cache of torch's hub, unless it is there, and return its path.
 
-    Raises UsageError, within seconds where there is no network.
+    Raises:
+        UsageError: It cannot be downloaded. Without a network this takes seconds.
     """
     file = hub_file(url)
     if file.is_file():
@@ -127,22 +134,22 @@ def fetched(url: str, what: str) -> Path:
             return file
         except Exception as error:  # a server, a socket, a disk: each raises its own kinds
             reason = first_line(error)
-    raise not_here(what, reason, url)
+    raise unavailable(what, reason, url)
 
 
-def not_here(what: str, reason: str, source: str) -> UsageError:
-    """The error for published weights that cannot be had: what to download, and where it goes."""
+def unavailable(what: str, reason: str, source: str) -> UsageError:
+    """Return the error for published weights that are missing and cannot be downloaded."""
     return UsageError(
-        f"the weights {what} are not here and could not be downloaded ({reason}). "
-        f"Download {source} on another machine and give the file by --weights"
+        f"the weights {what} are missing and could not be downloaded ({reason}). "
+        f"Download {source} on another machine and pass the file with --weights"
     )
 
 
 def unreachable(url: str) -> str | None:
-    """Why nothing answers at an address, or None when something does.
+    """Return why nothing answers at an address; None if something does.
 
-    Asked through the proxies that the environment names. Any answer counts, an error too: what to
-    make of it is for the client that downloads, which retries for long where nothing answers.
+    The request goes through the proxies of the environment. Any answer counts, errors included:
+    the client that downloads handles them, but retries for long if nothing answers.
     """
     request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "mstemba"})
     try:
@@ -153,5 +160,5 @@ def unreachable(url: str) -> str | None:
     except OSError as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLError):
-            return None  # someone answered, whom another client may trust
+            return None  # a server answered, and another client may trust it
         return str(getattr(reason, "strerror", None) or reason)

@@ -39,7 +39,7 @@ class Detector(Protocol):
     def provenance(self) -> dict[str, Any]:
         """What a result file says of where its scores came from; plain data."""
 
-    def backbone(self, fingerprints: Fingerprints) -> registry.Resolved:
+    def backbone(self, fingerprints: Fingerprints) -> registry.ResolvedBackbone:
         """The backbone that makes the features, checked to be the very same."""
 
     def load(self, device: str, on_event: EventHandler) -> Score:
@@ -77,7 +77,7 @@ class TrainedDetector:
         model = self.checkpoint.load(device, on_event)
         return lambda features: score(model, features.values)
 
-    def backbone(self, fingerprints: Fingerprints) -> registry.Resolved:
+    def backbone(self, fingerprints: Fingerprints) -> registry.ResolvedBackbone:
         """Raises CheckpointError where the checkpoint's features cannot be made."""
         spec, folder = self.spec, self.checkpoint.folder
         if not spec.is_known:

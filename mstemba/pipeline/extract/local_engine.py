@@ -15,7 +15,7 @@ import torch
 
 from mstemba.errors import MstembaError, UsageError
 from mstemba.extractors.feature_extractor import FeatureExtractor
-from mstemba.extractors.registry import Resolved
+from mstemba.extractors.registry import ResolvedBackbone
 from mstemba.extractors.windows import FeatureArray
 from mstemba.pipeline import devices
 from mstemba.pipeline.decode.reader import DecodeRequest
@@ -39,7 +39,11 @@ class LocalEngine:
     """
 
     def __init__(
-        self, spec: FeatureSpec, backbone: Resolved, options: RunOptions, on_event: EventHandler
+        self,
+        spec: FeatureSpec,
+        backbone: ResolvedBackbone,
+        options: RunOptions,
+        on_event: EventHandler,
     ) -> None:
         names = devices.all_devices(options.device)
         on_cpu = names == ["cpu"]
@@ -195,9 +199,9 @@ def decoders(cores: int, gpus: int | None) -> int:
     return max(1, cores // 4) if gpus is None else max(1, min(cores - 1, 16 * gpus))
 
 
-def batch_size(backbone: Resolved, frames: int | None, window: int, on_cpu: bool) -> int:
+def batch_size(backbone: ResolvedBackbone, frames: int | None, window: int, on_cpu: bool) -> int:
     """Samples in a forward pass, from the frames that the user asked for."""
-    about = backbone.about
+    about = backbone.spec
     if about.kind == "whole-clip":
         return 1
     if frames is None:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from mstemba.errors import DecodeError, MstembaError, UsageError
-from mstemba.extractors.registry import Resolved
+from mstemba.extractors.registry import ResolvedBackbone
 from mstemba.extractors.weights import first_line
 from mstemba.extractors.windows import FeatureArray
 from mstemba.pipeline import devices
@@ -81,7 +81,11 @@ class RayEngine:
     """
 
     def __init__(
-        self, spec: FeatureSpec, backbone: Resolved, options: RunOptions, on_event: EventHandler
+        self,
+        spec: FeatureSpec,
+        backbone: ResolvedBackbone,
+        options: RunOptions,
+        on_event: EventHandler,
     ) -> None:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_connected(options.address))
@@ -224,7 +228,7 @@ class DecodeActor:
 class ForwardActor:
     """One device's forward passes: a local engine that fetches the frames first."""
 
-    def __init__(self, spec: FeatureSpec, backbone: Resolved, options: RunOptions) -> None:
+    def __init__(self, spec: FeatureSpec, backbone: ResolvedBackbone, options: RunOptions) -> None:
         self._spec, self._backbone, self._options = spec, backbone, options
 
     def start(self) -> str:

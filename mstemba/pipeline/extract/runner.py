@@ -16,7 +16,7 @@ from concurrent.futures import Future
 import numpy as np
 
 from mstemba.errors import DecodeError, MstembaError, StoreError
-from mstemba.extractors.description import Description
+from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.extractors.windows import FeatureArray, sampling
 from mstemba.pipeline.caching.locks import EntryLock, StoreLocks
 from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart, Resume
@@ -39,7 +39,7 @@ class ExtractionRunner:
     def __init__(
         self,
         store: FeatureStore,
-        about: Description,
+        about: BackboneSpec,
         engine: Engine,
         on_event: EventHandler,
         result: ExtractResult,
@@ -246,7 +246,7 @@ class VideoExtraction:
         job: Job,
         claim: EntryLock,
         store: FeatureStore,
-        about: Description,
+        about: BackboneSpec,
         unfinished: Unfinished | None = None,
     ) -> None:
         self.job, self.claim = job, claim

@@ -74,7 +74,7 @@ def extract(
 
 
 def with_precision(
-    backbone: registry.Resolved,
+    backbone: registry.ResolvedBackbone,
     options: FeatureOptions,
     run_options: RunOptions,
     root: Path | None,
@@ -109,7 +109,10 @@ def _fast_precision(options: RunOptions) -> str:
 
 
 def _start_engine(
-    spec: FeatureSpec, backbone: registry.Resolved, options: RunOptions, on_event: EventHandler
+    spec: FeatureSpec,
+    backbone: registry.ResolvedBackbone,
+    options: RunOptions,
+    on_event: EventHandler,
 ) -> Engine:
     """The engine that the options name."""
     # Imported here: when everything is done already, no decoder and no torch is needed.
@@ -180,7 +183,7 @@ def _free_name(
 def extract_into(
     store: FeatureStore,
     inputs: Mapping[str, Path],
-    backbone: registry.Resolved,
+    backbone: registry.ResolvedBackbone,
     fingerprints: Fingerprints,
     options: RunOptions,
     on_event: EventHandler = ignore_events,
@@ -220,7 +223,7 @@ def extract_into(
             store.make()  # what cannot be written should not cost a video's decoding first
         on_event(Event("extract", f"loading {backbone.name} {backbone.model}"))
         with contextlib.closing(_start_engine(store.spec, backbone, options, on_event)) as engine:
-            ExtractionRunner(store, backbone.about, engine, on_event, result).run(todo)
+            ExtractionRunner(store, backbone.spec, engine, on_event, result).run(todo)
     remember_failures(store, inputs, result.failed)
     result.seconds = time.perf_counter() - begin
     return result
