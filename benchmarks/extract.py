@@ -73,7 +73,7 @@ class Bench:
     def __init__(
         self,
         video: Path,
-        backbone: registry.Resolved,
+        backbone: registry.ResolvedBackbone,
         options: FeatureOptions,
         here: RunOptions,
         device: str,
@@ -140,7 +140,7 @@ class Bench:
 
     def decode_rate(self, files: list[Path], how: str, decoder: str, workers: int) -> float:
         """Frames a second of decoding alone, in this process or in decoder processes."""
-        about = self.backbone.about
+        about = self.backbone.spec
         requests = [
             DecodeRequest(file, about.input_size, about.short_side, decoder=decoder)
             for file in files
@@ -168,7 +168,7 @@ class Bench:
     def forward_rate(self, batch: int, workers: int, threads: int) -> float:
         """Frames a second of passes side by side, over frames that lie in memory."""
         encoder = self.encoder
-        about = self.backbone.about
+        about = self.backbone.spec
         length = 1 if about.kind == "image" else about.window
         shape = (batch, length, about.input_size, about.input_size, 3)
         frames = torch.randint(0, 256, shape, dtype=torch.uint8).to(self.device)
@@ -199,7 +199,7 @@ class Bench:
         return self._encoder
 
     def _best_forward(self) -> dict[str, Any]:
-        default = batch_size(self.backbone, None, self.backbone.about.window, self.on_cpu)
+        default = batch_size(self.backbone, None, self.backbone.spec.window, self.on_cpu)
         sizes = sorted({max(1, default // 2), default, 2 * default, 4 * default})
         arrangements = [(1, cores()), (cores(), 1)] if self.on_cpu else [(1, 1), (2, 1)]
         settings = [
@@ -217,7 +217,7 @@ class Bench:
         from PIL import Image
         from torchvision import transforms
 
-        about, network = self.backbone.about, self.encoder_one
+        about, network = self.backbone.spec, self.encoder_one
         resize = transforms.Compose(
             [transforms.Resize(about.short_side), transforms.CenterCrop(about.input_size)]
         )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mstemba.errors import MstembaError as MstembaError
     from mstemba.errors import UsageError as UsageError
-    from mstemba.model.checkpoint import load_model as load_model
+    from mstemba.model.weights import load_model as load_model
     from mstemba.pipeline.detect.export import ExportResult as ExportResult
     from mstemba.pipeline.detect.export import export as export
     from mstemba.pipeline.detect.scores_file import SavedScores as SavedScores
@@ -53,7 +53,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "errors": "MstembaError UsageError",
-    "model.checkpoint": "load_model",
+    "model.weights": "load_model",
     "pipeline.detect.export": "ExportResult export",
     "pipeline.detect.scores_file": "SavedScores read_scores",
     "pipeline.detect.segments": "find_segments",

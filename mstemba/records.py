@@ -116,6 +116,21 @@ class FeatureSpec:
     decoder: str = "auto"
     resize: str = "bilinear-in-decoder"
 
+    @classmethod
+    def unknown(cls, width: int) -> FeatureSpec:
+        """Return the specification of features of which only the width is known.
+
+        Published features come without a word on how they were made. What stands in the fields
+        is stored and hashed, and means nothing by itself: ask `is_known`.
+        """
+        text = "published"
+        return cls(text, text, text, width, 0, 0, 0, 0, precision=text, decoder=text)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known how the features were made."""
+        return self != FeatureSpec.unknown(self.width)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as they are stored and hashed: `frame_step` is called `every` there."""
         content = asdict(self)

@@ -1,4 +1,4 @@
-"""CLIP image embeddings through open_clip: any of its models, by published tag or local file."""
+"""CLIP image embeddings of any open_clip model, from a published tag or a local file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mstemba.errors import UsageError
-from mstemba.extractors.description import Description
-from mstemba.extractors.weights import first_line, not_here, reading, unreachable
+from mstemba.extractors.backbone_spec import BackboneSpec
+from mstemba.extractors.weights import first_line, reading, unavailable, unreachable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MODEL, TAG = "ViT-L-14-quickgelu", "openai"
 _HUB_OF_DEFAULT = "timm/vit_large_patch14_clip_224.openai/"
-# What open_clip looks for in a repository of the hub, the preferred first.
+# The files that open_clip looks for in a repository of the hub, the preferred one first.
 _HUB_FILES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -30,22 +30,23 @@ _HUB_FILES = (
 )
 
 
-def describe(model: str) -> Description:
-    """What an open_clip model takes and gives, read without importing torch.
+def describe(model: str) -> BackboneSpec:
+    """Return the specification of an open_clip model, without importing torch.
 
-    Raises UsageError, listing similar names, for a model that open_clip does not have.
+    Raises:
+        UsageError: open_clip has no such model; similar names are listed.
     """
     folder = _configs()
     file = folder / f"{model}.json"
     if not file.is_file():
         raise UsageError(
-            f"unknown CLIP model {model!r}; of the models in {folder} "
-            f"the nearest are {', '.join(_similar(folder, model))}"
+            f"unknown CLIP model {model!r}; the most similar models in {folder} "
+            f"are {', '.join(_similar(folder, model))}"
         )
     config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     sizes = config["vision_cfg"].get("image_size", 224)
     size = int(sizes[0] if isinstance(sizes, list) else sizes)
-    return Description(
+    return BackboneSpec(
         width=int(config["embed_dim"]),
         input_size=size,
         short_side=size,
@@ -56,30 +57,32 @@ def describe(model: str) -> Description:
 
 
 def load(model: str, weights: str, device: str, precision: str) -> FeatureExtractor:
-    """The image embedding, not L2-normalised, as the field's published CLIP features are.
+    """Load the image tower. Its features are not L2-normalised, like published CLIP features.
 
-    A local file cannot tell which activation it was trained with: OpenAI's own weights need a
-    model whose name ends in `-quickgelu`, as the default's does. Raises UsageError when the weights
-    are not here and cannot be fetched, or do not fit the model.
+    A local file does not tell which activation it was trained with: OpenAI's own weights need a
+    model whose name ends in `-quickgelu`, as the default's does.
+
+    Raises:
+        UsageError: The weights are missing and cannot be downloaded, or do not fit the model.
     """
     from mstemba.extractors import torchvision_ops
     from mstemba.extractors.feature_extractor import FeatureExtractor
 
     torchvision_ops.ensure()
-    # open_clip cannot leave the text tower out of a model; it is freed here, with the rest of it.
-    visual = network(model, weights).visual
+    # open_clip always builds the text tower too; it is freed here.
+    visual = load_network(model, weights).visual
 
     def forward(images: Tensor) -> Tensor:
-        # encode_image is this and no more, except that CoCa's visual gives its tokens as well, and
-        # that CoCa's encode_image normalises unless it is told not to.
+        # encode_image does the same, except that CoCa's visual returns its tokens too, and that
+        # CoCa's encode_image normalises by default.
         found: Tensor | tuple[Tensor, ...] = visual(images)
         return found[0] if isinstance(found, tuple) else found
 
     return FeatureExtractor(visual, forward, visual.image_mean, visual.image_std, device, precision)
 
 
-def network(model: str, weights: str) -> Any:
-    """open_clip's own network, both towers, on the CPU. Raises UsageError as `load` does."""
+def load_network(model: str, weights: str) -> Any:
+    """Load open_clip's network with both towers, on the CPU. Raises UsageError as `load` does."""
     return (_local if Path(weights).is_file() else _published)(model, weights)
 
 
@@ -105,14 +108,14 @@ def _published(model: str, tag: str) -> Any:
     if cached is not None:
         with reading(cached, f"CLIP {model}"):
             return _create(model, cached, _pixels(model, tag), quick)
-    # The hub's client repeats each request for half a minute where there is no network.
+    # Without a network the hub's client repeats each request for half a minute.
     reason = unreachable(_endpoint()) if hub else None
     if reason is None:
         try:
             return _create(model, tag, None, quick)
         except Exception as error:  # a hub, a socket: each raises its own kinds
             reason = first_line(error).split(". ")[0]
-    raise not_here(what, reason, _page(hub) if hub else address)
+    raise unavailable(what, reason, _page(hub) if hub else address)
 
 
 def _create(model: str, weights: str, pixels: dict[str, Any] | None, quick: bool = False) -> Any:
@@ -126,7 +129,7 @@ def _create(model: str, weights: str, pixels: dict[str, Any] | None, quick: bool
 
 
 def _pixels(model: str, tag: str | None = None) -> dict[str, Any]:
-    """Mean and deviation of pixels of published weights, or those that a model's first have."""
+    """Return mean and standard deviation of pixels, of a tag or of a model's first tag."""
     import open_clip
 
     tags = [tag] if tag else open_clip.list_pretrained_tags_by_model(model)
@@ -134,16 +137,16 @@ def _pixels(model: str, tag: str | None = None) -> dict[str, Any]:
     return {name: config[name] for name in ("mean", "std") if name in config}
 
 
-def default_at_hand() -> bool:
-    """Whether the default weights are in a cache."""
+def default_available() -> bool:
+    """Return whether the default weights are in a cache."""
     old = Path.home() / ".cache" / "clip" / "ViT-L-14.pt"
     return _cached(_HUB_OF_DEFAULT) is not None or old.is_file()
 
 
 def _cached(hub: str) -> str | None:
-    """The weights file in the hub's cache, for `owner/repository/` or `owner/repository/file`.
+    """Return the weights file in the hub's cache, for `owner/repository/` or `.../file`.
 
-    Found here rather than by open_clip, whose client asks the network for what it has already.
+    open_clip's own client asks the network even for files that are in the cache.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -154,7 +157,7 @@ def _cached(hub: str) -> str | None:
 
 
 def _page(hub: str) -> str:
-    """Where a person finds the weights file that `_cached` looks for."""
+    """Return where a person finds the weights file that `_cached` looks for."""
     repository, _, file = hub.rpartition("/")
     return f"{file or f'{_HUB_FILES[0]} or {_HUB_FILES[-1]}'} of {_endpoint()}/{repository}"
 
@@ -179,7 +182,7 @@ def _similar(folder: Path, model: str) -> list[str]:
 
 @contextlib.contextmanager
 def quiet_logging() -> Iterator[None]:
-    """The hub's client logs each of its retries; what matters is in the exception."""
+    """Silence the hub's client, which logs each retry; the exception says what matters."""
     logging.disable(logging.CRITICAL)
     try:
         yield

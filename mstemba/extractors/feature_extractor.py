@@ -1,8 +1,7 @@
-"""Decoded frames to feature vectors on a device: what all backbones share."""
+"""Runs a backbone on decoded frames: what all backbones share."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,15 +9,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
-
 
 class FeatureExtractor:
-    """A backbone ready to run.
+    """A backbone that is ready to run.
 
-    `forward` maps normalised pixels to features: images (N, 3, S, S) to (N, F), or with `clips`
-    (N, 3, L, S, S) to (N, R, F). `mean` and `std` are the backbone's own, for pixels in [0, 1].
-    `precision` is the type that weights and pixels are cast to.
+    Args:
+        module: The network that `forward` runs.
+        forward: Maps normalised images (N, 3, S, S) to (N, F), or, with `clips`, normalised clips
+            (N, 3, L, S, S) to (N, R, F).
+        mean: Of the three colours, for pixels in [0, 1].
+        std: Standard deviation, likewise.
+        device: As torch names it.
+        precision: The torch dtype that weights and pixels are cast to.
+        clips: Whether `forward` takes clips.
     """
 
     def __init__(
@@ -34,7 +37,7 @@ class FeatureExtractor:
     ) -> None:
         self.device = torch.device(device)
         self._dtype: torch.dtype = getattr(torch, precision)
-        # The frames arrive in this layout, and convolutions on a CPU are twice as fast in it.
+        # Frames arrive in this layout, and convolutions on a CPU are twice as fast in it.
         layout = torch.channels_last_3d if clips else torch.channels_last
         module.eval().requires_grad_(False).to(self.device, self._dtype)
         for part in module.modules():
@@ -47,9 +50,15 @@ class FeatureExtractor:
 
     @torch.inference_mode()
     def __call__(self, frames: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
-        """(N, L, S, S, 3) uint8 RGB to (N, R, F) float32; L and R are 1 for images.
+        """Return the features of a batch.
 
         Pinned frames are copied to a GPU without waiting, in the calling thread's stream.
+
+        Args:
+            frames: (N, L, S, S, 3) uint8 RGB; L is 1 for images.
+
+        Returns:
+            (N, R, F) float32; R is 1 for images.
         """
         pixels = self._normalise(torch.as_tensor(frames).to(self.device, non_blocking=True))
         if self._clips:
@@ -58,18 +67,14 @@ class FeatureExtractor:
         return features.float().cpu().numpy()[:, None]
 
     def _normalise(self, frames: Tensor) -> Tensor:
-        """uint8 to (x - mean) / std, computed in float32."""
-        if frames.is_cuda and _HAS_TRITON:
-            from mstemba.extractors import pixels
-
-            return pixels.normalise(frames, *self._factors(1), self._dtype)
-        # Whole rows of pixels: factors of three numbers would be broadcast five times as slowly.
+        """Return (x / 255 - mean) / std of uint8 frames, computed in float32."""
+        # Whole rows of pixels: broadcasting three numbers would be five times as slow on a CPU.
         scale, shift = self._factors(frames.shape[-2])
         values = frames.flatten(-2).float().mul_(scale).add_(shift)
         return values.to(self._dtype).view(frames.shape)
 
     def _factors(self, width: int) -> tuple[Tensor, Tensor]:
-        """Scale and shift of the three colours, `width` times over."""
+        """Return scale and shift of the three colours, repeated `width` times."""
         if width not in self._repeated:
             scale, shift = 1 / (255 * self._std), -self._mean / self._std
             self._repeated[width] = (

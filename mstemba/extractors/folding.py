@@ -1,4 +1,4 @@
-"""Folds batch norms into the convolutions before them: the same numbers from fewer passes."""
+"""Folds batch norms into the convolutions before them: the same numbers in fewer operations."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def fold(network: nn.Module, pairs: Iterable[tuple[str, str]]) -> int:
-    """Fold in place, wherever in `network` a module has both children of a pair; how many were.
+    """Fold batch norms in place, and put the network into eval mode.
 
-    A pair names a convolution and the batch norm that follows it directly, as paths below the
-    module whose `forward` calls them. That is the caller's knowledge of the network: the order in
-    which children were registered proves nothing. Pairs that are something else where a module has
-    both names, such as no batch norm at all, are left as they are. The network is left in eval
-    mode, the only one in which the two are the same.
+    Args:
+        network: Every module in it that has both children of a pair is changed.
+        pairs: A convolution and the batch norm that follows it directly, as paths below the module
+            whose `forward` calls them. Only the caller can know them: the order in which children
+            are registered proves nothing. A pair of other modules is left as it is.
+
+    Returns:
+        How many were folded.
     """
     network.eval()
     pairs = tuple(pairs)
@@ -27,7 +30,7 @@ def _fold(module: nn.Module, convolution: str, norm: str) -> bool:
     first, second = _child(module, convolution), _child(module, norm)
     if not isinstance(first, nn.Conv2d | nn.Conv3d) or not isinstance(second, _BatchNorm):
         return False
-    # Fusing copies the convolution whole, so one that pads in its own way goes on doing so.
+    # Fusing copies the whole convolution, so one that pads in its own way still does.
     module.set_submodule(convolution, fuse_conv_bn_eval(first, second))
     module.set_submodule(norm, nn.Identity())
     return True

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mstemba.extractors.description import Description
-from mstemba.extractors.weights import fit, located, read_state, reading
+from mstemba.extractors.backbone_spec import BackboneSpec
+from mstemba.extractors.weights import load_weights, locate
 
 if TYPE_CHECKING:
     from mstemba.extractors.feature_extractor import FeatureExtractor
@@ -24,19 +24,19 @@ PUBLISHED = {
 _MEAN = _STD = [0.5, 0.5, 0.5]  # pixels in [-1, 1]
 
 
-def describe(model: str) -> Description:
-    """Snippets: one vector for each window of frames, seen on its own."""
-    return Description(
+def describe(model: str) -> BackboneSpec:
+    """Return the specification for snippets: one vector for each window of frames."""
+    return BackboneSpec(
         width=1024, input_size=224, short_side=226, kind="clip", cpu_batch=1, gpu_batch=8
     )
 
 
-def describe_whole_clip(model: str) -> Description:
-    """The whole video convolved at once: a row every 8 frames, each the mean of two time steps.
+def describe_whole_clip(model: str) -> BackboneSpec:
+    """Return the specification for whole videos: a row every 8 frames, the mean of two time steps.
 
-    `InceptionI3D.rows` says which rows of a pass over part of a video are those of the video.
+    `InceptionI3D.rows` says which rows of a pass over part of a video equal those of the video.
     """
-    return Description(
+    return BackboneSpec(
         width=1024,
         input_size=224,
         short_side=226,
@@ -51,40 +51,47 @@ def describe_whole_clip(model: str) -> Description:
 
 
 def load(model: str, weights: str, device: str, precision: str) -> FeatureExtractor:
-    """Clips (N, L, 224, 224, 3) of any length L >= 1 to (N, 1, 1024).
+    """Load the network for clips (N, L, 224, 224, 3), L >= 1, to features (N, 1, 1024).
 
-    For L = 16 it is what pytorch-i3d extracts. Raises UsageError when the weights, a tag or a
-    file, are not here and cannot be fetched, or do not fit.
+    For L = 16 they are those that pytorch-i3d extracts.
+
+    Raises:
+        UsageError: The weights, a tag or a file, are missing and cannot be downloaded, or do not
+            fit.
     """
     from mstemba.extractors.feature_extractor import FeatureExtractor
 
-    network = network_of(located(weights, PUBLISHED, "i3d"))
+    network = load_network(locate(weights, PUBLISHED, "i3d"))
     return FeatureExtractor(network, network.snippet, _MEAN, _STD, device, precision, clips=True)
 
 
 def load_whole_clip(model: str, weights: str, device: str, precision: str) -> FeatureExtractor:
-    """Clips (N, L, 224, 224, 3) to (N, R, 1024), R = max(1, ceil(L / 8) - 1).
+    """Load the network for clips (N, L, 224, 224, 3) to features (N, R, 1024).
+
+    R = max(1, ceil(L / 8) - 1).
 
     Raises UsageError as `load` does.
     """
     from mstemba.extractors.feature_extractor import FeatureExtractor
 
-    network = network_of(located(weights, PUBLISHED, "i3d-whole-clip"))
+    network = load_network(locate(weights, PUBLISHED, "i3d-whole-clip"))
     return FeatureExtractor(network, network.rows, _MEAN, _STD, device, precision, clips=True)
 
 
-def network_of(path: str, channels: int = 3) -> InceptionI3D:
-    """The network of a weights file, for features: folded, in eval mode, without a classifier.
+def load_network(path: str, channels: int = 3) -> InceptionI3D:
+    """Load the network for features: batch norms folded, in eval mode, without a classifier.
 
-    The file has pytorch-i3d's names; its `logits.*`, for however many classes, is not looked at.
-    `channels` is 3 for RGB and 2 for optical flow, whose features a program can take from the
-    network itself. Raises UsageError that names what does not fit.
+    Args:
+        path: A weights file with pytorch-i3d's names. Its `logits.*` are ignored.
+        channels: 3 for RGB, 2 for optical flow.
+
+    Raises:
+        UsageError: The file does not fit; the tensors are named.
     """
     from mstemba.extractors.folding import fold
     from mstemba.extractors.i3d_network import BATCH_NORMS, InceptionI3D
 
     network = InceptionI3D(channels, classes=None)
-    with reading(path, f"Inception-I3D with {channels} input channels"):
-        fit(network, read_state(path), unneeded="logits.")
+    load_weights(network, path, f"Inception-I3D with {channels} input channels", "logits.")
     fold(network, BATCH_NORMS)
     return network

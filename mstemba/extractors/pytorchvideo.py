@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mstemba.errors import UsageError
-from mstemba.extractors.description import Description
-from mstemba.extractors.weights import first_line, fit, located, read_state, reading
+from mstemba.extractors.backbone_spec import BackboneSpec
+from mstemba.extractors.weights import first_line, load_weights, locate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _FILES = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/"
 _MEAN, _STD = [0.45] * 3, [0.225] * 3
-# Convolutions and the batch norms behind them, by the attributes of pytorchvideo's modules.
+# Convolutions and the batch norms after them, by the attributes of pytorchvideo's modules.
 _PAIRS = (
     ("conv", "norm"),
     ("conv.conv_xy", "norm"),
@@ -29,7 +29,7 @@ _PAIRS = (
     ("conv_fast_to_slow", "norm"),
     ("pre_conv", "pre_norm"),
 )
-_ALPHA = 4  # frames of SlowFast's fast path for one of its slow path
+_ALPHA = 4  # frames of SlowFast's fast path for each frame of its slow path
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Network:
     width: int
     file: str
     shortest: int = 1
-    """Frames that a clip must have; shorter ones have their last frame repeated."""
+    """Frames that a clip must have; the last frame of a shorter one is repeated."""
 
     @property
     def published(self) -> dict[str, str]:
-        """Addresses by tag, as pytorchvideo's own hub has them."""
+        """Address by tag, as in pytorchvideo's own hub."""
         return {"kinetics": _FILES + self.file}
 
 
@@ -56,9 +56,9 @@ NETWORKS = {
 }
 
 
-def describe(model: str) -> Description:
-    """What one of `NETWORKS` takes and gives."""
-    return Description(
+def describe(model: str) -> BackboneSpec:
+    """Return the specification of one of `NETWORKS`."""
+    return BackboneSpec(
         width=NETWORKS[model].width,
         input_size=224,
         short_side=256,
@@ -69,25 +69,27 @@ def describe(model: str) -> Description:
 
 
 def installed() -> bool:
-    """Whether pytorchvideo is, found without importing it."""
+    """Return whether pytorchvideo is installed, without importing it."""
     return importlib.util.find_spec("pytorchvideo") is not None
 
 
 def load(model: str, weights: str, device: str, precision: str) -> FeatureExtractor:
-    """Clips (N, L, 224, 224, 3) of any length L >= 1 to (N, 1, F): what the classifier is given.
+    """Load the network for clips (N, L, 224, 224, 3), L >= 1, to features (N, 1, F).
 
-    It is the mean of the last feature map over space and time, of X3D its head's last activation.
-    Raises UsageError when pytorchvideo is not installed, or when the weights, a tag or a file, are
-    not here and cannot be fetched, or do not fit.
+    The features are the classifier's input: the mean of the last feature map over space and time,
+    for X3D the last activation of its head.
+
+    Raises:
+        UsageError: pytorchvideo is not installed, or the weights, a tag or a file, are missing and
+            cannot be downloaded, or do not fit.
     """
     from mstemba.extractors.feature_extractor import FeatureExtractor
     from mstemba.extractors.folding import fold
 
     network = headless(model)
-    path = located(weights, NETWORKS[model].published, model)
-    with reading(path, model):
-        last, _ = list(network.get_submodule("blocks").named_children())[-1]
-        fit(network, read_state(path), unneeded=f"blocks.{last}.proj.")
+    path = locate(weights, NETWORKS[model].published, model)
+    last, _ = list(network.get_submodule("blocks").named_children())[-1]
+    load_weights(network, path, model, f"blocks.{last}.proj.")
     fold(network, _PAIRS)
 
     def forward(clips: Tensor) -> Tensor:
@@ -98,7 +100,7 @@ def load(model: str, weights: str, device: str, precision: str) -> FeatureExtrac
 
 
 def headless(model: str) -> nn.Module:
-    """pytorchvideo's network with random weights, giving pooled features (N, F) for any length."""
+    """Build pytorchvideo's network with random weights and pooled features (N, F) as its output."""
     if not installed():
         raise UsageError(f"{model} needs pytorchvideo; run `pip install 'mstemba[pytorchvideo]'`")
     from torch import nn
@@ -117,7 +119,7 @@ def headless(model: str) -> nn.Module:
     *_, head = network.get_submodule("blocks").children()
     for name in ("proj", "dropout", "activation"):
         setattr(head, name, None)
-    # Pools of a fixed size, all of them in the heads, tie a network to one length of clip.
+    # The heads pool with a fixed size, which ties a network to one length of clip.
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.AvgPool3d):
@@ -126,7 +128,7 @@ def headless(model: str) -> nn.Module:
 
 
 def inputs(model: str, clips: Tensor) -> Tensor | list[Tensor]:
-    """What the network takes for clips (N, 3, L, S, S): of SlowFast both paths, slow one first."""
+    """Return the network's input for clips (N, 3, L, S, S): for SlowFast the slow and fast path."""
     import torch
 
     missing = NETWORKS[model].shortest - clips.shape[2]
@@ -135,8 +137,8 @@ def inputs(model: str, clips: Tensor) -> Tensor | list[Tensor]:
         clips = torch.cat([clips, last], dim=2)
     if model != "slowfast_r50":
         return clips
-    # A quarter of the frames, spread from the first to the last, as in training (PySlowFast's and
-    # pytorchvideo's own transforms do it so), rather than each fourth from the first.
+    # A quarter of the frames, spread from the first to the last, as in training (see the transforms
+    # of PySlowFast and pytorchvideo), not every fourth frame from the first.
     length = clips.shape[2]
     chosen = torch.linspace(0, length - 1, -(-length // _ALPHA)).long()
     return [clips.index_select(2, chosen.to(clips.device)), clips]

@@ -1,4 +1,4 @@
-"""The backbones by name, and what each needs. Resolving a name imports no torch."""
+"""The backbones by name. Resolving a name imports no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mstemba.errors import UsageError
 from mstemba.extractors import clip, clip_text, efficientnet, i3d, pytorchvideo
-from mstemba.extractors.description import Description
+from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.extractors.weights import check_tag, hub_file
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedBackbone:
     """A backbone whose weights are identified and not yet loaded."""
 
     name: str
@@ -26,7 +26,7 @@ class Resolved:
     """The tag, or the path of the file."""
     identity: str
     """`tag:...` or `sha256:...`: what decides the numbers."""
-    about: Description
+    spec: BackboneSpec
 
     @property
     def file(self) -> str | None:
@@ -36,40 +36,40 @@ class Resolved:
         return str(Path(self.weights).resolve()) if named else None
 
     def load(self, device: str, precision: str) -> FeatureExtractor:
-        """Load the weights. Raises UsageError when they are not here and cannot be fetched."""
+        """Load the weights. Raises UsageError if they are missing and cannot be downloaded."""
         return BACKBONES[self.name].load(self.model, self.weights, device, precision)
 
     def load_text(self, device: str) -> clip_text.TextEncoder:
-        """Load the text tower of the same weights. Raises UsageError as `load` and `text_side`."""
-        return text_side(self.name)(self.model, self.weights, device)
+        """Load the text tower. Raises UsageError as `load` and `text_loader` do."""
+        return text_loader(self.name)(self.model, self.weights, device)
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A family of backbones: what a user should know, and how to get it."""
+    """A backbone as users name it: how it is described, and how it is loaded."""
 
     summary: str
     default_model: str
     default_weights: Callable[[], str]
     licence: str
     source: str
-    """Where the weights come from, with the address of the default ones if it is one file."""
-    describe: Callable[[str], Description]
-    """Of a model; UsageError lists the choices for one that is not there."""
+    """Where the weights come from, with the address if the default ones are a single file."""
+    describe: Callable[[str], BackboneSpec]
+    """Model name to its specification. Raises UsageError, with the choices, for an unknown one."""
     load: Callable[[str, str, str, str], FeatureExtractor]
-    """(model, weights, device, precision) to an encoder."""
-    at_hand: Callable[[], bool]
+    """(model, weights, device, precision) to a FeatureExtractor."""
+    available: Callable[[], bool]
     """Whether the default weights can be loaded without a network."""
     published: Mapping[str, str] | None
-    """Address by tag; None where it takes the library itself to know the tags."""
+    """Address by tag; None if only the backbone's own library knows the tags."""
     many_models: bool = False
     load_text: Callable[[str, str, str], clip_text.TextEncoder] | None = None
-    """(model, weights, device) to its text tower; None where it knows no language."""
+    """(model, weights, device) to a TextEncoder; None if the backbone has no text tower."""
 
 
 def _i3d(
     summary: str,
-    describe: Callable[[str], Description],
+    describe: Callable[[str], BackboneSpec],
     load: Callable[[str, str, str, str], FeatureExtractor],
 ) -> Backbone:
     address = i3d.PUBLISHED["imagenet"]
@@ -81,7 +81,7 @@ def _i3d(
         source=f"downloaded from {address}, or a file by --weights",
         describe=describe,
         load=load,
-        at_hand=lambda: hub_file(address).is_file(),
+        available=lambda: hub_file(address).is_file(),
         published=i3d.PUBLISHED,
     )
 
@@ -96,7 +96,7 @@ def _pytorchvideo(name: str, network: pytorchvideo.Network) -> Backbone:
         source=f"downloaded from {address}, or a file by --weights",
         describe=pytorchvideo.describe,
         load=pytorchvideo.load,
-        at_hand=lambda: pytorchvideo.installed() and hub_file(address).is_file(),
+        available=lambda: pytorchvideo.installed() and hub_file(address).is_file(),
         published=network.published,
     )
 
@@ -110,7 +110,7 @@ BACKBONES = {
         source="downloaded by open_clip, or a local file by --weights",
         describe=clip.describe,
         load=clip.load,
-        at_hand=clip.default_at_hand,
+        available=clip.default_available,
         published=None,
         many_models=True,
         load_text=clip_text.load,
@@ -123,7 +123,7 @@ BACKBONES = {
         source="installed with mstemba",
         describe=efficientnet.describe,
         load=efficientnet.load,
-        at_hand=lambda: Path(efficientnet.packaged_weights()).is_file(),
+        available=lambda: Path(efficientnet.packaged_weights()).is_file(),
         published={},
     ),
     "i3d": _i3d("Inception-I3D (RGB), a snippet of frames at a time", i3d.describe, i3d.load),
@@ -138,22 +138,28 @@ BACKBONES = {
 
 def resolve(
     name: str, model: str | None, weights: str | None, fingerprint: Callable[[Path], str]
-) -> Resolved:
-    """Identify a backbone and its weights.
+) -> ResolvedBackbone:
+    """Identify a backbone and its weights, without loading them.
 
-    `fingerprint` gives the SHA-256 of a local file. Raises UsageError for an unknown name, model
-    or tag, and for a file that is not there.
+    Args:
+        name: One of `BACKBONES`.
+        model: A model of that backbone. Default: its own.
+        weights: A published tag or a local file. Default: the backbone's.
+        fingerprint: Returns the SHA-256 of a local file.
+
+    Raises:
+        UsageError: The name, the model or the tag is unknown, or the file does not exist.
     """
     if name not in BACKBONES:
-        raise UsageError(f"unknown backbone {name!r}; there are {', '.join(BACKBONES)}")
+        raise UsageError(f"unknown backbone {name!r}; expected one of {', '.join(BACKBONES)}")
     backbone = BACKBONES[name]
     model = model or backbone.default_model
     if model != backbone.default_model and not backbone.many_models:
         raise UsageError(
             f"unknown model {model!r} of backbone {name}, which has "
-            f"{backbone.default_model} only; leave --model out"
+            f"only {backbone.default_model}; omit --model"
         )
-    about = backbone.describe(model)
+    spec = backbone.describe(model)
     weights = weights or backbone.default_weights()
     if Path(weights).is_file():
         identity = f"sha256:{fingerprint(Path(weights))}"
@@ -163,38 +169,45 @@ def resolve(
         if backbone.published is not None:
             check_tag(weights, backbone.published, name)
         identity = f"tag:{weights}"
-    return Resolved(name, model, weights, identity, about)
+    return ResolvedBackbone(name, model, weights, identity, spec)
 
 
-def text_side(name: str) -> Callable[[str, str, str], clip_text.TextEncoder]:
-    """What loads a backbone's text tower. Raises UsageError for a backbone that has none."""
+def text_loader(name: str) -> Callable[[str, str, str], clip_text.TextEncoder]:
+    """Return the function that loads a backbone's text tower.
+
+    Raises:
+        UsageError: The backbone has none.
+    """
     load = BACKBONES[name].load_text
     if load is None:
         others = ", ".join(other for other, backbone in BACKBONES.items() if backbone.load_text)
         raise UsageError(
-            f"backbone {name} was trained on pictures without text: it has no text tower, so it "
-            f"cannot tell how well a label fits a picture. Backbones that can: {others}"
+            f"backbone {name} was trained on images without text: it has no text tower, so it "
+            f"cannot tell how well a label fits an image. Backbones that can: {others}"
         )
     return load
 
 
 def listing() -> list[dict[str, object]]:
-    """One row a backbone: what a user chooses by, and whether its default weights are here."""
+    """Return one row for each backbone, for `mstemba backbones`.
+
+    `here` says whether its default weights are available without a network.
+    """
     rows: list[dict[str, object]] = []
     for name, backbone in BACKBONES.items():
-        about = backbone.describe(backbone.default_model)
+        spec = backbone.describe(backbone.default_model)
         rows.append(
             {
                 "name": name,
                 "summary": backbone.summary,
                 "model": backbone.default_model,
-                "kind": about.kind,
+                "kind": spec.kind,
                 "text": backbone.load_text is not None,
-                "width": about.width,
-                "input": about.input_size,
+                "width": spec.width,
+                "input": spec.input_size,
                 "licence": backbone.licence,
                 "weights": backbone.source,
-                "here": backbone.at_hand(),
+                "here": backbone.available(),
             }
         )
     return rows

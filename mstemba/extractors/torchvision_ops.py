@@ -1,4 +1,4 @@
-"""Lets torchvision be imported beside a torch that its native library was not built for."""
+"""Lets torchvision be imported with a torch that its native library was not built for."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _library: torch.library.Library | None = None
 
 
 def ensure() -> None:
-    """Define torchvision's nms and qnms if its native library has not.
+    """Define torchvision's nms and qnms if its native library does not.
 
-    Call before importing torchvision or anything that does (open_clip, timm, pytorchvideo).
-    Nothing here uses these operators; the stand-ins raise when they are called.
+    Call it before importing torchvision or anything that does (open_clip, timm, pytorchvideo).
+    mstemba does not use these operators; the stand-ins raise when they are called.
     """
     global _library
     if _library is not None or _native_library_loads():

@@ -1,4 +1,4 @@
-"""Weights files: fetched where they are published, read without executing anything, fitted."""
+"""Weights of backbones: located, downloaded, and loaded into a network."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ import urllib.request
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mstemba.errors import UsageError
+from mstemba.tensor_files import describe_mismatch, read_tensors
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 _SECONDS = 5.0
-"""How long an address may take to answer before it counts as out of reach."""
-_SHOWN = 3
-"""Names that a message lists of those that do not fit."""
+"""How long an address may take to answer before it counts as unreachable."""
 
 
 @contextlib.contextmanager
 def reading(path: str, model: str) -> Iterator[None]:
-    """Turn whatever a wrong file makes torch raise into a UsageError.
+    """Turn any exception that a wrong file causes into a UsageError.
 
-    torch's own message for pickled code advises how to run it; that is not passed on.
+    torch's own message for pickled code advises how to run it; it is not passed on.
     """
     try:
         with warnings.catch_warnings():
@@ -46,101 +45,81 @@ def reading(path: str, model: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
+    """Return the first line of an exception's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def read_state(path: str) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU, from a file of torch's or of safetensors'.
+def load_weights(
+    network: nn.Module, path: str, model: str, ignored_prefix: str | None = None
+) -> None:
+    """Load a weights file into a network.
 
-    They may stand under `model_state` or `state_dict`, as training frameworks save them. Nothing
-    in the file is executed. Raises whatever the readers do, and ValueError for a file that holds
-    something else; call it within `reading`.
+    Args:
+        network: Changed in place.
+        path: The file; see `mstemba.tensor_files.read_tensors`.
+        model: What the network is called in messages.
+        ignored_prefix: Tensors of the file whose names begin with it are ignored. The batch
+            counters of batch norms may be missing: files from before torch 0.4.1 have none, and
+            inference needs none.
+
+    Raises:
+        UsageError: The file does not hold the weights of this network.
     """
-    if Path(path).suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    import torch
-
-    state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    for key in ("model_state", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
-        raise ValueError(f"it holds a {type(state).__name__}, expected tensors by name")
-    return state
-
-
-def fit(network: nn.Module, state: Mapping[str, Tensor], unneeded: str | None = None) -> None:
-    """Load `state` into `network`, leaving out the names that begin with `unneeded`.
-
-    Raises ValueError that says which names are missing, unknown or of another shape; call it
-    within `reading`. The batch counters of batch norms may be missing: files from before torch
-    0.4.1 have none, and inference needs none.
-    """
-    found = {
-        name: value
-        for name, value in state.items()
-        if unneeded is None or not name.startswith(unneeded)
-    }
-    expected = network.state_dict()
-    missing = [
-        name for name in expected if name not in found and not name.endswith(".num_batches_tracked")
-    ]
-    unknown = [name for name in found if name not in expected]
-    shapes = [
-        f"{name} is {tuple(value.shape)}, not {tuple(expected[name].shape)}"
-        for name, value in found.items()
-        if name in expected and value.shape != expected[name].shape
-    ]
-    problems = [
-        f"{what} {_some(names)}"
-        for what, names in (("missing", missing), ("unknown", unknown), ("misshapen", shapes))
-        if names
-    ]
-    if problems:
-        raise ValueError("; ".join(problems))
-    network.load_state_dict(found, strict=False)
+    with reading(path, model):
+        found = {
+            name: value
+            for name, value in read_tensors(Path(path)).items()
+            if ignored_prefix is None or not name.startswith(ignored_prefix)
+        }
+        expected = {
+            name: value
+            for name, value in network.state_dict().items()
+            if name in found or not name.endswith(".num_batches_tracked")
+        }
+        if mismatch := describe_mismatch(expected, found):
+            raise ValueError(mismatch)
+        network.load_state_dict(found, strict=False)
 
 
-def _some(names: list[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+def locate(weights: str, published: Mapping[str, str], name: str) -> str:
+    """Return the path of a weights file, downloaded if need be.
 
+    Args:
+        weights: A local file, or a tag.
+        published: Address by tag.
+        name: The backbone's, for messages.
 
-def located(weights: str, published: Mapping[str, str], name: str) -> str:
-    """Path of a weights file: `weights` itself, or the published file of that tag, fetched.
-
-    Raises UsageError for an unknown tag, and when the file is neither here nor to be had.
+    Raises:
+        UsageError: The tag is unknown, or the file is missing and cannot be downloaded.
     """
     if Path(weights).is_file():
         return weights
     check_tag(weights, published, name)
-    return str(fetched(published[weights], f"{weights!r} of {name}"))
+    return str(download(published[weights], f"{weights!r} of {name}"))
 
 
 def check_tag(tag: str, published: Iterable[str], name: str) -> None:
-    """Raise UsageError when a backbone has no published weights of this tag."""
+    """Raise UsageError if a backbone has no published weights with this tag."""
     tags = list(published)
     if tag not in tags:
         raise UsageError(
             f"no published weights {tag!r} of {name}; its tags: {', '.join(tags) or 'none'}. "
-            f"Leave --weights out, or give a file by it"
+            f"Omit --weights, or pass a file"
         )
 
 
 def hub_file(url: str) -> Path:
-    """Where torch's hub keeps the file of an address, or would; imports no torch."""
+    """Return where torch's hub caches the file of an address. Imports no torch."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))
     return Path(home).expanduser() / "hub" / "checkpoints" / url.rsplit("/", 1)[1]
 
 
-def fetched(url: str, what: str) -> Path:
-    """The file of an address in the cache of torch's hub, downloaded unless it is there.
+def download(url: str, what: str) -> Path:
+    """Download a file into the cache of torch's hub, unless it is there, and return its path.
 
-    Raises UsageError, within seconds where there is no network.
+    Raises:
+        UsageError: It cannot be downloaded. Without a network this takes seconds.
     """
     file = hub_file(url)
     if file.is_file():
@@ -155,22 +134,22 @@ def fetched(url: str, what: str) -> Path:
             return file
         except Exception as error:  # a server, a socket, a disk: each raises its own kinds
             reason = first_line(error)
-    raise not_here(what, reason, url)
+    raise unavailable(what, reason, url)
 
 
-def not_here(what: str, reason: str, source: str) -> UsageError:
-    """The error for published weights that cannot be had: what to download, and where it goes."""
+def unavailable(what: str, reason: str, source: str) -> UsageError:
+    """Return the error for published weights that are missing and cannot be downloaded."""
     return UsageError(
-        f"the weights {what} are not here and could not be downloaded ({reason}). "
-        f"Download {source} on another machine and give the file by --weights"
+        f"the weights {what} are missing and could not be downloaded ({reason}). "
+        f"Download {source} on another machine and pass the file with --weights"
     )
 
 
 def unreachable(url: str) -> str | None:
-    """Why nothing answers at an address, or None when something does.
+    """Return why nothing answers at an address; None if something does.
 
-    Asked through the proxies that the environment names. Any answer counts, an error too: what to
-    make of it is for the client that downloads, which retries for long where nothing answers.
+    The request goes through the proxies of the environment. Any answer counts, errors included:
+    the client that downloads handles them, but retries for long if nothing answers.
     """
     request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "mstemba"})
     try:
@@ -181,5 +160,5 @@ def unreachable(url: str) -> str | None:
     except OSError as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLError):
-            return None  # someone answered, whom another client may trust
+            return None  # a server answered, and another client may trust it
         return str(getattr(reason, "strerror", None) or reason)

@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.extractors.description import Description
+from mstemba.extractors.backbone_spec import BackboneSpec
 
 FeatureArray = NDArray[np.float32]
 
@@ -58,7 +58,7 @@ class Sampling(Protocol):
         ...
 
 
-def sampling(about: Description, window: int, stride: int, row: int = 0) -> Sampling:
+def sampling(about: BackboneSpec, window: int, stride: int, row: int = 0) -> Sampling:
     """The sampling of one video for this backbone, from this feature row on."""
     if about.kind == "image":
         return Images(window, stride, row)

@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.errors import CheckpointError, UsageError
-from mstemba.pipeline.caching.files import read_json
+from mstemba.pipeline.caching.files import read_json, write_atomically
 from mstemba.pipeline.caching.keys import file_sha256, spec_key
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, get_current
 from mstemba.records import FeatureSpec, FloatArray, check_finite
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from mstemba.model.architectures import Network
 
 FORMAT = "mstemba-checkpoint"
@@ -48,9 +50,9 @@ class Checkpoint:
         """The model in evaluation mode. Raises CheckpointError when the weights are damaged."""
         import torch
 
-        from mstemba.model.checkpoint import load_model
         from mstemba.model.config import ModelConfig
         from mstemba.model.scan import explain
+        from mstemba.model.weights import load_model
 
         # Of bare weights the names do not tell how they are to be run.
         choices = {k: self.model[k] for k in ("split", "padding") if k in self.model}
@@ -68,7 +70,16 @@ class Checkpoint:
         return {"weights": self.sha256(), "model": self.model, "classes": self.classes}
 
 
-def make_config(
+def save_weights(path: Path, network: nn.Module) -> None:
+    """Write a network's tensors into a safetensors file, which appears complete or not at all."""
+    import safetensors.torch
+
+    tensors = {name: w.detach().cpu().contiguous() for name, w in network.state_dict().items()}
+    content = safetensors.torch.save(tensors)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def checkpoint_config(
     model: dict[str, Any],
     classes: tuple[str, ...],
     spec: FeatureSpec,
@@ -102,7 +113,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if path.is_dir() and (path / DONE).is_file():
         folder = path / read_done(path)["checkpoint"]
     if path.is_file() and path.name not in (WEIGHTS, CONFIG):
-        from mstemba.model.checkpoint import read_weights
+        from mstemba.model.weights import read_weights
 
         read_weights(path)  # says what is wrong with the file before what is missing beside it
         raise CheckpointError(
@@ -143,7 +154,7 @@ def open_released(
     and version 1 splits into contiguous parts. Only so do released weights give released numbers.
     Raises CheckpointError for weights of another network, of other classes or of other features.
     """
-    from mstemba.model.checkpoint import infer_config, read_weights
+    from mstemba.model.weights import infer_config, read_weights
 
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder, expected a file of released weights")

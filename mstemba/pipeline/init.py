@@ -114,7 +114,7 @@ def init(
 def _former(folder: Path, dataset: str | None, features: str | Path | None) -> Iterator[Manifest]:
     """The manifest to merge into; while it is held, no other process merges."""
     workspace = open_workspace(folder)
-    with StoreLocks(workspace.manifest).whole():
+    with StoreLocks(workspace.manifest).lock_store():
         if not workspace.manifest.is_file():
             raise UsageError(f"{workspace.manifest}: no manifest to merge into: leave --merge out")
         former = load_manifest(workspace.manifest)

@@ -12,7 +12,7 @@ from mstemba.errors import MstembaError, StoreError
 from mstemba.pipeline.caching.keys import Fingerprints, entry_key
 from mstemba.pipeline.extract.jobs import read_failures
 from mstemba.pipeline.features.sources import NpyFolder
-from mstemba.pipeline.features.store import IMPORTED, FeatureStore
+from mstemba.pipeline.features.store import FeatureStore, is_imported
 from mstemba.pipeline.runs import list_runs
 from mstemba.pipeline.workspace import Workspace, get_current
 
@@ -92,7 +92,7 @@ def _state(
         entry = store.entry(id)
     except StoreError as error:
         return "damaged", str(error), 0, ""
-    imported = entry is not None and entry.get("source") == IMPORTED
+    imported = entry is not None and is_imported(entry)
     if not imported and (path is None or not path.is_file()):
         return "no file", str(path or ""), 0, ""
     if entry is not None:

@@ -80,6 +80,6 @@ def test_weights_that_cannot_be_had_are_named_before_anything_is_decoded(tmp_pat
     film(tmp_path / "v.mp4")
     offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}
     result = mstemba("detect", "v.mp4", "--labels", "sit", cwd=tmp_path, expect=2, env=offline)
-    assert "weights 'openai' of CLIP ViT-L-14-quickgelu are not here" in complaint(result)
-    assert "give the file by --weights" in result.stderr
+    assert "weights 'openai' of CLIP ViT-L-14-quickgelu are missing" in complaint(result)
+    assert "pass the file with --weights" in result.stderr
     assert not (tmp_path / "detections").exists()

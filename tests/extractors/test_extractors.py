@@ -380,7 +380,7 @@ def test_clips_weights_in_the_hubs_cache_are_loaded_without_a_network(
     network, _ = tiny
     tags = {"ours": {"hf_hub": "me/tiny/", "mean": [0.5] * 3, "std": [0.25] * 3}}
     monkeypatch.setitem(pretrained._PRETRAINED, "tiny-clip", tags)
-    with pytest.raises(UsageError, match=r"'ours' of CLIP tiny-clip are not here.*/me/tiny on"):
+    with pytest.raises(UsageError, match=r"'ours' of CLIP tiny-clip are missing.*/me/tiny on"):
         clip.load("tiny-clip", "ours", "cpu", "float32")
     folder = tmp_path / "hub" / "models--me--tiny"
     (folder / "refs").mkdir(parents=True)
@@ -409,7 +409,7 @@ def test_published_weights_are_downloaded_once_into_the_cache_of_torchs_hub(
     monkeypatch.setattr("torch.hub.download_url_to_file", download)
     assert registry.listing()[2]["here"] is False
     for _ in range(2):
-        found = weights.located("imagenet", i3d.PUBLISHED, "i3d")
+        found = weights.locate("imagenet", i3d.PUBLISHED, "i3d")
         assert found == str(Path(torch.hub.get_dir()) / "checkpoints" / "rgb_imagenet.pt")
         assert Path(found).read_bytes() == b"content"
     assert asked == [i3d.PUBLISHED["imagenet"]]
@@ -420,7 +420,7 @@ def test_published_weights_are_downloaded_once_into_the_cache_of_torchs_hub(
 
     monkeypatch.setattr("torch.hub.download_url_to_file", refused)
     with pytest.raises(UsageError, match=r"not here.*404.*rgb_charades\.pt.*--weights"):
-        weights.located("charades", i3d.PUBLISHED, "i3d")
+        weights.locate("charades", i3d.PUBLISHED, "i3d")
 
 
 def test_an_address_that_answers_is_reachable_whatever_it_says(
@@ -446,7 +446,9 @@ def test_an_unknown_tag_lists_the_tags() -> None:
         clip.load("ViT-L-14", "nope", "cpu", "float32")
 
 
-def resolve(name: str, model: str | None = None, weights: str | None = None) -> registry.Resolved:
+def resolve(
+    name: str, model: str | None = None, weights: str | None = None
+) -> registry.ResolvedBackbone:
     return registry.resolve(name, model, weights, file_sha256)
 
 
@@ -510,7 +512,7 @@ def test_the_identity_of_weights_is_their_tag_or_their_content(tmp_path: Path) -
         "tag:openai",
         None,
     )
-    assert (found.about.width, found.about.input_size) == (768, 224)
+    assert (found.spec.width, found.spec.input_size) == (768, 224)
     for name in ("a.pt", "b.safetensors"):
         (tmp_path / name).write_bytes(b"content")
     one, other = (resolve("clip", None, str(tmp_path / n)) for n in ("a.pt", "b.safetensors"))
@@ -546,7 +548,7 @@ def test_the_listing_has_a_row_for_every_backbone() -> None:
 
 def test_what_the_pipeline_is_told_of_each_backbone() -> None:
     def told(name: str) -> tuple[int, ...]:
-        about = resolve(name).about
+        about = resolve(name).spec
         sizes = (about.short_side, about.window, about.stride, about.context, about.chunk)
         return (*sizes, about.cpu_batch, about.gpu_batch)
 

@@ -51,7 +51,7 @@ def weights(state: State, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def network(weights: Path) -> InceptionI3D:
-    return i3d.network_of(str(weights))
+    return i3d.load_network(str(weights))
 
 
 # A second I3D, written to be read: every layer spelled out, every pad that of TensorFlow's SAME
@@ -131,7 +131,7 @@ def test_names_and_shapes_are_those_of_the_file_that_the_field_uses(
     assert made == shapes
     file = tmp_path / "official.pt"
     torch.save({name: torch.rand(shape) for name, shape in shapes.items()}, file)
-    assert i3d.network_of(str(file)).rows(clip(8)).shape == (1, 1, 1024)
+    assert i3d.load_network(str(file)).rows(clip(8)).shape == (1, 1, 1024)
 
 
 # Numbers
@@ -282,7 +282,7 @@ def test_a_classifier_of_any_size_or_none_and_missing_counters_are_all_right(
         expected = network.rows(clip(16))
         for number, held in enumerate((named, without, {"state_dict": named})):
             torch.save(held, tmp_path / f"{number}.pt")
-            found = i3d.network_of(str(tmp_path / f"{number}.pt")).rows(clip(16))
+            found = i3d.load_network(str(tmp_path / f"{number}.pt")).rows(clip(16))
             assert torch.equal(found, expected)
 
 
@@ -293,22 +293,22 @@ def test_a_file_that_does_not_fit_is_told_name_by_name(state: State, tmp_path: P
     wrong["Conv3d_2b_1x1.conv3d.weight"] = torch.zeros(64, 32, 1, 1, 1)
     torch.save(wrong, tmp_path / "wrong.pt")
     with pytest.raises(UsageError) as caught:
-        i3d.network_of(str(tmp_path / "wrong.pt"))
+        i3d.load_network(str(tmp_path / "wrong.pt"))
     message = str(caught.value)
     assert f"{tmp_path / 'wrong.pt'}: not weights of Inception-I3D" in message
-    assert "missing Mixed_3b.b0.bn.weight" in message
-    assert "unknown Mixed_6a.bias" in message
-    shapes = "(64, 32, 1, 1, 1), not (64, 64, 1, 1, 1)"
-    assert f"misshapen Conv3d_2b_1x1.conv3d.weight is {shapes}" in message
+    assert "missing: Mixed_3b.b0.bn.weight" in message
+    assert "unknown: Mixed_6a.bias" in message
+    shapes = "(64, 32, 1, 1, 1), expected (64, 64, 1, 1, 1)"
+    assert f"of another shape: Conv3d_2b_1x1.conv3d.weight {shapes}" in message
 
 
 def test_flow_weights_give_features_of_flow_and_are_refused_for_rgb(tmp_path: Path) -> None:
     state = random_state(channels=2)
     torch.save(state, tmp_path / "flow.pt")
-    network = i3d.network_of(str(tmp_path / "flow.pt"), channels=2)
+    network = i3d.load_network(str(tmp_path / "flow.pt"), channels=2)
     flow = clip(16, 32, channels=2)
     with torch.inference_mode():
         expected = maps(flow, state).mean(dim=(2, 3, 4))
         assert close(network.snippet(flow)[:, 0], expected)
-    with pytest.raises(UsageError, match=r"Conv3d_1a_7x7\.conv3d\.weight is \(64, 2, 7, 7, 7\)"):
-        i3d.network_of(str(tmp_path / "flow.pt"))
+    with pytest.raises(UsageError, match=r"Conv3d_1a_7x7\.conv3d\.weight \(64, 2, 7, 7, 7\)"):
+        i3d.load_network(str(tmp_path / "flow.pt"))

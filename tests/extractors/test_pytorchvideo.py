@@ -109,7 +109,7 @@ def test_other_classes_are_no_matter_and_another_networks_file_is_refused(tmp_pa
     torch.save(make("x3d_m", 157).state_dict(), tmp_path / "x3d.pt")
     encoder = pytorchvideo.load("x3d_m", str(tmp_path / "x3d.pt"), "cpu", "float32")
     assert encoder(np.zeros((1, 2, 32, 32, 3), np.uint8)).shape == (1, 1, 2048)
-    with pytest.raises(UsageError, match=r"x3d\.pt: not weights of slow_r50: missing blocks\.0"):
+    with pytest.raises(UsageError, match=r"x3d\.pt: not weights of slow_r50: missing: blocks\.0"):
         pytorchvideo.load("slow_r50", str(tmp_path / "x3d.pt"), "cpu", "float32")
 
 

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mstemba.model.checkpoint import load_model
 from mstemba.model.losses import detection_loss
 from mstemba.model.mstemba import MSTemba
 from mstemba.model.scan import backends
+from mstemba.model.weights import load_model
 
 NAMES = [backend.name for backend in backends() if backend.available]
 GPU = torch.cuda.is_available()

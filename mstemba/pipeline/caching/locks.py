@@ -1,4 +1,4 @@
-"""Which process makes which entry of a store, so that several can work on one at a time."""
+"""Locks between processes: one process at a time works on an entry of a store."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 _POLL = 0.05
-"""Seconds from one look at a claim that is held to the next."""
+"""Seconds between two attempts to get a lock that another process holds."""
 _ATTEMPTS = 100
-"""How often the folder of the locks may vanish under our hands before something else is wrong."""
+"""How often the folder of the locks may vanish while a lock is made, before it is an error."""
 
 
 class EntryLock:
-    """This process's alone until it is released, dropped, or the process ends, however it does."""
+    """A lock that is held until it is released or dropped, or the process ends."""
 
     def __init__(self, lock: FileLock | None) -> None:
         self._lock = lock
 
     def release(self) -> None:
-        """Let others have it. Releasing twice is harmless."""
+        """Release the lock. Releasing it twice is harmless."""
         lock, self._lock = self._lock, None
         if lock is None:
             return
         file = Path(lock.lock_file)
-        # Removed while it is held: whoever has it open by then sees that it has no name any more,
-        # and opens a new one. On Windows open files stay.
+        # Removed while the lock is held: a process that has the file open already sees that its
+        # name is gone, and opens a new one. On Windows open files stay.
         with contextlib.suppress(OSError):
             file.unlink()
         lock.release()
-        with contextlib.suppress(OSError):  # not empty: other claims stand
+        with contextlib.suppress(OSError):  # not empty: other locks are held
             file.parent.rmdir()
 
     def __enter__(self) -> EntryLock:
@@ -53,50 +53,58 @@ class EntryLock:
 
 
 class StoreLocks:
-    """Claims on the entries of the store at `root`.
+    """The locks of the store at `root`: one for each entry, and one for the store itself.
 
-    They are locks of the operating system on files in `.<store>.locks` beside the store. Released
-    claims take their files with them, the last one the folder; a killed process leaves files
-    behind, which hold nobody up and go with the next claim on the same video.
+    They are operating-system locks on files in `.<store>.locks` next to the store. A released
+    lock removes its file, the last one the folder. A killed process leaves files behind; they
+    block nobody, and the next lock on the same entry removes them.
 
-    For a store behind a URL there are no locks: every claim is granted at once, and that only one
-    process writes there is the caller's affair.
+    A store behind a URL has no locks: every lock is granted at once, and the caller must see to it
+    that only one process writes there.
     """
 
     def __init__(self, root: Path) -> None:
         self._folder = None if remote(root) else root.parent / f".{root.name}.locks"
 
-    def take(self, id: str) -> EntryLock | None:
-        """Claim a video; None when another process, or another claim of this one, has it.
+    def acquire(self, id: str) -> EntryLock | None:
+        """Lock an entry, without waiting.
 
-        Raises StoreError where no lock can be made, OSError on a full disk.
+        Args:
+            id: The id of the entry's video.
+
+        Returns:
+            The lock; None when another process, or another lock of this one, holds it.
+
+        Raises:
+            StoreError: No lock can be made here.
+            OSError: The disk is full.
         """
-        return self._take(f"{folder_name(id)}.lock")
+        return self._acquire(f"{folder_name(id)}.lock")
 
-    def wait(self, *ids: str) -> EntryLock:
-        """Claim one of these videos, the first that is free."""
-        return self._wait(*(f"{folder_name(id)}.lock" for id in ids))
+    def wait_for(self, *ids: str) -> EntryLock:
+        """Wait until one of these entries is free, and lock it."""
+        return self._wait_for(*(f"{folder_name(id)}.lock" for id in ids))
 
-    def whole(self) -> EntryLock:
-        """Claim, as soon as it is free, what belongs to the store as a whole.
+    def lock_store(self) -> EntryLock:
+        """Wait until what belongs to the whole store is free, and lock it.
 
-        For short sections, with `with`. It keeps nobody from claiming videos.
+        Hold it for a short time, in a `with` block. Its entries can be locked meanwhile.
         """
-        return self._wait("store")
+        return self._wait_for("store")
 
-    def _wait(self, *names: str) -> EntryLock:
+    def _wait_for(self, *names: str) -> EntryLock:
         while True:
             for name in names:
-                if claim := self._take(name):
-                    return claim
+                if lock := self._acquire(name):
+                    return lock
             time.sleep(_POLL)
 
-    def _take(self, name: str) -> EntryLock | None:
+    def _acquire(self, name: str) -> EntryLock | None:
         if self._folder is None:
             return EntryLock(None)
-        from filelock import FileLock, Timeout  # here: looking up what is done takes no locks
+        from filelock import FileLock, Timeout  # here: reading a store takes no locks
 
-        # Not of a thread: claims may be released by another one than took them.
+        # Not thread-local: another thread than the one that acquired it may release it.
         lock = FileLock(self._folder / name, thread_local=False)
         for _ in range(_ATTEMPTS):
             try:
@@ -106,12 +114,12 @@ class StoreLocks:
             except Timeout:
                 return None
             except (FileExistsError, FileNotFoundError) as error:
-                failed = error  # another process released the last claim and took the folder away
+                failed = error  # another process released the last lock and removed the folder
             except OSError as error:
                 if error.errno in FULL_DISK:
                     raise
                 raise StoreError(
-                    f"{self._folder}: {error.strerror}. A store is locked by files beside it: "
+                    f"{self._folder}: {error.strerror}. Locks are files next to the store: "
                     f"{self._folder.parent} has to be writable"
                 ) from None
         raise failed

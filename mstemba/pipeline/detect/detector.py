@@ -14,7 +14,6 @@ from mstemba.errors import CheckpointError
 from mstemba.extractors import registry
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.checkpoint import Checkpoint, score
-from mstemba.pipeline.features.sources import UNKNOWN
 from mstemba.pipeline.features.spec import make_spec
 from mstemba.pipeline.options import FeatureOptions
 from mstemba.pipeline.progress import EventHandler
@@ -40,7 +39,7 @@ class Detector(Protocol):
     def provenance(self) -> dict[str, Any]:
         """What a result file says of where its scores came from; plain data."""
 
-    def backbone(self, fingerprints: Fingerprints) -> registry.Resolved:
+    def backbone(self, fingerprints: Fingerprints) -> registry.ResolvedBackbone:
         """The backbone that makes the features, checked to be the very same."""
 
     def load(self, device: str, on_event: EventHandler) -> Score:
@@ -78,10 +77,10 @@ class TrainedDetector:
         model = self.checkpoint.load(device, on_event)
         return lambda features: score(model, features.values)
 
-    def backbone(self, fingerprints: Fingerprints) -> registry.Resolved:
+    def backbone(self, fingerprints: Fingerprints) -> registry.ResolvedBackbone:
         """Raises CheckpointError where the checkpoint's features cannot be made."""
         spec, folder = self.spec, self.checkpoint.folder
-        if spec.backbone == UNKNOWN:
+        if not spec.is_known:
             raise CheckpointError(
                 f"{folder} was trained on published features of which it is not known how they "
                 f"were made, so it cannot run on a video; `mstemba import` the features with the "

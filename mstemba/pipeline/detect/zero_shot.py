@@ -82,7 +82,7 @@ class ZeroShotDetector:
     classes: tuple[str, ...]
     options: ZeroShotOptions
     spec: FeatureSpec
-    resolved: registry.Resolved
+    resolved: registry.ResolvedBackbone
 
     def key_parts(self) -> dict[str, Any]:
         # Backbone, model, weights, window and stride are in the key of the features.
@@ -92,7 +92,7 @@ class ZeroShotDetector:
     def provenance(self) -> dict[str, Any]:
         return {**self.key_parts(), "features": self.spec.as_dict()}
 
-    def backbone(self, fingerprints: Fingerprints) -> registry.Resolved:
+    def backbone(self, fingerprints: Fingerprints) -> registry.ResolvedBackbone:
         return self.resolved
 
     def load(self, device: str, on_event: EventHandler) -> Score:
@@ -148,7 +148,7 @@ def zero_shot_detector(
     classes = read_phrases(labels)
     _check(classes, options)
     resolved = registry.resolve(options.backbone, options.model, weights, fingerprints.of)
-    registry.text_side(resolved.name)
+    registry.text_loader(resolved.name)
     how = FeatureOptions(window=options.window, stride=options.stride)
     spec = make_spec(resolved, with_precision(resolved, how, run_options, None, stores))
     return ZeroShotDetector(classes, options, spec, resolved)

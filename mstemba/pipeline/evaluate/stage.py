@@ -30,7 +30,7 @@ from mstemba.pipeline.evaluate.evaluation import (
 from mstemba.pipeline.evaluate.metrics import SegmentArray
 from mstemba.pipeline.evaluate.predictions import Predictions, read_predictions
 from mstemba.pipeline.features.row_times import even_rows
-from mstemba.pipeline.features.sources import UNKNOWN, FeatureSource, StoreFeatures, find_features
+from mstemba.pipeline.features.sources import FeatureSource, StoreFeatures, find_features
 from mstemba.pipeline.options import EvaluateOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, find_workspace
@@ -138,7 +138,7 @@ class Stage:
         if self.manifest.classes != found.classes:
             raise CheckpointError(_class_difference(found, self.manifest.classes))
         source = _matching_features(found, features, workspace)
-        if found.spec.backbone == UNKNOWN:
+        if not found.spec.is_known:
             self._warn(
                 f"it is not known how the features were made that {found.folder} needs: "
                 f"of those in {source.root} only the width, {found.spec.width}, could be compared"

@@ -15,7 +15,7 @@ import torch
 
 from mstemba.errors import MstembaError, UsageError
 from mstemba.extractors.feature_extractor import FeatureExtractor
-from mstemba.extractors.registry import Resolved
+from mstemba.extractors.registry import ResolvedBackbone
 from mstemba.extractors.windows import FeatureArray
 from mstemba.pipeline import devices
 from mstemba.pipeline.extract.batches import FrameBatch, assemble
@@ -35,7 +35,11 @@ class ForwardPool:
     """
 
     def __init__(
-        self, spec: FeatureSpec, backbone: Resolved, options: RunOptions, on_event: EventHandler
+        self,
+        spec: FeatureSpec,
+        backbone: ResolvedBackbone,
+        options: RunOptions,
+        on_event: EventHandler,
     ) -> None:
         """Start loading the backbone, in the background."""
         names = devices.all_devices(options.device)
@@ -183,9 +187,9 @@ def exact_convolutions() -> Iterator[None]:
         yield
 
 
-def batch_size(backbone: Resolved, frames: int | None, window: int, on_cpu: bool) -> int:
+def batch_size(backbone: ResolvedBackbone, frames: int | None, window: int, on_cpu: bool) -> int:
     """Samples in a forward pass, from the frames that the user asked for."""
-    about = backbone.about
+    about = backbone.spec
     if about.kind == "whole-clip":
         return 1
     if frames is None:

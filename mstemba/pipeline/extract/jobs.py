@@ -55,7 +55,7 @@ def remember_failures(
     file = store.root / FAILURES
     if not failed and not read_failures(store.root):
         return
-    with StoreLocks(store.root).whole():  # another process may do the same
+    with StoreLocks(store.root).lock_store():  # another process may do the same
         known = read_failures(store.root)
         now = {id: reason for id, reason in known.items() if id not in tried} | failed
         if now != known:

@@ -10,8 +10,8 @@ from concurrent.futures import Future
 import numpy as np
 
 from mstemba.errors import MstembaError
-from mstemba.extractors.description import Description
-from mstemba.extractors.registry import Resolved
+from mstemba.extractors.backbone_spec import BackboneSpec
+from mstemba.extractors.registry import ResolvedBackbone
 from mstemba.extractors.windows import FeatureArray, sampling
 from mstemba.pipeline import devices
 from mstemba.pipeline.decode.reader import DecodeReport, Opened, Restart
@@ -34,7 +34,7 @@ class LocalEngine:
     def __init__(
         self,
         spec: FeatureSpec,
-        backbone: Resolved,
+        backbone: ResolvedBackbone,
         options: RunOptions,
         on_event: EventHandler,
         *,
@@ -47,16 +47,18 @@ class LocalEngine:
             videos: how many videos there are: more decoders would only take cores from others.
             cores: CPU cores that decoding may use; by default those of this process.
         """
-        self._spec, self._about = spec, backbone.about
+        self._spec, self._backbone_spec = spec, backbone.spec
         self._forward = ForwardPool(spec, backbone, options, on_event)
         self._ahead = 2 * self._forward.threads  # batches that keep every device busy
-        length = sampling(self._about, spec.window, spec.stride).length
+        length = sampling(self._backbone_spec, spec.window, spec.stride).length
         self._batcher = Batcher(self._forward.batch_size, length)
         self._videos: dict[str, _VideoFrames] = {}
         self._pending: deque[tuple[FrameBatch, Future[FeatureArray]]] = deque()
         self._events: deque[tuple[str, EngineEvent]] = deque()
         count = options.workers or decoders(cores or devices.cores(), self._forward.gpus)
-        self._decoders: DecodePool[str] = DecodePool(max(1, min(count, videos)), options.decode_timeout)
+        self._decoders: DecodePool[str] = DecodePool(
+            max(1, min(count, videos)), options.decode_timeout
+        )
 
     @property
     def room(self) -> int:
@@ -67,7 +69,7 @@ class LocalEngine:
         """Begin a video."""
         while not self._decoders.room:  # what is left is being decoded for cancelled videos
             self._take_decoded()
-        self._videos[id] = _VideoFrames(id, self._about, self._spec, request.first_row)
+        self._videos[id] = _VideoFrames(id, self._backbone_spec, self._spec, request.first_row)
         self._decoders.submit(id, request.decode)
 
     def cancel(self, id: str) -> None:
@@ -106,7 +108,7 @@ class LocalEngine:
             self._events.append((video.id, event))
         elif isinstance(event, Restart):
             # Batches under way may still give features of the old frames; nobody owns them now.
-            video = self._videos[video.id] = _VideoFrames(video.id, self._about, self._spec)
+            video = self._videos[video.id] = _VideoFrames(video.id, self._backbone_spec, self._spec)
             self._events.append((video.id, event))
         elif isinstance(event, Frames):
             video.add(event)
@@ -150,9 +152,9 @@ class LocalEngine:
 class _VideoFrames:
     """The frames of one video between its decoder and the backbone."""
 
-    def __init__(self, id: str, about: Description, spec: FeatureSpec, row: int = 0) -> None:
+    def __init__(self, id: str, backbone: BackboneSpec, spec: FeatureSpec, row: int = 0) -> None:
         self.id = id
-        self.sampling = sampling(about, spec.window, spec.stride, row)
+        self.sampling = sampling(backbone, spec.window, spec.stride, row)
         self.buffer = FrameBuffer(self.sampling.first)
         self.report: DecodeReport | None = None
         self.in_flight = 0

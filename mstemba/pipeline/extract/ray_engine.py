@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from mstemba.errors import MstembaError, UsageError
-from mstemba.extractors.registry import Resolved
+from mstemba.extractors.registry import ResolvedBackbone
 from mstemba.extractors.weights import first_line
 from mstemba.pipeline import devices
 from mstemba.pipeline.caching.keys import file_sha256
@@ -60,7 +60,7 @@ class RayEngine:
     def __init__(
         self,
         spec: FeatureSpec,
-        backbone: Resolved,
+        backbone: ResolvedBackbone,
         options: RunOptions,
         on_event: EventHandler,
         *,
@@ -224,7 +224,7 @@ class ExtractionActor:
     """A local engine in an actor: `start` and `cancel` are called while `events` runs."""
 
     def __init__(
-        self, spec: FeatureSpec, backbone: Resolved, options: RunOptions, cores: int
+        self, spec: FeatureSpec, backbone: ResolvedBackbone, options: RunOptions, cores: int
     ) -> None:
         self._spec, self._backbone = spec, backbone
         self._options, self._cores = options, cores

@@ -7,7 +7,7 @@ from collections import Counter, deque
 import numpy as np
 
 from mstemba.errors import MstembaError, StoreError
-from mstemba.extractors.description import Description
+from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.extractors.windows import sampling
 from mstemba.pipeline.caching.locks import EntryLock, StoreLocks
 from mstemba.pipeline.decode.reader import (
@@ -44,12 +44,12 @@ class ExtractionRunner:
     def __init__(
         self,
         store: FeatureStore,
-        about: Description,
+        backbone: BackboneSpec,
         engine: Engine,
         on_event: EventHandler,
         result: ExtractResult,
     ) -> None:
-        self._store, self._about, self._engine = store, about, engine
+        self._store, self._backbone_spec, self._engine = store, backbone, engine
         self._on_event, self._result = on_event, result
         self._locks = StoreLocks(store.root)
         self._todo: deque[Job] = deque()
@@ -75,7 +75,7 @@ class ExtractionRunner:
 
     def _claim(self, job: Job) -> None:
         """Start a video, unless another process has claimed or finished it."""
-        lock = self._locks.take(job.id)
+        lock = self._locks.acquire(job.id)
         if lock is None:
             self._claimed_elsewhere.append(job)
         elif self._is_finished(job):
@@ -83,7 +83,7 @@ class ExtractionRunner:
             self._result.cached.append(job.id)
             self._progress.finished(job.id)
         else:
-            video = VideoExtraction(job, lock, self._store, self._about)
+            video = VideoExtraction(job, lock, self._store, self._backbone_spec)
             self._videos[job.id] = video
             self._engine.start(job.id, video.request)
 
@@ -100,7 +100,7 @@ class ExtractionRunner:
         others = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
         message = f"waiting for another process, which is extracting {jobs[0].id}{others}"
         self._on_event(Event("extract", message))
-        self._locks.wait(*(job.id for job in jobs)).release()
+        self._locks.wait_for(*(job.id for job in jobs)).release()
         self._todo.extend(jobs)
 
     def _handle(self, id: str, event: EngineEvent) -> None:
@@ -161,10 +161,12 @@ class ExtractionRunner:
 class VideoExtraction:
     """One video from its claim to its finished entry in the store."""
 
-    def __init__(self, job: Job, lock: EntryLock, store: FeatureStore, about: Description) -> None:
+    def __init__(
+        self, job: Job, lock: EntryLock, store: FeatureStore, backbone: BackboneSpec
+    ) -> None:
         self.job, self.lock = job, lock
         self.decoder = ""
-        self._store, self._about = store, about
+        self._store, self._backbone_spec = store, backbone
         self._partial: Unfinished | None = store.unfinished(job.id, job.key)
         self._writer: EntryWriter | None = None
 
@@ -187,7 +189,7 @@ class VideoExtraction:
     def _resume(self, first_row: int) -> Resume | None:
         """Return which frames to skip, and a frame that an earlier run has seen, to compare."""
         stride = self._store.spec.stride
-        first = sampling(self._about, self._store.spec.window, stride, first_row).first
+        first = sampling(self._backbone_spec, self._store.spec.window, stride, first_row).first
         if self._partial is None or first == 0:
             return None
         row = min(first_row - 1, (first - 1) // stride)

@@ -17,7 +17,7 @@ from mstemba.pipeline.caching.files import as_local, as_path, remote
 from mstemba.pipeline.caching.keys import Fingerprints, entry_key
 from mstemba.pipeline.extract.jobs import ExtractResult, Job, remember_failures
 from mstemba.pipeline.features.spec import make_spec, store_name
-from mstemba.pipeline.features.store import IMPORTED, FeatureStore
+from mstemba.pipeline.features.store import FeatureStore, is_imported
 from mstemba.pipeline.options import PRECISIONS, FeatureOptions, RunOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, find_workspace, set_current
@@ -74,7 +74,7 @@ def extract(
 
 
 def with_precision(
-    backbone: registry.Resolved,
+    backbone: registry.ResolvedBackbone,
     options: FeatureOptions,
     run_options: RunOptions,
     root: Path | None,
@@ -110,7 +110,7 @@ def _fast_precision(options: RunOptions) -> str:
 
 def _start_engine(
     spec: FeatureSpec,
-    backbone: registry.Resolved,
+    backbone: registry.ResolvedBackbone,
     options: RunOptions,
     on_event: EventHandler,
     videos: int,
@@ -184,7 +184,7 @@ def _free_name(
 def extract_into(
     store: FeatureStore,
     inputs: Mapping[str, Path],
-    backbone: registry.Resolved,
+    backbone: registry.ResolvedBackbone,
     fingerprints: Fingerprints,
     options: RunOptions,
     on_event: EventHandler = ignore_events,
@@ -204,7 +204,7 @@ def extract_into(
             entry = store.entry(id)
         except StoreError:
             entry = None  # damaged: made again
-        if entry is not None and (entry["key"] == job.key or entry.get("source") == IMPORTED):
+        if entry is not None and (entry["key"] == job.key or is_imported(entry)):
             result.cached.append(id)  # what was imported is said to be of this backbone
             continue
         if entry is not None:
@@ -226,7 +226,7 @@ def extract_into(
         with contextlib.closing(
             _start_engine(store.spec, backbone, options, on_event, len(todo))
         ) as engine:
-            ExtractionRunner(store, backbone.about, engine, on_event, result).run(todo)
+            ExtractionRunner(store, backbone.spec, engine, on_event, result).run(todo)
     remember_failures(store, inputs, result.failed)
     result.seconds = time.perf_counter() - begin
     return result

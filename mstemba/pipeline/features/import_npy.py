@@ -14,7 +14,7 @@ from mstemba.pipeline.caching.keys import Fingerprints, cache_key
 from mstemba.pipeline.features.row_times import even_rows
 from mstemba.pipeline.features.sources import NpyFolder
 from mstemba.pipeline.features.spec import make_spec, store_name
-from mstemba.pipeline.features.store import IMPORTED, FeatureStore
+from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.options import FeatureOptions, ImportOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, find_workspace, set_current
@@ -165,16 +165,14 @@ def _import_one(
     if entry is not None and entry["key"] == key:
         result.cached.append(video.id)
         return
-    writer = target.writer(video.id, key, IMPORTED)
-    writer.append(values, times.grid.starts)
-    writer.finish(
-        step=times.grid.step,
+    target.import_entry(
+        video.id,
+        key,
+        values,
+        times.grid,
         duration=times.duration,
         fps=times.fps,
         frames=times.frames,
-        source=IMPORTED,
-        decoder=IMPORTED,
-        warnings=[],
     )
     result.made.append(video.id)
 

@@ -19,12 +19,9 @@ from mstemba.pipeline.caching.files import remote
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key, entry_key
 from mstemba.pipeline.features.row_times import even_rows, in_seconds
 from mstemba.pipeline.features.spec import store_name
-from mstemba.pipeline.features.store import IMPORTED, FeatureStore
+from mstemba.pipeline.features.store import FeatureStore, is_imported
 from mstemba.pipeline.workspace import Workspace, get_current
 from mstemba.records import FeatureSpec, TimeGrid
-
-UNKNOWN = "published"
-"""Backbone of features of which no one has said how they were made."""
 
 
 class FeatureSource(Protocol):
@@ -64,7 +61,7 @@ class StoreFeatures:
         if entry is None:
             return None
         key = str(entry["key"])
-        if video.path is None or not video.path.is_file() or entry.get("source") == IMPORTED:
+        if video.path is None or not video.path.is_file() or is_imported(entry):
             return key  # nothing to compare with: it keeps the features it has
         return key if key == entry_key(self.spec, fingerprints.of(video.path)) else None
 
@@ -74,7 +71,7 @@ class StoreFeatures:
     def timeline(self, video: Video, time_unit: str) -> tuple[list[Action], TimeGrid]:
         grid = self._store.grid(video.id)
         entry = self._store.entry(video.id)
-        if entry is not None and entry.get("source") == IMPORTED:
+        if entry is not None and is_imported(entry):
             frames = np.arange(grid.count + 1) / (grid.count / entry["frames"])
         else:
             frames = self.spec.stride * self.spec.frame_step * np.arange(grid.count + 1)
@@ -106,7 +103,7 @@ class NpyFolder:
 
     @cached_property
     def spec(self) -> FeatureSpec:
-        return unknown_spec(self._open(next(iter(self._files))).shape[-1])
+        return FeatureSpec.unknown(self._open(next(iter(self._files))).shape[-1])
 
     def ids(self) -> list[str]:
         """The videos that have features."""
@@ -172,13 +169,6 @@ def _as_rows(array: NDArray[np.floating], file: Path) -> NDArray[np.floating]:
     return array.reshape(shape[0], shape[-1])
 
 
-def unknown_spec(width: int) -> FeatureSpec:
-    """The specification of features of which only their width is known."""
-    return FeatureSpec(
-        UNKNOWN, UNKNOWN, UNKNOWN, width, 0, 0, 0, 0, precision=UNKNOWN, decoder=UNKNOWN
-    )
-
-
 def open_features(root: Path) -> FeatureSource:
     """The features at a path. Raises StoreError when there are none."""
     if not remote(root) and root.is_dir() and not (root / "zarr.json").exists():
@@ -206,7 +196,7 @@ def find_features(
         raise UsageError(
             "no features in this workspace yet: run `mstemba extract`, or name --features"
         )
-    if spec.backbone == UNKNOWN:
+    if not spec.is_known:
         raise UsageError(
             "the checkpoint was trained on published features, which are not the workspace's "
             "current ones: name them with --features"

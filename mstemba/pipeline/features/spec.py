@@ -9,9 +9,9 @@ from mstemba.pipeline.options import FeatureOptions
 from mstemba.records import FeatureSpec
 
 
-def make_spec(backbone: registry.Resolved, options: FeatureOptions) -> FeatureSpec:
+def make_spec(backbone: registry.ResolvedBackbone, options: FeatureOptions) -> FeatureSpec:
     """What decides the numbers, from a backbone and options whose precision is not `auto`."""
-    about = backbone.about
+    about = backbone.spec
     window, stride = options.window or about.window, options.stride or about.stride
     if about.kind == "whole-clip" and (window, stride) != (about.window, about.stride):
         raise UsageError(

@@ -48,12 +48,19 @@ VERSION = 1
 CHUNK_ROWS = 256
 SHARD_ROWS = 1024
 
-IMPORTED = "imported"
-"""Source of an entry that was not extracted here but brought in."""
-
 _METADATA = "zarr.json"
+_IMPORTED = "imported"
 # What zarr, its codecs and the checks raise for one kind of damage or another.
 _DAMAGE = (KeyError, TypeError, ValueError, RuntimeError)
+
+
+def is_imported(entry: dict[str, Any]) -> bool:
+    """Return whether an entry's features were imported and not extracted from a video.
+
+    The decoder tells: its names are ours. The source of an extracted entry is the name of a
+    video file, which may be anything.
+    """
+    return bool(entry.get("decoder") == _IMPORTED)
 
 
 class FeatureStore:
@@ -182,6 +189,40 @@ class FeatureStore:
             else:
                 _remove_beyond(path, resume.rows)
         return EntryWriter(path, key, resume)
+
+    def import_entry(
+        self,
+        id: str,
+        key: str,
+        values: FloatArray,
+        grid: TimeGrid,
+        *,
+        duration: float,
+        fps: float,
+        frames: float,
+    ) -> None:
+        """Write a whole entry of features that were made elsewhere.
+
+        Args:
+            id: The video's id.
+            key: The cache key of the entry.
+            values: (T, F) features.
+            grid: When the T rows are.
+            duration: Seconds.
+            fps: Mean frames a second.
+            frames: Frames for which the T rows stand.
+        """
+        writer = self.writer(id, key, _IMPORTED)
+        writer.append(values, grid.starts)
+        writer.finish(
+            step=grid.step,
+            duration=duration,
+            fps=fps,
+            frames=frames,
+            source=_IMPORTED,
+            decoder=_IMPORTED,
+            warnings=[],
+        )
 
     @cached_property
     def _empty_array(self) -> dict[str, Any]:

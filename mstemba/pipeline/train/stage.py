@@ -17,7 +17,7 @@ from mstemba.errors import UsageError
 from mstemba.pipeline import recipes
 from mstemba.pipeline.caching.files import as_local, as_path, write_json
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key
-from mstemba.pipeline.checkpoint import CONFIG, DONE, make_config, read_done
+from mstemba.pipeline.checkpoint import CONFIG, DONE, checkpoint_config, read_done
 from mstemba.pipeline.dataset.clips import Clip, load_clips, split_validation, with_features
 from mstemba.pipeline.distributed import gather, is_first, world_size
 from mstemba.pipeline.features.sources import FeatureSource, find_features
@@ -317,7 +317,7 @@ def _run(
         epoch=max(1, round(plan.steps / plan.options.epochs)),
         steps=plan.steps,
     )
-    config = make_config(
+    config = checkpoint_config(
         trainer.model_config.to_dict(),
         manifest.classes,
         source.spec,

@@ -23,13 +23,12 @@ from torch import Tensor, nn
 
 from mstemba.errors import MstembaError, UsageError
 from mstemba.model.architectures import build, make_config
-from mstemba.model.checkpoint import save_weights
 from mstemba.model.config import ModelConfig
 from mstemba.model.losses import BatchTotals, LossTerms, detection_loss
 from mstemba.model.output import set_prior
 from mstemba.model.scan import explain
 from mstemba.pipeline.caching.files import TEMPORARY
-from mstemba.pipeline.checkpoint import WEIGHTS, score
+from mstemba.pipeline.checkpoint import WEIGHTS, save_weights, score
 from mstemba.pipeline.dataset.clips import Clip
 from mstemba.pipeline.distributed import make_accelerator
 from mstemba.pipeline.evaluate.metrics import average_precision, mean_average_precision
@@ -338,6 +337,5 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 def _clear_half_written(run: Path) -> None:
     """Delete the temporary files that a killed run left; they are as large as the model."""
-    for pattern in (f"{TEMPORARY}*", ".*.tmp"):
-        for file in run.rglob(pattern):
-            file.unlink()
+    for file in run.rglob(f"{TEMPORARY}*"):
+        file.unlink()

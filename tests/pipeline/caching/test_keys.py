@@ -68,6 +68,18 @@ def test_the_key_of_a_training_is_pinned() -> None:
     )
 
 
+def test_published_features_keep_the_specification_that_checkpoints_on_disk_have() -> None:
+    spec = FeatureSpec.unknown(1024)
+    assert spec_key(spec) == "2fe0bd235771e6001c28413777fa0f46f31a2c496d880bb6030e1dbb28b19878"
+    assert FeatureSpec.from_dict(spec.as_dict()) == spec
+    assert not spec.is_known
+
+
+@pytest.mark.parametrize("name", ["backbone", "model", "weights", "decoder"])
+def test_a_backbone_called_published_is_known(name: str) -> None:
+    assert replace(SPEC, **{name: "published"}).is_known
+
+
 def test_the_order_of_the_options_does_not_matter_and_the_stage_does() -> None:
     assert cache_key("train", a=1, b=2) == cache_key("train", b=2, a=1)
     assert cache_key("train", a=1) != cache_key("detect", a=1)

@@ -1,4 +1,4 @@
-"""Claims: one process works on a video at a time, and a dead one holds nobody up."""
+"""Locks of a store: one process works on an entry at a time, and a killed one blocks nobody."""
 
 from __future__ import annotations
 
@@ -27,52 +27,52 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "features" / "s.zarr"
 
 
-def test_a_claim_is_held_by_one_until_it_is_released(root: Path) -> None:
+def test_a_lock_is_held_by_one_until_it_is_released(root: Path) -> None:
     mine, theirs = StoreLocks(root), StoreLocks(root)
-    claim = mine.take("a")
-    assert claim is not None
-    assert theirs.take("a") is None
-    assert mine.take("a") is None
-    assert theirs.take("b") is not None
-    claim.release()
-    claim.release()
-    again = theirs.take("a")
+    lock = mine.acquire("a")
+    assert lock is not None
+    assert theirs.acquire("a") is None
+    assert mine.acquire("a") is None
+    assert theirs.acquire("b") is not None
+    lock.release()
+    lock.release()
+    again = theirs.acquire("a")
     assert again is not None
-    claim.release()  # its own is long gone
-    assert mine.take("a") is None
+    lock.release()  # its own is long gone
+    assert mine.acquire("a") is None
 
 
-def test_released_claims_leave_nothing_behind(root: Path) -> None:
-    claims = StoreLocks(root)
-    held = [claims.take("a"), claims.take("b"), claims.whole()]
+def test_released_locks_leave_nothing_behind(root: Path) -> None:
+    locks = StoreLocks(root)
+    held = [locks.acquire("a"), locks.acquire("b"), locks.lock_store()]
     assert [f.name for f in root.parent.iterdir()] == [".s.zarr.locks"]
-    for claim in held:
-        assert claim is not None
+    for lock in held:
+        assert lock is not None
         assert (root.parent / ".s.zarr.locks").is_dir()
-        claim.release()
+        lock.release()
     assert list(root.parent.iterdir()) == []
 
 
-def test_every_id_has_a_claim_of_its_own(root: Path) -> None:
-    claims = StoreLocks(root)
-    held = [claims.take(id) for id in [*ODD_IDS, "", "store", "store.lock"]]
+def test_every_id_has_a_lock_of_its_own(root: Path) -> None:
+    locks = StoreLocks(root)
+    held = [locks.acquire(id) for id in [*ODD_IDS, "", "store", "store.lock"]]
     assert None not in held
-    with claims.whole():
-        assert all(claims.take(id) is None for id in ODD_IDS)
-    for claim in held:
-        assert claim is not None
-        claim.release()
+    with locks.lock_store():
+        assert all(locks.acquire(id) is None for id in ODD_IDS)
+    for lock in held:
+        assert lock is not None
+        lock.release()
     assert list(root.parent.iterdir()) == []
 
 
-def test_a_claim_may_be_released_by_another_thread(root: Path, tmp_path: Path) -> None:
-    claim = StoreLocks(root).take("a")
-    assert claim is not None
+def test_a_lock_may_be_released_by_another_thread(root: Path, tmp_path: Path) -> None:
+    lock = StoreLocks(root).acquire("a")
+    assert lock is not None
     same = tmp_path / "same file"
     same.hardlink_to(root.parent / ".s.zarr.locks" / "a.lock")
     with pytest.raises(Timeout):
         FileLock(same).acquire(blocking=False)
-    thread = threading.Thread(target=claim.release)
+    thread = threading.Thread(target=lock.release)
     thread.start()
     thread.join()
     FileLock(same).acquire(blocking=False)
@@ -80,8 +80,8 @@ def test_a_claim_may_be_released_by_another_thread(root: Path, tmp_path: Path) -
 
 def test_a_file_is_removed_while_it_is_held(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else one process could lock it just before, and another one the next of the same name."""
-    claim = StoreLocks(root).take("a")
-    assert claim is not None
+    lock = StoreLocks(root).acquire("a")
+    assert lock is not None
     release = FileLock.release
 
     def checked(self: Any, force: bool = False) -> None:
@@ -89,14 +89,14 @@ def test_a_file_is_removed_while_it_is_held(root: Path, monkeypatch: pytest.Monk
         release(self, force)
 
     monkeypatch.setattr(FileLock, "release", checked)
-    claim.release()
+    lock.release()
     monkeypatch.undo()
 
 
 def test_the_folder_may_be_taken_away_meanwhile(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a process that releases the last claim."""
+    """By a process that releases the last lock."""
     acquire = FileLock.acquire
 
     def late(self: Any, **options: Any) -> Any:
@@ -105,54 +105,54 @@ def test_the_folder_may_be_taken_away_meanwhile(
         return acquire(self, **options)
 
     monkeypatch.setattr(FileLock, "acquire", late)
-    claim = StoreLocks(root).take("a")
-    assert claim is not None
+    lock = StoreLocks(root).acquire("a")
+    assert lock is not None
     assert (root.parent / ".s.zarr.locks" / "a.lock").exists()
 
 
-def test_waiting_ends_when_the_claim_is_released(root: Path) -> None:
-    claim = StoreLocks(root).take("a")
-    assert claim is not None
+def test_waiting_ends_when_the_lock_is_released(root: Path) -> None:
+    lock = StoreLocks(root).acquire("a")
+    assert lock is not None
     released: list[float] = []
 
     def release() -> None:
         time.sleep(0.2)
         released.append(time.perf_counter())
-        claim.release()
+        lock.release()
 
     thread = threading.Thread(target=release)
     thread.start()
-    waited = StoreLocks(root).wait("a")
+    waited = StoreLocks(root).wait_for("a")
     assert released
     assert time.perf_counter() > released[0]
-    assert StoreLocks(root).take("a") is None
+    assert StoreLocks(root).acquire("a") is None
     thread.join()
     waited.release()
 
 
 def test_where_no_file_can_be_made_the_error_says_which_folder_is_wanted(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    claims = StoreLocks(tmp_path / "file" / "s.zarr")
-    for ask in (lambda: claims.take("a"), claims.whole):
+    locks = StoreLocks(tmp_path / "file" / "s.zarr")
+    for ask in (lambda: locks.acquire("a"), locks.lock_store):
         with pytest.raises(StoreError, match=r"Not a directory.*file has to be writable"):
             ask()
     (tmp_path / ".t.zarr.locks").write_text("mine")
     with pytest.raises(FileExistsError):
-        StoreLocks(tmp_path / "t.zarr").take("a")
+        StoreLocks(tmp_path / "t.zarr").acquire("a")
 
 
-def test_behind_a_url_every_claim_is_granted() -> None:
+def test_behind_a_url_every_lock_is_granted() -> None:
     pytest.importorskip("upath")
     root = as_path("memory://bucket/s.zarr")
     assert root is not None
-    for claim in (
-        StoreLocks(root).take("a"),
-        StoreLocks(root).take("a"),
-        StoreLocks(root).wait("a"),
+    for lock in (
+        StoreLocks(root).acquire("a"),
+        StoreLocks(root).acquire("a"),
+        StoreLocks(root).wait_for("a"),
     ):
-        assert claim is not None
-        claim.release()
-    with StoreLocks(root).whole(), StoreLocks(root).whole():
+        assert lock is not None
+        lock.release()
+    with StoreLocks(root).lock_store(), StoreLocks(root).lock_store():
         pass
 
 
@@ -161,26 +161,26 @@ IDS = [f"v{number}" for number in range(50)]
 
 def work(root: Path, held: Path, start: Any, taken: Any) -> None:
     """A child: take every id once, noting in `held` that it has it. A second note is an error."""
-    claims = StoreLocks(root)
+    locks = StoreLocks(root)
     todo = list(IDS)
     start.wait(60)
     while todo:
         id = todo.pop(0)
-        claim = claims.take(id)
-        if claim is None:
+        lock = locks.acquire(id)
+        if lock is None:
             taken["refused"] += 1
-            claim = claims.wait(id) if taken["refused"] % 2 else None
-        if claim is None:
+            lock = locks.wait_for(id) if taken["refused"] % 2 else None
+        if lock is None:
             todo.append(id)
             continue
-        with claim:
+        with lock:
             (held / id).touch(exist_ok=False)
             time.sleep(0.001)
             (held / id).unlink()
     for _ in range(500):
         with contextlib.ExitStack() as stack:
-            if claim := claims.take("hot"):
-                stack.enter_context(claim)
+            if lock := locks.acquire("hot"):
+                stack.enter_context(lock)
                 (held / "hot").touch(exist_ok=False)
                 (held / "hot").unlink()
 
@@ -201,25 +201,25 @@ def test_racing_processes_never_hold_one_at_once(root: Path, tmp_path: Path) -> 
 
 
 def hold(root: Path, connection: Any) -> None:
-    """A child: claim a video and the store, and hold them."""
-    claims = StoreLocks(root)
-    held = [claims.take("a"), claims.whole()]
+    """A child: lock a video and the store, and hold them."""
+    locks = StoreLocks(root)
+    held = [locks.acquire("a"), locks.lock_store()]
     connection.send(None not in held)
     time.sleep(600)
 
 
-def test_a_killed_process_holds_nobody_up(root: Path) -> None:
-    claims = StoreLocks(root)
+def test_a_killed_process_blocks_nobody(root: Path) -> None:
+    locks = StoreLocks(root)
     for _ in range(5):
         here, there = processes.Pipe()
         child = processes.Process(target=hold, args=(root, there))
         child.start()
         assert here.recv()
-        assert claims.take("a") is None
+        assert locks.acquire("a") is None
         child.kill()
         child.join()
-        claim = claims.take("a")
-        assert claim is not None
-        with claim, claims.whole():
+        lock = locks.acquire("a")
+        assert lock is not None
+        with lock, locks.lock_store():
             pass
         assert list(root.parent.iterdir()) == []

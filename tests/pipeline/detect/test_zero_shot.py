@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 import mstemba
 from mstemba.errors import StoreError, UsageError
 from mstemba.extractors import clip_text, registry, torchvision_ops
+from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.extractors.clip_text import TextEncoder
-from mstemba.extractors.description import Description
 from mstemba.extractors.feature_extractor import FeatureExtractor
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.detect import stage
@@ -81,7 +81,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append("text")
         return TextEncoder(lambda texts: np.stack([colour_of(t) for t in texts]), scale=20.0)
 
-    about = Description(3, 32, 32, "image", cpu_batch=8, gpu_batch=8)
+    about = BackboneSpec(3, 32, 32, "image", cpu_batch=8, gpu_batch=8)
     colours = registry.Backbone(
         summary="mean colour",
         default_model="mean",
@@ -90,7 +90,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         source="-",
         describe=lambda model: about,
         load=load,
-        at_hand=lambda: True,
+        available=lambda: True,
         published={"none": ""},
         load_text=load_text,
     )
@@ -557,7 +557,7 @@ def test_labels_are_a_list_a_text_or_a_file(tmp_path: Path) -> None:
         ("sit", {"templates": ()}, "no templates"),
         ("sit", {"background": ()}, "no background"),
         ("sit", {"backbone": "efficientnet-lite0"}, "has no text tower.*can: clip"),
-        ("sit", {"backbone": "i3d"}, "i3d was trained on pictures without text"),
+        ("sit", {"backbone": "i3d"}, "i3d was trained on images without text"),
         ("sit", {"backbone": "resnet"}, "unknown backbone 'resnet'"),
         ("sit", {"model": "ViT-XXL"}, "unknown CLIP model 'ViT-XXL'"),
     ],
@@ -622,7 +622,7 @@ def test_the_text_embedding_is_open_clips_own(tiny: tuple[str, Any, str]) -> Non
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
     assert text.scale == pytest.approx(network.logit_scale.exp().item())
     assert len(np.unique(found.round(4), axis=0)) > 1
-    with pytest.raises(UsageError, match=rf"^'a a a.*of which CLIP {model} reads 20") as caught:
+    with pytest.raises(UsageError, match=rf"^'a a a.*but CLIP {model} takes 20") as caught:
         text.embed(["short", "a " * 300])
     assert len(str(caught.value)) < 200
 
@@ -633,7 +633,7 @@ def test_detect_runs_on_both_towers_of_one_weights_file(
 ) -> None:
     """Random weights: it shows that the way from video and words to files holds, and no more."""
     model, _, file = tiny
-    about = Description(24, 32, 32, "image", cpu_batch=8, gpu_batch=8)
+    about = BackboneSpec(24, 32, 32, "image", cpu_batch=8, gpu_batch=8)
     described = replace(registry.BACKBONES["clip"], describe=lambda model: about)
     monkeypatch.setitem(registry.BACKBONES, "clip", described)
     how = ZeroShotOptions(model=model, window=4, stride=4, smoothing=0.2)

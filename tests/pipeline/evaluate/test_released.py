@@ -19,10 +19,11 @@ from mstemba.pipeline.checkpoint import open_released, score
 from mstemba.pipeline.dataset.labels import label_matrix
 from mstemba.pipeline.evaluate.metrics import average_precision, mean_average_precision
 from mstemba.pipeline.features.row_times import even_rows
-from mstemba.pipeline.features.sources import NpyFolder, unknown_spec
+from mstemba.pipeline.features.sources import NpyFolder
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
 from mstemba.pipeline.progress import Event
 from mstemba.pipeline.train.stage import train
+from mstemba.records import FeatureSpec
 from tests.measuring import evaluate
 
 WIDTH, LENGTH = 4, 256  # of a feature row; of a clip of Charades in the paper
@@ -87,7 +88,7 @@ def test_videos_are_padded_and_cut_as_in_the_released_code(folder: Path, model: 
 def test_the_authors_weights_give_the_authors_scores(shared: Path, version: str) -> None:
     golden = shared / "golden"
     cases = safetensors.torch.load_file(golden / f"mstemba_{version}_tiny_cases.safetensors")
-    spec = unknown_spec(24)
+    spec = FeatureSpec.unknown(24)
     classes = tuple(f"class {i}" for i in range(9))
     lengths = [int(name[1:-2]) for name in cases if name.startswith("T") and name.endswith(".x")]
     assert len(lengths) >= 3

@@ -69,7 +69,7 @@ def test_i3d_snippets(video: Path, i3d_weights: str, tmp_path: Path) -> None:
     options = {"backbone": "i3d", "weights": i3d_weights, "stride": 8}
     features = features_of(video, tmp_path / "s", **options)
     pixels = 2 * frames_of(video, 226) - 1
-    network = i3d.network_of(i3d_weights).eval()
+    network = i3d.load_network(i3d_weights).eval()
     rows = []
     for begin in range(0, COUNT, 8):
         index = torch.arange(begin, begin + 16).clamp(max=COUNT - 1)  # the last frame again
@@ -89,7 +89,7 @@ def test_i3d_whole_clip(i3d_weights: str, tmp_path: Path) -> None:
     video = encode(tmp_path / "v.mp4", count)
     options = {"backbone": "i3d-whole-clip", "weights": i3d_weights}
     features = features_of(video, tmp_path / "s", **options)
-    network = i3d.network_of(i3d_weights).eval()
+    network = i3d.load_network(i3d_weights).eval()
     want = network.rows(2 * frames_of(video, 226) - 1)[0].numpy()
     assert len(want) == count // 8 - 1
     check(features.values, want)

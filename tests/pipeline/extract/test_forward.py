@@ -129,7 +129,7 @@ def test_weights_that_cannot_be_loaded_are_the_callers_error(
     def fail(*_: object) -> object:
         raise UsageError("no such weights")
 
-    monkeypatch.setattr(registry.Resolved, "load", fail)
+    monkeypatch.setattr(registry.ResolvedBackbone, "load", fail)
     local = start(precision="float32")
     with pytest.raises(UsageError, match="no such weights"):
         local.submit(batch(FRAMES[:1], 4))
@@ -142,7 +142,7 @@ def test_batches_and_decoders_by_backbone_and_machine() -> None:
         for name, weights in (("clip", None), ("i3d", "imagenet"), ("i3d-whole-clip", "imagenet"))
     )
     assert batch_size(image, 20, 16, on_cpu=True) == 20
-    assert batch_size(image, None, 16, on_cpu=False) == image.about.gpu_batch
+    assert batch_size(image, None, 16, on_cpu=False) == image.spec.gpu_batch
     assert batch_size(clip, 40, 16, on_cpu=True) == 2  # of 16 frames each
     assert batch_size(clip, 4, 16, on_cpu=True) == 1
     assert batch_size(whole, 400, 16, on_cpu=False) == 1

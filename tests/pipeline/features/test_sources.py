@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 from mstemba.data_manifests.annotations import read_annotations
 from mstemba.data_manifests.manifest import Action, Manifest, Video, save_text
 from mstemba.errors import StoreError, UsageError
-from mstemba.pipeline.caching.keys import Fingerprints
+from mstemba.pipeline.caching.keys import Fingerprints, entry_key
 from mstemba.pipeline.dataset.clips import load_clips, with_features
 from mstemba.pipeline.features.import_npy import ImportResult, import_features
 from mstemba.pipeline.features.sources import (
-    UNKNOWN,
     FeatureSource,
     NpyFolder,
     StoreFeatures,
     find_features,
     open_features,
 )
+from mstemba.pipeline.features.store import FeatureStore, is_imported
 from mstemba.pipeline.options import ImportOptions
 from mstemba.pipeline.workspace import Workspace, create_workspace, set_current
+from mstemba.records import FeatureSpec
 
 WIDTH = 4
 LITE = ImportOptions(backbone="efficientnet-lite0")
@@ -185,6 +186,29 @@ def test_published_features_have_the_authors_labels(
             assert zlib.crc32(packed) == expected[pair]["crc32"], pair
 
 
+# Names that mean something elsewhere
+
+
+@pytest.mark.parametrize("name", ["imported", "imported.mp4", "published", "published.mp4"])
+def test_a_video_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(b"first")
+    video, fingerprints = Video("v", file, "training", 12.0), Fingerprints()
+    spec = FeatureSpec("clip", "m", "tag:x", WIDTH, 224, 224)
+    store = FeatureStore.prepare(tmp_path / "s.zarr", spec)
+    key = entry_key(spec, fingerprints.of(file))
+    writer = store.writer("v", key, "pyav")
+    writer.append(VALUES, np.arange(6.0))
+    writer.finish(
+        step=1.0, duration=6.0, fps=16.0, frames=96, source=name, decoder="pyav", warnings=[]
+    )
+    source = StoreFeatures(store)
+    assert source.key(video, fingerprints) == key
+    assert find_features(store.root, None).spec.is_known
+    file.write_bytes(b"something else")
+    assert source.key(video, fingerprints) is None
+
+
 # Import
 
 
@@ -203,10 +227,29 @@ def test_an_import_has_everything_that_an_extraction_has(
     source = find_features(None, workspace)
     assert source.root == result.store
     assert np.array_equal(source.values("a"), VALUES)
-    assert source.spec.backbone == UNKNOWN
+    assert not source.spec.is_known
     actions, grid = source.timeline(A, "seconds")
     assert grid.starts.tolist() == [0, 2, 4, 6, 8, 10]
     assert actions == list(A.actions)
+
+
+def test_an_imported_entry_keeps_the_attributes_that_stores_on_disk_have(
+    folder: Path, workspace: Workspace
+) -> None:
+    store = FeatureStore.open(import_features(folder, workspace=workspace).store)
+    entry = store.entry("a")
+    assert entry is not None
+    assert (entry["source"], entry["decoder"]) == ("imported", "imported")
+    assert is_imported(entry)
+
+
+def test_imported_features_are_current_whatever_the_video_is(
+    folder: Path, workspace: Workspace, tmp_path: Path
+) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"a video")
+    source = open_features(import_features(folder, workspace=workspace).store)
+    video = Video("a", tmp_path / "a.mp4", "training", 12.0)
+    assert source.key(video, Fingerprints()) is not None
 
 
 def test_a_second_import_does_nothing(folder: Path, workspace: Workspace) -> None:

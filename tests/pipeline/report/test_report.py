@@ -21,14 +21,11 @@ from PIL import Image
 import mstemba
 from mstemba.data_manifests.manifest import Action
 from mstemba.errors import CheckpointError, StoreError, UsageError
-from mstemba.model.architectures import build
-from mstemba.model.architectures import make_config as model_config
-from mstemba.model.checkpoint import save_weights
+from mstemba.model.architectures import build, make_config
 from mstemba.pipeline.caching.files import write_json
-from mstemba.pipeline.checkpoint import make_config, open_checkpoint, score
+from mstemba.pipeline.checkpoint import checkpoint_config, open_checkpoint, save_weights, score
 from mstemba.pipeline.evaluate.evaluation import LabelledVideo
 from mstemba.pipeline.features.row_times import even_rows
-from mstemba.pipeline.features.sources import unknown_spec
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
 from mstemba.pipeline.report.figures import (
     LONG,
@@ -40,7 +37,7 @@ from mstemba.pipeline.report.figures import (
 from mstemba.pipeline.report.stage import Report
 from mstemba.pipeline.train.stage import train
 from mstemba.pipeline.workspace import open_workspace
-from mstemba.records import Segment
+from mstemba.records import FeatureSpec, Segment
 from tests.measuring import evaluate, report
 from tests.pipeline.outputs.page.conftest import need_browser, programs
 from tests.pipeline.report.test_error_analysis import loop_ap
@@ -90,14 +87,15 @@ def make_workspace(
 
 
 def make_checkpoint(folder: Path, classes: tuple[str, ...]) -> None:
-    config = model_config("linear", len(classes) + 2, len(classes))
+    config = make_config("linear", len(classes) + 2, len(classes))
     network = build(config)
     with torch.no_grad():
         network.head.weight.copy_(2 * torch.eye(len(classes), len(classes) + 2))  # type: ignore[union-attr,operator]
     folder.mkdir(parents=True)
     save_weights(folder / "model.safetensors", network)
-    spec = unknown_spec(len(classes) + 2)
-    content = make_config(config.to_dict(), classes, spec, None, {"lr": 1e-3, "recipe": "none"}, "")
+    spec = FeatureSpec.unknown(len(classes) + 2)
+    recipe = {"lr": 1e-3, "recipe": "none"}
+    content = checkpoint_config(config.to_dict(), classes, spec, None, recipe, "")
     write_json(folder / "config.json", content)
 
 
@@ -433,7 +431,7 @@ def test_released_weights_give_a_page(
     tmp_path: Path, kitchen: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    config = model_config("mstemba", len(CLASSES) + 2, len(CLASSES), widths=(8, 8, 8), state=2)
+    config = make_config("mstemba", len(CLASSES) + 2, len(CLASSES), widths=(8, 8, 8), state=2)
     torch.save(build(config).state_dict(), tmp_path / "authors.pth")
     manifest = json.loads((kitchen / "manifest.json").read_text()) | {"dataset": "charades"}
     write_json(tmp_path / "manifest.json", manifest)

@@ -1,0 +1,206 @@
+"""Weights of the networks: read from files, the authors' and ours, and loaded by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mstemba.errors import CheckpointError, UsageError
+from mstemba.model.architectures import build, config_from_dict
+from mstemba.model.config import Config, ModelConfig
+from mstemba.tensor_files import describe_mismatch, read_tensors, some_of
+
+if TYPE_CHECKING:
+    from mstemba.model.architectures import Network
+
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+"""Names inside a checkpoint folder; the configuration is under the key ``model``."""
+
+# Vision Mamba's 1000-way ImageNet heads: in the authors' checkpoints, but never called.
+_DEAD_HEAD = re.compile(r"(blocks\.\d+(\.\d+)?|interaction_block)\.head\.(weight|bias)")
+_PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+
+# The weight that each architecture is known by.
+_KNOWN_BY = {
+    "mstemba": "blocks.0.conv.weight",
+    "mstemba-v3": "blocks.0.linear.weight",
+    "ms-tct": "stages.0.merge.weight",
+    "pdan": "stage1.conv_1x1.weight",
+    "linear": "head.weight",  # the last one: others have a head, too
+}
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Return the tensors of a ``.safetensors``, ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, of another kind, or holds code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file, expected model weights")
+    if path.suffix != ".safetensors" and path.suffix not in _PICKLED:
+        raise CheckpointError(
+            f"{path}: found {path.suffix or 'no suffix'}, "
+            f"expected {', '.join(('.safetensors', *_PICKLED))}"
+        )
+    try:
+        return read_tensors(path)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def infer_config(weights: Mapping[str, Tensor]) -> Config:
+    """Return the configuration of the network that weights belong to, from names and shapes.
+
+    ``split``, ``heads``, ``drop_path`` and ``dropout`` leave no trace in weights and get their
+    defaults.
+
+    Raises:
+        CheckpointError: The weights are not those of a known architecture.
+    """
+    arch = next((arch for arch, name in _KNOWN_BY.items() if name in weights), None)
+    if arch is None:
+        known = ", ".join(f"{name} ({arch})" for arch, name in _KNOWN_BY.items())
+        found = some_of(list(weights)) or "nothing"
+        raise CheckpointError(f"weights of an unknown network: found {found}, expected {known}")
+    return config_from_dict({"arch": arch, **_SHAPES.get(arch, _mstemba_shape)(weights)})
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load every parameter of a network by name.
+
+    The unused ``*.head.*`` below a Mamba block are ignored.
+
+    Raises:
+        CheckpointError: Tensors are missing, unknown or of another shape. The first few are named,
+            and the network is unchanged.
+    """
+    found = {name: w for name, w in weights.items() if not _DEAD_HEAD.fullmatch(name)}
+    if mismatch := describe_mismatch(model.state_dict(), found):
+        raise CheckpointError(f"weights do not fit the model. {mismatch}")
+    model.load_state_dict(found)
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    device: torch.device | str | None = None,
+    split: str | None = None,
+    padding: str | None = None,
+) -> Network:
+    """Load a trained network.
+
+    Args:
+        path: A folder with ``model.safetensors`` and ``config.json``, or a weights file, from which
+            the configuration is inferred.
+        device: Where the network is put. Default: the CPU.
+        split: How MS-Temba splits a sequence into streams, ``interleaved`` or ``contiguous``;
+            replaces the configuration's. The released v1 weights were trained with ``contiguous``,
+            which a weights file does not tell; the default for files is ``interleaved``.
+        padding: How MS-Temba treats padded rows; replaces the configuration's. ``released`` scores
+            clips padded to a fixed length as the authors' code does; ``masked``, the default,
+            scores each clip as if it were alone.
+
+    Returns:
+        The network in evaluation mode, float32.
+
+    Raises:
+        CheckpointError: The weights or the configuration are missing, damaged or do not fit.
+        UsageError: ``split`` or ``padding`` is given for another network than MS-Temba.
+    """
+    path = Path(path)
+    values: dict[str, Any]
+    if path.is_dir():
+        values = _read_config(path / CONFIG_FILE)
+        weights = read_weights(path / WEIGHTS_FILE)
+    else:
+        weights = read_weights(path)
+        values = infer_config(weights).to_dict()
+    config = config_from_dict(values)
+    for name, value in (("split", split), ("padding", padding)):
+        if value is None:
+            continue
+        if not isinstance(config, ModelConfig):
+            raise UsageError(
+                f"{name}: found {value!r}, but {config.arch} has no such option; omit it"
+            )
+        config = ModelConfig.from_dict({**config.to_dict(), name: value})
+    model = build(config)
+    load_weights(model, weights)
+    return model.to(device or "cpu").eval()
+
+
+def _mstemba_shape(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    local = "conv" if _KNOWN_BY["mstemba"] in weights else "linear"
+    mixer = "blocks.1.layers.0.mixer"
+    widths = [_shape(weights, f"blocks.{i}.{local}.weight")[0] for i in (0, 2, 4)]
+    inner, state = (*_shape(weights, f"{mixer}.A_log"), 0)[:2]
+    return {
+        "in_features": _shape(weights, "proj.weight")[-1],
+        "classes": _shape(weights, "head.weight")[0],
+        "widths": widths,
+        "state": state,
+        "expand": inner // widths[0],
+        "conv": _shape(weights, f"{mixer}.conv1d.weight")[-1],
+    }
+
+
+def _ms_tct_shape(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    widths = [_shape(weights, f"stages.{i}.merge.weight")[0] for i in range(4)]
+    inner = _shape(weights, "stages.0.blocks.0.local.expand.weight")[0]
+    return {
+        "in_features": (*_shape(weights, "stages.0.merge.weight"), 0)[1],
+        "classes": _shape(weights, "head.weight")[0],
+        "widths": widths,
+        "blocks": _count(weights, r"stages\.0\.blocks\.\d+\.norm1\.weight"),
+        "expand": inner // widths[0],
+        "mixed": _shape(weights, "fuse.weight")[0],
+    }
+
+
+def _pdan_shape(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    width, in_features = (*_shape(weights, "stage1.conv_1x1.weight"), 0)[:2]
+    return {
+        "in_features": in_features,
+        "classes": _shape(weights, "stage1.conv_out.weight")[0],
+        "width": width,
+        "blocks": _count(weights, r"stage1\.layers\.\d+\.conv_1x1\.weight"),
+    }
+
+
+def _linear_shape(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    classes, in_features = (*_shape(weights, "head.weight"), 0)[:2]
+    return {"in_features": in_features, "classes": classes}
+
+
+_SHAPES = {"ms-tct": _ms_tct_shape, "pdan": _pdan_shape, "linear": _linear_shape}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from error
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict):
+        raise CheckpointError(f"{path}: expected an object with the configuration under 'model'")
+    return model
+
+
+def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    if name not in weights or weights[name].dim() == 0:
+        raise CheckpointError(f"incomplete weights: {name} is missing or a scalar")
+    return tuple(weights[name].shape)
+
+
+def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
+    return sum(re.fullmatch(pattern, name) is not None for name in weights)
