@@ -2,36 +2,47 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# The demo needs the package alone; tests, lint and docs need the tools of developers as well.
+PACKAGE = $(VENV)/.installed
+TOOLS = $(VENV)/.installed-dev
 
 .PHONY: demo test test-slow lint docs clean
 
-demo: $(VENV)/.installed
+demo: $(PACKAGE)
 	$(BIN)/mstemba demo demo
 
-# A process a core: the tests of one module run in one of them, in their order. What skips says why.
+# One process per core: the tests of one module run in one of them, in their order. -rs says why
+# a test was skipped.
 PYTEST = $(BIN)/python -m pytest -rs -n logical --maxprocesses 8 --dist loadscope
 
-test: $(VENV)/.installed
+test: $(TOOLS)
 	$(PYTEST)
 
 # The whole pipeline on real video, and kills of real processes.
-test-slow: $(VENV)/.installed
+test-slow: $(TOOLS)
 	$(PYTEST) -m slow --durations 10
 
-lint: $(VENV)/.installed
+lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # Rewrites the option blocks in docs/ from the commands' own --help.
-docs: $(VENV)/.installed
+docs: $(TOOLS)
 	$(BIN)/python -m tests.test_docs
 
-$(VENV)/.installed: pyproject.toml
+# torch and torchvision come from one call of pip, which chooses a pair that fits.
+$(PACKAGE): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing mstemba and what it needs into $(VENV): one to a few minutes"
-	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(BIN)/pip install --quiet --editable .
 	touch $@
+
+$(TOOLS): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing mstemba and the developers' tools into $(VENV): one to a few minutes"
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $(PACKAGE) $@
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mstemba.errors import UsageError
 from mstemba.extractors import registry
 from mstemba.pipeline.caching import files, keys
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key, entry_key, file_sha256, spec_key
+from mstemba.pipeline.detect.zero_shot import zero_shot_detector
 from mstemba.pipeline.features.spec import make_spec, store_name
 from mstemba.pipeline.options import (
     ExportOptions,
@@ -25,7 +26,9 @@ from mstemba.pipeline.options import (
     ZeroShotOptions,
     help_of,
 )
+from mstemba.pipeline.train.stage import TrainResult
 from mstemba.records import FeatureSpec
+from tests.training import fit, make_workspace
 
 SPEC = FeatureSpec(
     backbone="clip",
@@ -42,13 +45,15 @@ SPEC = FeatureSpec(
     decoder="auto",
     resize="bilinear-in-decoder",
 )
+BASE = {"arch": "linear"}
 VIDEO = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 # A changed key throws away every user's cache. When that is meant, raise the stage's version in
 # `keys.VERSIONS` and pin the new digests here.
 PINNED_STORE = "f46fecde0f5b1f15fbff4e418bb7d85268992b534704ba40de6994e5e82b34ff"
 PINNED_ENTRY = "c8b053f8d16aa0452a7e29a076e287ae329b9071be4ae117202b855cf71c2b0a"
-PINNED_TRAIN = "ae4358549aef17a63c2c03637dd4f5028ada803ddc82d9807c036a95743a868c"
+PINNED_DETECT = "75ad71c8f23237773033996563e088a74d63ae42c037066b377b64af95cf890e"
+PINNED_TRAIN = "5f5af538bf6edf0cb7d11031e527127325ebc3f5a227f02080cdad55001c188c"
 
 
 def test_the_key_of_a_store_is_pinned() -> None:
@@ -60,12 +65,12 @@ def test_the_key_of_a_videos_features_is_pinned() -> None:
     assert entry_key(SPEC, VIDEO) == PINNED_ENTRY
 
 
-def test_the_key_of_a_training_is_pinned() -> None:
-    options = {"arch": "mstemba", "epochs": 50, "lr": 5e-4, "val_fraction": 0.1, "seed": 0}
-    clips = [[["k1", "l1"], ["k2", "l2"]], []]
-    assert (
-        cache_key("train", options=options, classes=("sit", "stand"), clips=clips) == PINNED_TRAIN
+def test_the_key_of_a_videos_scores_is_pinned() -> None:
+    detector = zero_shot_detector(
+        ["opening a door", "drinking"], None, None, Path("none"), RunOptions(), Fingerprints()
     )
+    features = entry_key(SPEC, VIDEO)
+    assert cache_key("detect", **detector.key_parts(), features=features) == PINNED_DETECT
 
 
 def test_published_features_keep_the_specification_that_checkpoints_on_disk_have() -> None:
@@ -80,10 +85,20 @@ def test_a_backbone_called_published_is_known(name: str) -> None:
     assert replace(SPEC, **{name: "published"}).is_known
 
 
-def test_the_order_of_the_options_does_not_matter_and_the_stage_does() -> None:
-    assert cache_key("train", a=1, b=2) == cache_key("train", b=2, a=1)
-    assert cache_key("train", a=1) != cache_key("detect", a=1)
-    assert cache_key("train", a=1) != cache_key("train", a=1.5)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """A finished run with the options of `again`."""
+    return fit(make_workspace(tmp_path_factory.mktemp("trained")), **BASE)
+
+
+def again(trained: TrainResult, **changes: Any) -> TrainResult:
+    """Train once more into the same folder, with other options."""
+    return fit(trained.run.parents[1], output=trained.run, **{**BASE, **changes})
+
+
+def test_the_key_of_a_training_is_pinned(trained: TrainResult) -> None:
+    assert trained.run.name == f"linear-{PINNED_TRAIN[:8]}"
+    assert files.read_json(trained.run / "done.json")["key"] == PINNED_TRAIN
 
 
 def test_a_new_version_of_a_stage_is_a_new_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,73 +140,77 @@ def test_another_video_is_another_entry() -> None:
     assert entry_key(SPEC, VIDEO) != spec_key(SPEC)
 
 
-# For every option: another value, and whether it must change the key.
-EXTRACT: dict[str, tuple[Any, bool]] = {
-    "backbone": ("efficientnet-lite0", True),
-    "model": ("ViT-B-32", True),
-    "weights": ("laion400m_e32", True),
-    "window": (8, True),
-    "stride": (8, True),
-    "frame_step": (2, True),
-    "precision": ("float16", True),
-    "dtype": ("float16", True),
-    "decoder": ("av", True),
+# For every option: another value, which must change the key.
+FEATURES: dict[str, Any] = {
+    "backbone": "efficientnet-lite0",
+    "model": "ViT-B-32",
+    "weights": "laion400m_e32",
+    "window": 8,
+    "stride": 8,
+    "frame_step": 2,
+    "precision": "float16",
+    "dtype": "float16",
+    "decoder": "av",
 }
-TRAIN: dict[str, tuple[Any, bool]] = {
-    "arch": ("mstemba-v3", True),
-    "width": (0.5, True),
-    "labels": ("overlap", True),
-    "epochs": (7, True),
-    "min_steps": (7, True),
-    "max_steps": (7, True),
-    "batch_size": (7, True),
-    "clip_length": (7, True),
-    "min_crop": (0.25, True),
-    "lr": (0.1, True),
-    "schedule": ("released", True),
-    "warmup": (0.25, True),
-    "warmup_lr": (1e-6, True),
-    "min_lr": (1e-6, True),
-    "weight_decay": (0.25, True),
-    "clip_grad": (0.25, True),
-    "ema": (0.25, True),
-    "drop_path": (0.25, True),
-    "dropout": (0.25, True),
-    "prior": (0.25, True),
-    "auxiliary_weight": (0.25, True),
-    "consistency_weight": (0.25, True),
-    "heatmap_weight": (0.25, True),
-    "val_fraction": (0.25, True),
-    "patience": (7, True),
-    "seed": (7, True),
-    "precision": ("bf16", True),
+TRAIN: dict[str, Any] = {
+    "arch": "mstemba-v3",
+    "width": 0.5,
+    "labels": "overlap",
+    "epochs": 7,
+    "min_steps": 7,
+    "max_steps": 7,
+    "batch_size": 7,
+    "clip_length": 7,
+    "min_crop": 0.25,
+    "lr": 0.1,
+    "schedule": "released",
+    "warmup": 0.25,
+    "warmup_lr": 1e-6,
+    "min_lr": 1e-6,
+    "weight_decay": 0.25,
+    "clip_grad": 0.25,
+    "ema": 0.25,
+    "drop_path": 0.25,
+    "dropout": 0.25,
+    "prior": 0.25,
+    "auxiliary_weight": 0.25,
+    "consistency_weight": 0.25,
+    "heatmap_weight": 0.25,
+    "val_fraction": 0.25,
+    "patience": 7,
+    "seed": 7,
+    "precision": "bf16",
 }
-TABLES: dict[type, dict[str, tuple[Any, bool]]] = {FeatureOptions: EXTRACT, TrainOptions: TRAIN}
-CASES = [(kind, name) for kind, table in TABLES.items() for name in table]
-
-
-def key_of(options: Any) -> str:
-    if isinstance(options, FeatureOptions):
-        o = options
-        return spec_key(make_spec(registry.resolve(o.backbone, o.model, o.weights, file_sha256), o))
-    return cache_key("train", options=asdict(options))
+# Where and how a training runs: none of it may change the key.
+TRAIN_RUN: dict[str, Any] = {"checkpoint_seconds": 7.0, "trackers": "wandb", "device": "cuda"}
+TABLES = {FeatureOptions: FEATURES, TrainOptions: TRAIN, TrainRunOptions: TRAIN_RUN}
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_the_tables_speak_of_every_option(kind: type) -> None:
+def test_the_tables_name_every_option(kind: type) -> None:
     assert set(TABLES[kind]) == {f.name for f in fields(kind)}
+    assert all(help_of(kind, name) for name in TABLES[kind])
 
 
-@pytest.mark.parametrize(("kind", "name"), CASES, ids=[f"{k.__name__}.{n}" for k, n in CASES])
-def test_an_option_changes_the_key_if_and_only_if_it_changes_a_number(
-    kind: type, name: str
-) -> None:
-    value, changes = TABLES[kind][name]
-    base = kind(precision="float32") if kind is FeatureOptions else kind()
-    assert getattr(base, name) != value
-    other = replace(base, **{name: value})
-    assert (key_of(other) != key_of(base)) == changes
-    assert help_of(kind, name)
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_option_of_features_changes_the_key(name: str) -> None:
+    base = FeatureOptions(precision="float32")
+    keys = []
+    for o in (base, replace(base, **{name: FEATURES[name]})):
+        backbone = registry.resolve(o.backbone, o.model, o.weights, file_sha256)
+        keys.append(spec_key(make_spec(backbone, o)))
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_every_option_of_a_training_changes_the_key(trained: TrainResult, name: str) -> None:
+    with pytest.raises(UsageError, match="holds a run with other options"):
+        again(trained, **{name: TRAIN[name]})
+
+
+@pytest.mark.parametrize("name", TRAIN_RUN)
+def test_where_a_training_runs_does_not_change_the_key(trained: TrainResult, name: str) -> None:
+    assert again(trained, **{name: TRAIN_RUN[name]}).cached
 
 
 @pytest.mark.parametrize(
