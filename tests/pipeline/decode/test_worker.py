@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import os
@@ -11,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import pytest
 from mstemba.errors import DecodeError
 from mstemba.pipeline.decode import transport, worker
 from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart, Resume
-from mstemba.pipeline.decode.worker import decode_all
+from mstemba.pipeline.decode.worker import DecodePool
 from mstemba.records import Frames
 from tests.pipeline.decode.test_reader import SIZE, gather, needs_decord, run
 from tests.videos import encode
@@ -57,8 +59,24 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Children:
     return started
 
 
-def numbered(requests: Iterable[DecodeRequest]) -> Iterator[tuple[int, DecodeRequest]]:
-    return enumerate(requests)
+def is_end(event: Any) -> bool:
+    return isinstance(event, (DecodeError, DecodeReport))
+
+
+def decode_all(
+    requests: Sequence[DecodeRequest], workers: int = 1, timeout: float = 60.0
+) -> Iterator[tuple[int, Any]]:
+    """All events of a pool that is kept full: (index of the request, event)."""
+    waiting = deque(enumerate(requests))
+    with DecodePool[int](workers, timeout) as pool:
+        unfinished = 0
+        while unfinished or waiting:
+            while waiting and pool.room:
+                pool.submit(*waiting.popleft())
+                unfinished += 1
+            key, event = pool.next_event()
+            unfinished -= is_end(event)
+            yield key, event
 
 
 def by_video(events: Iterator[tuple[int, Any]], count: int) -> list[list[Any]]:
@@ -77,7 +95,7 @@ def test_many_videos_go_through_few_processes_in_order(
 ) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     paths = [clip, tmp_path / "bad.mp4", tmp_path / "none.mp4", clip, clip]
-    found = by_video(decode_all(numbered(DecodeRequest(p, SIZE) for p in paths), workers), 5)
+    found = by_video(decode_all([DecodeRequest(p, SIZE) for p in paths], workers), 5)
     assert len(children) <= workers
     here = run(clip)
     for index in (0, 3, 4):
@@ -92,83 +110,118 @@ def test_many_videos_go_through_few_processes_in_order(
     assert all(child.returncode is not None for child in children)
 
 
-def test_no_request_starts_nothing(children: Children) -> None:
-    assert list(decode_all(iter([]), workers=3)) == []
+def test_a_pool_without_a_video_starts_nothing(children: Children) -> None:
+    with DecodePool[int](3) as pool, pytest.raises(ValueError, match="no video is being decoded"):
+        pool.next_event()
     assert children == []
 
 
-def test_a_request_is_taken_when_a_process_is_free_and_no_two_at_a_time(
-    long: Path, clip: Path
+def test_a_pool_takes_one_video_more_than_it_has_processes(
+    long: Path, clip: Path, children: Children
 ) -> None:
-    taken: list[int] = []
-    inside = threading.Lock()
-
-    def requests() -> Iterator[tuple[int, DecodeRequest]]:
-        for index in range(6):
-            assert inside.acquire(blocking=False), "two threads at once"
-            time.sleep(0.01)
-            taken.append(index)
-            inside.release()
-            yield index, DecodeRequest(long if index < 2 else clip, SIZE, batch_size=8)
-
-    events = decode_all(requests(), workers=2)
-    first = [next(events) for _ in range(10)]
-    time.sleep(0.3)
-    assert taken == [0, 1], "both processes are held back in their first video"
-    ended = [k for k, e in [*first, *events] if isinstance(e, DecodeReport)]
-    assert sorted(ended) == taken == list(range(6))
+    with DecodePool[int](2) as pool:
+        assert pool.room == 3
+        for index in range(3):
+            pool.submit(index, DecodeRequest(long if index < 2 else clip, SIZE, batch_size=8))
+        assert pool.room == 0
+        with pytest.raises(ValueError, match=r"clip\.mp4: the decoders have no room"):
+            pool.submit(3, DecodeRequest(clip, SIZE))
+        first = [pool.next_event() for _ in range(10)]
+        time.sleep(0.3)
+        assert {key for key, _ in first} <= {0, 1}, "both are held back in their first video"
+        assert pool.room == 0
+        ended: list[int] = []
+        while len(ended) < 6:
+            key, event = pool.next_event()
+            if is_end(event):
+                ended.append(key)
+                assert pool.room == max(1, len(ended) - 3)
+                if len(ended) < 4:
+                    pool.submit(2 + len(ended), DecodeRequest(clip, SIZE))
+        assert sorted(ended) == list(range(6))
+        assert pool.room == 3
+    assert len(children) == 2
 
 
 def test_several_videos_are_decoded_at_the_same_time(long: Path) -> None:
     # Several: on a busy machine the second process may start when the first video is done.
     requests = [DecodeRequest(long, SIZE, batch_size=8)] * 6
-    order = [index for index, _ in decode_all(numbered(requests), workers=2)]
+    order = [index for index, _ in decode_all(requests, workers=2)]
     assert order != sorted(order)
 
 
 def test_only_a_few_batches_wait_for_a_slow_consumer(long: Path) -> None:
-    events = decode_all(numbered([DecodeRequest(long, SIZE, batch_size=2)]))
-    for _, event in events:
-        if isinstance(event, Frames):
-            break
-    time.sleep(0.3)
-    gc.collect()
-    waiting = [o for o in gc.get_objects() if type(o) is Frames]
-    assert 3 <= len(waiting) <= 6
-    events.close()
+    with DecodePool[int]() as pool:
+        pool.submit(0, DecodeRequest(long, SIZE, batch_size=2))
+        while not isinstance(pool.next_event()[1], Frames):
+            pass
+        time.sleep(0.3)
+        gc.collect()
+        waiting = [o for o in gc.get_objects() if type(o) is Frames]
+        assert 3 <= len(waiting) <= 6
 
 
-def test_what_the_requests_raise_reaches_the_consumer(clip: Path, children: Children) -> None:
-    def requests() -> Iterator[tuple[str, DecodeRequest]]:
-        yield "one", DecodeRequest(clip, SIZE)
-        raise OSError("the claims are gone")
-
-    with pytest.raises(OSError, match="the claims are gone"):
-        list(decode_all(requests(), workers=2))
-    assert all(child.returncode is not None for child in children)
-
-
-def test_threads_are_shared_out_among_the_workers(
+def test_what_nobody_foresaw_reaches_the_consumer(
     clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent: list[int] = []
+    def no_more(*args: Any, **kwargs: Any) -> None:
+        raise OSError("too many processes")
+
+    monkeypatch.setattr(worker.subprocess, "Popen", no_more)
+    threads = threading.active_count()
+    with DecodePool[int](2) as pool:
+        pool.submit(0, DecodeRequest(clip, SIZE))
+        with pytest.raises(OSError, match="too many processes"):
+            pool.next_event()
+    assert threading.active_count() == threads
+
+
+class Recorder(io.RawIOBase):
+    """A pipe that remembers what was written to it."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.written = io.BytesIO()
+        self._pipe = pipe
+
+    def write(self, data: Any) -> int:
+        self.written.write(data)
+        return int(self._pipe.write(data))
+
+    def close(self) -> None:
+        self._pipe.close()
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, [0, 5]), (3, [2, 5])])
+def test_threads_are_shared_out_among_the_workers(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, workers: int, threads: list[int]
+) -> None:
+    recorders: list[Recorder] = []
+    popen = subprocess.Popen
+
+    def recording(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+        process = popen(*args, **kwargs)
+        recorders.append(Recorder(process.stdin))
+        process.stdin = recorders[-1]  # type: ignore[assignment]
+        return process
+
+    monkeypatch.setattr(worker.subprocess, "Popen", recording)
     monkeypatch.setattr(worker, "cores", lambda: 8)
-    monkeypatch.setattr(
-        worker._Child, "send", lambda self, r: (sent.append(r.threads), worker.send(self._stdin, r))
-    )
     asked = [DecodeRequest(clip, SIZE), DecodeRequest(clip, SIZE, threads=5)]
-    list(decode_all(numbered(asked), workers=3))
-    assert sorted(sent) == [2, 5]
-    sent.clear()
-    list(decode_all(numbered(asked)))
-    assert sent == [0, 5]
+    assert sum(is_end(event) for _, event in decode_all(asked, workers)) == 2
+    sent: list[int] = []
+    for recorder in recorders:
+        recorder.written.seek(0)
+        with contextlib.suppress(EOFError):
+            while True:
+                sent.append(transport.receive(recorder.written).threads)
+    assert sorted(sent) == threads
 
 
 def test_a_video_goes_on_in_the_middle(clip: Path) -> None:
     whole = run(clip)
     resume = Resume(25, whole.report.decoder, (24, float(whole.times[24])))
     request = DecodeRequest(clip, SIZE, resume=resume)
-    events = [event for _, event in decode_all(numbered([request]))]
+    events = [event for _, event in decode_all([request])]
     frames = [event for event in events if isinstance(event, Frames)]
     assert np.array_equal(np.concatenate([f.images for f in frames]), whole.images[25:])
     assert events[-1] == whole.report
@@ -183,7 +236,7 @@ def end_first_decoders(
     """Decode; the first `count` decoders get this signal once they gave a frame of video 0."""
     found: list[list[Any]] = [[] for _ in requests]
     ended: list[int] = []
-    for index, event in decode_all(numbered(requests), timeout=timeout):
+    for index, event in decode_all(requests, timeout=timeout):
         found[index].append(event)
         child = children[-1]
         first = index == 0 and isinstance(event, Frames) and child.pid not in ended
@@ -197,7 +250,7 @@ def end_first_decoders(
 
 def one_end(events: list[Any]) -> Any:
     """The report or error of a video, of which there is one, at the end."""
-    assert sum(isinstance(e, (DecodeError, DecodeReport)) for e in events) == 1
+    assert sum(map(is_end, events)) == 1
     return events[-1]
 
 
@@ -292,34 +345,36 @@ def test_a_video_with_no_other_decoder_is_an_error_when_its_own_hangs(
 def test_a_decoder_that_is_held_back_is_not_taken_for_one_that_hangs(
     long: Path, children: Children
 ) -> None:
-    events = decode_all(numbered([DecodeRequest(long, SIZE, batch_size=1)]), timeout=0.5)
+    events = decode_all([DecodeRequest(long, SIZE, batch_size=1)], timeout=0.5)
     found = [next(events)[1] for _ in range(3)]
     time.sleep(1.5)
     assert gather(iter([*found, *(event for _, event in events)])).restarts == 0
     assert len(children) == 1
 
 
-def test_a_decoder_that_shows_signs_of_life_is_left_alone(
-    clip: Path, monkeypatch: pytest.MonkeyPatch, children: Children
-) -> None:
-    # One batch of the whole video: nothing but signs of life for the whole time.
-    slowly = (
-        "import time; from mstemba.pipeline.decode import child, pyav_reader; child._PULSE = 0.1; "
-        "there = pyav_reader._time; "
-        "pyav_reader._time = lambda *a: (time.sleep(0.06), there(*a))[1]; child.main()"
-    )
-    popen = subprocess.Popen
+@needs_signals
+def test_a_decoder_that_shows_signs_of_life_is_left_alone(long: Path, children: Children) -> None:
+    # One batch of the whole video by a process that rarely runs: nothing but signs of life.
+    done = threading.Event()
 
-    def patched(command: list[str], **kwargs: Any) -> subprocess.Popen[bytes]:
-        head = command[2].split("; ")[:2]
-        return popen([*command[:2], "; ".join([*head, slowly])], **kwargs)
+    def slow_down() -> None:
+        while not done.wait(0.01):
+            children[0].send_signal(signal.SIGSTOP)
+            done.wait(0.3)
+            children[0].send_signal(signal.SIGCONT)
 
-    monkeypatch.setattr(worker.subprocess, "Popen", patched)
-    request = DecodeRequest(clip, SIZE, batch_size=40, decoder="av")
+    events = decode_all([DecodeRequest(long, SIZE, batch_size=900, decoder="av")], timeout=2)
+    found = [next(events)[1]]
+    brake = threading.Thread(target=slow_down)
+    brake.start()
     begin = time.monotonic()
-    events = [event for _, event in decode_all(numbered([request]), timeout=1)]
-    assert isinstance(events[-1], DecodeReport), events[-1]
-    assert time.monotonic() - begin > 2
+    try:
+        found += [event for _, event in events]
+    finally:
+        done.set()
+        brake.join()
+    assert gather(iter(found)).report.frames == 900
+    assert time.monotonic() - begin > 3, "longer than the timeout"
 
 
 # Consumers that stop
@@ -331,14 +386,15 @@ def test_a_consumer_that_stops_early_leaves_no_process_and_no_thread(
     long: Path, children: Children, batch_size: int, stopped: bool
 ) -> None:
     threads = threading.active_count()
-    requests = [DecodeRequest(long, SIZE, batch_size=batch_size)] * 4
-    events = decode_all(numbered(requests), workers=2)
-    next(events)
+    pool = DecodePool[int](workers=2)
+    for index in range(3):
+        pool.submit(index, DecodeRequest(long, SIZE, batch_size=batch_size))
+    pool.next_event()
     if stopped:
         for child in children:
             child.send_signal(signal.SIGSTOP)
     begin = time.monotonic()
-    events.close()
+    pool.close()
     assert time.monotonic() - begin < 2
     assert all(child.returncode is not None for child in children)
     assert threading.active_count() == threads
@@ -346,7 +402,9 @@ def test_a_consumer_that_stops_early_leaves_no_process_and_no_thread(
 
 def test_a_consumer_that_fails_leaves_no_process(long: Path, children: Children) -> None:
     def consume() -> None:
-        for _ in decode_all(numbered([DecodeRequest(long, SIZE, batch_size=1)])):
+        with DecodePool[int]() as pool:
+            pool.submit(0, DecodeRequest(long, SIZE, batch_size=1))
+            pool.next_event()
             raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -358,16 +416,20 @@ def test_a_consumer_that_fails_leaves_no_process(long: Path, children: Children)
 def test_decoders_end_with_a_parent_that_is_killed(long: Path) -> None:
     # Nobody takes their frames any more: they are held back by full pipes.
     program = (
-        "import sys; from mstemba.pipeline.decode import worker; "
-        "from mstemba.pipeline.decode.reader import DecodeRequest; from pathlib import Path\n"
-        "events = worker.decode_all(((i, DecodeRequest(Path(sys.argv[1]), 64, batch_size=1)) "
-        "for i in range(1000)), workers=2)\n"
-        "seen = set()\n"
-        "for key, _ in events:\n"
-        "    seen.add(key)\n"
-        "    if len(seen) == 2: break\n"
-        "pids = [lane._child._process.pid for lane in events.gi_frame.f_locals['pool']._lanes]\n"
-        "print(*pids, flush=True); sys.stdin.read()\n"
+        "import subprocess, sys; from pathlib import Path\n"
+        "from mstemba.pipeline.decode.reader import DecodeRequest\n"
+        "from mstemba.pipeline.decode.worker import DecodePool\n"
+        "started = []\n"
+        "class Popen(subprocess.Popen):\n"
+        "    def __init__(self, *args, **kwargs):\n"
+        "        super().__init__(*args, **kwargs); started.append(self.pid)\n"
+        "subprocess.Popen = Popen\n"
+        "pool = DecodePool(2); seen = set()\n"
+        "for key in range(3):\n"
+        "    pool.submit(key, DecodeRequest(Path(sys.argv[1]), 64, batch_size=1))\n"
+        "while len(seen) < 2:\n"
+        "    seen.add(pool.next_event()[0])\n"
+        "print(*started, flush=True); sys.stdin.read()\n"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", program, str(long)], stdout=subprocess.PIPE, stdin=subprocess.PIPE
@@ -375,16 +437,16 @@ def test_decoders_end_with_a_parent_that_is_killed(long: Path) -> None:
     assert parent.stdout
     pids = [int(word) for word in parent.stdout.readline().split()]
     assert len(pids) == 2
-    assert all(heartbeat(pid) for pid in pids)
+    assert all(runs(pid) for pid in pids)
     parent.kill()
     parent.communicate()
     limit = time.monotonic() + 10
-    while any(heartbeat(pid) for pid in pids) and time.monotonic() < limit:
+    while any(runs(pid) for pid in pids) and time.monotonic() < limit:
         time.sleep(0.05)
-    assert not any(heartbeat(pid) for pid in pids)
+    assert not any(runs(pid) for pid in pids)
 
 
-def heartbeat(pid: int) -> bool:
+def runs(pid: int) -> bool:
     """Whether the process runs; one that has ended and waits for its parent does not."""
     try:
         os.kill(pid, 0)
@@ -403,7 +465,7 @@ def test_files_in_the_current_folder_do_not_get_into_the_decoder(
     for name in ("av", "numpy", "queue", "signal"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a file of the user')\n")
     monkeypatch.chdir(tmp_path)
-    events = [event for _, event in decode_all(numbered([DecodeRequest(clip, SIZE)]))]
+    events = [event for _, event in decode_all([DecodeRequest(clip, SIZE)])]
     assert isinstance(events[-1], DecodeReport), events[-1]
 
 
