@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mstemba.pipeline.decode import pyav as pyav_reader
+from mstemba.pipeline.decode import pyav
 from mstemba.pipeline.decode.settings import DecodeSettings
 
 pytestmark = pytest.mark.slow
@@ -24,13 +24,13 @@ def folder(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The exercise recording cut into a training and a test clip, and its published labels."""
     folder = tmp_path_factory.mktemp("exercise")
     source = shared / "videos" / "exercise_routine.avi"
-    found = pyav_reader.probe(source)
-    decoded = pyav_reader.decode(source, found, DecodeSettings((found.width, found.height)))
-    frames = [(shown.image().copy(), shown.time) for shown in decoded]
+    info = pyav.probe(source)
+    decoded = pyav.decode(source, info, DecodeSettings((info.width, info.height)))
+    frames = [(frame.image().copy(), frame.time) for frame in decoded]
     (folder / "videos").mkdir()
     for name, begin, end in (("exercise_train", 0.0, 28.5), ("exercise_test", 28.5, 36.6)):
         part = [image for image, seconds in frames if begin - 1e-6 < seconds < end - 1e-6]
-        pyav_reader.write_video(folder / "videos" / f"{name}.mp4", part, fps=10)
+        pyav.write_video(folder / "videos" / f"{name}.mp4", part, fps=10)
     shutil.copy(shared / "annotations" / "exercise_routine_labels.json", folder)
     return folder
 

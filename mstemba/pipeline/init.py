@@ -228,7 +228,7 @@ def _check_units_by_probing(annotations: Path, manifest: Manifest, report: Repor
     for video in islice(unknown, _PROBED if manifest.time_unit == "seconds" else 0):
         assert video.path is not None
         try:
-            found[video.id] = replace(video, duration=probe(video.path).length)
+            found[video.id] = replace(video, duration=probe(video.path).duration)
         except DecodeError:
             continue  # `extract` tells of files that are no video
     check_units(annotations, manifest.time_unit, found, report)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 import av.filter
@@ -16,17 +14,25 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from mstemba.errors import DecodeError
-from mstemba.pipeline.decode.settings import DecodedFrame, DecodeSettings, Image, Probe, nothing
+from mstemba.pipeline.decode.settings import (
+    DecodedFrame,
+    DecoderFailed,
+    DecodeSettings,
+    Image,
+    VideoInfo,
+    no_heartbeat,
+)
 
-# Where a keyframe is what it says, and the container finds it: others are decoded from the start.
-_SEEK_CODECS = {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg"}
-_SEEK_CONTAINERS = ("mp4", "matroska")
 
+def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> VideoInfo:
+    """Read what a file says about its video: one decoded frame, and a pass over its packets.
 
-def probe(path: Path, heartbeat: Callable[[], None] = nothing) -> Probe:
-    """Look into a file. Raises DecodeError when no frame of video can be had from it.
+    Args:
+        path: The video file.
+        heartbeat: Called for every packet.
 
-    `alive` is called for every packet of the pass over the file.
+    Raises:
+        DecodeError: The file is not a video, or none of its frames can be decoded.
     """
     try:
         with av.open(str(path)) as container:
@@ -34,154 +40,93 @@ def probe(path: Path, heartbeat: Callable[[], None] = nothing) -> Probe:
             offset = (container.start_time or 0) / av.time_base
             first = _first_frame(container, stream, path)
             rotation = int(first.rotation) % 360
-            turned = rotation in (90, 270)
-            width, height = (first.height, first.width) if turned else (first.width, first.height)
-            packets = _look_through(path, offset, heartbeat)
-            return Probe(
+            width, height = first.width, first.height
+            if rotation in (90, 270):
+                width, height = height, width
+            times, keyframes = _packets(path, offset, heartbeat)
+            return VideoInfo(
                 width=width,
                 height=height,
                 rotation=rotation,
                 codec=stream.codec_context.codec.canonical_name,
                 container=container.format.name,
                 offset=offset,
-                times=packets.times,
-                keyframes=packets.keyframes,
-                fresh=packets.fresh and any(c in container.format.name for c in _SEEK_CONTAINERS),
-                closed=packets.closed,
-                length=(container.duration or 0) / av.time_base,
+                times=times,
+                keyframes=keyframes,
+                duration=(container.duration or 0) / av.time_base,
                 rate=float(stream.average_rate or 0),
             )
     except (av.FFmpegError, OSError) as error:
-        raise DecodeError(f"{path}: not a readable video: {_reason(error)}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise DecodeError(f"{path}: not a readable video: {reason}") from None
 
 
-def decode(path: Path, found: Probe, plan: DecodeSettings) -> Iterator[DecodedFrame]:
-    """The used frames from `plan.start` on.
+def decode(path: Path, info: VideoInfo, settings: DecodeSettings) -> Iterator[DecodedFrame]:
+    """Yield the used frames.
 
-    `plan.careful` is for a file known to be damaged: one thread, so that how many frames come out
-    does not depend on the machine. A packet that cannot be decoded is skipped and counted; the
-    count is raised as `DamagedPackets` after the last frame. Raises `SeekMissed` before the first
-    frame when `plan.start` cannot be reached.
+    Raises:
+        DecoderFailed: The file is damaged, so how many frames several threads give depends on the
+            machine. A single thread skips the packets that cannot be decoded, with a warning.
     """
-    damaged = 0
-    number = plan.start * plan.frame_step
+    single_threaded = settings.single_threaded or info.looks_cut
+    number = damaged = 0
     with av.open(str(path)) as container:
         stream = _video_stream(container, path)
-        _set_threads(stream, found, plan)
-        picture = _Picture(stream, found.rotation, plan.size)
-        if wanted := number:
-            _seek(container, stream, found, wanted)
+        stream.thread_type = "SLICE" if single_threaded else "AUTO"
+        stream.codec_context.thread_count = 1 if single_threaded else settings.threads
+        convert = _Converter(stream, info.rotation, settings.size)
         for packet in container.demux(stream):
-            plan.heartbeat()
+            settings.heartbeat()
             try:
                 frames = packet.decode()
             except av.FFmpegError:
-                if not _alone(found, plan):
-                    raise FoundDamage from None
+                if not single_threaded:
+                    raise DecoderFailed("a packet is damaged") from None
                 damaged += 1
                 continue
             for frame in frames:
-                time = _time(frame, stream, found, number)
-                if wanted:
-                    assert found.times is not None
-                    if damaged or time > found.times[wanted]:
-                        raise SeekMissed
-                    if time < found.times[wanted]:
-                        continue
-                    wanted = 0
-                if number % plan.frame_step == 0:
-                    yield DecodedFrame(number // plan.frame_step, time, partial(picture, frame))
+                if number % settings.frame_step == 0:
+                    yield DecodedFrame(_time(frame, stream, info, number), partial(convert, frame))
                 number += 1
-    if wanted:
-        raise SeekMissed
     if damaged:
-        raise DamagedPackets(damaged, number)
+        settings.warnings.append(f"{damaged} damaged packets skipped, {number} frames decoded")
 
 
-class DamagedPackets(Exception):
-    """Some packets could not be decoded; all frames that could be were given before."""
-
-    def __init__(self, packets: int, frames: int) -> None:
-        super().__init__(f"{packets} damaged packets skipped, {frames} frames decoded")
-
-
-class FoundDamage(Exception):
-    """The file is damaged: how many of its frames several threads give depends on the machine."""
-
-
-class SeekMissed(Exception):
-    """Seeking did not lead to the frame that decoding was to begin at."""
-
-
-def _set_threads(stream: VideoStream, found: Probe, plan: DecodeSettings) -> None:
-    alone = _alone(found, plan)
-    stream.thread_type = "SLICE" if alone else "AUTO"
-    stream.codec_context.thread_count = 1 if alone else plan.threads
-
-
-def _alone(found: Probe, plan: DecodeSettings) -> bool:
-    """Whether one thread decodes."""
-    return plan.single_threaded or found.looks_cut
-
-
-def _seek(
-    container: av.container.InputContainer, stream: VideoStream, found: Probe, number: int
-) -> None:
-    """Go to the keyframe before the one that frame `number` needs: what is shown right after a
-    keyframe may still lean on frames before it."""
-    assert found.times is not None
-    before = int(np.searchsorted(found.keyframes, number, "right")) - 2
-    if before > 0:
-        time = found.times[found.keyframes[before]] + found.offset
-        try:
-            container.seek(round(time / float(stream.time_base or 1)), stream=stream)
-        except av.FFmpegError:
-            raise SeekMissed from None
-
-
-def _time(frame: VideoFrame, stream: VideoStream, found: Probe, number: int) -> float:
-    """Seconds at which the frame is shown."""
-    if "avi" in found.container and found.times is not None:
+def _time(frame: VideoFrame, stream: VideoStream, info: VideoInfo, number: int) -> float:
+    """Return the seconds at which the frame is displayed."""
+    if "avi" in info.container and info.times is not None:
         # AVI has no presentation times; with B-frames FFmpeg's guesses go back.
-        return float(found.times[min(number, len(found.times) - 1)])
+        return float(info.times[min(number, len(info.times) - 1)])
     if frame.pts is not None:
-        # The very arithmetic of `_look_through`: equal to the last bit.
-        return float(frame.pts * float(stream.time_base or 0) - found.offset)
-    return number / (found.rate or 1)
+        return float(frame.pts * float(stream.time_base or 0) - info.offset)
+    return number / (info.rate or 1)
 
 
-class _Picture:
-    """A decoded frame as upright RGB pixels, resized."""
+class _Converter:
+    """Decoded frames to upright, resized RGB pixels.
+
+    It is swscale in a filter graph: the conversion of decord, bit for bit on 8-bit H.264.
+    """
 
     def __init__(self, stream: VideoStream, rotation: int, size: tuple[int, int]) -> None:
-        self._turns = rotation // 90
-        self._scaler = _Scaler(stream, (size[1], size[0]) if self._turns % 2 else size)
-
-    def __call__(self, frame: VideoFrame) -> Image:
-        return np.rot90(self._scaler(frame), self._turns) if self._turns else self._scaler(frame)
-
-
-class _Scaler:
-    """swscale in a filter graph: the conversion that decord does, bit for bit on 8-bit H.264."""
-
-    def __init__(self, stream: VideoStream, size: tuple[int, int]) -> None:
         self._stream = stream
-        self._size = size
+        self._turns = rotation // 90
+        self._size = size[::-1] if self._turns % 2 else size
         self._graph: av.filter.Graph | None = None
         self._format: tuple[int, int, str] | None = None
 
     def __call__(self, frame: VideoFrame) -> Image:
-        form = (frame.width, frame.height, frame.format.name)
-        if self._graph is None or form != self._format:  # the picture may change size midway
+        frame_format = (frame.width, frame.height, frame.format.name)
+        if self._graph is None or frame_format != self._format:  # the size may change midway
             self._graph = self._build(frame)
-            self._format = form
+            self._format = frame_format
         self._graph.push(frame)
         scaled = self._graph.pull()
         assert isinstance(scaled, VideoFrame)
         plane = scaled.planes[0]
         lines = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
         image: Image = lines[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
-        return image
+        return np.rot90(image, self._turns)
 
     def _build(self, frame: VideoFrame) -> av.filter.Graph:
         graph = av.filter.Graph()
@@ -219,62 +164,46 @@ def _first_frame(
     raise DecodeError(f"{path}: no frame of its video stream can be decoded")
 
 
-class _Packets(NamedTuple):
-    """What the packets of a stream say, undecoded; as in Probe."""
-
-    times: NDArray[np.float64] | None
-    keyframes: NDArray[np.intp]
-    fresh: bool
-    closed: bool
-
-
-def _look_through(path: Path, offset: float, heartbeat: Callable[[], None]) -> _Packets:
-    """A pass over the file without decoding."""
+def _packets(
+    path: Path, offset: float, heartbeat: Callable[[], None]
+) -> tuple[NDArray[np.float64] | None, NDArray[np.intp] | None]:
+    """Return `times` and `keyframes` of VideoInfo, from the packets of the file, undecoded."""
     stamps: list[int | None] = []
     keys: list[int] = []
+    closed = True
     with av.open(str(path)) as container:
         stream = _video_stream(container, path)
-        codec = stream.codec_context.codec.canonical_name
-        fresh = codec in _SEEK_CODECS
+        is_h264 = stream.codec_context.codec.canonical_name == "h264"
         unit = float(stream.time_base or 0)
-        lengths = (stream.codec_context.extradata or b"")[:1] == b"\1"
         for packet in container.demux(stream):
             heartbeat()
             if packet.size and not packet.is_discard:
                 if packet.is_keyframe:
                     keys.append(len(stamps))
-                    fresh = fresh and (codec != "h264" or _is_idr(bytes(packet), lengths))
+                    closed = closed and (not is_h264 or _is_idr(bytes(packet)))
                 stamps.append(packet.pts)
     if not stamps or None in stamps or len(set(stamps)) < len(stamps):
-        return _Packets(None, np.zeros(0, np.intp), False, False)
+        return None, None
     pts = np.array(stamps, dtype=np.float64)
     places = np.argsort(np.argsort(pts))
+    # The same arithmetic as in `_time`: equal to the last bit.
+    times = np.sort(pts) * unit - offset
     still_to_come = np.minimum.accumulate(pts[::-1])[::-1]
-    return _Packets(
-        np.sort(pts) * unit - offset,
-        np.sort(places[keys]),
-        fresh and keys[:1] == [0],
-        bool((still_to_come[keys] == pts[keys]).all()),
-    )
+    closed = closed and keys[:1] == [0] and bool((still_to_come[keys] == pts[keys]).all())
+    return times, np.sort(places[keys]) if closed else None
 
 
-def _is_idr(packet: bytes, lengths: bool) -> bool:
-    """Whether an H.264 keyframe forgets all before it: other recovery points may need time.
+def _is_idr(packet: bytes) -> bool:
+    """Whether an H.264 keyframe, as MP4 and Matroska store it, resets the decoder.
 
-    Its units follow their own 4-byte lengths, as MP4 and Matroska have it, or start codes.
+    Other recovery points may need frames before them.
     """
-    if not lengths:
-        return re.search(b"\0\0\1[\x25\x45\x65]", packet) is not None
     place = 0
     while place + 4 < len(packet):
         if packet[place + 4] & 31 == 5:
             return True
-        place += 4 + int.from_bytes(packet[place : place + 4], "big")
+        place += 4 + int.from_bytes(packet[place : place + 4], "big")  # the length of the unit
     return False
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
 
 
 def write_video(path: Path, frames: Iterable[Image], fps: int) -> None:

@@ -8,6 +8,7 @@ a main guard, can call `mstemba.extract`.
 from __future__ import annotations
 
 import contextlib
+import pickle
 import queue
 import signal
 import subprocess
@@ -20,7 +21,6 @@ from typing import Any, Generic, TypeVar, cast
 from mstemba.errors import DecodeError
 from mstemba.pipeline.decode import child
 from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart
-from mstemba.pipeline.decode.transport import enlarge, receive, send
 from mstemba.pipeline.devices import cores
 from mstemba.records import Frames
 
@@ -121,7 +121,8 @@ class DecodePool(Generic[K]):
         step = min(1.0, timeout / 8)
         while not self._closed.wait(step):
             for worker in self._workers:
-                worker.waited(step)
+                if process := worker.process:
+                    process.watch(step)
 
 
 class _Closed(Exception):
@@ -143,9 +144,7 @@ class _Worker(threading.Thread):
         self._events = events
         self._closed = closed
         self._timeout = timeout
-        self._process: _DecoderProcess | None = None
-        self._decoder = ""  # of the current video, once it is known
-        self._lock = threading.Lock()  # no process is started after `stop`
+        self.process: _DecoderProcess | None = None
         self.room = threading.Semaphore(_AHEAD)
 
     def run(self) -> None:
@@ -158,20 +157,15 @@ class _Worker(threading.Thread):
         except BaseException as error:
             self._put(None, error)
         finally:
-            if self._process:
-                self._process.end()
+            if self.process:
+                self.process.end()
 
     def stop(self) -> None:
         """Make the thread end at once. Called by another one, after `closed` was set."""
-        with self._lock:
-            if self._process:
-                self._process.kill()
+        if process := self.process:
+            process.kill()
         self.room.release()
         self._requests.put(None)
-
-    def waited(self, seconds: float) -> None:
-        if process := self._process:
-            process.waited(seconds)
 
     def _put(self, key: Any, event: Any) -> None:
         self._events.put((self, key, event))
@@ -180,16 +174,16 @@ class _Worker(threading.Thread):
         """Put all events of a video but the last one, which is returned."""
         try:
             return self._attempt(key, request)
-        except _Lost as error:
+        except _ProcessLost as error:
             lost = error
-        if retry := self._retry(request, lost.hung):
+        if retry := _retry(request, lost):
             self._put(key, Restart(retry.decoder))
             try:
                 last = self._attempt(key, retry)
                 if isinstance(last, DecodeReport):
                     return last
-                # It is unreadable for the other decoder: the first one's fate says more.
-            except _Lost as error:
+                # The other decoder cannot read it: what happened to the first one says more.
+            except _ProcessLost as error:
                 lost = error
         advice = (
             "Convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
@@ -198,56 +192,55 @@ class _Worker(threading.Thread):
         )
         return DecodeError(f"{request.path}: {lost}. {advice}")
 
-    def _retry(self, request: DecodeRequest, hung: bool) -> DecodeRequest | None:
-        """Return what to try for a video whose decoder was lost, if anything."""
-        # Before a decoder is known it is PyAV that looks, and it would hang again.
-        if request.decoder != "auto" or (hung and not self._decoder):
-            return None
-        if hung and self._decoder == "av":
-            return replace(request, decoder="decord", resume=None)
-        return replace(request, decoder="av", single_threaded=True, resume=None)
-
     def _attempt(self, key: Any, request: DecodeRequest) -> DecodeReport | DecodeError:
-        self._decoder = "" if request.decoder == "auto" else request.decoder
-        process = self._process or self._start()
+        decoder = "" if request.decoder == "auto" else request.decoder
+        process = self.process = self.process or _DecoderProcess(self._timeout)
         try:
+            if self._closed.is_set():  # too late for `stop` to kill the process
+                raise _Closed
             process.send(request)
             while True:
                 event = process.receive()
                 if isinstance(event, (DecodeReport, DecodeError)):
                     return event
                 if isinstance(event, (Opened, Restart)):
-                    self._decoder = event.decoder
+                    decoder = event.decoder
                 elif isinstance(event, Frames):
                     self.room.acquire()
                     if self._closed.is_set():
                         raise _Closed
                 self._put(key, event)
-        except _Lost:
+        except (EOFError, OSError, pickle.UnpicklingError):
             if self._closed.is_set():
                 raise _Closed from None
-            self._process = None
-            raise
-
-    def _start(self) -> _DecoderProcess:
-        with self._lock:
-            if self._closed.is_set():
-                raise _Closed
-            self._process = _DecoderProcess(self._timeout)
-        return self._process
+            self.process = None
+            raise _ProcessLost(process.end(), process.hung, decoder) from None
 
 
-class _Lost(Exception):
-    """The process is gone in the middle of a video."""
+def _retry(request: DecodeRequest, lost: _ProcessLost) -> DecodeRequest | None:
+    """Return what to try for a video whose decoder was lost, if anything."""
+    # Before a decoder is known it is PyAV that reads the file, and it would hang again.
+    if request.decoder != "auto" or (lost.hung and not lost.decoder):
+        return None
+    if lost.hung and lost.decoder == "av":
+        return replace(request, decoder="decord", resume=None)
+    return replace(request, decoder="av", single_threaded=True, resume=None)
 
-    def __init__(self, reason: str, hung: bool) -> None:
+
+class _ProcessLost(Exception):
+    """A decoder process ended, or hung and was killed, in the middle of a video."""
+
+    def __init__(self, reason: str, hung: bool, decoder: str) -> None:
         super().__init__(reason)
         self.hung = hung
+        self.decoder = decoder
+        """Which one was decoding, once it is known."""
 
 
 class _DecoderProcess:
+    """A child that decodes. Used by one thread, but for `watch` and `kill`."""
+
     def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
         # The parent's own search path: a `queue.py` in the current folder must not get in the way.
         program = (
             f"import sys; sys.path[:] = {sys.path!r}; from {child.__name__} import main; main()"
@@ -257,73 +250,56 @@ class _DecoderProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # FFmpeg's complaints; what matters comes back as events
-            bufsize=0,
         )
         assert self._process.stdin
         assert self._process.stdout
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
-        enlarge(self._stdout)
-        # Written by the thread that reads; the watchdog only looks.
-        self._waiting = False
-        self._heard = 0
-        # The watchdog's own.
-        self._seen = 0
-        self._silent = 0.0
-        self._hung = False
+        self._timeout = timeout
+        self._limit = max(timeout, _START)
+        self._clock = 0.0  # only `watch` writes it
+        self._heard: float | None = None  # by that clock; None while nobody waits for the process
+        self._silence = 0.0
+
+    @property
+    def hung(self) -> bool:
+        return self._silence > 0
 
     def send(self, request: DecodeRequest) -> None:
-        """Raises _Lost when the process is gone."""
-        try:
-            send(self._stdin, request)
-        except OSError:
-            raise self._loss() from None
+        pickle.dump(request, self._stdin, protocol=5)
+        self._stdin.flush()
 
     def receive(self) -> DecodeEvent:
-        """The next event. Raises _Lost when there is none."""
-        self._waiting = True
-        try:
-            event = None
-            while event is None:  # a sign of life
-                event = receive(self._stdout)
-                self._heard += 1
-        except (EOFError, OSError):
-            raise self._loss() from None
-        finally:
-            self._waiting = False
+        """Return the next event. Raises what pickle.load does when the process is gone."""
+        event = None
+        while event is None:  # a heartbeat
+            self._heard = self._clock
+            event = pickle.load(self._stdout)
+            self._limit = self._timeout
+        self._heard = None
         return cast(DecodeEvent, event)
 
-    def waited(self, seconds: float) -> None:
-        """So much time has passed. Kills the process when it was silent for too long."""
-        if not self._waiting or self._heard != self._seen:
-            self._seen, self._silent = self._heard, 0.0
-            return
-        self._silent += seconds
-        if self._silent >= (self._timeout if self._heard else max(self._timeout, _START)):
-            self._hung = True
+    def watch(self, seconds: float) -> None:
+        """Note that so much time has passed. Kills the process when it was silent for too long."""
+        self._clock += seconds
+        heard = self._heard
+        if heard is not None and self._clock - heard >= self._limit:
+            self._silence = self._clock - heard
             self.kill()
 
     def kill(self) -> None:
         self._process.kill()
 
-    def end(self) -> None:
-        """It has nothing more to do."""
-        with contextlib.suppress(OSError):
-            self._stdin.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            self._process.wait()
-        self._stdout.close()
-
-    def _loss(self) -> _Lost:
+    def end(self) -> str:
+        """Kill the process if it still runs. Returns how it ended."""
         self.kill()
         code = self._process.wait()
-        self.end()
-        if self._hung:
-            return _Lost(f"the decoder gave nothing for {self._silent:.0f} s", hung=True)
+        with contextlib.suppress(OSError):  # a request that it did not take
+            self._stdin.close()
+        self._stdout.close()
+        if self.hung:
+            return f"the decoder sent nothing for {self._silence:.0f} s"
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return _Lost(f"the decoder process ended: {how}", hung=False)
+        return f"the decoder process ended: {how}"
 
 
 def decode_all(
