@@ -29,7 +29,7 @@ from mstemba.pipeline.extract.stage import with_precision
 from mstemba.pipeline.features.spec import make_spec
 from mstemba.pipeline.options import FeatureOptions, RunOptions, ZeroShotOptions
 from mstemba.pipeline.progress import Event, EventHandler
-from mstemba.records import Features, FeatureSpec, TimeGrid, check_finite
+from mstemba.records import Features, FeatureSpec, TimeGrid
 
 # Logits by which a label must be above its median over the video to be as likely as not, as far
 # as `contrast` compares it with that: 0.02 of cosine for CLIP's scale of 100.
@@ -110,7 +110,6 @@ class ZeroShotDetector:
         texts, scale = _embed(text, self.classes, how), text.scale
 
         def score(features: Features) -> NDArray[np.float32]:
-            check_finite(features.values)
             cosines = smooth(_unit(features.values) @ texts.T, features.grid, how.smoothing)
             return probabilities(cosines[:, :count], cosines[:, count:], scale, how.contrast)
 

@@ -44,12 +44,12 @@ class Detection:
         )
 
     def _repr_html_(self) -> str:
-        # Drawing is heavy and needed in notebooks only.
-        from mstemba.pipeline.outputs.notebook import as_html
+        # Imported here: drawing is needed in notebooks only.
+        from mstemba.pipeline.outputs.notebook import detection_as_html
 
-        return as_html(self)
+        return detection_as_html(self.name, self.scores, self.segments, self.ground_truth)
 
     def _repr_png_(self) -> bytes:
-        from mstemba.pipeline.outputs.png_timeline import as_png
+        from mstemba.pipeline.outputs.notebook import timeline_as_png
 
-        return as_png(self)
+        return timeline_as_png(self.scores, self.segments, self.ground_truth)

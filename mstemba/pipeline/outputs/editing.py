@@ -8,7 +8,7 @@ from typing import Any
 
 from mstemba.pipeline.caching.files import to_json, write_text
 from mstemba.pipeline.outputs.detection import Detection
-from mstemba.pipeline.outputs.fields import distinct, media_url, milliseconds
+from mstemba.pipeline.outputs.fields import clock, distinct, media_url, milliseconds
 from mstemba.pipeline.progress import one_line
 
 # Names that both formats know; neighbouring classes differ.
@@ -55,9 +55,8 @@ def timecode_rate(fps: float) -> tuple[float, int]:
 
 
 def timecode(frame: int, rate: int) -> str:
-    """The frame as hours:minutes:seconds:frames."""
-    seconds, rest = divmod(frame, rate)
-    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}:{rest:02d}"
+    """Return the time of a frame as `hours:minutes:seconds:frames`."""
+    return f"{clock(frame // rate)}:{frame % rate:02d}"
 
 
 def write_otio(detection: Detection, path: Path) -> None:

@@ -24,10 +24,9 @@ def milliseconds(segment: Segment) -> tuple[int, int]:
     return start, max(start + 1, round(1000 * segment.end))
 
 
-def clock(time: int, mark: str) -> str:
-    """Milliseconds as `00:01:02.345`, with `mark` before the milliseconds."""
-    minutes, rest = divmod(time, 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{mark}{rest % 1000:03d}"
+def clock(seconds: int) -> str:
+    """Return a time as `00:01:02`: hours, minutes, seconds."""
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
 def distinct(names: Iterable[str]) -> list[str]:

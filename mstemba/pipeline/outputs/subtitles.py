@@ -20,7 +20,7 @@ def write_vtt(detection: Detection, path: Path) -> None:
     """WebVTT (www.w3.org/TR/webvtt1), the subtitles of web browsers."""
     names = distinct(_escaped(one_line(name)) for name in detection.scores.classes)
     cues = [
-        f"{clock(start, '.')} --> {clock(end, '.')}\n" + "\n".join(names[c] for c in classes)
+        f"{_time(start, '.')} --> {_time(end, '.')}\n" + "\n".join(names[c] for c in classes)
         for start, end, classes in under_way(detection)
     ]
     write_text(path, "\n\n".join(["WEBVTT", *cues]) + "\n")
@@ -30,7 +30,7 @@ def write_srt(detection: Detection, path: Path) -> None:
     """SubRip, the subtitles of video players."""
     names = distinct(_without_markup(one_line(name)) for name in detection.scores.classes)
     cues = [
-        f"{number}\n{clock(start, ',')} --> {clock(end, ',')}\n"
+        f"{number}\n{_time(start, ',')} --> {_time(end, ',')}\n"
         + "\n".join(names[c] for c in classes)
         for number, (start, end, classes) in enumerate(under_way(detection), 1)
     ]
@@ -61,6 +61,11 @@ def under_way(detection: Detection) -> Iterator[tuple[int, int, list[int]]]:
                 active.add(change - 1)
             else:
                 active.discard(-change - 1)
+
+
+def _time(milliseconds: int, mark: str) -> str:
+    """Return `00:01:02.345`, with `mark` before the milliseconds."""
+    return f"{clock(milliseconds // 1000)}{mark}{milliseconds % 1000:03d}"
 
 
 def _escaped(text: str) -> str:

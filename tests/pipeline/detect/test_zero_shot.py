@@ -22,16 +22,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import mstemba
-from mstemba.errors import StoreError, UsageError
+from mstemba.errors import UsageError
 from mstemba.extractors import clip_text, registry, torchvision_ops
 from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.extractors.clip_text import TextEncoder
 from mstemba.extractors.feature_extractor import FeatureExtractor
 from mstemba.pipeline.caching.keys import Fingerprints
-from mstemba.pipeline.detect import stage
 from mstemba.pipeline.detect.export import export
-from mstemba.pipeline.detect.results import write_files
-from mstemba.pipeline.detect.scores_file import load_scores, read_scores
+from mstemba.pipeline.detect.scores_file import read_scores
 from mstemba.pipeline.detect.stage import DetectResult
 from mstemba.pipeline.detect.zero_shot import (
     ABOVE_USUAL,
@@ -42,8 +40,9 @@ from mstemba.pipeline.detect.zero_shot import (
     zero_shot_detector,
 )
 from mstemba.pipeline.extract.stage import extract
+from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.options import ExportOptions, FeatureOptions, RunOptions, ZeroShotOptions
-from mstemba.pipeline.outputs import html_page
+from mstemba.pipeline.outputs import WRITERS, Detection, Writer, html_page
 from mstemba.pipeline.progress import Event, ignore_events
 from mstemba.pipeline.workspace import create_workspace
 from mstemba.records import Features, TimeGrid
@@ -227,33 +226,42 @@ def test_in_a_workspace_what_a_trained_network_found_is_left_alone(
     assert (detect("red").cached, replaced()) == ([], [])
 
 
-def test_kept_scores_are_read_when_it_is_their_turn_and_made_again_if_damaged(
-    loaded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def damage(scores_file: Path) -> None:
+    """Take the dense scores out of a file that still opens."""
+    with np.load(scores_file) as data:
+        np.savez(scores_file, **{name: data[name] for name in data if name != "probabilities"})
+
+
+def test_saved_scores_are_read_one_by_one_and_made_again_if_damaged(
+    loaded: list[str], tmp_path: Path
 ) -> None:
     videos = [film(tmp_path / f"{name}.mp4", [(name, 1)]) for name in WORDS]
     out = tmp_path / "out"
     first = run(videos, out, ["red"])
-    damaged = out / "green.scores.npz"
-    with np.load(damaged) as data:
-        np.savez(out / "green.scores.npz", key=data["key"])
-    steps: list[str] = []
+    assert list(first.detections) == ["blue", "green", "red"]
+    loaded.clear()
 
-    def load(path: Path, key: str) -> Any:
-        steps.append(f"read {path.name.split('.')[0]}")
-        return load_scores(path, key)
+    def damage_the_next_one(event: Event) -> None:
+        if event.video == "blue":
+            damage(out / "green.scores.npz")
 
-    def write(detection: Any, *args: Any) -> list[Path]:
-        steps.append(f"write {detection.id}")
-        return write_files(detection, *args)
-
-    monkeypatch.setattr(stage, "load_scores", load)
-    monkeypatch.setattr(stage, "write_files", write)
-    again = run(videos, out, ["red"])
-    assert steps == [f"{what} {name}" for name in again.detections for what in ("read", "write")]
-    assert again.cached == [id for id in first.detections if id != "green"]
+    again = run(videos, out, ["red"], on_event=damage_the_next_one)
+    assert again.cached == ["blue", "red"]
+    assert loaded == ["text"]  # the features are still there
+    assert again.failed == {}
     assert {id: d.segments for id, d in again.detections.items()} == {
         id: d.segments for id, d in first.detections.items()
     }
+    assert run(videos, out, ["red"]).cached == ["blue", "green", "red"]
+
+
+def test_unreadable_scores_are_made_again(loaded: list[str], tmp_path: Path) -> None:
+    video, out = film(tmp_path / "v.mp4", [("red", 1)]), tmp_path / "out"
+    first = run(video, out, ["red"])
+    (out / "v.scores.npz").write_bytes(b"PK damaged")
+    again = run(video, out, ["red"])
+    assert (again.cached, again.segments) == ([], first.segments)
+    assert run(video, out, ["red"]).cached == ["v"]
 
 
 def test_a_video_that_is_too_large_to_embed_stops_no_others(
@@ -287,10 +295,10 @@ def test_a_file_that_cannot_be_written_stops_no_others(loaded: list[str], tmp_pa
 def test_a_full_disk_ends_the_run(
     loaded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*args: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(detection: Detection, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(stage, "write_files", full)
+    monkeypatch.setitem(WRITERS, "json", Writer("json", full))
     with pytest.raises(OSError, match="No space left"):
         run(film(tmp_path / "a.mp4", [("red", 1)]), tmp_path / "out", ["red"])
 
@@ -323,7 +331,7 @@ TEXTS = {"red": "a red thing", "blue": "a blue thing", "mixed": "red and green"}
 def detector(
     labels: Sequence[str], how: ZeroShotOptions = HOW, stores: Path = Path("none")
 ) -> ZeroShotDetector:
-    return zero_shot_detector(labels, how, None, stores, "cpu", Fingerprints())
+    return zero_shot_detector(labels, how, None, stores, RunOptions(device="cpu"), Fingerprints())
 
 
 def features(rows: int = 9, dtype: Any = np.float32, step: float = 0.5) -> Features:
@@ -407,11 +415,21 @@ def test_the_text_tower_is_kept_no_longer_than_it_is_needed(
     assert score(features()).shape == (9, 3)
 
 
-def test_features_that_are_not_finite_are_an_error(loaded: list[str]) -> None:
-    given = features()
-    given.values[4, 1] = np.inf
-    with pytest.raises(StoreError, match="NaN or infinity in row 4 of 9"):
-        scored(LABELS, given)
+def test_damaged_features_fail_their_video_and_no_other(loaded: list[str], tmp_path: Path) -> None:
+    workspace = create_workspace(tmp_path)
+    videos = [film(tmp_path / f"{name}.mp4", [(name, 1)]) for name in ("red", "blue")]
+    options = FeatureOptions(backbone="colours", window=2, stride=2)
+    made = extract(videos, options, RunOptions(device="cpu"), workspace=workspace)
+    store = FeatureStore.open(made.store)
+    entry, whole = store.entry("red"), store.read("red")
+    assert entry is not None
+    writer = store.writer("red", whole.key, entry["decoder"])
+    writer.append(np.full_like(whole.values, np.nan), whole.grid.starts)
+    facts = ("duration", "fps", "source", "warnings", "frames")
+    writer.finish(whole.grid.step, decoder=entry["decoder"], **{f: entry[f] for f in facts})
+    result = run(videos, tmp_path / "out", ["red"], workspace=workspace)
+    assert list(result.detections) == ["blue"]
+    assert "entry 'red' is damaged: NaN in it" in result.failed["red"]
 
 
 # Probabilities
