@@ -6,7 +6,6 @@ a backbone stands in whose pictures and words are colours.
 
 from __future__ import annotations
 
-import errno
 import json
 import weakref
 from collections.abc import Iterator, Sequence
@@ -21,12 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import mstemba
 from mstemba.errors import UsageError
 from mstemba.extractors import clip_text, registry, torchvision_ops
 from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.extractors.clip_text import TextEncoder
-from mstemba.extractors.feature_extractor import FeatureExtractor
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.detect.export import export
 from mstemba.pipeline.detect.scores_file import read_scores
@@ -40,93 +37,15 @@ from mstemba.pipeline.detect.zero_shot import (
     zero_shot_detector,
 )
 from mstemba.pipeline.extract.stage import extract
-from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.options import ExportOptions, FeatureOptions, RunOptions, ZeroShotOptions
-from mstemba.pipeline.outputs import WRITERS, Detection, Writer, html_page
 from mstemba.pipeline.progress import Event, ignore_events
 from mstemba.pipeline.workspace import create_workspace
 from mstemba.records import Features, TimeGrid
 from tests.extractors.test_extractors import KINDS
-from tests.videos import encode, encode_at
+from tests.pipeline.detect.colours import HOW, film, found_in, run
+from tests.videos import encode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-FPS = 10
-WORDS = {"red": (1.0, 0, 0), "green": (0, 1.0, 0), "blue": (0, 0, 1.0)}
-HOW = ZeroShotOptions(backbone="colours", window=2, stride=2, smoothing=0.0)
-
-
-def colour_of(sentence: str) -> NDArray[np.float32]:
-    """The colours that a sentence names, or grey."""
-    named = [WORDS[word] for word in WORDS if word in sentence]
-    return np.sum(named or [(1.0, 1.0, 1.0)], axis=0, dtype=np.float32)
-
-
-@pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A backbone `colours`: a picture's features are its mean colour, a text's those it names.
-
-    Gives the towers that were loaded.
-    """
-    seen: list[str] = []
-
-    def load(model: str, weights: str, device: str, precision: str) -> FeatureExtractor:
-        seen.append("image")
-        return FeatureExtractor(
-            torch.nn.Identity(), lambda x: x.mean((2, 3)), [0] * 3, [1] * 3, device, precision
-        )
-
-    def load_text(model: str, weights: str, device: str) -> TextEncoder:
-        seen.append("text")
-        return TextEncoder(lambda texts: np.stack([colour_of(t) for t in texts]), scale=20.0)
-
-    about = BackboneSpec(3, 32, 32, "image", cpu_batch=8, gpu_batch=8)
-    colours = registry.Backbone(
-        summary="mean colour",
-        default_model="mean",
-        default_weights=lambda: "none",
-        licence="-",
-        source="-",
-        describe=lambda model: about,
-        load=load,
-        available=lambda: True,
-        published={"none": ""},
-        load_text=load_text,
-    )
-    monkeypatch.setitem(registry.BACKBONES, "colours", colours)
-    return seen
-
-
-def film(path: Path, seconds: Sequence[tuple[str, float]]) -> Path:
-    """A video that is of one colour after the other."""
-    images = [
-        np.full((48, 48, 3), 255 * colour_of(name) / colour_of(name).max(), np.uint8)
-        for name, length in seconds
-        for _ in range(round(FPS * length))
-    ]
-    return encode_at(path, [i / FPS for i in range(len(images))], images=images)
-
-
-def run(video: Any, out: Path | None, labels: Any, how: ZeroShotOptions = HOW, **more: Any) -> Any:
-    options = ExportOptions(formats=("json",))
-    here = RunOptions(device="cpu")
-    return mstemba.detect(
-        video,
-        **{
-            "options": options,
-            "run_options": here,
-            "labels": labels,
-            "zero_shot": how,
-            "output": out,
-            **more,
-        },
-    )
-
-
-def found_in(result: DetectResult) -> list[tuple[str, float, float]]:
-    (detection,) = result.detections.values()
-    return [(s.label, round(s.start, 2), round(s.end, 2)) for s in detection.segments]
-
 
 # From a video to segments
 
@@ -224,93 +143,6 @@ def test_in_a_workspace_what_a_trained_network_found_is_left_alone(
     assert exported.files == {"v": [workspace.zero_shot / "v.csv"]}
     film(video, [("blue", 1)])  # another content: nobody's choice is replaced
     assert (detect("red").cached, replaced()) == ([], [])
-
-
-def damage(scores_file: Path) -> None:
-    """Take the dense scores out of a file that still opens."""
-    with np.load(scores_file) as data:
-        np.savez(scores_file, **{name: data[name] for name in data if name != "probabilities"})
-
-
-def test_saved_scores_are_read_one_by_one_and_made_again_if_damaged(
-    loaded: list[str], tmp_path: Path
-) -> None:
-    videos = [film(tmp_path / f"{name}.mp4", [(name, 1)]) for name in WORDS]
-    out = tmp_path / "out"
-    first = run(videos, out, ["red"])
-    assert list(first.detections) == ["blue", "green", "red"]
-    loaded.clear()
-
-    def damage_the_next_one(event: Event) -> None:
-        if event.video == "blue":
-            damage(out / "green.scores.npz")
-
-    again = run(videos, out, ["red"], on_event=damage_the_next_one)
-    assert again.cached == ["blue", "red"]
-    assert loaded == ["text"]  # the features are still there
-    assert again.failed == {}
-    assert {id: d.segments for id, d in again.detections.items()} == {
-        id: d.segments for id, d in first.detections.items()
-    }
-    assert run(videos, out, ["red"]).cached == ["blue", "green", "red"]
-
-
-def test_unreadable_scores_are_made_again(loaded: list[str], tmp_path: Path) -> None:
-    video, out = film(tmp_path / "v.mp4", [("red", 1)]), tmp_path / "out"
-    first = run(video, out, ["red"])
-    (out / "v.scores.npz").write_bytes(b"PK damaged")
-    again = run(video, out, ["red"])
-    assert (again.cached, again.segments) == ([], first.segments)
-    assert run(video, out, ["red"]).cached == ["v"]
-
-
-def test_a_video_that_is_too_large_to_embed_stops_no_others(
-    loaded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small, large = film(tmp_path / "a.mp4", [("red", 1)]), film(tmp_path / "b.mp4", [("red", 9)])
-    monkeypatch.setattr(html_page, "LARGEST_EMBEDDED", small.stat().st_size)
-    options = ExportOptions(formats=("csv", "html"), embed=True)
-    result = run([large, small], tmp_path / "out", ["red"], options=options)
-    assert list(result.files) == ["a"]
-    assert list(result.failed) == ["b"]
-    assert "to embed" in result.failed["b"]
-    assert not list((tmp_path / "out").glob("b.*"))
-
-
-def test_a_file_that_cannot_be_written_stops_no_others(loaded: list[str], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    videos = [film(tmp_path / f"{name}.mp4", [("red", n)]) for n, name in enumerate("abc", 1)]
-    (out / "a.csv").mkdir(parents=True)
-    (out / "b.scores.npz").mkdir()
-    for cached in ([], ["c"]):
-        result = run(videos, out, ["red"], options=ExportOptions(formats=("csv",)))
-        assert list(result.files) == list(result.detections) == ["c"]
-        assert result.cached == cached
-        assert result.failed == {
-            "a": f"{out / 'a.csv'}: Is a directory",
-            "b": f"{out / 'b.scores.npz'}: Is a directory",
-        }
-
-
-def test_a_full_disk_ends_the_run(
-    loaded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(detection: Detection, path: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
-    monkeypatch.setitem(WRITERS, "json", Writer("json", full))
-    with pytest.raises(OSError, match="No space left"):
-        run(film(tmp_path / "a.mp4", [("red", 1)]), tmp_path / "out", ["red"])
-
-
-def test_a_link_that_leads_nowhere_fails_by_name(loaded: list[str], tmp_path: Path) -> None:
-    (tmp_path / "videos").mkdir()
-    film(tmp_path / "videos" / "a.mp4", [("red", 1)])
-    (tmp_path / "videos" / "gone.mp4").symlink_to("nowhere.mp4")
-    result = run(tmp_path / "videos", tmp_path / "out", ["red"])
-    assert list(result.files) == ["a"]
-    assert list(result.failed) == ["gone"]
-    assert "No such file" in result.failed["gone"]
 
 
 def test_odd_names_are_kept_as_they_are(loaded: list[str], tmp_path: Path) -> None:
@@ -413,23 +245,6 @@ def test_the_text_tower_is_kept_no_longer_than_it_is_needed(
     score = detector(LABELS).load("cpu", ignore_events)
     assert [text() for text in made] == [None]
     assert score(features()).shape == (9, 3)
-
-
-def test_damaged_features_fail_their_video_and_no_other(loaded: list[str], tmp_path: Path) -> None:
-    workspace = create_workspace(tmp_path)
-    videos = [film(tmp_path / f"{name}.mp4", [(name, 1)]) for name in ("red", "blue")]
-    options = FeatureOptions(backbone="colours", window=2, stride=2)
-    made = extract(videos, options, RunOptions(device="cpu"), workspace=workspace)
-    store = FeatureStore.open(made.store)
-    entry, whole = store.entry("red"), store.read("red")
-    assert entry is not None
-    writer = store.writer("red", whole.key, entry["decoder"])
-    writer.append(np.full_like(whole.values, np.nan), whole.grid.starts)
-    facts = ("duration", "fps", "source", "warnings", "frames")
-    writer.finish(whole.grid.step, decoder=entry["decoder"], **{f: entry[f] for f in facts})
-    result = run(videos, tmp_path / "out", ["red"], workspace=workspace)
-    assert list(result.detections) == ["blue"]
-    assert "entry 'red' is damaged: NaN in it" in result.failed["red"]
 
 
 # Probabilities
@@ -587,17 +402,6 @@ def test_labels_that_cannot_be_looked_for_are_refused(
     video.write_bytes(b"never read")
     with pytest.raises(UsageError, match=says):
         run(video, tmp_path / "out", labels, ZeroShotOptions(**how))
-
-
-def test_it_must_be_clear_what_detects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "v.mp4").write_bytes(b"never read")
-    with pytest.raises(UsageError, match="--labels or --checkpoint"):
-        run(tmp_path / "v.mp4", tmp_path, ["sit"], checkpoint=tmp_path / "run")
-    with pytest.raises(UsageError, match="name labels, or leave zero_shot out"):
-        mstemba.detect(tmp_path / "v.mp4", zero_shot=ZeroShotOptions())
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=r"name a --checkpoint, .* as in --labels"):
-        mstemba.detect("v.mp4")
 
 
 # CLIP's own text towers, with RANDOM weights
