@@ -65,7 +65,7 @@ def test_without_labels_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None
     ("args", "says"),
     [
         (("--labels", "sit", "--backbone", "efficientnet-lite0"), "no text tower"),
-        (("--labels", "sit", "--checkpoint", "run"), "leave --labels or --checkpoint out"),
+        (("--labels", "sit", "--checkpoint", "run"), "pass --labels or --checkpoint"),
         # The defaults, too: who names one wants labels to be looked for.
         (("--backbone", "clip", "--contrast", "0.5"), "no use for --backbone, --contrast: add"),
         (("--labels", "sit", "--templates", "my, lines.txt"), "my, lines.txt: no such file"),

@@ -33,9 +33,9 @@ from mstemba.pipeline.workspace import Workspace, find_workspace
 
 @dataclass
 class ExportResult:
-    """What an export did. Iterating gives the `Detection` of every video that did not fail.
+    """The results of `export`. Iterating gives the `Detection` of every video that did not fail.
 
-    All their scores are held: export thousands of long videos in several calls.
+    It holds the scores of all of them: export thousands of long videos in several calls.
     """
 
     files: dict[str, list[Path]] = field(default_factory=dict)

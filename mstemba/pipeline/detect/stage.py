@@ -43,7 +43,7 @@ MOST_NAMED = 5
 
 @dataclass
 class DetectResult:
-    """What a detection did. Iterating gives the `Detection` of every video that did not fail.
+    """The results of `detect`. Iterating gives the `Detection` of every video that did not fail.
 
     It holds the dense scores of all of them: 4 bytes a row and class, 2.4 MB for 40 minutes of 157
     classes in rows of 0.64 s.
@@ -58,13 +58,13 @@ class DetectResult:
     failed: dict[str, str] = field(default_factory=dict)
     """Reason by video id."""
     cached: list[str] = field(default_factory=list)
-    """Videos whose kept scores were used again."""
+    """Ids of the videos whose saved scores were used again."""
     seconds: float = 0.0
-    """What it took."""
+    """How long it took."""
 
     @property
     def detection(self) -> Detection:
-        """That of the only video.
+        """The detection of the only video.
 
         Raises MstembaError with the reason if it failed, UsageError if there are several.
         """
@@ -73,8 +73,8 @@ class DetectResult:
             named = ", ".join(map(repr, ids[:MOST_NAMED])) or "none"
             more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
             raise UsageError(
-                f"the result is of {len(ids)} videos ({named}{more}), not of one: take each from "
-                f"`detections`, by its id"
+                f"the result has {len(ids)} videos ({named}{more}), not one: take each from "
+                f"`detections` by its id"
             )
         for id, reason in self.failed.items():
             raise MstembaError(f"{id}: nothing was detected, because it failed: {reason}")
@@ -155,7 +155,7 @@ def detect(
     workspace = find_workspace(workspace)
     files = find_videos(as_paths(videos))
     if not files:
-        raise UsageError("name at least one video or folder")
+        raise UsageError("no videos: pass at least one video or folder")
     _check_detector(checkpoint, labels, zero_shot, workspace)
     folder = as_local(output) or _default_folder(workspace, zero_shot=labels is not None)
     check_folder(folder, "--output", "the results")
@@ -188,26 +188,23 @@ def _check_detector(
     zero_shot: ZeroShotOptions | None,
     workspace: Workspace | None,
 ) -> None:
-    """Raises UsageError unless it is clear what detects."""
+    """Raise UsageError unless it is clear what detects."""
     if labels is not None and checkpoint is not None:
         raise UsageError(
-            f"labels and the checkpoint {checkpoint} are given: a checkpoint has its own classes, "
-            f"and labels need none; leave --labels or --checkpoint out"
+            f"labels cannot be combined with the checkpoint {checkpoint}, which has its own "
+            f"classes: pass --labels or --checkpoint"
         )
     if labels is None and zero_shot is not None:
-        raise UsageError(
-            "zero_shot says how labels are looked for, and there are none: name labels, or leave "
-            "zero_shot out"
-        )
+        raise UsageError("zero_shot requires labels: pass labels, or omit zero_shot")
     if labels is None and checkpoint is None and workspace is None:
         raise UsageError(
-            "nothing to detect with: name a --checkpoint, run in a workspace with a trained model, "
+            "nothing to detect with: pass --checkpoint, run in a workspace with a trained model, "
             "or say what to look for, as in --labels 'opening a door, drinking'"
         )
 
 
 def _default_folder(workspace: Workspace | None, zero_shot: bool) -> Path:
-    """Where results go. Those of labels do not replace the trained network's in a workspace."""
+    """Return where results go; those of labels do not replace the trained network's."""
     if workspace is None:
         return Path("detections")
     return workspace.zero_shot if zero_shot else workspace.detections
@@ -311,7 +308,7 @@ class _Scorer:
         self._detector, self._catalog, self._stores = detector, catalog, stores
         self._run_options, self._on_event = run_options, on_event
         self.provenance = detector.provenance()
-        self._loaded: tuple[Score, registry.Resolved, FeatureStore] | None = None
+        self._loaded: tuple[Score, registry.ResolvedBackbone, FeatureStore] | None = None
         self._entries: dict[str, str] = {}
         """Names of entries in the store, by video id."""
         self._failed: dict[str, str] = {}
@@ -357,7 +354,7 @@ class _Scorer:
             fps=features.fps,
         )
 
-    def _load(self) -> tuple[Score, registry.Resolved, FeatureStore]:
+    def _load(self) -> tuple[Score, registry.ResolvedBackbone, FeatureStore]:
         if self._loaded is None:
             spec = self._detector.spec
             score = self._detector.load(pick_device(self._run_options.device), self._on_event)

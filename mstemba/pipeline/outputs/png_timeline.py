@@ -22,31 +22,31 @@ from mstemba.pipeline.outputs.fonts import Font, font, font_for, in_font
 from mstemba.pipeline.progress import one_line
 from mstemba.records import FloatArray, Scores, Segment, TimeGrid
 
-# Okabe and Ito's palette: told apart by colour-blind people.
+# Okabe and Ito's palette, which colour-blind people can distinguish.
 DETECTED, LABELLED, PROBABILITY = "#0072B2", "#D55E00", "#888888"
 MOST_CLASSES = 40
 # Classes that are drawn where nothing is detected.
 LIKELIEST = 5
 MOST_TICKS = 10
-# In seconds: from here on the time axis has minutes; below that, nothing but 0.
+# Seconds: videos of CLOCK or more have minutes on the time axis; below SHORTEST, only a 0.
 CLOCK, SHORTEST = 120, 1e-6
 
 # All in pixels.
 WIDTH, BAND, TOP, BOTTOM, RIGHT = 1440, 50, 44, 66, 32
 BAR = 13
-# Of the three strips of a band, below its upper edge.
+# Upper edges of the three strips of a band, relative to the band's.
 ABOVE, SHADE, BELOW = 4, 19, 34
-# A segment is at least as wide as this, or it would not be seen.
+# A segment is at least as wide as this, to be visible.
 NARROWEST = 2
 LONGEST_NAME = 600
-# Between two numbers of the time axis, and from them to the picture's edge.
+# Between two numbers of the time axis, and between a number and the picture's edge.
 GAP, MARGIN = 20, 4
 SMALL, LARGE = 17, 20
 
 
 @dataclass(frozen=True)
 class _Plot:
-    """Where the timeline lies in the picture."""
+    """Where the timeline is in the picture."""
 
     left: int
     bands: int
@@ -153,7 +153,7 @@ def highest(values: FloatArray, grid: TimeGrid, edges: NDArray[np.float64]) -> F
     first = np.maximum(0, np.searchsorted(grid.starts, edges[:-1], side="right") - 1)
     after = np.searchsorted(grid.starts, edges[1:], side="left")
     padded = np.concatenate([values, np.full((1, values.shape[1]), np.nan, values.dtype)])
-    # Every other one of these runs goes from one stretch's end to the next one's start.
+    # Every other run goes from one stretch's end to the next one's start.
     found = np.maximum.reduceat(padded, np.stack([first, after], axis=1).ravel())[::2]
     found[(edges[1:] <= grid.starts[0]) | (edges[:-1] >= grid.ends[-1])] = np.nan
     return found
@@ -172,7 +172,7 @@ def _bars(
     for segment in segments:
         if (y := upper.get(segment.class_id)) is not None:
             start = min(plot.x(segment.start), plot.right - NARROWEST)
-            # Pillow draws the last row and column, too.
+            # Pillow includes the last row and column.
             last = max(plot.x(segment.end), start + NARROWEST) - 1
             pen.rectangle([start, y, last, y + BAR - 1], fill=colour)
 

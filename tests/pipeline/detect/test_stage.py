@@ -132,12 +132,17 @@ def test_damaged_features_fail_their_video_and_no_other(loaded: list[str], tmp_p
 
 def test_it_must_be_clear_what_detects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "v.mp4").write_bytes(b"never read")
-    with pytest.raises(UsageError, match="--labels or --checkpoint"):
+    with pytest.raises(
+        UsageError,
+        match=r"checkpoint .*run, which has its own classes: pass --labels or --checkpoint",
+    ):
         run(tmp_path / "v.mp4", tmp_path, ["sit"], checkpoint=tmp_path / "run")
-    with pytest.raises(UsageError, match="name labels, or leave zero_shot out"):
+    with pytest.raises(
+        UsageError, match="zero_shot requires labels: pass labels, or omit zero_shot"
+    ):
         mstemba.detect(tmp_path / "v.mp4", zero_shot=ZeroShotOptions())
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=r"name a --checkpoint, .* as in --labels"):
+    with pytest.raises(UsageError, match=r"pass --checkpoint, .* as in --labels"):
         mstemba.detect("v.mp4")
 
 
