@@ -53,7 +53,7 @@ def test_one_video_needs_no_id() -> None:
 def test_several_videos_are_named_when_one_is_asked_for(name: str) -> None:
     several = result("a", "b")
     with pytest.raises(
-        mstemba.UsageError, match=r"of 2 videos \('a', 'b'\), not of one: take each"
+        mstemba.UsageError, match=r"has 2 videos \('a', 'b'\), not one: take each"
     ):
         getattr(several, name)
     assert [d.id for d in several] == ["a", "b"]

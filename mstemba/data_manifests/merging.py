@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mstemba.data_manifests.class_ids import normalise_name
-from mstemba.data_manifests.manifest import Action, Manifest
+from mstemba.data_manifests.manifest import Action, Manifest, VideoIndex
 from mstemba.data_manifests.readers.parsed import Report
 from mstemba.errors import ManifestError
 
@@ -68,11 +68,12 @@ def known_files(former: Manifest, files: dict[str, Path]) -> dict[str, Path]:
 
     Raises ManifestError for a file that would take another video's place.
     """
-    ids = {video.path.resolve(): id for id, video in former.videos.items() if video.path}
+    index = VideoIndex(former.videos.values())
     found = {}
     for given, path in files.items():
-        id = ids.get(path.resolve(), given)
-        known = former.videos[id].path if id in former.videos else None
+        listed = index.with_file(path) or index.get(given)
+        id = listed.id if listed else given
+        known = listed.path if listed else None
         if known and known.is_file() and known.resolve() != path.resolve():
             raise ManifestError(
                 f"{path}: the manifest has another video {id!r}, {known}: give this file another "

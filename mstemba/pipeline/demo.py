@@ -1,7 +1,7 @@
-"""A small labelled video set that is rendered here, and the whole pipeline run on it.
+"""The demo: a small labelled set of rendered videos, and the whole pipeline run on it.
 
-Two figures move over a dim background, and what they do are the actions, which overlap. Every clip
-is drawn from its own seed; the last clips are held out for testing.
+Two figures move over a dim background; their movements are the actions, which overlap. Each clip
+has its own seed; the last clips are held out for testing.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ FPS = 10
 SECONDS = 12
 SIZE = 128
 TRAINING_CLIPS, TEST_CLIPS = 10, 3
-# One list a figure: what it can do, one thing at a time.
+# For each figure the actions that it performs, one at a time.
 ACTIONS = (("disc jumps", "disc grows", "disc crosses"), ("triangle spins", "triangle shakes"))
 CLASSES = tuple(name for figure in ACTIONS for name in figure)
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo made."""
+    """Results of the stages that the demo ran."""
 
     extraction: ExtractResult
     training: TrainResult
@@ -91,7 +91,7 @@ def demo(
 
 
 def render(folder: Path) -> Path:
-    """Write the clips that are not there yet, and their annotation file; gives its path."""
+    """Write the missing clips and the annotation file; return the path of the annotations."""
     videos = {}
     for number in range(TRAINING_CLIPS + TEST_CLIPS):
         id = f"clip_{number:02d}"
@@ -125,7 +125,7 @@ def _schedule(rng: np.random.Generator, names: tuple[str, ...]) -> list[Action]:
 
 
 def _frames(tracks: list[list[Action]], rng: np.random.Generator) -> Iterator[NDArray[np.uint8]]:
-    """The pictures of one clip, (SIZE, SIZE, 3) RGB."""
+    """Yield the frames of one clip, (SIZE, SIZE, 3) RGB."""
     shade = rng.uniform(0.1, 0.3, 3)
     colours = rng.uniform(0.5, 1.0, (2, 3))
     figure = Figure(figsize=(1, 1), dpi=SIZE)
@@ -146,7 +146,7 @@ def _frames(tracks: list[list[Action]], rng: np.random.Generator) -> Iterator[ND
 
 
 def _current(track: list[Action], time: float) -> tuple[str, float]:
-    """What a figure does at a time, and for how many seconds already; "" when it rests."""
+    """Return the action of a figure at a time, and the seconds since it began; "" at rest."""
     for action in track:
         if action.start < time < action.end:
             return CLASSES[action.class_id], time - action.start

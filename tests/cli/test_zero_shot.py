@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from mstemba.cli import app
 from mstemba.pipeline.detect import stage
 from mstemba.pipeline.detect.stage import DetectResult
-from mstemba.pipeline.options import ExportOptions, ZeroShotOptions
+from mstemba.pipeline.options import ExportOptions, RunOptions, ZeroShotOptions
 from tests.cli.conftest import complaint, film, mstemba
 
 
@@ -19,8 +19,8 @@ def asked(monkeypatch: pytest.MonkeyPatch, *args: str) -> dict[str, Any]:
     """What the command asks the pipeline for."""
     seen: dict[str, Any] = {}
 
-    def detect(videos: Any, options: Any, **more: Any) -> DetectResult:
-        seen.update(more, options=options)
+    def detect(videos: Any, options: Any, run_options: Any, **more: Any) -> DetectResult:
+        seen.update(more, options=options, run_options=run_options)
         return DetectResult(Path("out"))
 
     monkeypatch.setattr(stage, "detect", detect)
@@ -35,6 +35,11 @@ def test_every_option_reaches_the_detector(monkeypatch: pytest.MonkeyPatch) -> N
         *("--labels", "opening a door, drinking", "--threshold", "0.4", "--weights", "laion400m"),
         *("--model", "ViT-B-32", "--stride", "8", "--smoothing", "0.5", "--contrast", "0"),
         *("--templates", "a {}, a drawing of {}", "--background", "nothing"),
+        *("--workers", "3", "--decode-timeout", "7.5", "--batch-size", "4", "--device", "cpu"),
+        *("--engine", "ray", "--address", "auto"),
+    )
+    assert found["run_options"] == RunOptions(
+        batch_size=4, device="cpu", workers=3, decode_timeout=7.5, engine="ray", address="auto"
     )
     assert found["labels"] == "opening a door, drinking"
     assert found["weights"] == "laion400m"
@@ -53,13 +58,14 @@ def test_without_labels_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None
     found = asked(monkeypatch)
     assert (found["labels"], found["weights"]) == (None, None)
     assert found["zero_shot"] is None
+    assert found["run_options"] in (None, RunOptions())
 
 
 @pytest.mark.parametrize(
     ("args", "says"),
     [
         (("--labels", "sit", "--backbone", "efficientnet-lite0"), "no text tower"),
-        (("--labels", "sit", "--checkpoint", "run"), "leave --labels or --checkpoint out"),
+        (("--labels", "sit", "--checkpoint", "run"), "pass --labels or --checkpoint"),
         # The defaults, too: who names one wants labels to be looked for.
         (("--backbone", "clip", "--contrast", "0.5"), "no use for --backbone, --contrast: add"),
         (("--labels", "sit", "--templates", "my, lines.txt"), "my, lines.txt: no such file"),

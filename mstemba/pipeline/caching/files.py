@@ -121,31 +121,31 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def first_existing(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that is there."""
-    # A link that leads nowhere is there, too: no folder can be made in its place.
-    places = (place for place in (path, *path.parents) if os.path.lexists(place))
-    return next(places, path)
-
-
-def may_write_into(folder: Path) -> bool:
-    """Whether the system says that this user may make files in a folder of the local disk."""
-    return os.access(folder, os.W_OK | os.X_OK)
-
-
 def check_target(file: Path, option: str, example: str) -> None:
-    """Raises UsageError where no file can be written, before the work begins."""
+    """Raise UsageError where no file can be written, before the work begins."""
     if os.path.isdir(file):  # which says no where a Path raises PermissionError
         raise UsageError(
             f"{file}: a folder, expected the name of a file, for example {file / example}"
         )
-    place = first_existing(file.parent)
-    if not os.path.isdir(place):
-        raise UsageError(f"{place}: a file, expected a folder to put {file.name} into")
-    if not may_write_into(place):
+    check_folder(file.parent, option, file.name)
+
+
+def check_folder(folder: Path, option: str, what: str) -> None:
+    """Raise UsageError where `what` cannot be written into a folder, before the work begins."""
+    # A link that leads nowhere exists, too: no folder can be made in its place.
+    places = (place for place in (folder, *folder.parents) if os.path.lexists(place))
+    first = next(places, folder)
+    named = "this" if first == folder else str(first)
+    if not os.path.isdir(first):
         raise UsageError(
-            f"{place}: this folder may not be written to; name another place for {file.name} by "
+            f"{folder}: {named} is a file, expected a folder for {what}; name another one with "
             f"{option}"
+        )
+    named = "this folder" if first == folder else str(first)
+    if not os.access(first, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"{folder}: {named} may not be written to, expected a folder for {what}; name another "
+            f"one with {option}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What scores a video's features, and the features that it needs: a trained network."""
+"""Detectors: what scores the features of a video, and which features it needs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from mstemba.pipeline.progress import EventHandler
 from mstemba.records import Features, FeatureSpec
 
 Score = Callable[[Features], NDArray[np.float32]]
-"""Features of a whole video to (T, C) probabilities."""
+"""From the features of a whole video to (T, C) probabilities."""
 
 
 class Detector(Protocol):
-    """What `detect` runs on the features of videos."""
+    """Scores the features of videos."""
 
     @property
     def spec(self) -> FeatureSpec:
@@ -34,24 +34,25 @@ class Detector(Protocol):
     def classes(self) -> tuple[str, ...]: ...
 
     def key_parts(self) -> dict[str, Any]:
-        """What decides the scores, beside the features."""
+        """Return what decides the scores, in addition to the features, for the cache key."""
 
     def provenance(self) -> dict[str, Any]:
-        """What a result file says of where its scores came from; plain data."""
+        """Return where the scores come from, as plain data for the result files."""
 
     def backbone(self, fingerprints: Fingerprints) -> registry.ResolvedBackbone:
-        """The backbone that makes the features, checked to be the very same."""
+        """Return the backbone that makes these very features."""
 
     def load(self, device: str, on_event: EventHandler) -> Score:
-        """Ready to score on a device (`cpu`, `cuda:0`)."""
+        """Load what scores, onto a device (`cpu`, `cuda:0`)."""
 
 
 @dataclass(frozen=True)
 class TrainedDetector:
-    """A checkpoint's network. `weights` names the backbone's, if they have moved since training."""
+    """The network of a checkpoint."""
 
     checkpoint: Checkpoint
     weights: str | None = None
+    """The backbone's weights file, if it has moved since training."""
 
     @property
     def spec(self) -> FeatureSpec:
@@ -73,18 +74,18 @@ class TrainedDetector:
         }
 
     def load(self, device: str, on_event: EventHandler) -> Score:
-        """Raises CheckpointError when the weights are damaged."""
+        """Load the network. Raises CheckpointError for damaged weights."""
         model = self.checkpoint.load(device, on_event)
         return lambda features: score(model, features.values)
 
     def backbone(self, fingerprints: Fingerprints) -> registry.ResolvedBackbone:
-        """Raises CheckpointError where the checkpoint's features cannot be made."""
+        """Resolve the backbone. Raises CheckpointError if it would make other features."""
         spec, folder = self.spec, self.checkpoint.folder
         if not spec.is_known:
             raise CheckpointError(
-                f"{folder} was trained on published features of which it is not known how they "
-                f"were made, so it cannot run on a video; `mstemba import` the features with the "
-                f"--backbone they came from, and train on the store that it makes"
+                f"{folder} was trained on published features without a known backbone, so it "
+                f"cannot run on a video. Run `mstemba import` on the features with the --backbone "
+                f"they came from, and train on the new store"
             )
         tag = spec.weights.removeprefix("tag:") if spec.weights.startswith("tag:") else None
         backbone = registry.resolve(

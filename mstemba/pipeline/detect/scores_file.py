@@ -1,4 +1,4 @@
-"""Kept scores: the dense probabilities of a video with their times, so that another threshold or
+"""Saved scores: the dense probabilities of a video with their times, so that another threshold or
 format needs no second pass."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from mstemba.records import Scores, TimeGrid
 
 SUFFIX = ".scores.npz"
 # What numpy raises for one kind of damage or another.
-DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -30,43 +30,66 @@ class SavedScores:
     scores: Scores
     """Dense probabilities, with their times."""
     key: str
-    """Of what the scores were made from and how."""
+    """Cache key: what the scores were made from and how."""
     fingerprint: str
-    """Of the video's content: with its path it tells another video of the same name apart."""
+    """Of the video's content: with the path it tells another video of the same name apart."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """What scored the video, from which features."""
+    """What scored the video, and the features that it scored."""
     id: str = ""
-    """The video's, which its manifest or `detect` gave it."""
+    """The video's, from its manifest or from `detect`."""
 
 
-def save_scores(path: Path, kept: SavedScores) -> None:
-    """Write `probabilities` (T, C), `starts` (T,) in seconds, `classes` as JSON, and the rest.
+@dataclass(frozen=True)
+class ScoresFile:
+    """A readable scores file: what it is of, without its dense scores, which `read` gives."""
 
-    Without an id the scores have the file's stem.
-    """
-    scores = kept.scores
-    write_atomically(
-        path,
-        lambda temporary: np.savez_compressed(
-            temporary,
-            probabilities=scores.probabilities,
-            starts=scores.grid.starts,
-            step=scores.grid.step,
-            # NumPy drops a NUL at the end of a text.
-            classes=json.dumps(scores.classes),
-            id=kept.id or _stem(path),
-            video=os.path.abspath(scores.video),
-            fingerprint=kept.fingerprint,
-            duration=scores.duration,
-            fps=scores.fps,
-            key=kept.key,
-            provenance=json.dumps(kept.provenance),
-        ),
-    )
+    path: Path
+    key: str
+    """Cache key: what the scores were made from and how."""
+    video: str
+    """Absolute path of the scored video, links followed."""
+    fingerprint: str
+    """Of the video's content."""
+    id: str
+    """The video's, from its manifest or from `detect`."""
+
+    def is_of(self, video: Path, fingerprint: str) -> bool:
+        """Return whether this is the scored video, by its path or its content."""
+        return self.video == str(video.resolve()) or self.fingerprint == fingerprint
+
+    def read(self) -> SavedScores:
+        """Read all of the file.
+
+        Raises:
+            StoreError: The file is damaged, or another one since it was opened.
+        """
+        saved = read_scores(self.path)
+        if saved.key != self.key:
+            raise StoreError(f"{self.path}: other scores were saved meanwhile; detect again")
+        return saved
+
+
+def open_scores(path: Path) -> ScoresFile | None:
+    """Open a scores file; None if there is no readable one."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return ScoresFile(
+                path,
+                key=str(data["key"]),
+                video=os.path.realpath(str(data["video"])),
+                fingerprint=str(data["fingerprint"]),
+                id=_id(data, path),
+            )
+    except _DAMAGE:
+        return None
 
 
 def read_scores(path: str | Path) -> SavedScores:
-    """Read scores that `detect` kept. Raises StoreError when there are none, or damaged ones."""
+    """Read scores that `detect` saved. Nothing in the file is executed.
+
+    Raises:
+        StoreError: There is no such file, or it is damaged.
+    """
     try:
         with np.load(path, allow_pickle=False) as data:
             scores = Scores(
@@ -77,64 +100,57 @@ def read_scores(path: str | Path) -> SavedScores:
                 duration=float(data["duration"]),
                 fps=float(data["fps"]),
             )
-            # The first files do not have these.
+            # The first files have no provenance.
             provenance = json.loads(str(data["provenance"])) if "provenance" in data else {}
-            id = str(data["id"]) if "id" in data else _stem(Path(path))
-            return SavedScores(scores, str(data["key"]), str(data["fingerprint"]), provenance, id)
+            key, fingerprint = str(data["key"]), str(data["fingerprint"])
+            return SavedScores(scores, key, fingerprint, provenance, _id(data, Path(path)))
     except FileNotFoundError:
         raise StoreError(f"{path}: no such file") from None
-    except DAMAGED as error:
+    except _DAMAGE as error:
         raise StoreError(
             f"{path}: not readable as kept scores ({error}); `mstemba detect` makes them again"
         ) from None
 
 
-def _class_names(kept: NDArray[np.str_]) -> tuple[str, ...]:
-    """Names from their JSON, or from the first files' array. Raises ValueError for what is none."""
-    names = kept.tolist() if kept.ndim else json.loads(str(kept))
+def _id(data: Any, path: Path) -> str:
+    # The first files have no id.
+    return str(data["id"]) if "id" in data else name_of(path)
+
+
+def _class_names(saved: NDArray[np.str_]) -> tuple[str, ...]:
+    """Return the names of their JSON, or of the first files' array. Raises ValueError."""
+    names = saved.tolist() if saved.ndim else json.loads(str(saved))
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("the classes are no names")
+        raise ValueError("the classes are not names")
     return tuple(names)
 
 
-def _stem(path: Path) -> str:
+def name_of(path: Path) -> str:
+    """Return the name of a scores file without its suffix."""
     return path.name.removesuffix(SUFFIX)
 
 
-def load_scores(path: Path, key: str) -> Scores | None:
-    """The kept scores if they have this key; None when there are none, others, or damaged ones."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            if str(data["key"]) != key:
-                return None
-        return read_scores(path).scores
-    except (StoreError, *DAMAGED):
-        return None  # damaged ones are made again
+def save_scores(path: Path, saved: SavedScores) -> None:
+    """Write `probabilities` (T, C), `starts` (T,) in seconds, `classes` as JSON, and the rest.
 
-
-def scores_key(path: Path) -> str | None:
-    """The key of a scores file; None when there is no readable one. Reads nothing else."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return str(data["key"])
-    except DAMAGED:
-        return None
-
-
-class Scored(NamedTuple):
-    """The video that a scores file is of."""
-
-    path: str
-    """Absolute, links followed."""
-    fingerprint: str
-    id: str
-
-
-def scored_video(path: Path) -> Scored | None:
-    """The video a scores file is of; None when there is no readable one."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            id = str(data["id"]) if "id" in data else _stem(path)
-            return Scored(os.path.realpath(str(data["video"])), str(data["fingerprint"]), id)
-    except DAMAGED:
-        return None
+    Scores without an id get the file's name.
+    """
+    scores = saved.scores
+    write_atomically(
+        path,
+        lambda temporary: np.savez_compressed(
+            temporary,
+            probabilities=scores.probabilities,
+            starts=scores.grid.starts,
+            step=scores.grid.step,
+            # NumPy drops a NUL at the end of a text.
+            classes=json.dumps(scores.classes),
+            id=saved.id or name_of(path),
+            video=os.path.abspath(scores.video),
+            fingerprint=saved.fingerprint,
+            duration=scores.duration,
+            fps=scores.fps,
+            key=saved.key,
+            provenance=json.dumps(saved.provenance),
+        ),
+    )

@@ -11,18 +11,26 @@ from mstemba.records import Scores, Segment
 def find_segments(
     scores: Scores, threshold: float, low: float, min_length: float = 0.0
 ) -> list[Segment]:
-    """The segments of every class, by start, then end, then class.
+    """Return the segments of all classes, by start, then end, then class.
 
-    A segment is a longest run of rows at `low` or above that holds a row at `threshold` or above;
-    hysteresis keeps one action from falling apart where its score dips. It lasts from the start of
-    its first row to the end of its last, no further than the video, in seconds; shorter ones than
-    `min_length` are dropped. Its score is the mean probability over its rows.
-    Raises UsageError for a `low` above the threshold.
+    A segment is a longest run of rows at `low` or above with at least one row at `threshold` or
+    above: this hysteresis keeps an action in one piece where its score dips. It lasts from the
+    start of its first row to the end of its last one, at most to the end of the video. Its score is
+    the mean probability of its rows.
+
+    Args:
+        scores: Dense probabilities of a video.
+        threshold: Probability at which a segment begins.
+        low: Probability down to which it continues.
+        min_length: Seconds; shorter segments are dropped.
+
+    Raises:
+        UsageError: `low` is above the threshold.
     """
     if low > threshold:
         raise UsageError(f"low is {low}, expected no more than the threshold, {threshold}")
     values = scores.probabilities
-    # All classes one behind the other, each closed by a row that is in no run.
+    # All classes one after the other, each closed by a row that is in no run.
     edges = np.diff((values >= low).astype(np.int8), axis=0, prepend=0, append=0).T
     classes, first = np.nonzero(edges == 1)
     after = np.nonzero(edges == -1)[1]

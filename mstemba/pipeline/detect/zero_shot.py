@@ -1,4 +1,4 @@
-"""Labels in words, looked for in a video with no training: rows of CLIP against sentences.
+"""Zero-shot detection: labels in words, found without training by comparing CLIP's rows with texts.
 
 A label is the mean of its embedded prompt templates, as Radford et al. (2021, arXiv 2103.00020)
 ensemble prompts. At each row it is weighed against sentences that describe no label, as Kerr et al.
@@ -29,26 +29,28 @@ from mstemba.pipeline.extract.stage import with_precision
 from mstemba.pipeline.features.spec import make_spec
 from mstemba.pipeline.options import FeatureOptions, RunOptions, ZeroShotOptions
 from mstemba.pipeline.progress import Event, EventHandler
-from mstemba.records import Features, FeatureSpec, TimeGrid, check_finite
+from mstemba.records import Features, FeatureSpec, TimeGrid
 
 # Logits by which a label must be above its median over the video to be as likely as not, as far
-# as `contrast` compares it with that: 0.02 of cosine for CLIP's scale of 100.
+# as `contrast` compares it with that: a cosine of 0.02 at CLIP's scale of 100.
 ABOVE_USUAL = 2.0
-# Deviations of the Gaussian after which a row counts for nothing.
+# Standard deviations of the Gaussian beyond which a row is ignored.
 _REACH = 4.0
 
-# The options that change scores and no features.
+# The options that change scores but not features.
 _SCORING = ("templates", "background", "smoothing", "contrast")
 
 Array = NDArray[np.float64]
 
 
 def read_phrases(given: str | Path | Iterable[str]) -> tuple[str, ...]:
-    """Labels or sentences: a list of them, a text separated by commas, or a file with one a line.
+    """Return labels or sentences from a list, a text separated by commas, or a text file.
 
-    A list is taken as it is, and names no file. A file's lines may hold commas; empty lines are
-    passed over. Raises UsageError for a `.txt` that is not there, a file that is no UTF-8 text, and
-    a list that holds anything but text.
+    The items of a list are taken as they are. A file has one phrase a line, which may hold commas;
+    empty lines are skipped.
+
+    Raises:
+        UsageError: A `.txt` file is missing, a file is not UTF-8 text, or an item is not text.
     """
     if isinstance(given, str | Path):
         if os.path.isfile(given):
@@ -96,7 +98,7 @@ class ZeroShotDetector:
         return self.resolved
 
     def load(self, device: str, on_event: EventHandler) -> Score:
-        """Embed labels and background. Raises UsageError where that cannot be done here."""
+        """Embed labels and background. Raises UsageError if the text tower cannot run here."""
         how, count = self.options, len(self.classes)
         on_event(
             Event(
@@ -110,7 +112,6 @@ class ZeroShotDetector:
         texts, scale = _embed(text, self.classes, how), text.scale
 
         def score(features: Features) -> NDArray[np.float32]:
-            check_finite(features.values)
             cosines = smooth(_unit(features.values) @ texts.T, features.grid, how.smoothing)
             return probabilities(cosines[:, :count], cosines[:, count:], scale, how.contrast)
 
@@ -118,7 +119,7 @@ class ZeroShotDetector:
 
 
 def _embed(text: TextEncoder, labels: Sequence[str], options: ZeroShotOptions) -> Array:
-    """(C + B, F): the C labels, each the mean of its templates, then the B background sentences."""
+    """Return (C + B, F): C labels, each the mean of its templates, then B background sentences."""
     prompts = [t.replace("{}", label) for label in labels for t in options.templates]
     sentences = _unit(text.embed([*prompts, *options.background]))
     by_label = sentences[: len(prompts)].reshape(len(labels), len(options.templates), -1)
@@ -133,11 +134,19 @@ def zero_shot_detector(
     run_options: RunOptions,
     fingerprints: Fingerprints,
 ) -> ZeroShotDetector:
-    """The detector of these labels; nothing is loaded yet.
+    """Return the detector of these labels; nothing is loaded yet.
 
-    `weights` is a published tag or a file, and `stores` the folder of the features, whose precision
-    is taken where it has them. Raises UsageError for unusable labels or sentences, and for a
-    backbone that is unknown or has no text tower.
+    Args:
+        labels: As `read_phrases` takes them.
+        options: How they are looked for.
+        weights: A published tag, or a file.
+        stores: Folder of the feature stores; an existing one decides the precision.
+        run_options: Where features are extracted.
+        fingerprints: Of weights files.
+
+    Raises:
+        UsageError: Unusable labels or sentences, or a backbone that is unknown or has no text
+            tower.
     """
     options = options or ZeroShotOptions()
     options = replace(
@@ -158,9 +167,9 @@ def _check(labels: Sequence[str], options: ZeroShotOptions) -> None:
     if not labels:
         raise UsageError("no labels: name at least one, as in --labels 'opening a door, drinking'")
     for phrase in (*labels, *options.templates, *options.background):
-        # Half a surrogate pair or a byte 0 would not come back from a file as it went in.
+        # Half a surrogate pair or a NUL would not survive being written to a file.
         if "\0" in phrase or any("\ud800" <= letter <= "\udfff" for letter in phrase):
-            raise UsageError(f"{phrase!r} is no text in UTF-8")
+            raise UsageError(f"{phrase!r} is not valid UTF-8 text")
     counts = Counter(label.casefold() for label in labels)
     if repeated := [label for label in labels if counts[label.casefold()] > 1]:
         raise UsageError(f"labels are named more than once: {', '.join(map(repr, repeated))}")
@@ -173,7 +182,7 @@ def _check(labels: Sequence[str], options: ZeroShotOptions) -> None:
 
 
 def _unit(vectors: NDArray[Any]) -> Array:
-    """(..., F) to length 1; a vector of zeros stays."""
+    """Scale (..., F) vectors to length 1; zeros stay zeros."""
     vectors = vectors.astype(np.float64)
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     made: Array = vectors / np.where(lengths > 0, lengths, 1)
@@ -181,10 +190,18 @@ def _unit(vectors: NDArray[Any]) -> Array:
 
 
 def smooth(values: Array, grid: TimeGrid, deviation: float) -> Array:
-    """(T, C) values averaged over time by a Gaussian of this deviation in seconds.
+    """Average values over time with a Gaussian.
 
-    Rows count by the distance of their middles. At the ends the weights are those of the rows
-    there are, so that a constant stays what it is. A deviation of 0 changes nothing.
+    Rows are weighted by the distance between their middles. Weights are normalised over the
+    existing rows, so that a constant stays constant at the ends.
+
+    Args:
+        values: (T, C).
+        grid: When the T rows are.
+        deviation: Standard deviation in seconds; 0 changes nothing.
+
+    Returns:
+        (T, C).
     """
     times = (grid.starts + grid.ends) / 2
     total, weight = values.copy(), np.ones((len(values), 1))
@@ -203,10 +220,19 @@ def smooth(values: Array, grid: TimeGrid, deviation: float) -> Array:
 def probabilities(
     labels: Array, background: Array, scale: float, contrast: float
 ) -> NDArray[np.float32]:
-    """Cosines with labels (T, C) and with background sentences (T, B) to (T, C) probabilities.
+    """Turn cosines into probabilities, each label independently of the others.
 
-    A label's logit is the scaled cosine above the log-mean-exp of the background's, each label by
-    itself. `contrast` mixes it with the same above its own median over the rows, less ABOVE_USUAL.
+    A label's logit is its scaled cosine minus the log-mean-exp of the background's. `contrast` then
+    subtracts that share of the label's own median over the rows plus ABOVE_USUAL.
+
+    Args:
+        labels: (T, C) cosines with the labels.
+        background: (T, B) cosines with the background sentences.
+        scale: Of the logits, CLIP's own.
+        contrast: 0 to 1.
+
+    Returns:
+        (T, C) probabilities.
     """
     usual_background = np.logaddexp.reduce(scale * background, axis=1, keepdims=True)
     logits = scale * labels - (usual_background - np.log(background.shape[1]))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.data_manifests.manifest import Video
+from mstemba.data_manifests.manifest import Video, VideoIndex
 from mstemba.errors import UsageError
 from mstemba.pipeline.evaluate.pickles import read_pickle
 from mstemba.records import Segment
@@ -55,7 +55,7 @@ def read_predictions(
     two of one video.
     """
     if path.is_dir():
-        return _read_folder(path, classes, _Ids(videos))
+        return _read_folder(path, classes, VideoIndex(videos))
     if not path.is_file():
         raise UsageError(f"{path}: no such file of predictions")
     with path.open("rb") as file:
@@ -68,12 +68,12 @@ def read_predictions(
     if isinstance(data.get("results"), dict):
         return _segments(path, data["results"], classes)
     if isinstance(data.get("segments"), list):
-        listed = {_Ids(videos).of(path, data): _of_detect(data)}
+        listed = {_video_id(path, data, VideoIndex(videos)): _of_detect(data)}
         return replace(_segments(path, listed, classes), in_seconds=True)
     return _dense(path, data, classes, classes_first=False)
 
 
-def _read_folder(folder: Path, classes: Sequence[str], ids: _Ids) -> Predictions:
+def _read_folder(folder: Path, classes: Sequence[str], index: VideoIndex) -> Predictions:
     listed: dict[str, Any] = {}
     files: dict[str, Path] = {}
     others = []
@@ -82,7 +82,7 @@ def _read_folder(folder: Path, classes: Sequence[str], ids: _Ids) -> Predictions
         if not isinstance(data.get("segments"), list):
             others.append(file)
             continue
-        id = ids.of(file, data)
+        id = _video_id(file, data, index)
         if id in files:
             raise UsageError(
                 f"{files[id]} and {file} are both of the video {id!r}: keep one of them, or name "
@@ -101,29 +101,24 @@ def _read_folder(folder: Path, classes: Sequence[str], ids: _Ids) -> Predictions
     return replace(found, warnings=(*found.warnings, warning))
 
 
-class _Ids:
-    """The manifest's ids of videos that `mstemba detect` names by their paths."""
+def _video_id(file: Path, data: Mapping[str, Any], index: VideoIndex) -> str:
+    """Return the manifest's id of the video that `mstemba detect` names by its path.
 
-    def __init__(self, videos: Iterable[Video]) -> None:
-        files = {video.id: video.path for video in videos}
-        self._known = set(files)
-        self._of_file = {path.resolve(): id for id, path in files.items() if path is not None}
-
-    def of(self, file: Path, data: Mapping[str, Any]) -> str:
-        """The id of the video with that file; else the longest end of its path that is an id
-        (`monday/cam1` of `films/monday/cam1.mp4`), as videos may have moved; else its stem."""
-        named = data.get("video")
-        if not isinstance(named, str) or not Path(named).name:
-            raise UsageError(f"{file}: video {named!r}, expected the path of the video")
-        video = Path(named)
-        if id := self._of_file.get(video.resolve()):
-            return id
-        for begin in range(len(video.parts)):
-            end = Path(*video.parts[begin:])
-            for id in (end.as_posix(), end.with_suffix("").as_posix()):
-                if id in self._known:
-                    return id
-        return video.stem
+    It is that of the video with this file; otherwise the longest end of its path that is an id
+    (`monday/cam1` of `films/monday/cam1.mp4`), as videos may have moved; otherwise its stem.
+    """
+    named = data.get("video")
+    if not isinstance(named, str) or not Path(named).name:
+        raise UsageError(f"{file}: video {named!r}, expected the path of the video")
+    path = Path(named)
+    if video := index.with_file(path):
+        return video.id
+    for begin in range(len(path.parts)):
+        end = Path(*path.parts[begin:])
+        for id in (end.as_posix(), end.with_suffix("").as_posix()):
+            if index.get(id):
+                return id
+    return path.stem
 
 
 def _of_detect(data: Mapping[str, Any]) -> list[Any]:

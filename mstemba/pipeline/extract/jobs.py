@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,9 +48,7 @@ def read_failures(root: Path) -> dict[str, str]:
     return failures if isinstance(failures, dict) else {}
 
 
-def remember_failures(
-    store: FeatureStore, tried: Mapping[str, Path], failed: dict[str, str]
-) -> None:
+def remember_failures(store: FeatureStore, tried: Container[str], failed: dict[str, str]) -> None:
     """Keep why videos failed; those tried and not failed are taken off the list."""
     file = store.root / FAILURES
     if not failed and not read_failures(store.root):

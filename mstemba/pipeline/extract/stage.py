@@ -1,4 +1,4 @@
-"""Videos to features: what is to be done, under which names, and what is done already."""
+"""The extract stage: videos to feature stores. Only what is not in the store yet is extracted."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mstemba.extractors import registry
 from mstemba.pipeline import devices
 from mstemba.pipeline.caching.files import as_local, as_path, remote
 from mstemba.pipeline.caching.keys import Fingerprints, entry_key
+from mstemba.pipeline.catalog import Catalog, CatalogVideo, workspace_manifest
 from mstemba.pipeline.extract.jobs import ExtractResult, Job, remember_failures
 from mstemba.pipeline.features.spec import make_spec, store_name
 from mstemba.pipeline.features.store import FeatureStore, is_imported
@@ -39,38 +40,67 @@ def extract(
 ) -> ExtractResult:
     """Extract the features of the workspace's videos, of a manifest's, or of files and folders.
 
-    Finished entries whose key is unchanged are left alone; a video that fails does not stop the
-    rest. Raises UsageError when there is nothing to read from or nowhere to write to.
+    Finished entries whose key is unchanged are kept; a video that fails does not stop the others.
+
+    Args:
+        videos: Files and folders of videos; by default those of the manifest.
+        options: What decides the numbers.
+        run_options: Where and how fast it runs.
+        workspace: By default the one of the current folder.
+        manifest: Read this manifest instead of the workspace's.
+        store: Folder or URL of the store; by default one in the workspace.
+        on_event: Receives progress and messages.
+
+    Raises:
+        UsageError: There is nothing to read from or nowhere to write to.
     """
     options, run_options = options or FeatureOptions(), run_options or RunOptions()
     workspace = find_workspace(workspace)
-    videos = as_paths(videos)
-    inputs, without_file = _inputs(videos, as_local(manifest), workspace)
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
+    given = as_paths(videos)
+    catalog = _find_inputs(given, as_local(manifest), workspace, fingerprints)
     backbone = registry.resolve(options.backbone, options.model, options.weights, fingerprints.of)
     root = as_path(store)
     if root is None and workspace is None:
         raise UsageError(
             "no workspace here: say where the features go with --store, or run `mstemba init`"
         )
-    options = with_precision(
-        backbone, options, run_options, root, workspace.features if workspace else None
-    )
+    stores = workspace.features if workspace else None
+    options = with_precision(backbone, options, run_options, root, stores)
     spec = make_spec(backbone, options)
     if root is None:
-        assert workspace is not None
-        root = workspace.features / store_name(spec)
+        assert stores is not None
+        root = stores / store_name(spec)
     target = FeatureStore.prepare(root, spec, backbone.file)
-    if videos:
-        names = entry_names(target, inputs, fingerprints, workspace)
-        inputs = {names[id]: path for id, path in inputs.items()}
+    entries = {catalog.entry_name(video, target): video for video in catalog.videos}
+    fingerprints.save()
     try:
-        result = extract_into(target, inputs, backbone, fingerprints, run_options, on_event)
+        result = extract_into(target, entries, backbone, run_options, on_event)
     finally:
-        if workspace is not None and root.parent == workspace.features and root.is_dir():
-            set_current(workspace.features, root.name)
-    result.without_file = without_file
+        if stores is not None and root.parent == stores and root.is_dir():
+            set_current(stores, root.name)
+    if not given:
+        result.without_file = catalog.without_file
     return result
+
+
+def _find_inputs(
+    videos: list[Path],
+    manifest: Path | None,
+    workspace: Workspace | None,
+    fingerprints: Fingerprints,
+) -> Catalog:
+    if videos and manifest:
+        raise UsageError(f"videos cannot be combined with --manifest {manifest}: pass one of them")
+    if videos:
+        return Catalog(find_videos(videos), workspace_manifest(workspace), fingerprints)
+    if manifest is None and workspace is None:
+        raise UsageError(
+            "nothing to extract: give videos or --manifest, or make a workspace with `mstemba init`"
+        )
+    listed = load_manifest(manifest or workspace.manifest)  # type: ignore[union-attr]
+    files = {id: video.path for id, video in listed.videos.items() if video.path is not None}
+    return Catalog(files, listed, fingerprints)
 
 
 def with_precision(
@@ -80,15 +110,16 @@ def with_precision(
     root: Path | None,
     stores: Path | None,
 ) -> FeatureOptions:
-    """The options with `auto` made definite.
+    """Return the options with a definite precision in place of `auto`.
 
-    What the store at `root`, or without one the folder `stores`, holds already wins over what is
-    fast on this device, so that the same command on another machine finds the features done.
+    The precision of the store at `root`, or without `root` that of one in the folder `stores`, wins
+    over what is fast on this device, so that the same command on another machine finds the features
+    cached.
     """
     if options.precision != "auto":
         return options
     if root is not None:
-        with contextlib.suppress(StoreError):  # none there yet, or of no use: `prepare` says so
+        with contextlib.suppress(StoreError):  # none yet, or not usable: `prepare` reports it
             return replace(options, precision=FeatureStore.open(root).spec.precision)
     else:
         assert stores is not None
@@ -100,7 +131,7 @@ def with_precision(
 
 
 def _fast_precision(options: RunOptions) -> str:
-    """What the machines that compute have instructions for."""
+    """Return the smallest precision that the computing machines have instructions for."""
     if options.engine == "ray":
         from mstemba.pipeline.extract import ray_engine
 
@@ -115,8 +146,8 @@ def _start_engine(
     on_event: EventHandler,
     videos: int,
 ) -> Engine:
-    """The engine that the options name."""
-    # Imported here: when everything is done already, no decoder and no torch is needed.
+    """Start the engine that the options name."""
+    # Imported here: a cached run needs no decoder and no torch.
     if options.engine == "ray":
         from mstemba.pipeline.extract.ray_engine import RayEngine
 
@@ -126,107 +157,53 @@ def _start_engine(
     return LocalEngine(spec, backbone, options, on_event, videos=videos)
 
 
-def _inputs(
-    videos: list[Path], manifest: Path | None, workspace: Workspace | None
-) -> tuple[dict[str, Path], list[str]]:
-    if videos and manifest:
-        raise UsageError(f"give videos or --manifest {manifest}, not both")
-    if videos:
-        return find_videos(videos), []
-    if manifest is None and workspace is None:
-        raise UsageError(
-            "nothing to extract: give videos or --manifest, or make a workspace with `mstemba init`"
-        )
-    entries = load_manifest(manifest or workspace.manifest).videos  # type: ignore[union-attr]
-    inputs = {video.id: video.path for video in entries.values() if video.path is not None}
-    return inputs, [video.id for video in entries.values() if video.path is None]
-
-
-def entry_names(
-    store: FeatureStore,
-    inputs: Mapping[str, Path],
-    fingerprints: Fingerprints,
-    workspace: Workspace | None,
-) -> dict[str, str]:
-    """What videos that are given by hand are called in the store, by their id.
-
-    A video of the workspace's manifest has its id there. Another one keeps the id it has from its
-    file name, or gets some of its fingerprint added where another video has that name.
-    """
-    known: dict[Path, str] = {}
-    if workspace is not None and workspace.manifest.is_file():
-        entries = load_manifest(workspace.manifest).videos.values()
-        known = {v.path.resolve(): v.id for v in entries if v.path is not None}
-    reserved = set(known.values())
-    return {
-        id: known.get(path.resolve()) or _free_name(store, id, path, fingerprints, reserved)
-        for id, path in inputs.items()
-    }
-
-
-def _free_name(
-    store: FeatureStore, id: str, path: Path, fingerprints: Fingerprints, reserved: set[str]
-) -> str:
-    try:
-        sha = fingerprints.of(path)
-    except OSError:
-        return id  # unreadable: fails under its own name
-    other = f"{id}@{sha[:8]}"
-    if id in reserved:
-        return other
-    try:
-        entry = store.entry(id)
-    except StoreError:
-        return id  # damaged: to be made again
-    return id if entry is None or entry["key"] == entry_key(store.spec, sha) else other
-
-
 def extract_into(
     store: FeatureStore,
-    inputs: Mapping[str, Path],
+    entries: Mapping[str, CatalogVideo],
     backbone: registry.ResolvedBackbone,
-    fingerprints: Fingerprints,
     options: RunOptions,
     on_event: EventHandler = ignore_events,
 ) -> ExtractResult:
-    """Bring the store's entries for `inputs` (video id to file) up to date."""
-    result = ExtractResult(store.root)
+    """Bring the store's entries, by name, up to date with their videos."""
     begin = time.perf_counter()
-    todo: list[Job] = []
-    for id, path in inputs.items():
-        try:
-            fingerprint = fingerprints.of(path)
-        except OSError as error:
-            result.failed[id] = f"{path}: {error.strerror}"
+    result = ExtractResult(store.root)
+    todo = []
+    for name, video in entries.items():
+        if video.problem:
+            result.failed[name] = video.problem
             continue
-        job = Job(id, path, fingerprint, entry_key(store.spec, fingerprint))
-        try:
-            entry = store.entry(id)
-        except StoreError:
-            entry = None  # damaged: made again
-        if entry is not None and (entry["key"] == job.key or is_imported(entry)):
-            result.cached.append(id)  # what was imported is said to be of this backbone
-            continue
-        if entry is not None:
-            on_event(
-                Event(
-                    "extract",
-                    f"{id}: the video changed since its features were made; making them again",
-                )
-            )
-        todo.append(job)
-    fingerprints.save()
+        job = Job(name, video.path, video.fingerprint, entry_key(store.spec, video.fingerprint))
+        if _is_current(store, job, on_event):
+            result.cached.append(name)
+        else:
+            todo.append(job)
     if todo:
-        # Imported here: when everything is done already, no decoder and no torch is needed.
+        # Imported here: a cached run needs no decoder and no torch.
         from mstemba.pipeline.extract.runner import ExtractionRunner
 
         if remote(store.root):
-            store.make()  # what cannot be written should not cost a video's decoding first
+            store.make()  # an address that cannot be written to should not cost a video's decoding
         on_event(Event("extract", f"loading {backbone.name} {backbone.model}"))
         with contextlib.closing(
-            _start_engine(store.spec, backbone, options, on_event, len(todo))
+            _start_engine(store.spec, backbone, options, on_event, videos=len(todo))
         ) as engine:
             ExtractionRunner(store, backbone.spec, engine, on_event, result).run(todo)
-    remember_failures(store, inputs, result.failed)
+    remember_failures(store, entries, result.failed)
     result.seconds = time.perf_counter() - begin
     return result
+
+
+def _is_current(store: FeatureStore, job: Job, on_event: EventHandler) -> bool:
+    """Return whether the store has the job's features already."""
+    try:
+        entry = store.entry(job.id)
+    except StoreError:
+        return False  # damaged: made again
+    if entry is None:
+        return False
+    # Imported features are taken to be of this backbone; their key is that of the imported file.
+    if entry["key"] == job.key or is_imported(entry):
+        return True
+    message = f"{job.id}: the video changed since its features were made; making them again"
+    on_event(Event("extract", message))
+    return False

@@ -1,4 +1,4 @@
-"""Detections to files: one small writer a format."""
+"""Detections to files: one small writer for each format."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from mstemba.pipeline.outputs.elan_file import write_eaf
 from mstemba.pipeline.outputs.html_page import missing_video, write_html
 from mstemba.pipeline.outputs.json_file import write_json_file
 from mstemba.pipeline.outputs.npz_file import write_npz
-from mstemba.pipeline.outputs.png_timeline import write_png
+from mstemba.pipeline.outputs.png_file import write_png
 from mstemba.pipeline.outputs.subtitles import write_srt, write_vtt
 
 

@@ -1,4 +1,4 @@
-"""ActivityNet's results JSON, which the evaluators of the field read."""
+"""ActivityNet's results JSON, which the field's evaluation code reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mstemba.pipeline.outputs.detection import Detection
 
 
 def write_activitynet(detection: Detection, path: Path) -> None:
-    """`results` by the video's id: label, score, and segment in seconds; the likeliest first."""
+    """Write `results` by the video's id: label, score, segment in seconds; the likeliest first."""
     segments = sorted(detection.segments, key=lambda segment: -segment.score)
     write_json(
         path,

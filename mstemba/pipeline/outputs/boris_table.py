@@ -39,13 +39,13 @@ COLUMNS = (
 
 
 def write_tsv(detection: Detection, path: Path) -> None:
-    """State events by time, in seconds; the image index is the frame's; the comment, the score."""
+    """Write state events by time in seconds; image index is the frame, comment the score."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(COLUMNS)
     scores = detection.scores
     media = media_path(scores.video, path)
-    # In BORIS' source these part several files and players.
+    # BORIS separates files and players in this column by these characters.
     source = "" if ";" in media or "|" in media else f"player #1:{media}"
     duration = f"{scores.duration:.3f}"
     id = escape_formula(detection.id or path.stem)
@@ -70,7 +70,7 @@ def write_tsv(detection: Detection, path: Path) -> None:
 
 
 def _events(detection: Detection) -> Iterator[tuple[int, str, str, str]]:
-    """Milliseconds, START or STOP, the class's name, the comment; in the order of time."""
+    """Yield milliseconds, START or STOP, the class's name and the comment, by time."""
     # BORIS pairs a STOP with the START of the same name.
     names = distinct(detection.scores.classes)
     events = []

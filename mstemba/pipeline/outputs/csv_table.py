@@ -12,7 +12,7 @@ from mstemba.pipeline.outputs.detection import Detection
 
 
 def write_csv(detection: Detection, path: Path) -> None:
-    """Columns video, start, end, label, class_id, score; seconds.
+    """Write the columns video, start, end, label, class_id, score; times in seconds.
 
     The video is its file's name, or its id where that says more (`monday/walk`).
     """

@@ -1,4 +1,4 @@
-"""What every writer is given."""
+"""The detections of one video, as every writer receives them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from mstemba.records import Scores, Segment
 
 @dataclass(frozen=True)
 class Detection:
-    """The detections of one video. In a notebook it shows itself: timeline and segments."""
+    """The detections of one video. A notebook shows its timeline and segments."""
 
     scores: Scores
     """Dense probabilities, with their times."""
     segments: list[Segment]
     """By start, then end, then class."""
     ground_truth: list[Segment] | None
-    """Labelled actions, where the manifest has them; None where it does not know the video."""
+    """Labelled actions; None if the manifest has no labels of the video."""
     provenance: dict[str, Any]
-    """Checkpoint, features and thresholds that gave these segments."""
+    """Checkpoint, features and thresholds that the segments come from."""
     id: str = ""
-    """The video's, in the manifest if that has it."""
+    """The video's, the manifest's if it has the video."""
     subset: str | None = None
     """In the manifest."""
     options: ExportOptions = field(default_factory=ExportOptions)
-    """How the scores became these segments."""
+    """How segments were cut from the scores."""
     frames_per_row: int | None = None
     """Frames from one row to the next, where the manifest counts time in frames; else None."""
 
@@ -44,12 +44,12 @@ class Detection:
         )
 
     def _repr_html_(self) -> str:
-        # Drawing is heavy and needed in notebooks only.
-        from mstemba.pipeline.outputs.notebook import as_html
+        # Imported here: drawing is needed in notebooks only.
+        from mstemba.pipeline.outputs.notebook import detection_as_html
 
-        return as_html(self)
+        return detection_as_html(self.name, self.scores, self.segments, self.ground_truth)
 
     def _repr_png_(self) -> bytes:
-        from mstemba.pipeline.outputs.png_timeline import as_png
+        from mstemba.pipeline.outputs.notebook import timeline_as_png
 
-        return as_png(self)
+        return timeline_as_png(self.scores, self.segments, self.ground_truth)

@@ -1,4 +1,4 @@
-"""EDL and OTIO: the segments as markers on the video, for programs that edit videos."""
+"""EDL and OTIO: the segments as markers on the video, for video editing programs."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 from mstemba.pipeline.caching.files import to_json, write_text
 from mstemba.pipeline.outputs.detection import Detection
-from mstemba.pipeline.outputs.fields import distinct, media_url, milliseconds
+from mstemba.pipeline.outputs.fields import clock, distinct, media_url, milliseconds
 from mstemba.pipeline.progress import one_line
 
-# Names that both formats know; neighbouring classes differ.
+# Colours that both formats have; neighbouring classes differ.
 COLOURS = ("BLUE", "YELLOW", "MAGENTA", "GREEN", "RED", "CYAN", "WHITE")
-# Frames a second of timecodes, and of the video that has them: NTSC's is a thousandth slower.
+# Frame rates of timecodes by those of videos; NTSC is slower by a factor of 1000/1001.
 _RATES = {rate * slower: rate for rate in (24, 25, 30, 48, 50, 60) for slower in (1, 1000 / 1001)}
 _OTHER_RATE = 25
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def write_edl(detection: Detection, path: Path) -> None:
-    """CMX 3600: one event, the whole video, with a `* LOC:` marker where each segment starts.
+    """Write a CMX 3600 list: one event, the whole video, with a `* LOC:` marker for each segment.
 
-    A marker has a frame and no length there, so its text says start and end in seconds, and the
+    Such a marker has a frame but no length, so its text has start and end in seconds, and the
     score. Timecodes count from 00:00:00:00, the video's start, without drop frames.
     """
     scores = detection.scores
@@ -46,24 +46,23 @@ def write_edl(detection: Detection, path: Path) -> None:
 
 
 def timecode_rate(fps: float) -> tuple[float, int]:
-    """Frames that go by in a second, and frames that a timecode counts before its next second.
+    """Return the frames in a second, and the frames that a timecode counts in a second.
 
-    Of a video whose rate editing programs do not have, they are those of a timeline of 25 a second.
+    For a rate that editing programs do not have, both are 25.
     """
     near = min(_RATES, key=lambda known: abs(known - fps))
     return (near, _RATES[near]) if abs(near - fps) < 0.01 else (_OTHER_RATE, _OTHER_RATE)
 
 
 def timecode(frame: int, rate: int) -> str:
-    """The frame as hours:minutes:seconds:frames."""
-    seconds, rest = divmod(frame, rate)
-    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}:{rest:02d}"
+    """Return the time of a frame as `hours:minutes:seconds:frames`."""
+    return f"{clock(frame // rate)}:{frame % rate:02d}"
 
 
 def write_otio(detection: Detection, path: Path) -> None:
-    """OpenTimelineIO's JSON: a track with the video as its clip, and on the clip the markers.
+    """Write OpenTimelineIO's JSON: a track with the video as its clip, and markers on the clip.
 
-    Times are whole milliseconds; class number and score are in a marker's metadata.
+    Times are whole milliseconds; a marker's metadata has class number and score.
     """
     scores = detection.scores
     whole = _range(0, max(1, round(1000 * scores.duration)))
@@ -85,7 +84,7 @@ def write_otio(detection: Detection, path: Path) -> None:
         tracks=_object("Stack.1", name="tracks", children=[track]),
         metadata={"mstemba": detection.provenance},
     )
-    # Its reader refuses half a pair of surrogates, which stands for a byte that is no text.
+    # OpenTimelineIO refuses lone surrogates, which stand for bytes that are not text.
     text = _SURROGATE.sub(lambda found: "\\" + repr(found[0])[1:-1], to_json(timeline))
     write_text(path, text)
 

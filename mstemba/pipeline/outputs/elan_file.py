@@ -17,14 +17,14 @@ from mstemba.records import Segment
 _SCHEMA = "http://www.mpi.nl/tools/elan/EAFv3.0.xsd"
 _SCHEMA_ATTRIBUTE = "{http://www.w3.org/2001/XMLSchema-instance}noNamespaceSchemaLocation"
 _TYPE = "default-lt"
-# The schema asks for a date; one of the day would make equal detections into different files.
+# The schema requires a date; the current one would make files of equal detections differ.
 _DATE = "1970-01-01T00:00:00+00:00"
-# A reader of XML takes a carriage return for a line feed.
+# XML readers turn a carriage return into a line feed.
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def write_eaf(detection: Detection, path: Path) -> None:
-    """Times in whole milliseconds. A tier, and every annotation on it, says the class's name.
+    """Write a tier for each class, with times in whole milliseconds.
 
     Two annotations of one tier cannot overlap in ELAN; segments of one class never do.
     """
@@ -40,7 +40,7 @@ def write_eaf(detection: Detection, path: Path) -> None:
     ET.SubElement(header, "MEDIA_DESCRIPTOR", media)
     url = media["RELATIVE_MEDIA_URL"]
     if (id := detection.id or path.stem) != named_video(url):
-        # Which video this is, as long as its media file is not changed for another one.
+        # Names the video as long as the media file is not replaced by another one.
         about = json.dumps({"id": id, "file": file_name(url)})
         ET.SubElement(header, "PROPERTY", NAME=VIDEO_PROPERTY).text = about
     ET.SubElement(header, "PROPERTY", NAME="lastUsedAnnotationId").text = str(len(ordered))
@@ -61,12 +61,12 @@ def write_eaf(detection: Detection, path: Path) -> None:
 
 
 def _slots(segments: list[Segment]) -> list[int]:
-    """Milliseconds of each segment's start and end. None is shared: ELAN would move both ends."""
+    """Return the milliseconds of all starts and ends; ELAN would move segments that share one."""
     return [time for segment in segments for time in milliseconds(segment)]
 
 
 def _media(video: str, path: Path) -> dict[str, str]:
-    # ELAN writes the paths in its URLs as they are, without percent signs.
+    # ELAN does not percent-encode the paths in its URLs.
     absolute = Path(video).absolute().as_posix().lstrip("/")
     return {
         "MEDIA_URL": xml_text(f"file:///{absolute}"),
@@ -76,8 +76,8 @@ def _media(video: str, path: Path) -> dict[str, str]:
 
 
 def _add_tiers(document: ET.Element, segments: list[Segment], classes: tuple[str, ...]) -> None:
-    """Add a tier for every class that has a segment; `segments` are in the classes' order."""
-    # ELAN knows a tier by its name alone.
+    """Add a tier for each class that has a segment; `segments` are in the order of the classes."""
+    # ELAN identifies a tier by its name.
     names = distinct(xml_text(name) for name in classes)
     tiers: dict[int, ET.Element] = {}
     for number, segment in enumerate(segments):
@@ -97,5 +97,5 @@ def _add_tiers(document: ET.Element, segments: list[Segment], classes: tuple[str
 
 
 def xml_text(text: str) -> str:
-    r"""The text with what XML cannot hold written as Python writes it: `\x07`, `\udce9`."""
+    r"""Return the text with Python escapes for what XML cannot hold: `\x07`, `\udce9`."""
     return _NOT_XML.sub(lambda found: repr(found[0])[1:-1], text)

@@ -1,6 +1,6 @@
-r"""What several formats share: whole milliseconds, names that stay apart, the video's path.
+r"""What several formats share: milliseconds, clock times, distinct names, the video's path.
 
-What a format cannot hold in a name is written as Python writes it: `\n`, `\x07`, `\udce9`.
+Characters of a name that a format cannot hold are Python escapes: `\n`, `\x07`, `\udce9`.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ NAMELESS = "(no name)"
 
 
 def milliseconds(segment: Segment) -> tuple[int, int]:
-    """Start and end to the nearest millisecond, the end after the start.
+    """Return start and end to the nearest millisecond, the end after the start.
 
-    Subtitles and ELAN know no action without length.
+    Subtitles and ELAN have no actions of length 0.
     """
     start = max(0, round(1000 * segment.start))
     return start, max(start + 1, round(1000 * segment.end))
 
 
-def clock(time: int, mark: str) -> str:
-    """Milliseconds as `00:01:02.345`, with `mark` before the milliseconds."""
-    minutes, rest = divmod(time, 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{mark}{rest % 1000:03d}"
+def clock(seconds: int) -> str:
+    """Return a time as `00:01:02`: hours, minutes, seconds."""
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
 def distinct(names: Iterable[str]) -> list[str]:
-    """The names, none of them blank and no two alike, for formats that know a class by its name.
+    """Return the names, none blank and no two equal, for formats that know a class by its name.
 
-    A second `walk` becomes `walk (2)`. Space around a name does not tell it apart: readers drop it.
+    A second `walk` becomes `walk (2)`. Names are compared without the space around them, which
+    readers drop.
     """
     taken: set[str] = set()
     found = []
@@ -49,9 +49,9 @@ def distinct(names: Iterable[str]) -> list[str]:
 
 
 def media_path(video: str, file: Path) -> str:
-    """The video's path relative to the folder of a file that names it: `./../videos/a.mp4`.
+    """Return the video's path relative to the folder of `file`: `./../videos/a.mp4`.
 
-    Absolute where there is no such path, as between two drives of Windows.
+    It is absolute if there is no such path, as between two drives of Windows.
     """
     # `..` leads from where a folder really is, not from a link to it.
     folder = os.path.realpath(file.parent)
@@ -62,7 +62,7 @@ def media_path(video: str, file: Path) -> str:
 
 
 def media_url(video: str, file: Path) -> str:
-    """The same as a URL: what is no plain letter is percent-encoded."""
+    """Return `media_path` as a URL, percent-encoded."""
     path = media_path(video, file)
     if not path.startswith("./"):
         return Path(path).as_uri()

@@ -1,4 +1,4 @@
-"""Fonts for pictures: one that is always here, and the machine's own for the letters it lacks."""
+"""Fonts for pictures: DejaVu Sans, and the system's fonts for the letters that it lacks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import ImageFont
 
 Font = ImageFont.FreeTypeFont
 
-# As Linux, macOS and Windows have them, those of most letters first; Pillow knows their folders.
+# Fonts of Linux, macOS and Windows, those with most letters first; Pillow knows their folders.
 SYSTEM = (
     "NotoSansCJK-Regular.ttc",
     "NotoSansCJK-VF.ttc",
@@ -32,32 +32,35 @@ SYSTEM = (
     "Nirmala.ttf",
     "Nirmala.ttc",
 )
-# What is put before or after a name that is too long, or like another one.
-BESIDES = "…#0123456789 "
+# What is added to a name that is too long, or that looks like another one.
+_ADDED = "…#0123456789 "
 
 
 def font(size: int) -> Font:
-    """DejaVu Sans, as matplotlib brings it, found without importing that; size in pixels."""
+    """Return DejaVu Sans from matplotlib's files, without importing it; size in pixels."""
     return _open(_own(), size)
 
 
 def font_for(text: str, size: int) -> Font:
-    """The font that has all letters of the text: ours, else one of the machine, else ours."""
-    letters = set(text + BESIDES)
+    """Return a font that has all letters of the text: DejaVu Sans or one of the system.
+
+    It is DejaVu Sans, too, if no font has them.
+    """
+    letters = set(text + _ADDED)
 
     def has_all(path: str) -> bool:
         try:
             return all(_in_font(letter, path) for letter in letters)
-        except OSError:  # a damaged font, found out by its letters
+        except OSError:  # a damaged font, which shows when letters are drawn
             return False
 
     if has_all(_own()):
         return font(size)
-    return _open(next(filter(has_all, _here(SYSTEM)), _own()), size)
+    return _open(next(filter(has_all, _installed(SYSTEM)), _own()), size)
 
 
 def in_font(letter: str, used: Font) -> bool:
-    """Whether the font has the letter: for all others, as for what is no letter, it has a box."""
+    """Return whether the font has the letter; for letters that it lacks it draws a box."""
     return _in_font(letter, str(used.path))
 
 
@@ -70,8 +73,8 @@ def _own() -> str:
 
 
 @lru_cache
-def _here(names: tuple[str, ...]) -> list[str]:
-    """The paths of those of the fonts that the machine has."""
+def _installed(names: tuple[str, ...]) -> list[str]:
+    """Return the paths of the fonts that are installed."""
     found = []
     for name in names:
         with contextlib.suppress(OSError):

@@ -1,7 +1,6 @@
 """HTML: one page with the video, its timeline and the means to correct it; no server, no network.
 
-The page's own files are in `page/`; they are put into it, with the scores packed. What the page
-does with them is told in docs/page.md.
+The page's scripts and styles are in `page/`. What it does is described in docs/page.md.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from mstemba.pipeline.outputs.fields import media_url
 from mstemba.records import Scores, Segment
 
 PAGE = Path(__file__).with_name("page")
-# In the order in which they need each other.
+# In the order in which they depend on each other.
 SCRIPTS = (
     "data.js",
     "segments.js",
@@ -47,16 +46,17 @@ LEVELS = 1000
 FLOOR = 0.01
 """The lowest threshold that the page offers: scores of classes that stay below are left out."""
 LARGEST_EMBEDDED = 10**9
-"""Bytes of a video: a browser holds all of an embedded one in memory."""
+"""Bytes of a video: a browser holds an embedded video in memory."""
 _PART = 3 * 2**20  # bytes of the video in one element; a multiple of 3 needs no base64 padding
-_PLAYABLE = "-c:v libx264 -pix_fmt yuv420p -c:a aac"  # what every browser plays, to ffmpeg
+_PLAYABLE = "-c:v libx264 -pix_fmt yuv420p -c:a aac"  # for ffmpeg: what every browser plays
 _VIDEO_HERE = "<!-- the embedded video -->"
 
 
 def write_html(detection: Detection, path: Path) -> None:
-    """Write the page, with the video's path relative to it, or the video in it (`--embed`).
+    """Write the page, with the relative path of the video, or with `embed` the video itself.
 
-    Raises UsageError for a video that is too large to be embedded.
+    Raises:
+        UsageError: The video is too large to embed.
     """
     video = Path(detection.scores.video)
     embedded = detection.options.embed and video.is_file()
@@ -75,29 +75,29 @@ def write_html(detection: Detection, path: Path) -> None:
 
 
 def check_embeddable(video: Path) -> None:
-    """Raises UsageError for a video that is too large to be put into a page."""
+    """Raise UsageError for a video that is too large to embed."""
     size = video.stat().st_size
     if size > LARGEST_EMBEDDED:
         raise UsageError(
             f"{video}: {size / 1e9:.1f} GB, expected at most {LARGEST_EMBEDDED / 1e9:g} GB to "
-            f"embed; leave --embed out and keep the video beside the page, or embed a smaller "
-            f"copy: {_playable_copy(video, '-vf scale=-2:480 ')}"
+            f"embed; omit --embed and keep the video next to the page, or embed a smaller copy: "
+            f"{_playable_copy(video, '-vf scale=-2:480 ')}"
         )
 
 
 def missing_video(detection: Detection) -> str:
-    """What is wrong if the page cannot show the video; empty when it is there."""
+    """Return a warning if the page cannot find the video; otherwise an empty string."""
     video = Path(detection.scores.video)
     if video.is_file():
         return ""
     return (
-        f"{video}: no such file; the page shows the timeline without the video, and takes it by "
-        f"a button"
+        f"{video}: no such file; the page shows the timeline without the video, which can be "
+        f"opened there with a button"
     )
 
 
 def _page(detection: Detection, path: Path) -> str:
-    """The text of the page, with a mark where an embedded video goes."""
+    """Return the text of the page, with a mark where an embedded video goes."""
     style = (PAGE / "page.css").read_text(encoding="utf-8")
     script = "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     facts, packed = _facts(detection, path)
@@ -114,7 +114,7 @@ def _page(detection: Detection, path: Path) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """Content security policy: this script, this style, local videos, and nothing else."""
+    """Return a content security policy for this script, this style and local videos only."""
 
     def sha(text: str) -> str:
         digest = hashlib.sha256(text.encode()).digest()
@@ -127,7 +127,7 @@ def _policy(style: str, script: str) -> str:
 
 
 def _facts(detection: Detection, path: Path) -> tuple[dict[str, Any], bytes]:
-    """What the page is told, and the packed scores and segments."""
+    """Return the page's data: facts as plain data, and the packed scores and segments."""
     scores, options = detection.scores, detection.options
     video = Path(scores.video)
     floor = min(FLOOR, options.threshold)
@@ -161,13 +161,13 @@ def _facts(detection: Detection, path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def pack(scores: Scores, class_ids: NDArray[np.intp], segments: Sequence[Segment]) -> bytes:
-    """Rows, segments and these classes' levels, column after column, deflated.
+    """Pack rows, segments and the levels of these classes, column after column, deflated.
 
     T starts of rows (float64, seconds); N starts and N ends of segments (the same), their class ids
     (uint32), their scores in ten-thousandths (uint16); levels (uint16), class by class.
     A probability's level is the highest of 0..1000 whose thousandth, as float32, it reaches: thus
-    `level >= k` is exactly `probability >= float32(k / 1000)`, which `find_segments` asks.
-    Low bytes come before all high bytes: so they pack to four fifths.
+    `level >= k` is exactly `probability >= float32(k / 1000)`, as `find_segments` compares.
+    All low bytes come before all high bytes, which deflates to four fifths of the size.
     """
     edges = (np.arange(LEVELS + 1) / LEVELS).astype(np.float32)
     columns = np.ascontiguousarray(scores.probabilities[:, class_ids].T)
@@ -182,7 +182,7 @@ def pack(scores: Scores, class_ids: NDArray[np.intp], segments: Sequence[Segment
 
 
 def _as_script(data: Any) -> str:
-    """JSON that cannot end the element that holds it."""
+    """Return JSON that cannot close the element around it."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # ASCII only
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -190,14 +190,14 @@ def _as_script(data: Any) -> str:
 
 
 def _playable_copy(video: Path, filters: str = "") -> str:
-    """The command that makes a copy which every browser plays."""
+    """Return the command that makes a copy which every browser plays."""
     name = video.name if not video.name.startswith("-") else f"./{video.name}"
     copy = Path(name).with_suffix(".playable.mp4")
     return f"ffmpeg -i {shlex.quote(name)} {filters}{_PLAYABLE} {shlex.quote(str(copy))}"
 
 
 def _embed(video: Path, file: BinaryIO) -> None:
-    """Write the video as base64, in parts: no browser takes a text of all of it."""
+    """Write the video as base64 in parts, because browsers limit the length of a text."""
     for part in _parts(video):
         file.write(b'<script type="text/plain" class="video-part">')
         file.write(base64.b64encode(part))

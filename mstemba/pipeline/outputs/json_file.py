@@ -11,7 +11,7 @@ from mstemba.pipeline.outputs.detection import Detection
 
 
 def as_dict(detection: Detection) -> dict[str, Any]:
-    """The content of the file."""
+    """Return the content of the file as plain data."""
     scores = detection.scores
     return {
         "video": os.path.abspath(scores.video),
@@ -34,4 +34,5 @@ def as_dict(detection: Detection) -> dict[str, Any]:
 
 
 def write_json_file(detection: Detection, path: Path) -> None:
+    """Write segments, time grid and provenance; times in seconds."""
     write_json(path, as_dict(detection))

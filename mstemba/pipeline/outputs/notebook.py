@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from mstemba.pipeline.outputs.detection import Detection
-from mstemba.pipeline.outputs.png_timeline import as_png
+from mstemba.pipeline.outputs.png_timeline import draw_timeline
 from mstemba.pipeline.progress import counted
+from mstemba.records import Scores, Segment
 
 MOST_SEGMENTS = 20
 MOST_VIDEOS = 10
 
 
-def as_html(detection: Detection) -> str:
-    """A piece of HTML that needs nothing from outside: the PNG's picture, then the segments."""
-    picture = base64.b64encode(as_png(detection)).decode()
-    segments = detection.segments
+def timeline_as_png(
+    scores: Scores, segments: Sequence[Segment], ground_truth: Sequence[Segment] | None
+) -> bytes:
+    """Return the timeline picture as the content of a PNG file."""
+    content = io.BytesIO()
+    draw_timeline(scores, segments, ground_truth).save(content, format="png")
+    return content.getvalue()
+
+
+def detection_as_html(
+    name: str,
+    scores: Scores,
+    segments: Sequence[Segment],
+    ground_truth: Sequence[Segment] | None,
+) -> str:
+    """Return self-contained HTML: the timeline picture, then the first segments."""
+    picture = base64.b64encode(timeline_as_png(scores, segments, ground_truth)).decode()
     rows = [
         (f"{s.start:.2f}", f"{s.end:.2f}", s.label, f"{s.score:.2f}")
         for s in segments[:MOST_SEGMENTS]
     ]
-    found = counted(len(segments), "segment")
-    title = f"{detection.name}: {found} in {detection.scores.duration:.1f} s"
+    title = f"{name}: {counted(len(segments), 'segment')} in {scores.duration:.1f} s"
     return (
         f"<div><p {_LITERAL}>{_text(title)}</p>"
         f'<img style="max-width: 100%" alt="timeline" src="data:image/png;base64,{picture}">'
@@ -33,33 +46,37 @@ def as_html(detection: Detection) -> str:
     )
 
 
-def all_as_html(detections: Mapping[str, Detection], failed: Mapping[str, str]) -> str:
-    """The same of one video; a table of several, and the failures with their reasons."""
-    if len(detections) == 1:
-        (detection,) = detections.values()
-        parts = [as_html(detection)]
-    else:
-        rows = [
-            (id, f"{d.scores.duration:.1f}", str(len(d.segments)), _labels(d))
-            for id, d in list(detections.items())[:MOST_VIDEOS]
-        ]
-        heads = ("video", "seconds", "segments", "labels")
-        parts = [
-            f"<p>{len(detections)} videos</p>",
-            _table(heads, rows) if rows else "",
-            _more(len(detections) - MOST_VIDEOS, "videos"),
-        ]
-    if failed:
-        parts += [f"<p>{len(failed)} failed</p>", _table(("video", "reason"), failed.items())]
-    return f"<div>{''.join(parts)}</div>"
+def videos_as_html(videos: Mapping[str, tuple[float, Sequence[Segment]]]) -> str:
+    """Return a table of several videos, given their durations in seconds and segments by id."""
+    rows = [
+        (
+            id,
+            f"{duration:.1f}",
+            str(len(segments)),
+            ", ".join(dict.fromkeys(s.label for s in segments)),
+        )
+        for id, (duration, segments) in list(videos.items())[:MOST_VIDEOS]
+    ]
+    return (
+        f"<p>{len(videos)} videos</p>"
+        + (_table(("video", "seconds", "segments", "labels"), rows) if rows else "")
+        + _more(len(videos) - MOST_VIDEOS, "videos")
+    )
+
+
+def failures_as_html(failed: Mapping[str, str]) -> str:
+    """Return a table of the videos that failed, with the reasons; nothing if there are none."""
+    if not failed:
+        return ""
+    return f"<p>{len(failed)} failed</p>{_table(('video', 'reason'), failed.items())}"
 
 
 # Names are shown as they are: line breaks kept, each in its own direction of writing.
 _LITERAL = 'dir="auto" style="text-align: left; white-space: pre-wrap"'
 
 
-def _labels(detection: Detection) -> str:
-    return ", ".join(dict.fromkeys(segment.label for segment in detection.segments))
+def _labels(segments: Sequence[Segment]) -> str:
+    return ", ".join(dict.fromkeys(segment.label for segment in segments))
 
 
 def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -1,67 +1,52 @@
-"""PNG: one band a class, probability as shade, detected segments above, labelled actions below.
+"""The timeline picture: a band for each class, with detected segments above a strip whose shade is
+the probability, and labelled actions below it.
 
-Drawn with Pillow, since matplotlib takes longer to import than all else that a new threshold needs.
+It is drawn with Pillow: importing matplotlib takes longer than the rest of an export.
 """
 
 from __future__ import annotations
 
-import io
 import math
+import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from mstemba.pipeline.caching.files import write_atomically
-from mstemba.pipeline.outputs.detection import Detection
-from mstemba.pipeline.outputs.fields import NAMELESS
+from mstemba.pipeline.outputs.fields import NAMELESS, clock
 from mstemba.pipeline.outputs.fonts import Font, font, font_for, in_font
 from mstemba.pipeline.progress import one_line
 from mstemba.records import FloatArray, Scores, Segment, TimeGrid
 
-# Okabe and Ito's palette: told apart by colour-blind people.
+# Okabe and Ito's palette, which colour-blind people can distinguish.
 DETECTED, LABELLED, PROBABILITY = "#0072B2", "#D55E00", "#888888"
 MOST_CLASSES = 40
 # Classes that are drawn where nothing is detected.
 LIKELIEST = 5
 MOST_TICKS = 10
-# In seconds: from here on the time axis has minutes; below that, nothing but 0.
+# Seconds: videos of CLOCK or more have minutes on the time axis; below SHORTEST, only a 0.
 CLOCK, SHORTEST = 120, 1e-6
 
 # All in pixels.
 WIDTH, BAND, TOP, BOTTOM, RIGHT = 1440, 50, 44, 66, 32
 BAR = 13
-# Of the three strips of a band, below its upper edge.
+# Upper edges of the three strips of a band, relative to the band's.
 ABOVE, SHADE, BELOW = 4, 19, 34
-# A segment is at least as wide as this, or it would not be seen.
+# A segment is at least as wide as this, to be visible.
 NARROWEST = 2
 LONGEST_NAME = 600
-# Between two numbers of the time axis, and from them to the picture's edge.
+# Between two numbers of the time axis, and between a number and the picture's edge.
 GAP, MARGIN = 20, 4
 SMALL, LARGE = 17, 20
 
 
-def write_png(detection: Detection, path: Path) -> None:
-    """Draw the classes that are detected or labelled; of very many the longest-lasting ones."""
-    image = _draw(detection)
-    write_atomically(path, lambda temporary: image.save(temporary, format="png"))
-
-
-def as_png(detection: Detection) -> bytes:
-    """The content of the file."""
-    content = io.BytesIO()
-    _draw(detection).save(content, format="png")
-    return content.getvalue()
-
-
 @dataclass(frozen=True)
 class _Plot:
-    """Where the timeline lies in the picture."""
+    """Where the timeline is in the picture."""
 
     left: int
     bands: int
@@ -81,8 +66,18 @@ class _Plot:
         return self.left + round((self.right - self.left) * share)
 
 
-def _draw(detection: Detection) -> Image.Image:
-    classes, scores = _classes_to_draw(detection), detection.scores
+def draw_timeline(
+    scores: Scores, segments: Sequence[Segment], ground_truth: Sequence[Segment] | None
+) -> Image.Image:
+    """Draw the classes that are detected or labelled; of very many the longest-lasting ones.
+
+    Args:
+        scores: Dense probabilities.
+        segments: Detected actions.
+        ground_truth: Labelled actions; None if there are no labels, which the legend then omits.
+    """
+    labelled = ground_truth or []
+    classes, remark = _classes_to_draw(scores, [*segments, *labelled])
     names = _row_names(scores, classes)
     widest = max((used.getlength(name) for name, used in names), default=0.0)
     plot = _Plot(24 + math.ceil(widest), max(1, len(classes)), scores.duration)
@@ -93,19 +88,19 @@ def _draw(detection: Detection) -> Image.Image:
         pen.text((plot.left - 12, middle), name, "black", used, anchor="rm")
         pen.line([(plot.left - 5, middle), (plot.left, middle)], "black")
         pen.line([(plot.left, middle + BAND // 2), (plot.right, middle + BAND // 2)], "#DDDDDD")
-    _bars(pen, plot, detection.segments, classes, ABOVE, DETECTED)
-    _bars(pen, plot, detection.ground_truth or [], classes, BELOW, LABELLED)
+    _bars(pen, plot, segments, classes, ABOVE, DETECTED)
+    _bars(pen, plot, labelled, classes, BELOW, LABELLED)
     pen.rectangle([plot.left, TOP, plot.right, plot.bottom], outline="black")
-    _time_axis(pen, plot, _what_is_shown(detection, classes))
-    _legend(pen, detection)
-    title, used = _fitting(Path(scores.video).name, LARGE)
-    # At the picture's edge, for it has the legend beside it.
+    _time_axis(pen, plot, remark)
+    _legend(pen, has_labels=ground_truth is not None)
+    title, used = _fitting(os.path.basename(scores.video), LARGE)
+    # At the picture's edge, because the legend is next to it.
     pen.text((12, TOP // 2), title, "black", used, anchor="lm")
     return image
 
 
 def _row_names(scores: Scores, classes: list[int]) -> list[tuple[str, Font]]:
-    """What the rows are called: with the class's number where they could not be told apart."""
+    """Return the rows' names, with the class's number where two could not be told apart."""
     names = [_fitting(scores.classes[class_id], SMALL) for class_id in classes]
     looks = [bytes(used.getmask(name)) for name, used in names]
     rows = []
@@ -115,29 +110,26 @@ def _row_names(scores: Scores, classes: list[int]) -> list[tuple[str, Font]]:
     return rows
 
 
-def _classes_to_draw(detection: Detection) -> list[int]:
-    """Those with segments or labels; where there are none, those with the highest probabilities."""
-    lasting: dict[int, float] = {}
-    for segment in [*detection.segments, *(detection.ground_truth or [])]:
-        lasting[segment.class_id] = lasting.get(segment.class_id, 0.0) + segment.end - segment.start
-    if not lasting:
-        peaks = detection.scores.probabilities.max(axis=0)
-        return sorted(np.argsort(-peaks, kind="stable")[:LIKELIEST].tolist())
-    return sorted(sorted(lasting, key=lambda c: -lasting[c])[:MOST_CLASSES])
+def _classes_to_draw(scores: Scores, segments: Sequence[Segment]) -> tuple[list[int], str]:
+    """Return the classes in their order, and a remark where these are not just all with segments.
 
-
-def _what_is_shown(detection: Detection, classes: list[int]) -> str:
-    """Which classes these are, where it is not all that are detected or labelled."""
-    found = {s.class_id for s in [*detection.segments, *(detection.ground_truth or [])]}
-    if not found:
-        return "; no action detected, these are the likeliest classes"
-    if len(classes) < len(found):
-        return f"; these {len(classes)} of {len(found)} classes last longest"
-    return ""
+    Without segments they are the classes with the highest probabilities.
+    """
+    seconds: dict[int, float] = {}
+    for segment in segments:
+        seconds[segment.class_id] = seconds.get(segment.class_id, 0.0) + segment.end - segment.start
+    if not seconds:
+        peaks = scores.probabilities.max(axis=0)
+        likeliest = sorted(np.argsort(-peaks, kind="stable")[:LIKELIEST].tolist())
+        return likeliest, "; no action detected, these are the likeliest classes"
+    longest = sorted(sorted(seconds, key=lambda c: -seconds[c])[:MOST_CLASSES])
+    if len(longest) == len(seconds):
+        return longest, ""
+    return longest, f"; these {len(longest)} of {len(seconds)} classes last longest"
 
 
 def _shades(scores: Scores, classes: list[int], plot: _Plot) -> NDArray[np.uint8]:
-    """The picture's pixels, white but for the probabilities."""
+    """Return the picture's pixels, white except for the probabilities."""
     pixels = np.full((plot.bottom + BOTTOM, WIDTH, 3), 255, np.uint8)
     edges = np.linspace(0, scores.duration, plot.right - plot.left + 1)
     likeliest = np.nan_to_num(highest(scores.probabilities[:, classes], scores.grid, edges))
@@ -148,14 +140,20 @@ def _shades(scores: Scores, classes: list[int], plot: _Plot) -> NDArray[np.uint8
 
 
 def highest(values: FloatArray, grid: TimeGrid, edges: NDArray[np.float64]) -> FloatArray:
-    """(T, C) to (len(edges) - 1, C): the highest value of the rows that touch each stretch of time.
+    """Return the highest value of the rows that touch each stretch of time.
 
-    `edges` are in seconds, ascending; where no row is, it is NaN.
+    Args:
+        values: (T, C).
+        grid: When the T rows are.
+        edges: (N + 1,) ascending seconds, where the stretches begin and end.
+
+    Returns:
+        (N, C); NaN where there is no row.
     """
     first = np.maximum(0, np.searchsorted(grid.starts, edges[:-1], side="right") - 1)
     after = np.searchsorted(grid.starts, edges[1:], side="left")
     padded = np.concatenate([values, np.full((1, values.shape[1]), np.nan, values.dtype)])
-    # Every other one of these runs goes from one stretch's end to the next one's start.
+    # Every other run goes from one stretch's end to the next one's start.
     found = np.maximum.reduceat(padded, np.stack([first, after], axis=1).ravel())[::2]
     found[(edges[1:] <= grid.starts[0]) | (edges[:-1] >= grid.ends[-1])] = np.nan
     return found
@@ -169,12 +167,12 @@ def _bars(
     below: int,
     colour: str,
 ) -> None:
-    """Draw segments as bars, so far below the upper edge of their class's band."""
+    """Draw segments as bars, `below` pixels under the upper edge of their class's band."""
     upper = {class_id: TOP + BAND * band + below for band, class_id in enumerate(classes)}
     for segment in segments:
         if (y := upper.get(segment.class_id)) is not None:
             start = min(plot.x(segment.start), plot.right - NARROWEST)
-            # Pillow draws the last row and column, too.
+            # Pillow includes the last row and column.
             last = max(plot.x(segment.end), start + NARROWEST) - 1
             pen.rectangle([start, y, last, y + BAR - 1], fill=colour)
 
@@ -193,7 +191,12 @@ def _time_axis(pen: ImageDraw.ImageDraw, plot: _Plot, remark: str) -> None:
 
 
 def ticks(duration: float, width: int) -> list[tuple[float, str]]:
-    """Where a time axis so many pixels wide has numbers: 0 and at most `MOST_TICKS` more."""
+    """Return the numbers of a time axis, 0 and at most `MOST_TICKS` more, as (seconds, text).
+
+    Args:
+        duration: Seconds.
+        width: Of the axis, in pixels.
+    """
     for step, decimals in _steps(duration):
         last = math.floor(duration / step + 1e-9)  # 0.3 / 0.1 is below 3
         if last > MOST_TICKS:
@@ -206,7 +209,7 @@ def ticks(duration: float, width: int) -> list[tuple[float, str]]:
 
 
 def _steps(duration: float) -> Iterator[tuple[float, int]]:
-    """Seconds from one number to the next, ascending, and the decimals that these need."""
+    """Yield steps between numbers in seconds, ascending, and the decimals that they need."""
     if duration >= CLOCK:
         yield from ((step, 0) for step in (15, 30, 60, 120, 300, 600, 900, 1800))
         yield from ((3600.0 * factor * 10**n, 0) for n in count() for factor in (1, 2, 5))
@@ -216,19 +219,17 @@ def _steps(duration: float) -> Iterator[tuple[float, int]]:
 
 
 def _time(seconds: float, decimals: int, duration: float) -> str:
-    """Seconds; `m:ss` of a video of minutes and `h:mm:ss` of hours."""
+    """Return seconds; `m:ss` for a video of minutes and `h:mm:ss` for hours."""
     if duration < CLOCK:
         return f"{seconds:.{decimals}f}"
-    minutes, rest = divmod(round(seconds), 60)
-    if duration < 3600:
-        return f"{minutes}:{rest:02d}"
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+    time = clock(round(seconds))
+    return (time if duration >= 3600 else time[-5:]).removeprefix("0")
 
 
-def _legend(pen: ImageDraw.ImageDraw, detection: Detection) -> None:
-    """Say in the upper right corner what the colours mean."""
+def _legend(pen: ImageDraw.ImageDraw, has_labels: bool) -> None:
+    """Explain the colours in the upper right corner."""
     colours = [("detected", DETECTED), ("probability (darker is likelier)", PROBABILITY)]
-    if detection.ground_truth is not None:
+    if has_labels:
         colours.insert(1, ("labelled", LABELLED))
     x, y = WIDTH - RIGHT, TOP // 2
     for text, colour in reversed(colours):
@@ -239,7 +240,7 @@ def _legend(pen: ImageDraw.ImageDraw, detection: Detection) -> None:
 
 
 def _fitting(text: str, size: int) -> tuple[str, Font]:
-    """The text as one line of at most `LONGEST_NAME` pixels, and its font."""
+    """Return the text as one line of at most `LONGEST_NAME` pixels, and its font."""
     text = one_line(text)
     used = font_for(text, size)
 

@@ -1,4 +1,4 @@
-"""VTT and SRT: what goes on, as subtitles; a line for each action that is under way."""
+"""VTT and SRT: subtitles with a line for each action in progress."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.fields import clock, distinct, milliseconds
 from mstemba.pipeline.progress import one_line
 
-# What a player may take for markup in SRT, which has no way to say that it is none.
+# What a player may take for markup in SRT, which has no escapes.
 _MARKUP = re.compile(r"<(?=[A-Za-z/!])|\{(?=[\\A-Za-z])|-->")
 _LOOKS_ALIKE = {"<": "＜", "{": "｛", "-->": "→"}  # noqa: RUF001
 
 
 def write_vtt(detection: Detection, path: Path) -> None:
-    """WebVTT (www.w3.org/TR/webvtt1), the subtitles of web browsers."""
+    """Write WebVTT (www.w3.org/TR/webvtt1), the subtitles of web browsers."""
     names = distinct(_escaped(one_line(name)) for name in detection.scores.classes)
     cues = [
-        f"{clock(start, '.')} --> {clock(end, '.')}\n" + "\n".join(names[c] for c in classes)
+        f"{_time(start, '.')} --> {_time(end, '.')}\n" + "\n".join(names[c] for c in classes)
         for start, end, classes in under_way(detection)
     ]
     write_text(path, "\n\n".join(["WEBVTT", *cues]) + "\n")
 
 
 def write_srt(detection: Detection, path: Path) -> None:
-    """SubRip, the subtitles of video players."""
+    """Write SubRip, the subtitles of video players."""
     names = distinct(_without_markup(one_line(name)) for name in detection.scores.classes)
     cues = [
-        f"{number}\n{clock(start, ',')} --> {clock(end, ',')}\n"
+        f"{number}\n{_time(start, ',')} --> {_time(end, ',')}\n"
         + "\n".join(names[c] for c in classes)
         for number, (start, end, classes) in enumerate(under_way(detection), 1)
     ]
@@ -38,10 +38,10 @@ def write_srt(detection: Detection, path: Path) -> None:
 
 
 def under_way(detection: Detection) -> Iterator[tuple[int, int, list[int]]]:
-    """The video cut wherever an action starts or ends: milliseconds, and the classes between.
+    """Yield the stretches between two changes, as start, end (milliseconds) and active classes.
 
-    The classes are in their own order, so that a line stays where it is while others come and go;
-    stretches without an action are left out.
+    The classes are in their own order, so that a line stays in place while others come and go.
+    Stretches without an action are omitted.
     """
     changes: dict[int, list[int]] = {}
     for segment in detection.segments:
@@ -61,6 +61,11 @@ def under_way(detection: Detection) -> Iterator[tuple[int, int, list[int]]]:
                 active.add(change - 1)
             else:
                 active.discard(-change - 1)
+
+
+def _time(milliseconds: int, mark: str) -> str:
+    """Return `00:01:02.345`, with `mark` before the milliseconds."""
+    return f"{clock(milliseconds // 1000)}{mark}{milliseconds % 1000:03d}"
 
 
 def _escaped(text: str) -> str:

@@ -11,23 +11,20 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pympi
 import pytest
 
-import mstemba.pipeline.detect.export as stage
 from mstemba.__main__ import main
 from mstemba.errors import UsageError
-from mstemba.pipeline.caching.keys import Fingerprints
+from mstemba.pipeline.catalog import file_stem
 from mstemba.pipeline.detect.export import ExportResult, export
 from mstemba.pipeline.detect.scores_file import SavedScores, read_scores, save_scores
-from mstemba.pipeline.detect.stage import _Detecting
 from mstemba.pipeline.init import init
-from mstemba.pipeline.options import ExportOptions, RunOptions
-from mstemba.pipeline.outputs import WRITERS
+from mstemba.pipeline.options import ExportOptions
+from mstemba.pipeline.outputs import WRITERS, Detection, Writer
 from mstemba.pipeline.progress import Event
 from mstemba.pipeline.workspace import Workspace, create_workspace
 from mstemba.records import Scores, TimeGrid
@@ -267,13 +264,8 @@ def test_progress_is_told(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize("name", ["walk.scores", "walk.activitynet", "Walk.SCORES"])
-def test_no_format_of_a_video_overwrites_another_videos_files(tmp_path: Path, name: str) -> None:
-    detector: Any = SimpleNamespace(key_parts=dict, provenance=dict)
-    prints = Fingerprints(None)
-    detecting = _Detecting(
-        detector, ExportOptions(), RunOptions(), None, tmp_path, prints, lambda _: None
-    )
-    stem = detecting._name(name, tmp_path / f"{name}.mp4", "0123456789", taken=set())
+def test_no_format_of_a_video_overwrites_another_videos_files(name: str) -> None:
+    stem = file_stem(name, "0123456789")
     assert stem == f"{name}@01234567"
     written = {f"{stem}.{writer.suffix}" for writer in WRITERS.values()}
     others = {f"{name.split('.')[0]}.{writer.suffix}" for writer in WRITERS.values()}
@@ -365,10 +357,10 @@ def test_a_file_that_cannot_be_written_stops_no_others(workspace: Workspace) -> 
 
 
 def test_a_full_disk_ends_the_export(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(detection: Detection, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(stage, "write_files", full)
+    monkeypatch.setitem(WRITERS, "csv", Writer("csv", full))
     with pytest.raises(OSError, match="No space left"):
         export(options=PLAIN, workspace=workspace)
 

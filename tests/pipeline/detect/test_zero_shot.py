@@ -6,7 +6,6 @@ a backbone stands in whose pictures and words are colours.
 
 from __future__ import annotations
 
-import errno
 import json
 import weakref
 from collections.abc import Iterator, Sequence
@@ -21,17 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import mstemba
-from mstemba.errors import StoreError, UsageError
+from mstemba.errors import UsageError
 from mstemba.extractors import clip_text, registry, torchvision_ops
 from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.extractors.clip_text import TextEncoder
-from mstemba.extractors.feature_extractor import FeatureExtractor
 from mstemba.pipeline.caching.keys import Fingerprints
-from mstemba.pipeline.detect import stage
 from mstemba.pipeline.detect.export import export
-from mstemba.pipeline.detect.results import write_files
-from mstemba.pipeline.detect.scores_file import load_scores, read_scores
+from mstemba.pipeline.detect.scores_file import read_scores
 from mstemba.pipeline.detect.stage import DetectResult
 from mstemba.pipeline.detect.zero_shot import (
     ABOVE_USUAL,
@@ -43,91 +38,14 @@ from mstemba.pipeline.detect.zero_shot import (
 )
 from mstemba.pipeline.extract.stage import extract
 from mstemba.pipeline.options import ExportOptions, FeatureOptions, RunOptions, ZeroShotOptions
-from mstemba.pipeline.outputs import html_page
 from mstemba.pipeline.progress import Event, ignore_events
 from mstemba.pipeline.workspace import create_workspace
 from mstemba.records import Features, TimeGrid
 from tests.extractors.test_extractors import KINDS
-from tests.videos import encode, encode_at
+from tests.pipeline.detect.colours import HOW, film, found_in, run
+from tests.videos import encode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-FPS = 10
-WORDS = {"red": (1.0, 0, 0), "green": (0, 1.0, 0), "blue": (0, 0, 1.0)}
-HOW = ZeroShotOptions(backbone="colours", window=2, stride=2, smoothing=0.0)
-
-
-def colour_of(sentence: str) -> NDArray[np.float32]:
-    """The colours that a sentence names, or grey."""
-    named = [WORDS[word] for word in WORDS if word in sentence]
-    return np.sum(named or [(1.0, 1.0, 1.0)], axis=0, dtype=np.float32)
-
-
-@pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A backbone `colours`: a picture's features are its mean colour, a text's those it names.
-
-    Gives the towers that were loaded.
-    """
-    seen: list[str] = []
-
-    def load(model: str, weights: str, device: str, precision: str) -> FeatureExtractor:
-        seen.append("image")
-        return FeatureExtractor(
-            torch.nn.Identity(), lambda x: x.mean((2, 3)), [0] * 3, [1] * 3, device, precision
-        )
-
-    def load_text(model: str, weights: str, device: str) -> TextEncoder:
-        seen.append("text")
-        return TextEncoder(lambda texts: np.stack([colour_of(t) for t in texts]), scale=20.0)
-
-    about = BackboneSpec(3, 32, 32, "image", cpu_batch=8, gpu_batch=8)
-    colours = registry.Backbone(
-        summary="mean colour",
-        default_model="mean",
-        default_weights=lambda: "none",
-        licence="-",
-        source="-",
-        describe=lambda model: about,
-        load=load,
-        available=lambda: True,
-        published={"none": ""},
-        load_text=load_text,
-    )
-    monkeypatch.setitem(registry.BACKBONES, "colours", colours)
-    return seen
-
-
-def film(path: Path, seconds: Sequence[tuple[str, float]]) -> Path:
-    """A video that is of one colour after the other."""
-    images = [
-        np.full((48, 48, 3), 255 * colour_of(name) / colour_of(name).max(), np.uint8)
-        for name, length in seconds
-        for _ in range(round(FPS * length))
-    ]
-    return encode_at(path, [i / FPS for i in range(len(images))], images=images)
-
-
-def run(video: Any, out: Path | None, labels: Any, how: ZeroShotOptions = HOW, **more: Any) -> Any:
-    options = ExportOptions(formats=("json",))
-    here = RunOptions(device="cpu")
-    return mstemba.detect(
-        video,
-        **{
-            "options": options,
-            "run_options": here,
-            "labels": labels,
-            "zero_shot": how,
-            "output": out,
-            **more,
-        },
-    )
-
-
-def found_in(result: DetectResult) -> list[tuple[str, float, float]]:
-    (detection,) = result.detections.values()
-    return [(s.label, round(s.start, 2), round(s.end, 2)) for s in detection.segments]
-
 
 # From a video to segments
 
@@ -227,84 +145,6 @@ def test_in_a_workspace_what_a_trained_network_found_is_left_alone(
     assert (detect("red").cached, replaced()) == ([], [])
 
 
-def test_kept_scores_are_read_when_it_is_their_turn_and_made_again_if_damaged(
-    loaded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    videos = [film(tmp_path / f"{name}.mp4", [(name, 1)]) for name in WORDS]
-    out = tmp_path / "out"
-    first = run(videos, out, ["red"])
-    damaged = out / "green.scores.npz"
-    with np.load(damaged) as data:
-        np.savez(out / "green.scores.npz", key=data["key"])
-    steps: list[str] = []
-
-    def load(path: Path, key: str) -> Any:
-        steps.append(f"read {path.name.split('.')[0]}")
-        return load_scores(path, key)
-
-    def write(detection: Any, *args: Any) -> list[Path]:
-        steps.append(f"write {detection.id}")
-        return write_files(detection, *args)
-
-    monkeypatch.setattr(stage, "load_scores", load)
-    monkeypatch.setattr(stage, "write_files", write)
-    again = run(videos, out, ["red"])
-    assert steps == [f"{what} {name}" for name in again.detections for what in ("read", "write")]
-    assert again.cached == [id for id in first.detections if id != "green"]
-    assert {id: d.segments for id, d in again.detections.items()} == {
-        id: d.segments for id, d in first.detections.items()
-    }
-
-
-def test_a_video_that_is_too_large_to_embed_stops_no_others(
-    loaded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small, large = film(tmp_path / "a.mp4", [("red", 1)]), film(tmp_path / "b.mp4", [("red", 9)])
-    monkeypatch.setattr(html_page, "LARGEST_EMBEDDED", small.stat().st_size)
-    options = ExportOptions(formats=("csv", "html"), embed=True)
-    result = run([large, small], tmp_path / "out", ["red"], options=options)
-    assert list(result.files) == ["a"]
-    assert list(result.failed) == ["b"]
-    assert "to embed" in result.failed["b"]
-    assert not list((tmp_path / "out").glob("b.*"))
-
-
-def test_a_file_that_cannot_be_written_stops_no_others(loaded: list[str], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    videos = [film(tmp_path / f"{name}.mp4", [("red", n)]) for n, name in enumerate("abc", 1)]
-    (out / "a.csv").mkdir(parents=True)
-    (out / "b.scores.npz").mkdir()
-    for cached in ([], ["c"]):
-        result = run(videos, out, ["red"], options=ExportOptions(formats=("csv",)))
-        assert list(result.files) == list(result.detections) == ["c"]
-        assert result.cached == cached
-        assert result.failed == {
-            "a": f"{out / 'a.csv'}: Is a directory",
-            "b": f"{out / 'b.scores.npz'}: Is a directory",
-        }
-
-
-def test_a_full_disk_ends_the_run(
-    loaded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*args: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(stage, "write_files", full)
-    with pytest.raises(OSError, match="No space left"):
-        run(film(tmp_path / "a.mp4", [("red", 1)]), tmp_path / "out", ["red"])
-
-
-def test_a_link_that_leads_nowhere_fails_by_name(loaded: list[str], tmp_path: Path) -> None:
-    (tmp_path / "videos").mkdir()
-    film(tmp_path / "videos" / "a.mp4", [("red", 1)])
-    (tmp_path / "videos" / "gone.mp4").symlink_to("nowhere.mp4")
-    result = run(tmp_path / "videos", tmp_path / "out", ["red"])
-    assert list(result.files) == ["a"]
-    assert list(result.failed) == ["gone"]
-    assert "No such file" in result.failed["gone"]
-
-
 def test_odd_names_are_kept_as_they_are(loaded: list[str], tmp_path: Path) -> None:
     odd = ['red, "quoted" <script>alert(1)</script>', "=green()", "אדום {} {0} %s", "日本\nblue"]
     video = film(tmp_path / "v.mp4", [("red", 1), ("nothing", 1)])
@@ -323,7 +163,7 @@ TEXTS = {"red": "a red thing", "blue": "a blue thing", "mixed": "red and green"}
 def detector(
     labels: Sequence[str], how: ZeroShotOptions = HOW, stores: Path = Path("none")
 ) -> ZeroShotDetector:
-    return zero_shot_detector(labels, how, None, stores, "cpu", Fingerprints())
+    return zero_shot_detector(labels, how, None, stores, RunOptions(device="cpu"), Fingerprints())
 
 
 def features(rows: int = 9, dtype: Any = np.float32, step: float = 0.5) -> Features:
@@ -405,13 +245,6 @@ def test_the_text_tower_is_kept_no_longer_than_it_is_needed(
     score = detector(LABELS).load("cpu", ignore_events)
     assert [text() for text in made] == [None]
     assert score(features()).shape == (9, 3)
-
-
-def test_features_that_are_not_finite_are_an_error(loaded: list[str]) -> None:
-    given = features()
-    given.values[4, 1] = np.inf
-    with pytest.raises(StoreError, match="NaN or infinity in row 4 of 9"):
-        scored(LABELS, given)
 
 
 # Probabilities
@@ -551,8 +384,8 @@ def test_labels_are_a_list_a_text_or_a_file(tmp_path: Path) -> None:
         ("", {}, "no labels: name at least one"),
         ([" ", ""], {}, "no labels"),
         (["sit", "Sit", "stand"], {}, "named more than once: 'sit', 'Sit'"),
-        (["caf\udce9"], {}, "is no text in UTF-8"),
-        (["sit\0"], {}, "is no text in UTF-8"),
+        (["caf\udce9"], {}, "is not valid UTF-8 text"),
+        (["sit\0"], {}, "is not valid UTF-8 text"),
         ("sit", {"templates": ("a photo.", "a {}")}, "template 'a photo.' has no {}"),
         ("sit", {"templates": ()}, "no templates"),
         ("sit", {"background": ()}, "no background"),
@@ -569,17 +402,6 @@ def test_labels_that_cannot_be_looked_for_are_refused(
     video.write_bytes(b"never read")
     with pytest.raises(UsageError, match=says):
         run(video, tmp_path / "out", labels, ZeroShotOptions(**how))
-
-
-def test_it_must_be_clear_what_detects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "v.mp4").write_bytes(b"never read")
-    with pytest.raises(UsageError, match="--labels or --checkpoint"):
-        run(tmp_path / "v.mp4", tmp_path, ["sit"], checkpoint=tmp_path / "run")
-    with pytest.raises(UsageError, match="name labels, or leave zero_shot out"):
-        mstemba.detect(tmp_path / "v.mp4", zero_shot=ZeroShotOptions())
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=r"name a --checkpoint, .* as in --labels"):
-        mstemba.detect("v.mp4")
 
 
 # CLIP's own text towers, with RANDOM weights

@@ -1,4 +1,4 @@
-"""Every writer over the same detection, and the kept scores."""
+"""Every writer over the same detection, and the saved scores."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mstemba.errors import StoreError
 from mstemba.pipeline.detect.scores_file import (
     SavedScores,
-    load_scores,
+    ScoresFile,
+    open_scores,
     read_scores,
     save_scores,
-    scored_video,
 )
 from mstemba.pipeline.detect.segments import find_segments
 from mstemba.pipeline.outputs import WRITERS, Detection
@@ -152,7 +153,7 @@ def test_other_labels_are_written_as_they_are(tmp_path: Path, label: str) -> Non
     assert row["label"] == label
 
 
-# Kept scores
+# Saved scores
 
 
 def keep(folder: Path, dense: Scores | None = None) -> Path:
@@ -162,17 +163,34 @@ def keep(folder: Path, dense: Scores | None = None) -> Path:
     return path
 
 
-def test_scores_come_back_as_they_were_kept(tmp_path: Path) -> None:
+def opened(path: Path) -> ScoresFile:
+    file = open_scores(path)
+    assert file is not None
+    return file
+
+
+def test_scores_come_back_as_they_were_saved(tmp_path: Path) -> None:
     dense = scores(("ü\udce9", "a\nb", "nul\0"), TimeGrid(np.array([0.0, 0.4, 3.0]), 0.7))
     path = keep(tmp_path, dense)
-    read = load_scores(path, "key")
-    assert read is not None
+    saved = opened(path).read()
+    read = saved.scores
     assert np.array_equal(read.probabilities, dense.probabilities)
     assert read.probabilities.dtype == np.float32
     assert np.array_equal(read.grid.starts, dense.grid.starts)
     assert (read.grid.step, read.duration, read.fps) == (0.7, dense.duration, dense.fps)
     assert read.classes == dense.classes
-    assert scored_video(path) == (str((tmp_path / "v.mp4").resolve()), "print", "v")
+    assert (saved.key, saved.fingerprint, saved.id) == ("key", "print", "v")
+    assert saved.provenance == {"arch": "mstemba"}
+
+
+def test_a_scores_file_tells_what_it_is_of(tmp_path: Path) -> None:
+    file = opened(keep(tmp_path))
+    video = tmp_path / "v.mp4"
+    assert (file.key, file.fingerprint, file.id) == ("key", "print", "v")
+    assert file.video == str(video.resolve())
+    assert file.is_of(video, "other")
+    assert file.is_of(tmp_path / "moved.mp4", "print")
+    assert not file.is_of(tmp_path / "moved.mp4", "other")
 
 
 def test_the_first_files_have_classes_as_an_array_and_no_id(tmp_path: Path) -> None:
@@ -182,15 +200,21 @@ def test_the_first_files_have_classes_as_an_array_and_no_id(tmp_path: Path) -> N
     np.savez(path, **{**content, "classes": np.array(CLASSES)})  # type: ignore[arg-type]
     read = read_scores(path)
     assert (read.scores.classes, read.id) == (CLASSES, "v")
-    known = scored_video(path)
-    assert known is not None
-    assert known.id == "v"
+    assert opened(path).id == "v"
 
 
-def test_scores_with_another_key_are_not_taken(tmp_path: Path) -> None:
-    assert load_scores(keep(tmp_path), "other") is None
-    assert load_scores(tmp_path / "none.npz", "key") is None
-    assert scored_video(tmp_path / "none.npz") is None
+def test_scores_that_were_replaced_after_opening_are_refused(tmp_path: Path) -> None:
+    file = opened(keep(tmp_path))
+    save_scores(file.path, replace(file.read(), key="another"))
+    with pytest.raises(StoreError, match="other scores were saved"):
+        file.read()
+    assert opened(file.path).read().key == "another"
+
+
+def test_a_file_that_is_missing_is_not_opened(tmp_path: Path) -> None:
+    assert open_scores(tmp_path / "none.npz") is None
+    with pytest.raises(StoreError, match=r"none\.npz: no such file"):
+        read_scores(tmp_path / "none.npz")
 
 
 class Bomb:
@@ -208,11 +232,13 @@ def test_pickled_content_is_never_executed(tmp_path: Path) -> None:
         content = dict(data)
     for name in content:
         np.savez(tmp_path / "bomb.npz", **{**content, name: bomb})  # type: ignore[arg-type]
-        assert load_scores(tmp_path / "bomb.npz", "key") is None
-        scored_video(tmp_path / "bomb.npz")
+        open_scores(tmp_path / "bomb.npz")
+        with pytest.raises(StoreError, match="not readable"):
+            read_scores(tmp_path / "bomb.npz")
     (tmp_path / "raw.npz").write_bytes(pickle.dumps(Bomb(mark)))
-    assert load_scores(tmp_path / "raw.npz", "key") is None
-    assert scored_video(tmp_path / "raw.npz") is None
+    assert open_scores(tmp_path / "raw.npz") is None
+    with pytest.raises(StoreError, match="not readable"):
+        read_scores(tmp_path / "raw.npz")
     assert not mark.exists()
     np.load(tmp_path / "bomb.npz", allow_pickle=True)[name]
     assert mark.exists(), "the bomb must be live, or this test shows nothing"
@@ -254,9 +280,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_scores_are_as_good_as_none(tmp_path: Path, damage: str) -> None:
+def test_damaged_scores_are_not_read(tmp_path: Path, damage: str) -> None:
     path = keep(tmp_path)
     DAMAGE[damage](path)
-    assert load_scores(path, "key") is None
-    known = scored_video(path)
-    assert known is None or damage in ("overwritten", "without a field")
+    with pytest.raises(StoreError, match="not readable as kept scores"):
+        read_scores(path)
+    assert open_scores(path) is None or damage in ("overwritten", "without a field")

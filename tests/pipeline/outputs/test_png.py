@@ -76,7 +76,7 @@ def drawn(what: Detection) -> Picture:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ImageDraw.ImageDraw, "text", text)
-        image = png._draw(what)
+        image = png.draw_timeline(what.scores, what.segments, what.ground_truth)
     pixels = np.asarray(image)
     frame = np.flatnonzero((pixels[TOP:-BOTTOM] == 0).all(axis=(0, 2)))
     return Picture(pixels, texts, int(frame[0]), int(frame[-1]))

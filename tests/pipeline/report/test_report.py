@@ -471,7 +471,7 @@ def test_an_output_that_cannot_be_is_told_before_the_work(
     with pytest.raises(UsageError, match="a folder, expected the name of a file"):
         run(kitchen, tmp_path, on_event=stop)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"file: a file, expected a folder to put page\.html into"):
+    with pytest.raises(UsageError, match=r"file: this is a file, expected a folder for page\.html"):
         run(kitchen, tmp_path / "file" / "page.html", on_event=stop)
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(UsageError, match=r"another place for page\.html by --output"):

@@ -149,7 +149,7 @@ def test_a_video_that_is_too_large_to_embed_is_refused(
     video = tmp_path / "big one.mp4"
     video.write_bytes(b"x" * 2000)
     monkeypatch.setattr(html_page, "LARGEST_EMBEDDED", 1999)
-    with pytest.raises(UsageError, match="leave --embed out") as raised:
+    with pytest.raises(UsageError, match="omit --embed") as raised:
         page(scene(video, options=EMBED), tmp_path)
     assert "ffmpeg -i 'big one.mp4' -vf" in str(raised.value)
     assert [file.name for file in tmp_path.iterdir()] == ["big one.mp4"]
