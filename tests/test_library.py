@@ -52,9 +52,7 @@ def test_one_video_needs_no_id() -> None:
 @pytest.mark.parametrize("name", ["detection", "scores", "segments"])
 def test_several_videos_are_named_when_one_is_asked_for(name: str) -> None:
     several = result("a", "b")
-    with pytest.raises(
-        mstemba.UsageError, match=r"has 2 videos \('a', 'b'\), not one: take each"
-    ):
+    with pytest.raises(mstemba.UsageError, match=r"has 2 videos \('a', 'b'\), not one: take each"):
         getattr(several, name)
     assert [d.id for d in several] == ["a", "b"]
     many = result(*map(str, range(7)), failed={"x": "torn"})

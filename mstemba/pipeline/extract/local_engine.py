@@ -38,13 +38,14 @@ class LocalEngine:
         options: RunOptions,
         on_event: EventHandler,
         *,
-        videos: int,
+        videos: int | None = None,
         cores: int | None = None,
     ) -> None:
         """Start loading the backbone, and the decoders.
 
         Args:
-            videos: how many videos there are: more decoders would only take cores from others.
+            videos: How many videos will be started, if that is known: more decoders would only
+                take cores from the others.
             cores: CPU cores that decoding may use; by default those of this process.
         """
         self._spec, self._backbone_spec = spec, backbone.spec
@@ -57,7 +58,7 @@ class LocalEngine:
         self._events: deque[tuple[str, EngineEvent]] = deque()
         count = options.workers or decoders(cores or devices.cores(), self._forward.gpus)
         self._decoders: DecodePool[str] = DecodePool(
-            max(1, min(count, videos)), options.decode_timeout
+            min(count, videos or count), options.decode_timeout
         )
 
     @property

@@ -253,7 +253,6 @@ class ExtractionActor:
             self._backbone,
             self._options,
             ignore_events,
-            videos=1_000_000,
             cores=self._cores,
         )
         return place, self._engine.room
