@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Iterable
 from dataclasses import replace
 from typing import Any, Generic, TypeVar, cast
 
@@ -31,6 +30,8 @@ K = TypeVar("K")
 _QUEUED = 1
 # Batches of one decoder that wait for the backbone: enough to ride out a slow keyframe.
 _AHEAD = 3
+# Bytes: as much as Linux gives anybody. With its usual 64 KiB, reading costs half as much again.
+_PIPE_SIZE = 1 << 20
 # Seconds that a new process may take to import what it needs, even if the timeout is shorter.
 _START = 60.0
 
@@ -126,7 +127,7 @@ class DecodePool(Generic[K]):
 
 
 class _Closed(Exception):
-    """Nobody wants any more events."""
+    """The pool is closed: nobody takes any more events."""
 
 
 class _Worker(threading.Thread):
@@ -153,9 +154,9 @@ class _Worker(threading.Thread):
                 key, request = job
                 self._put(key, self._decode(key, request))
         except _Closed:
-            pass
+            return
         except BaseException as error:
-            self._put(None, error)
+            self._events.put((self, None, error))
         finally:
             if self.process:
                 self.process.end()
@@ -167,7 +168,11 @@ class _Worker(threading.Thread):
         self.room.release()
         self._requests.put(None)
 
-    def _put(self, key: Any, event: Any) -> None:
+    def _put(self, key: Any, event: DecodeEvent) -> None:
+        if isinstance(event, Frames):
+            self.room.acquire()
+        if self._closed.is_set():
+            raise _Closed
         self._events.put((self, key, event))
 
     def _decode(self, key: Any, request: DecodeRequest) -> DecodeReport | DecodeError:
@@ -196,7 +201,7 @@ class _Worker(threading.Thread):
         decoder = "" if request.decoder == "auto" else request.decoder
         process = self.process = self.process or _DecoderProcess(self._timeout)
         try:
-            if self._closed.is_set():  # too late for `stop` to kill the process
+            if self._closed.is_set():  # `stop` may not have seen the process
                 raise _Closed
             process.send(request)
             while True:
@@ -205,14 +210,8 @@ class _Worker(threading.Thread):
                     return event
                 if isinstance(event, (Opened, Restart)):
                     decoder = event.decoder
-                elif isinstance(event, Frames):
-                    self.room.acquire()
-                    if self._closed.is_set():
-                        raise _Closed
                 self._put(key, event)
         except (EOFError, OSError, pickle.UnpicklingError):
-            if self._closed.is_set():
-                raise _Closed from None
             self.process = None
             raise _ProcessLost(process.end(), process.hung, decoder) from None
 
@@ -254,6 +253,11 @@ class _DecoderProcess:
         assert self._process.stdin
         assert self._process.stdout
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        if sys.platform == "linux":
+            import fcntl
+
+            with contextlib.suppress(OSError):  # this user's share of pipe memory is used up
+                fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
         self._timeout = timeout
         self._limit = max(timeout, _START)
         self._clock = 0.0  # only `watch` writes it
@@ -279,7 +283,7 @@ class _DecoderProcess:
         return cast(DecodeEvent, event)
 
     def watch(self, seconds: float) -> None:
-        """Note that so much time has passed. Kills the process when it was silent for too long."""
+        """Note that time has passed, and kill a process that was silent for too long."""
         self._clock += seconds
         heard = self._heard
         if heard is not None and self._clock - heard >= self._limit:
@@ -290,7 +294,7 @@ class _DecoderProcess:
         self._process.kill()
 
     def end(self) -> str:
-        """Kill the process if it still runs. Returns how it ended."""
+        """Kill the process if it still runs, and return how it ended."""
         self.kill()
         code = self._process.wait()
         with contextlib.suppress(OSError):  # a request that it did not take
@@ -300,24 +304,3 @@ class _DecoderProcess:
             return f"the decoder sent nothing for {self._silence:.0f} s"
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return f"the decoder process ended: {how}"
-
-
-def decode_all(
-    requests: Iterable[tuple[K, DecodeRequest]], workers: int = 1, timeout: float = 120.0
-) -> Generator[tuple[K, DecodeEvent]]:
-    """Decode videos with a DecodePool. Yields (key, event)."""
-    videos = iter(requests)
-    unfinished = 0
-    with DecodePool[K](workers, timeout) as pool:
-        more = True
-        while True:
-            while more and unfinished < workers:
-                job = next(videos, None)
-                if more := job is not None:
-                    pool.submit(*job)
-                    unfinished += 1
-            if not unfinished:
-                return
-            key, event = pool.next_event()
-            unfinished -= isinstance(event, (DecodeReport, DecodeError))
-            yield key, event

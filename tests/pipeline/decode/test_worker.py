@@ -189,6 +189,9 @@ class Recorder(io.RawIOBase):
         self.written.write(data)
         return int(self._pipe.write(data))
 
+    def flush(self) -> None:
+        self._pipe.flush()
+
     def close(self) -> None:
         self._pipe.close()
 
@@ -209,7 +212,8 @@ def test_threads_are_shared_out_among_the_workers(
     monkeypatch.setattr(worker.subprocess, "Popen", recording)
     monkeypatch.setattr(worker, "cores", lambda: 8)
     asked = [DecodeRequest(clip, SIZE), DecodeRequest(clip, SIZE, threads=5)]
-    assert sum(is_end(event) for _, event in decode_all(asked, workers)) == 2
+    found = by_video(decode_all(asked, workers), 2)
+    assert all(isinstance(events[-1], DecodeReport) for events in found)
     sent: list[int] = []
     for recorder in recorders:
         recorder.written.seek(0)
