@@ -41,8 +41,9 @@ LAYERS: dict[str, set[str]] = {
 PIPELINE: list[set[str]] = [
     {"progress", "options", "devices"},
     {"caching"},
-    {"workspace", "recipes", "distributed", "catalog"},
+    {"workspace", "recipes", "distributed"},
     {"decode", "features", "checkpoint", "outputs"},
+    {"catalog"},
     {"extract", "dataset"},
     {"evaluate"},
     {"train", "detect"},

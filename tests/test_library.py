@@ -56,9 +56,9 @@ def test_several_videos_are_named_when_one_is_asked_for(name: str) -> None:
         getattr(several, name)
     assert [d.id for d in several] == ["a", "b"]
     many = result(*map(str, range(7)), failed={"x": "torn"})
-    with pytest.raises(mstemba.UsageError, match=r"of 8 videos \('0', .*'4' and 3 more\)"):
+    with pytest.raises(mstemba.UsageError, match=r"has 8 videos \('0', .*'4' and 3 more\)"):
         getattr(many, name)
-    with pytest.raises(mstemba.UsageError, match=r"of 0 videos \(none\)"):
+    with pytest.raises(mstemba.UsageError, match=r"has 0 videos \(none\)"):
         getattr(result(), name)
 
 

@@ -20,6 +20,7 @@ from mstemba.pipeline.detect.ground_truth import GroundTruth
 from mstemba.pipeline.detect.results import check_formats, make_detection, write_files
 from mstemba.pipeline.detect.scores_file import (
     SUFFIX,
+    SavedScores,
     ScoresFile,
     name_of,
     open_scores,
@@ -94,9 +95,7 @@ def export(
             continue
         # Scores of one name from several folders must not overwrite each other.
         name = catalog.stem(own, saved.fingerprint)
-        dense = replace(saved.scores, video=_where(saved.scores.video, saved.id, catalog))
-        video = catalog.listed(Path(dense.video))
-        detection = make_detection(dense, saved.id, saved.provenance, video, truth, options)
+        detection = _cut(saved, catalog, truth, options)
         target = (file.parent, own) if folder is None else (folder, name)
         try:
             result.files[name] = write_files(detection, *target, on_event)
@@ -113,11 +112,14 @@ def export(
     return result
 
 
-def _where(video: str, id: str, catalog: Catalog) -> str:
-    """Return the video's path: the manifest's if the scored file is gone and the manifest's not."""
-    listed = catalog.listed_path(id)
-    moved = listed is not None and listed.is_file() and not Path(video).is_file()
-    return str(listed) if moved else video
+def _cut(
+    saved: SavedScores, catalog: Catalog, truth: GroundTruth, options: ExportOptions
+) -> Detection:
+    scores, listed = saved.scores, catalog.listed_path(saved.id)
+    if listed is not None and listed.is_file() and not Path(scores.video).is_file():
+        scores = replace(scores, video=str(listed))  # the video has moved
+    video = catalog.listed(Path(scores.video))
+    return make_detection(scores, saved.id, saved.provenance, video, truth, options)
 
 
 def _scores_files(given: list[Path], workspace: Workspace | None, catalog: Catalog) -> list[Path]:

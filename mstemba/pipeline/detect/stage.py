@@ -136,8 +136,7 @@ def detect(
         run_options: Where and how fast features are extracted.
         workspace: By default the one of the current folder.
         checkpoint: Folder of a checkpoint or run; by default the workspace's last training.
-        labels: What to look for: a list, a text separated by commas, or a text file with one label
-            a line.
+        labels: What to look for: a list, a text separated by commas, or a file with one a line.
         zero_shot: How `labels` are looked for.
         output: Folder of the results; by default detections/ of the workspace, with `labels`
             detections/zero-shot/ there.
@@ -168,16 +167,25 @@ def detect(
         from mstemba.pipeline.detect.zero_shot import zero_shot_detector
 
         detector = zero_shot_detector(labels, zero_shot, weights, stores, run_options, fingerprints)
+    catalog = Catalog(files, workspace_manifest(workspace), fingerprints)
+    scorer = _Scorer(detector, catalog, stores, run_options, on_event)
+    return _detect(catalog, scorer, options, folder, on_event)
 
+
+def _detect(
+    catalog: Catalog,
+    scorer: _Scorer,
+    options: ExportOptions,
+    folder: Path,
+    on_event: EventHandler,
+) -> DetectResult:
     begin = time.perf_counter()
     result = DetectResult(folder)
-    catalog = Catalog(files, workspace_manifest(workspace), fingerprints)
-    jobs = _make_jobs(catalog, detector, options, result)
+    jobs = _make_jobs(catalog, scorer.detector, options, result)
     _report_replaced(jobs, folder, on_event)
-    scorer = _Scorer(detector, catalog, stores, run_options, on_event)
     scorer.prepare([job.video for job in jobs if not job.is_scored])
-    _write_results(jobs, scorer, catalog, options, result, on_event)
-    fingerprints.save()
+    _write_results(jobs, scorer, GroundTruth(catalog.manifest), options, result, on_event)
+    catalog.fingerprints.save()
     result.seconds = time.perf_counter() - begin
     return result
 
@@ -305,9 +313,9 @@ class _Scorer:
         run_options: RunOptions,
         on_event: EventHandler,
     ) -> None:
-        self._detector, self._catalog, self._stores = detector, catalog, stores
+        self.detector, self.provenance = detector, detector.provenance()
+        self._catalog, self._stores = catalog, stores
         self._run_options, self._on_event = run_options, on_event
-        self.provenance = detector.provenance()
         self._loaded: tuple[Score, registry.ResolvedBackbone, FeatureStore] | None = None
         self._entries: dict[str, str] = {}
         """Names of entries in the store, by video id."""
@@ -348,7 +356,7 @@ class _Scorer:
         return Scores(
             probabilities=score(features),
             grid=features.grid,
-            classes=self._detector.classes,
+            classes=self.detector.classes,
             video=str(video.path),
             duration=features.duration,
             fps=features.fps,
@@ -356,9 +364,9 @@ class _Scorer:
 
     def _load(self) -> tuple[Score, registry.ResolvedBackbone, FeatureStore]:
         if self._loaded is None:
-            spec = self._detector.spec
-            score = self._detector.load(pick_device(self._run_options.device), self._on_event)
-            backbone = self._detector.backbone(self._catalog.fingerprints)
+            spec = self.detector.spec
+            score = self.detector.load(pick_device(self._run_options.device), self._on_event)
+            backbone = self.detector.backbone(self._catalog.fingerprints)
             store = FeatureStore.prepare(self._stores / store_name(spec), spec, backbone.file)
             self._loaded = score, backbone, store
         return self._loaded
@@ -367,13 +375,12 @@ class _Scorer:
 def _write_results(
     jobs: Sequence[_Job],
     scorer: _Scorer,
-    catalog: Catalog,
+    truth: GroundTruth,
     options: ExportOptions,
     result: DetectResult,
     on_event: EventHandler,
 ) -> None:
     """Score, cut and write one video after the other."""
-    truth = GroundTruth(catalog.manifest)
     progress = ProgressReporter("detect", len(jobs), "videos", on_event)
     for number, job in enumerate(jobs):
         video = job.video

@@ -182,7 +182,7 @@ def test_a_decode_timeout_reaches_the_decoder(loaded: list[str], tmp_path: Path)
         video, tmp_path / "out", ["red"], run_options=RunOptions(device="cpu", decode_timeout=1e-3)
     )
     assert list(result.failed) == ["v"]
-    assert "the decoder gave nothing for 0 s" in result.failed["v"]
+    assert "the decoder sent nothing for 0 s" in result.failed["v"]
 
 
 def test_engine_and_address_reach_the_extraction(loaded: list[str], tmp_path: Path) -> None:
