@@ -101,7 +101,7 @@ def _make_array(content: Any, dtype: _DType, shape: Any, order: Any) -> NDArray[
     if not isinstance(data, (bytes, bytearray)):  # for None, numpy would allocate memory
         raise ValueError(f"an array of a {type(content).__name__}, expected its bytes")
     array: NDArray[Any] = np.ndarray(shape, dtype.dtype, data, order=order)
-    if array.nbytes != len(data):
+    if array.nbytes != len(data) or array.shape != tuple(shape):
         raise ValueError(f"{len(data)} bytes for an array of shape {shape}")
     return array.astype(dtype.dtype.newbyteorder("="), copy=False)
 

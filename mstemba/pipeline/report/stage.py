@@ -26,7 +26,7 @@ from mstemba.pipeline.caching.files import (
 from mstemba.pipeline.caching.keys import file_sha256
 from mstemba.pipeline.checkpoint import CONFIG, DONE, Checkpoint, find_checkpoint
 from mstemba.pipeline.devices import pick_device
-from mstemba.pipeline.evaluate.inputs import InputLoader
+from mstemba.pipeline.evaluate.inputs import InputLoader, ScoredSubset
 from mstemba.pipeline.evaluate.metric_groups import ScoredVideo
 from mstemba.pipeline.evaluate.predictions import Predictions
 from mstemba.pipeline.evaluate.result import Evaluation
@@ -117,10 +117,7 @@ def report(
         "format": "mstemba-report",
         "version": 1,
         "evaluation": evaluation.as_dict(),
-        "actions": _count_actions(scored.videos, manifest.classes),
-        "precision_recall": _curves(scored.videos, evaluation),
-        "mistaken": class_confusions(scored.videos, manifest.classes, MAX_CONFUSIONS),
-        "videos": rank_videos(scored.videos, MAX_VIDEOS),
+        **_analyse(scored, evaluation),
         "training": training,
         "provenance": _provenance(model, manifest, export_options, options.device),
         "warnings": warnings,
@@ -162,10 +159,14 @@ def _run_folder(model: Checkpoint | Predictions) -> Path | None:
     return run if any((run / name).is_file() for name in (METRICS, DONE)) else None
 
 
-def _count_actions(videos: Sequence[ScoredVideo], classes: Sequence[str]) -> dict[str, int]:
-    """Count the labelled actions by class."""
-    counts = Counter(action.class_id for video in videos for action in video.actions)
-    return {name: counts[class_id] for class_id, name in enumerate(classes)}
+def _analyse(scored: ScoredSubset, evaluation: Evaluation) -> dict[str, Any]:
+    counts = Counter(action.class_id for video in scored.videos for action in video.actions)
+    return {
+        "actions": {name: counts[class_id] for class_id, name in enumerate(scored.classes)},
+        "precision_recall": _curves(scored.videos, evaluation),
+        "mistaken": class_confusions(scored.videos, scored.classes, MAX_CONFUSIONS),
+        "videos": rank_videos(scored.videos, MAX_VIDEOS),
+    }
 
 
 def _curves(
