@@ -101,12 +101,7 @@ def report(
     loader = InputLoader(options, workspace, keep_warnings)
     model, manifest = loader.model, loader.manifest
     # Refuse what cannot be done before the work begins.
-    if isinstance(model, Predictions) and model.scores is None:
-        raise UsageError(
-            f"{model.path}: predictions of segments, but a report requires dense scores, one row "
-            f"of probabilities per step. Pass those, or measure the segments with "
-            f"`mstemba evaluate --predictions`"
-        )
+    _check_dense(model)
     run = _run_folder(model)
     page, training = _page_path(as_local(output), run, options.subset), _read_training(run)
     listed = options.manifest or (workspace.manifest if workspace else None)
@@ -142,6 +137,15 @@ def page_of(
         checkpoint = as_local(options.checkpoint)
         run = _run_folder(find_checkpoint(checkpoint, find_workspace(workspace)))
     return _page_path(as_local(output), run, options.subset)
+
+
+def _check_dense(model: Checkpoint | Predictions) -> None:
+    if isinstance(model, Predictions) and model.scores is None:
+        raise UsageError(
+            f"{model.path}: predictions of segments, but a report requires dense scores, one row "
+            f"of probabilities per step. Pass those, or measure the segments with "
+            f"`mstemba evaluate --predictions`"
+        )
 
 
 def _page_path(output: Path | None, run: Path | None, subset: str) -> Path:

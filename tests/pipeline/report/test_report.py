@@ -483,7 +483,9 @@ def test_an_output_that_cannot_be_is_told_before_the_work(
     with pytest.raises(UsageError, match=r"file: this is a file, expected a folder for page\.html"):
         run(kitchen, tmp_path / "file" / "page.html", on_event=stop)
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
-    with pytest.raises(UsageError, match=r"another place for page\.html by --output"):
+    with pytest.raises(
+        UsageError, match=r"expected a folder for page\.html; name another one with --output"
+    ):
         run(kitchen, tmp_path / "new" / "page.html", on_event=stop)
 
 
