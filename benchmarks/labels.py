@@ -3,8 +3,7 @@
     python -m benchmarks.labels --annotations DIR
 
 DIR holds the field's charades.json. The rows are those of features with one row every 16 frames of
-24 a second. `arrays` is what the kernel takes, from arrays of all actions; `whole` also makes these
-arrays from the manifest's objects.
+24 a second.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import torch
 from benchmarks.common import readable, save, show
 from mstemba.data_manifests.annotations import read_annotations
 from mstemba.data_manifests.manifest import Video
-from mstemba.pipeline.dataset.labels import build_labels, paint_labels
+from mstemba.pipeline.dataset.labels import label_matrix
 from mstemba.pipeline.features.row_times import even_rows
 
 FPS, STRIDE, ROUNDS = 24, 16, 9
@@ -43,7 +42,7 @@ def loop(videos: list[Video], rows: list[int], classes: int) -> list[np.ndarray]
 
 
 def main() -> None:
-    """Time the three, and check that they agree."""
+    """Time both, and check that they agree."""
     parser = argparse.ArgumentParser(description="Time the building of labels.")
     parser.add_argument("--annotations", type=Path, required=True)
     args = parser.parse_args()
@@ -53,23 +52,20 @@ def main() -> None:
     rows = [max(1, int((v.duration or 0) * FPS / STRIDE)) for v in videos]
     grids = [even_rows(v.duration or 1.0, n) for v, n in zip(videos, rows, strict=True)]
     actions = [v.actions for v in videos]
-    arrays = (
-        np.array([a for video in actions for a in video], np.float64),
-        np.cumsum([0, *map(len, actions)]),
-        np.concatenate([grid.starts for grid in grids]),
-        np.array([grid.starts[-1] + grid.step for grid in grids]),
-        np.cumsum([0, *rows]),
-        classes,
-        "strict",
-    )
-    built = build_labels(actions, grids, classes, "strict")
+
+    def label_all() -> list[np.ndarray]:
+        pairs = zip(actions, grids, strict=True)
+        return [label_matrix(found, grid, classes) for found, grid in pairs]
+
+    built = label_all()
+    positives = sum(int(labels.sum()) for labels in built)
     different = sum(
-        int((built.matrix(i) != one).sum()) for i, one in enumerate(loop(videos, rows, classes))
+        int((ours != theirs).sum())
+        for ours, theirs in zip(built, loop(videos, rows, classes), strict=True)
     )
     timed: dict[str, Callable[[], Any]] = {
         "loop": lambda: loop(videos, rows, classes),
-        "arrays": lambda: paint_labels(*arrays),
-        "whole": lambda: build_labels(actions, grids, classes, "strict"),
+        "label_matrix": label_all,
     }
     taken: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(ROUNDS):  # side by side: what else the machine does hits them alike
@@ -87,7 +83,7 @@ def main() -> None:
         for name, found in seconds.items()
     }
     show(
-        f"{len(videos)} videos, {sum(rows):,} rows, {built.rows.sum():,} positive",
+        f"{len(videos)} videos, {sum(rows):,} rows, {positives:,} positive labels",
         ["", "fastest", "median", "x faster than the loop", "by medians"],
         [
             [

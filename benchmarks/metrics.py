@@ -23,9 +23,17 @@ import torch
 
 from benchmarks.common import readable, save, show, times
 from mstemba.data_manifests.manifest import Action
-from mstemba.pipeline.evaluate import metrics as m
-from mstemba.pipeline.evaluate.evaluation import BINS, FAMILIES, NEAR, DenseMeasures, LabelledVideo
+from mstemba.pipeline.dataset.labels import label_matrix
+from mstemba.pipeline.evaluate import frame_metrics, segment_metrics
+from mstemba.pipeline.evaluate.metric_groups import (
+    BOUNDARY_ROWS,
+    METRIC_GROUPS,
+    DenseRows,
+    ScoredVideo,
+    measure_dense,
+)
 from mstemba.pipeline.evaluate.proposals import propose
+from mstemba.pipeline.evaluate.segment_metrics import SegmentArray
 from mstemba.pipeline.features.row_times import even_rows
 
 CPU = torch.device("cpu")
@@ -35,12 +43,12 @@ LIMIT = 3.0
 """Seconds that all per-frame measures together may take."""
 
 
-def make(rows: int, classes: int, videos: int) -> tuple[list[LabelledVideo], np.ndarray]:
-    """Videos of one row a second with random actions, and scores (N, C) for them."""
+def make(rows: int, classes: int, videos: int) -> list[ScoredVideo]:
+    """Make videos of one row a second with random actions, and scores for them."""
     rng = np.random.default_rng(0)
     lengths = np.full(videos, rows // videos)
     lengths[: rows % videos] += 1
-    made, tables = [], []
+    made = []
     for number, length in enumerate(lengths):
         durations = rng.exponential(17.0, int(DENSITY * length / 17.0)) + 1
         begins = rng.random(len(durations)) * length
@@ -52,58 +60,59 @@ def make(rows: int, classes: int, videos: int) -> tuple[list[LabelledVideo], np.
         scores = rng.normal(-3, 1, (length, classes))
         for action in actions:
             scores[int(action.start) + 1 : int(action.end) + 1, action.class_id] += 3
-        tables.append((1 / (1 + np.exp(-scores))).astype(np.float32))
+        probabilities = (1 / (1 + np.exp(-scores))).astype(np.float32)
         grid = even_rows(float(length), int(length))
-        made.append(LabelledVideo(str(number), actions, float(length), grid))
-    return made, np.concatenate(tables)
+        labels = label_matrix(actions, grid, classes)
+        video = ScoredVideo(str(number), actions, float(length), grid, labels, probabilities)
+        made.append(video)
+    return made
 
 
-def per_frame(
-    videos: list[LabelledVideo], labels: np.ndarray, scores: np.ndarray
-) -> dict[str, Callable[[], Any]]:
+def per_frame(rows: DenseRows) -> dict[str, Callable[[], Any]]:
     """The measures of rows, by name, in the order in which `evaluate` takes them."""
-    grids = [video.grid for video in videos if video.grid]
-    lengths = [grid.count for grid in grids]
+    labels, scores, lengths = rows.labels, rows.scores, rows.lengths
     begins = np.cumsum(lengths) - lengths
-    ranks = m.ranked(scores)
-    near = m.near_boundary(labels, lengths, NEAR)
+    ranks = frame_metrics.rank_scores(scores)
+    near = frame_metrics.near_boundary(labels, lengths, BOUNDARY_ROWS)
     bins = [labels & (np.random.default_rng(b).random(labels.shape) < 1 / 3) for b in range(3)]
 
     def charades() -> None:
         points = [
-            m.charades_points(scores[begin:][: grid.count], grid, video.actions, video.duration)
-            for begin, grid, video in zip(begins, grids, videos, strict=True)
+            frame_metrics.charades_points(video.scores, video.grid, video.actions, video.duration)
+            for video in rows.videos
         ]
-        m.average_precision(*map(np.concatenate, zip(*points, strict=True)))
+        frame_metrics.average_precision(*map(np.concatenate, zip(*points, strict=True)))
 
     def legacy() -> None:
-        chosen = [begin + m.legacy_points(n) for begin, n in zip(begins, lengths, strict=True)]
-        rows = np.concatenate(chosen)
-        m.average_precision(ranks[rows], labels[rows])
+        chosen = [
+            begin + frame_metrics.legacy_points(n) for begin, n in zip(begins, lengths, strict=True)
+        ]
+        points = np.concatenate(chosen)
+        frame_metrics.average_precision(ranks[points], labels[points])
 
     def by_duration() -> None:
         for of_bin in bins:
-            m.average_precision(ranks, of_bin, of_bin | ~labels)
+            frame_metrics.average_precision(ranks, of_bin, of_bin | ~labels)
 
     def by_boundary() -> None:
-        m.near_boundary(labels, lengths, NEAR)
-        m.average_precision(ranks, labels, near)
-        m.average_precision(ranks, labels, ~near)
+        frame_metrics.near_boundary(labels, lengths, BOUNDARY_ROWS)
+        frame_metrics.average_precision(ranks, labels, near)
+        frame_metrics.average_precision(ranks, labels, ~near)
 
     return {
-        "rank the scores, once": partial(m.ranked, scores),
-        "AP, mAP": partial(m.average_precision, ranks, labels),
+        "rank the scores, once": partial(frame_metrics.rank_scores, scores),
+        "AP, mAP": partial(frame_metrics.average_precision, ranks, labels),
         "Charades, 25 points a video": charades,
         "legacy sampling": legacy,
         "action-conditional, tau 0, 20, 40": partial(
-            m.action_conditional, scores, labels, lengths, ranks=ranks
+            frame_metrics.action_conditional, scores, labels, lengths, ranks=ranks
         ),
-        f"AP by duration ({', '.join(BINS)})": by_duration,
+        f"AP by duration ({', '.join(segment_metrics.BINS)})": by_duration,
         "AP near boundaries and beyond": by_boundary,
     }
 
 
-def segments(count: int, like: m.SegmentArray | None, seed: int = 1) -> m.SegmentArray:
+def segments(count: int, like: SegmentArray | None, seed: int = 1) -> SegmentArray:
     """Random actions, or detections around such."""
     rng = np.random.default_rng(seed)
     if like is None:
@@ -114,22 +123,26 @@ def segments(count: int, like: m.SegmentArray | None, seed: int = 1) -> m.Segmen
         video, class_id = of.video, of.class_id
         start = of.start + rng.normal(0, 4, count)
         duration = of.duration * np.exp(rng.normal(0, 0.5, count))
-    return m.SegmentArray(video, class_id, start, start + duration, rng.random(count))
+    return SegmentArray(video, class_id, start, start + duration, rng.random(count))
 
 
 def detection(actions: int, detections: int) -> dict[str, Callable[[], Any]]:
     truth = segments(actions, None)
     found = segments(detections, truth)
-    limits = m.duration_limits(truth.duration)
-    matches = m.match_detections(truth, found)
+    limits = segment_metrics.duration_limits(truth.duration)
+    matches = segment_metrics.match_detections(truth, found)
 
     def breakdown() -> None:
         for bin in range(3):
-            m.detection_average_precision_of(bin, limits, truth, found, matches, 51)
+            segment_metrics.detection_average_precision_of_bin(
+                bin, limits, truth, found, matches, 51
+            )
 
     return {
-        "match at nine tIoU": partial(m.match_detections, truth, found),
-        "detection AP": partial(m.detection_average_precision, truth, found, matches, 51),
+        "match at nine tIoU": partial(segment_metrics.match_detections, truth, found),
+        "detection AP": partial(
+            segment_metrics.detection_average_precision, truth, found, matches, 51
+        ),
         "detection AP by duration": breakdown,
     }
 
@@ -142,19 +155,14 @@ def main() -> None:
     parser.add_argument("--actions", type=int, default=40_000)
     parser.add_argument("--detections", type=int, default=400_000)
     options = parser.parse_args()
-    videos, scores = make(options.rows, options.classes, options.videos)
-    measures = DenseMeasures(videos, scores, options.classes)
-    labels = measures.labels
+    videos = make(options.rows, options.classes, options.videos)
+    dense = DenseRows(videos)
     groups = {
-        "per frame": per_frame(videos, labels, scores),
+        "per frame": per_frame(dense),
         "detection": detection(options.actions, options.detections),
         "evaluate": {
-            "segments from scores": partial(
-                propose, scores, [video.grid for video in videos if video.grid]
-            ),
-            "all that `evaluate` reports": lambda: DenseMeasures(
-                videos, scores, options.classes
-            ).measure(FAMILIES),
+            "segments from scores": partial(propose, dense.scores, dense.grids),
+            "all that `evaluate` reports": lambda: measure_dense(DenseRows(videos), METRIC_GROUPS),
         },
     }
     taken = {
@@ -180,7 +188,7 @@ def main() -> None:
     )
     content = {
         "options": vars(options),
-        "positives_per_row": float(labels.sum() / len(labels)),
+        "positives_per_row": float(dense.labels.sum() / len(dense.labels)),
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
         "seconds": taken,
         "per_frame_together": together,

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import Manifest, Video
-from mstemba.pipeline.dataset.labels import build_labels
+from mstemba.pipeline.dataset.labels import label_matrix
 from mstemba.pipeline.features.row_times import even_rows
 
 FloatMatrix = NDArray[np.float32]
@@ -49,10 +49,9 @@ def make_features(
     classes = len(manifest.classes)
     prototypes = _unit(np.random.default_rng([seed, 1]).normal(size=(classes, synthesis.width)))
     grids = [even_rows(v.duration or 1.0, rows_of(v, synthesis)) for v in videos]
-    labels = build_labels([v.actions for v in videos], grids, classes, "strict")
-    for number, video in enumerate(videos):
+    for number, (video, grid) in enumerate(zip(videos, grids, strict=True)):
         rng = np.random.default_rng([seed, 2, number])
-        active = labels.matrix(number).astype(np.float32)
+        active = label_matrix(video.actions, grid, classes).astype(np.float32)
         np.save(folder / f"{video.id}.npy", _features(active, prototypes, synthesis, rng))
     return sum(grid.count for grid in grids)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mstemba.pipeline.demo import DemoResult
     from mstemba.pipeline.detect.export import ExportResult
     from mstemba.pipeline.detect.stage import DetectResult
-    from mstemba.pipeline.evaluate.stage import Evaluation
+    from mstemba.pipeline.evaluate.result import Evaluation
     from mstemba.pipeline.extract.jobs import ExtractResult
     from mstemba.pipeline.features.import_npy import ImportResult
     from mstemba.pipeline.init import InitResult
@@ -216,14 +216,16 @@ class Console:
         )
 
     def evaluate(self, result: Evaluation) -> None:
+        from mstemba.pipeline.evaluate.summary import summary_rows
+
         self._stop_bar()
         dense = not math.isnan(result.map)
         measures = Table(box=None, pad_edge=False)
         measures.add_column("measure")
         measures.add_column("mAP %", justify="right")
         measures.add_column("")
-        for measure, value, also in result.summary():
-            measures.add_row(measure, value, also)
+        for row in summary_rows(result):
+            measures.add_row(*row)
         self._out.print(measures)
         self._out.print()
         table = Table(box=None, pad_edge=False)

@@ -23,7 +23,8 @@ from mstemba.data_manifests.manifest import Action, Manifest, Video, save_text
 from mstemba.pipeline.caching.files import write_atomically, write_text
 from mstemba.pipeline.decode.pyav import write_video
 from mstemba.pipeline.detect.stage import DetectResult, detect
-from mstemba.pipeline.evaluate.stage import Evaluation, evaluate
+from mstemba.pipeline.evaluate.result import Evaluation
+from mstemba.pipeline.evaluate.stage import evaluate
 from mstemba.pipeline.extract.jobs import ExtractResult
 from mstemba.pipeline.extract.stage import extract
 from mstemba.pipeline.init import init

@@ -1,1 +1,1 @@
-"""Features and manifest to labelled clips."""
+"""Labelled clips, made from features and a manifest."""

@@ -1,9 +1,10 @@
-"""Features and manifest to clips: features with the labels of their rows."""
+"""Combine features and manifest into clips: feature rows with their labels."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from mstemba.data_manifests.manifest import Action, Manifest, Video
 from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.caching.keys import Fingerprints
-from mstemba.pipeline.dataset.labels import Labels, build_labels
+from mstemba.pipeline.dataset.labels import count_missed, label_matrix
 from mstemba.pipeline.features.sources import FeatureSource
 from mstemba.records import TimeGrid
 
@@ -19,78 +20,74 @@ from mstemba.records import TimeGrid
 MEMORY = 8 << 30
 
 
+@dataclass(eq=False)
 class Clip:
-    """One video: its actions, its labels, and its features when they are asked for."""
+    """One video: its actions, the labels of its rows, and its features when they are asked for."""
 
-    def __init__(
-        self,
-        video: Video,
-        actions: Sequence[Action],
-        grid: TimeGrid,
-        labels: tuple[Labels, int],
-        source: FeatureSource,
-        keep: bool,
-    ) -> None:
-        self.video = video
-        self.actions = actions
-        """In the time unit of the grid."""
-        self.grid = grid
-        self._labels, self._number = labels
-        self._source, self._keep = source, keep
-        self._values: NDArray[np.float32] | None = None
+    video: Video
+    actions: Sequence[Action]
+    """In the time unit of the grid."""
+    grid: TimeGrid
+    labels: NDArray[np.bool_]
+    """(T, C)"""
+    missed: int
+    """Actions without a positive row."""
+    source: FeatureSource
+    keep_features: bool = True
+    """Whether features stay in memory once they are read."""
+    _features: NDArray[np.float32] | None = field(default=None, init=False, repr=False)
 
     @property
     def id(self) -> str:
         return self.video.id
 
     @property
-    def labels(self) -> NDArray[np.bool_]:
-        """(T, C), unpacked anew."""
-        return self._labels.matrix(self._number)
-
-    @property
-    def missed(self) -> int:
-        """Actions without a positive row."""
-        return self._labels.missed(self._number)
-
-    @property
     def features(self) -> NDArray[np.float32]:
         """(T, F) float32. Raises StoreError when they are damaged."""
-        if self._values is not None:
-            return self._values
-        values = self._source.values(self.id)
+        if self._features is not None:
+            return self._features
+        values = self.source.values(self.id)
         if len(values) != self.grid.count:
             raise StoreError(
-                f"{self._source.root}: {len(values)} rows of {self.id!r}, expected "
+                f"{self.source.root}: {len(values)} rows of {self.id!r}, expected "
                 f"{self.grid.count}; did it change just now?"
             )
-        if self._keep:
-            self._values = values
+        if self.keep_features:
+            self._features = values
         return values
 
 
 def load_clips(
     source: FeatureSource, manifest: Manifest, videos: Sequence[Video], rule: str = "strict"
 ) -> list[Clip]:
-    """The clips of these videos, labelled by one of `labels.RULES`.
+    """Return the clips of these videos, labelled by the rule `strict` or `overlap`.
 
-    Raises StoreError naming the first one without features. The features themselves are read
-    later, and kept if all of them fit into MEMORY.
+    The features themselves are read later, and stay in memory if all of them fit into MEMORY.
+
+    Raises:
+        StoreError: A video has no features; the message names the first one.
     """
-    lines = [source.timeline(video, manifest.time_unit) for video in videos]
-    classes = len(manifest.classes)
-    labels = build_labels([a for a, _ in lines], [grid for _, grid in lines], classes, rule)
-    keep = int(labels.offsets[-1]) * source.spec.width * np.dtype(np.float32).itemsize <= MEMORY
+    timelines = [source.timeline(video, manifest.time_unit) for video in videos]
+    row_bytes = source.spec.width * np.dtype(np.float32).itemsize
+    keep = sum(grid.count for _, grid in timelines) * row_bytes <= MEMORY
     return [
-        Clip(video, actions, grid, (labels, i), source, keep)
-        for i, (video, (actions, grid)) in enumerate(zip(videos, lines, strict=True))
+        Clip(
+            video,
+            actions,
+            grid,
+            label_matrix(actions, grid, len(manifest.classes), rule),
+            count_missed(actions, grid, rule),
+            source,
+            keep,
+        )
+        for video, (actions, grid) in zip(videos, timelines, strict=True)
     ]
 
 
 def with_features(
     source: FeatureSource, videos: Sequence[Video], fingerprints: Fingerprints
 ) -> tuple[list[Video], list[str]]:
-    """The videos whose features are there, and the ids of those whose are not.
+    """Return the videos that have features, and the ids of those that have none.
 
     Features of another file than the manifest's, or of its former content, do not count. A video
     whose file is gone keeps the features it has.
@@ -105,11 +102,14 @@ def with_features(
 def split_validation(
     manifest: Manifest, videos: Sequence[Video], fraction: float
 ) -> tuple[list[Video], list[Video]]:
-    """(training, validation) videos.
+    """Return the videos to train on and those to validate with.
 
-    The manifest's own validation subset if it has one; else `fraction` of the training videos, the
-    same ones on every machine because they are chosen by a hash of their ids. Fewer than two to
-    hold out or to keep leaves the validation empty. The test subset is never touched.
+    The validation videos are the manifest's own subset if it has one, otherwise `fraction` of the
+    training videos: the same ones on every machine, because a hash of their ids chooses them. With
+    fewer than two to hold out or to keep there are none. The test subset is never touched.
+
+    Raises:
+        UsageError: No video of the training subset has features.
     """
     training = [v for v in videos if v.subset == "training"]
     validation = [v for v in videos if v.subset == "validation"]

@@ -1,4 +1,4 @@
-"""Predictions from a file: dense scores, or segments, made by whatever program."""
+"""Read predictions from a file: dense scores, or segments, made by any program."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a file predicts, by video id: one of the two."""
+    """What a file predicts, by video id: scores or segments."""
 
     path: Path
     scores: dict[str, NDArray[np.float32]] | None = None
     """(T, C) probabilities."""
     segments: dict[str, list[Segment]] | None = None
-    """In seconds, or, unless `mstemba detect` wrote them, in another unit of the annotations."""
+    """In the time unit of the annotations; in seconds if `mstemba detect` wrote them."""
     in_seconds: bool = False
     """Whether it is known that the segments are in seconds."""
     warnings: tuple[str, ...] = ()
@@ -48,11 +48,16 @@ class Predictions:
 def read_predictions(
     path: Path, classes: Sequence[str], videos: Iterable[Video] = ()
 ) -> Predictions:
-    """The predictions in a file (or, of segments, in the JSON files of a folder).
+    """Read the predictions in a file, or the segments in the JSON files of a folder.
 
-    `videos` are those of the manifest: `mstemba detect` names a video by its path, not its id.
-    Raises UsageError: no such form, other classes, a shape that does not fit, NaN, no predictions,
-    two of one video.
+    Args:
+        path: A pickle, .npz or JSON file, or a folder that `mstemba detect` has written.
+        classes: The manifest's classes.
+        videos: The manifest's videos: `mstemba detect` names a video by its path, not its id.
+
+    Raises:
+        UsageError: The file has none of these forms, holds other classes, a shape that does not
+            fit, NaN or no predictions, or predicts a video twice.
     """
     if path.is_dir():
         return _read_folder(path, classes, VideoIndex(videos))
@@ -68,7 +73,7 @@ def read_predictions(
     if isinstance(data.get("results"), dict):
         return _segments(path, data["results"], classes)
     if isinstance(data.get("segments"), list):
-        listed = {_video_id(path, data, VideoIndex(videos)): _of_detect(data)}
+        listed = {_video_id(path, data, VideoIndex(videos)): _as_activitynet(data)}
         return replace(_segments(path, listed, classes), in_seconds=True)
     return _dense(path, data, classes, classes_first=False)
 
@@ -85,17 +90,17 @@ def _read_folder(folder: Path, classes: Sequence[str], index: VideoIndex) -> Pre
         id = _video_id(file, data, index)
         if id in files:
             raise UsageError(
-                f"{files[id]} and {file} are both of the video {id!r}: keep one of them, or name "
+                f"{files[id]} and {file} are both of the video {id!r}: keep one of them, or pass "
                 f"the manifest in which they are two videos"
             )
-        files[id], listed[id] = file, _of_detect(data)
+        files[id], listed[id] = file, _as_activitynet(data)
     if not listed:
         raise UsageError(f"{folder}: no JSON of `mstemba detect` in it; expected one, or {FORMS}")
     found = replace(_segments(folder, listed, classes), in_seconds=True)
     if not others:
         return found
     warning = (
-        f"{folder}: {len(others)} JSON files are not of `mstemba detect` and are left out, "
+        f"{folder}: {len(others)} JSON files are not of `mstemba detect` and are ignored, "
         f"for example {others[0].name}"
     )
     return replace(found, warnings=(*found.warnings, warning))
@@ -121,12 +126,12 @@ def _video_id(file: Path, data: Mapping[str, Any], index: VideoIndex) -> str:
     return path.stem
 
 
-def _of_detect(data: Mapping[str, Any]) -> list[Any]:
-    """The segments that `mstemba detect` writes for one video, in the form of ActivityNet's."""
+def _as_activitynet(data: Mapping[str, Any]) -> list[Any]:
+    """Return the segments that `mstemba detect` writes for one video in ActivityNet's form."""
     return [
         {**item, "segment": [item.get("start"), item.get("end")]}
         if isinstance(item, dict)
-        else item  # `_segments` says what is wrong with it
+        else item  # `_segment` refuses it
         for item in data["segments"]
     ]
 
@@ -142,7 +147,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, of which json.loads alone would keep the last of two entries of one name."""
+    """Make a JSON object; of two entries of one name json.loads alone would keep the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
@@ -159,7 +164,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 
 def _dense(path: Path, raw: Any, classes: Sequence[str], classes_first: bool) -> Predictions:
-    """(T, C) probabilities of what a file holds; `classes_first` decides where T = C."""
+    """Return (T, C) probabilities; `classes_first` decides which axis is which where T = C."""
     if not isinstance(raw, dict) or not raw:
         raise UsageError(f"{path}: found {_kind(raw)}, expected scores by video id")
     tables = {_id(id): _table(path, id, value) for id, value in raw.items()}
@@ -177,7 +182,7 @@ def _dense(path: Path, raw: Any, classes: Sequence[str], classes_first: bool) ->
     warnings = []
     if any(table.min() < 0 or table.max() > 1 for table in tables.values()):
         warnings.append(
-            f"{path}: scores beyond 0 to 1 are taken for logits: probabilities are their sigmoids"
+            f"{path}: scores outside 0 to 1 are treated as logits, and a sigmoid is applied"
         )
         tables = {id: 0.5 + 0.5 * np.tanh(table / 2) for id, table in tables.items()}
     scores = {id: table.astype(np.float32) for id, table in tables.items()}
@@ -194,9 +199,9 @@ def _kind(value: Any) -> str:
 
 
 def _table(path: Path, id: Any, value: Any) -> NDArray[np.floating]:
-    """A matrix of numbers of one video, on whichever axis its classes are."""
+    """Return the matrix of one video, with its classes on either axis."""
     if isinstance(value, tuple) and value:
-        value = value[0]  # (scores, frames a second), as the older releases of the field have it
+        value = value[0]  # (scores, frames per second), as in older releases of the field
     try:
         array = np.asarray(value)
     except ValueError:  # lists of different lengths
@@ -218,7 +223,7 @@ def _table(path: Path, id: Any, value: Any) -> NDArray[np.floating]:
 def _class_axis(
     path: Path, tables: Mapping[str, NDArray[Any]], classes: int, classes_first: bool
 ) -> int:
-    """The axis of the classes, the same in all tables."""
+    """Return the axis of the classes, which is the same in all tables."""
     preferred = (0, 1) if classes_first else (1, 0)
     for axis in preferred:
         if all(table.shape[axis] == classes for table in tables.values()):
@@ -238,7 +243,7 @@ def _class_axis(
 
 
 def _segments(path: Path, results: Mapping[str, Any], classes: Sequence[str]) -> Predictions:
-    """The segments in {id: [{"label", "segment": [start, end], "score"}]}."""
+    """Read the segments in {id: [{"label", "segment": [start, end], "score"}]}."""
     numbers = {name: number for number, name in enumerate(classes)}
     unknown: Counter[str] = Counter()
     without_length = 0
@@ -246,7 +251,7 @@ def _segments(path: Path, results: Mapping[str, Any], classes: Sequence[str]) ->
     for id, listed in results.items():
         if not isinstance(listed, list):
             raise UsageError(f"{path}: {id!r} holds {_kind(listed)}, expected a list of segments")
-        found = segments.setdefault(id, [])
+        kept = segments.setdefault(id, [])
         for number, item in enumerate(listed):
             label, start, end, score = _segment(f"{path}: segment {number} of {id!r}", item)
             if label not in numbers:
@@ -254,7 +259,7 @@ def _segments(path: Path, results: Mapping[str, Any], classes: Sequence[str]) ->
             elif end <= start:
                 without_length += 1
             else:
-                found.append(Segment(start, end, numbers[label], label, score))
+                kept.append(Segment(start, end, numbers[label], label, score))
     if unknown and not any(segments.values()):
         raise UsageError(
             f"{path}: none of its {len(unknown)} labels, for example {min(unknown)!r}, is a class "
@@ -264,10 +269,10 @@ def _segments(path: Path, results: Mapping[str, Any], classes: Sequence[str]) ->
     if unknown:
         warnings.append(
             f"{path}: {unknown.total()} segments of {len(unknown)} classes that the manifest does "
-            f"not have are left out, for example {min(unknown)!r}"
+            f"not have are ignored, for example {min(unknown)!r}"
         )
     if without_length:
-        warnings.append(f"{path}: {without_length} segments without length are left out")
+        warnings.append(f"{path}: {without_length} segments without length are ignored")
     return Predictions(path, segments=segments, warnings=tuple(warnings))
 
 

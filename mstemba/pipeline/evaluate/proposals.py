@@ -1,7 +1,7 @@
-"""Dense scores to ranked segments for detection mAP, which wants many and ranked ones.
+"""Turn dense scores into ranked segments for detection mAP, which needs many of them.
 
-`segments.find_segments` takes one threshold and is for people; here every class is cut at several,
-because no one threshold suits short and long, frequent and rare actions.
+`detect/segments.py` uses one threshold and makes segments for people; here every class is cut at
+several, because no single threshold suits short and long, frequent and rare actions.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.pipeline.evaluate.metrics import Index, Mask, SegmentArray, overlaps
+from mstemba.pipeline.evaluate.frame_metrics import Index, Mask
+from mstemba.pipeline.evaluate.segment_metrics import SegmentArray, overlaps
 from mstemba.records import TimeGrid
 
 THRESHOLDS = tuple(1 / (1 + np.exp(-np.linspace(-4, 4, 9))))
 """Even in log-odds: 1.8, 4.7, 12, 27, 50, 73, 88, 95 and 98 %."""
 MARGIN = 0.25
-"""Of a segment's rows, on either side: what its score is compared with."""
-MOST = 2000
-"""Segments kept of one video, the best by score."""
-SUPPRESS = 0.5
-"""Temporal IoU beyond which the better of two segments of a class displaces the other."""
+"""Share of a segment's rows, on either side, that its score is compared with."""
+MAX_SEGMENTS = 2000
+"""Segments kept per video, the best by score."""
+MAX_OVERLAP = 0.5
+"""Temporal IoU above which the better of two segments of a class suppresses the other."""
 
 
 def propose(
@@ -29,14 +30,19 @@ def propose(
     grids: Sequence[TimeGrid],
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> SegmentArray:
-    """Segments of all videos, best first, from probabilities (N, C) on their grids.
+    """Propose segments of all videos, best first.
 
-    At every threshold the longest runs of rows that reach it. A segment's score is its mean
-    probability less the mean over its margins (the outer-inner contrast of AutoLoc, Shou et al.,
-    ECCV 2018), so that of nested runs the one with the sharpest ends ranks first.
-    Of each video the MOST best go on to non-maximum suppression.
+    Segments are the longest runs of rows that reach a threshold. The score of one is its mean
+    probability minus the mean over its margins (the outer-inner contrast of AutoLoc, Shou et al.,
+    ECCV 2018), so that of nested runs the one with the sharpest ends ranks first. The best
+    MAX_SEGMENTS of each video enter non-maximum suppression.
+
+    Args:
+        scores: (N, C) probabilities, the rows of all videos one after another.
+        grids: When the rows of each video are.
+        thresholds: Probabilities.
     """
-    # Few of the very many runs at a low threshold are worth keeping until the others are known.
+    # Drop most of the very many runs at a low threshold before those at the next one are found.
     found = [runs[_best(runs)] for runs in _runs(scores, grids, thresholds)]
     arrays = zip(*(vars(runs).values() for runs in found), strict=True)
     every = SegmentArray(*map(np.concatenate, arrays))
@@ -46,7 +52,7 @@ def propose(
 def _runs(
     scores: NDArray[np.float32], grids: Sequence[TimeGrid], thresholds: Sequence[float]
 ) -> Iterator[SegmentArray]:
-    """The runs at each threshold."""
+    """Yield the runs at each threshold, with their scores."""
     lengths = np.array([grid.count for grid in grids])
     video = np.repeat(np.arange(len(grids)), lengths)
     begin = np.cumsum(lengths) - lengths
@@ -57,19 +63,22 @@ def _runs(
     total = np.zeros((len(columns), len(scores) + 1))
     np.cumsum(columns, axis=1, dtype=np.float64, out=total[:, 1:])
     for threshold in thresholds:
-        class_id, low, high = _runs_of(columns >= threshold, first)
-        rows, of = high - low, video[low]
+        class_id, low, high = _find_runs(columns >= threshold, first)
+        rows, run_video = high - low, video[low]
         inside = total[class_id, high] - total[class_id, low]
         margin = np.maximum(np.round(MARGIN * rows).astype(int), 1)
-        before = np.maximum(low - margin, begin[of])
-        after = np.minimum(high + margin, begin[of] + lengths[of])
+        before = np.maximum(low - margin, begin[run_video])
+        after = np.minimum(high + margin, begin[run_video] + lengths[run_video])
         outside = total[class_id, after] - total[class_id, before] - inside
         contrast = inside / rows - outside / np.maximum(after - before - rows, 1)
-        yield SegmentArray(of, class_id, starts[low], ends[high - 1], contrast)
+        yield SegmentArray(run_video, class_id, starts[low], ends[high - 1], contrast)
 
 
-def _runs_of(active: Mask, first: Mask) -> tuple[Index, Index, Index]:
-    """(class, first row, row after the last) of the runs in (C, N); none goes on over a `first`."""
+def _find_runs(active: Mask, first: Mask) -> tuple[Index, Index, Index]:
+    """Return (class, first row, row after the last) of each run in `active` (C, N).
+
+    first: (N,) marks the first row of each video, where a run ends.
+    """
     begins, ends = active.copy(), active.copy()
     begins[:, 1:] &= ~active[:, :-1] | first[1:]
     ends[:, :-1] &= ~active[:, 1:] | first[1:]
@@ -78,26 +87,26 @@ def _runs_of(active: Mask, first: Mask) -> tuple[Index, Index, Index]:
 
 
 def _best(found: SegmentArray) -> Mask:
-    """The MOST best of each video, and those that score the same as the last of them."""
+    """Mark the MAX_SEGMENTS best of each video, and those that score like the last of them."""
     if not len(found):
         return np.zeros(0, bool)
     key = 4.0 * found.video - found.score  # by video, best first: scores lie within -1 and 1
     ordered = np.sort(key)
     begin = np.searchsorted(ordered, 4.0 * np.arange(found.video.max() + 1) - 2.0)
-    last = np.minimum(begin + MOST, np.append(begin[1:], len(key))) - 1
+    last = np.minimum(begin + MAX_SEGMENTS, np.append(begin[1:], len(key))) - 1
     mask: Mask = key <= ordered[last][found.video]
     return mask
 
 
 def suppress(found: SegmentArray) -> SegmentArray:
-    """Greedy non-maximum suppression within a video and class; best first."""
+    """Apply greedy non-maximum suppression within each video and class; best first."""
     found = found[np.argsort(-found.score, kind="stable")]
     better, worse, tiou = overlaps(found, found)
-    close = (tiou > SUPPRESS) & (better < worse)
+    close = (tiou > MAX_OVERLAP) & (better < worse)
     better, worse = better[close], worse[close]
     kept = np.ones(len(found), bool)
     while len(better):
-        # Those that nothing better is close to stay, and displace all that they are close to.
+        # Segments without a better neighbour stay, and suppress all their neighbours.
         settled = np.ones(len(found), bool)
         settled[worse] = False
         kept[worse[settled[better]]] = False

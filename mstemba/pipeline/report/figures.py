@@ -1,4 +1,4 @@
-"""The report's figures as SVG paths and positions, which the page's template draws."""
+"""Turn the report's figures into SVG paths and positions, which the page's template draws."""
 
 from __future__ import annotations
 
@@ -11,34 +11,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import Action
-from mstemba.pipeline.evaluate.evaluation import LabelledVideo
+from mstemba.pipeline.evaluate.metric_groups import ScoredVideo
 from mstemba.records import Segment
 
 WIDTH, HEIGHT = 460, 300
-"""Of a chart with its axes, in units of its view box."""
+"""Size of a chart with its axes, in units of its view box."""
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 42
-LONG = 1000
-"""Of a timeline, in units of its view box."""
-MOST_CLASSES = 12
-MOST_COLUMNS = 240
+"""Margins of a chart around its lines."""
+TIMELINE_WIDTH = 1000
+"""Width of a timeline, in units of its view box."""
+MAX_CLASSES = 12
+"""Classes drawn in a timeline."""
+MAX_COLUMNS = 240
+"""Columns of shades in a timeline."""
 LEVELS = 8
+"""Shades of probability."""
 
 Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a chart: where a value lies, and which are written beside it."""
+    """One axis of a chart."""
 
     low: float
     high: float
     begin: float
-    """Where `low` lies, in units of the view box."""
+    """Position of `low`, in units of the view box."""
     end: float
+    """Position of `high`."""
     log: bool = False
 
-    def at(self, value: float) -> float:
-        """The position of a value, to a tenth of a unit."""
+    def position(self, value: float) -> float:
+        """Return the position of a value, to a tenth of a unit."""
         low, high, value = (
             (math.log(v) for v in (self.low, self.high, value))
             if self.log
@@ -49,16 +54,16 @@ class Axis:
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """(position, text)"""
+        """The (position, text) of values to write next to the axis."""
         from matplotlib.ticker import LogLocator, MaxNLocator
 
         values: list[float] = []
         if self.log:
             values = self._inside(LogLocator(subs=(1, 2, 5)).tick_values(self.low, self.high))
-        if len(values) < 2:  # less than a decade
+        if len(values) < 2:  # also for less than a decade
             even = MaxNLocator(5, steps=[1, 2, 5, 10])
             values = self._inside(even.tick_values(self.low, self.high))
-        return [(self.at(value), f"{value:.6g}") for value in values]
+        return [(self.position(value), f"{value:.6g}") for value in values]
 
     def _inside(self, values: Sequence[float]) -> list[float]:
         slack = 1e-9 * (abs(self.low) + abs(self.high))
@@ -77,7 +82,7 @@ class Chart:
     """(name, SVG path)"""
 
 
-def chart(
+def make_chart(
     lines: Mapping[str, Points],
     labels: tuple[str, str],
     x: tuple[float, float],
@@ -86,19 +91,24 @@ def chart(
     log: bool = False,
     steps: bool = False,
 ) -> Chart:
-    """A chart of named lines; x, y: limits; log: of y; steps: each y holds from the x before."""
-    across = Axis(*x, LEFT, WIDTH - RIGHT)
-    up = Axis(*y, HEIGHT - BOTTOM, TOP, log)
-    return Chart(
-        across,
-        up,
-        *labels,
-        [(name, _line(points, across, up, steps)) for name, points in lines.items()],
-    )
+    """Make a chart.
+
+    Args:
+        lines: Points by name.
+        labels: Of the axes.
+        x: Limits of the axis.
+        y: Limits of the axis.
+        log: Whether the y axis is logarithmic.
+        steps: Whether each y holds from the x before.
+    """
+    x_axis = Axis(*x, LEFT, WIDTH - RIGHT)
+    y_axis = Axis(*y, HEIGHT - BOTTOM, TOP, log)
+    paths = [(name, _line(points, x_axis, y_axis, steps)) for name, points in lines.items()]
+    return Chart(x_axis, y_axis, *labels, paths)
 
 
 def _line(points: Points, x: Axis, y: Axis, steps: bool) -> str:
-    placed = [(f"{x.at(a):g}", f"{y.at(b):g}") for a, b in points]
+    placed = [(f"{x.position(a):g}", f"{y.position(b):g}") for a, b in points]
     if not steps and len(placed) == 1:  # a line of one point is a dash
         return "M{} {}m-4 0h8".format(*placed[0])
     if not steps:
@@ -107,16 +117,16 @@ def _line(points: Points, x: Axis, y: Axis, steps: bool) -> str:
 
 
 def pr_chart(curves: Sequence[dict[str, Any]]) -> Chart:
-    """Precision over recall of classes, in percent; curves: as the report's data has them."""
+    """Draw precision over recall in percent; curves: as in the data of the report."""
     lines = {
         f"{number}": [(100 * r, 100 * p) for r, p in zip(c["recall"], c["precision"], strict=True)]
         for number, c in enumerate(curves, 1)
     }
-    return chart(lines, ("recall (%)", "precision (%)"), (0, 100), (0, 100), steps=True)
+    return make_chart(lines, ("recall (%)", "precision (%)"), (0, 100), (0, 100), steps=True)
 
 
 def training_charts(training: dict[str, Any] | None) -> list[tuple[str, Chart]]:
-    """(title, chart) of the loss and the mAP over the steps, of those that the run has."""
+    """Return (title, chart) of the loss and the mAP over the steps, where the run has them."""
     if training is None:
         return []
     steps = [step for points in training.values() for step, _ in points]
@@ -127,11 +137,11 @@ def training_charts(training: dict[str, Any] | None) -> list[tuple[str, Chart]]:
         low, high = min(values), max(values)
         if low == high:
             low, high = low / 2, high * 2
-        shape = chart({"loss": losses}, ("step", "loss"), limits, (low, high), log=True)
+        shape = make_chart({"loss": losses}, ("step", "loss"), limits, (low, high), log=True)
         found.append(("Training loss", shape))
     names = {"val_map": "validation videos", "train_map": "training videos"}
     if maps := {names[key]: training[key] for key in names if training[key]}:
-        shape = chart(maps, ("step", "per-frame mAP (%)"), limits, (0, 100))
+        shape = make_chart(maps, ("step", "per-frame mAP (%)"), limits, (0, 100))
         found.append(("mAP of the averaged weights", shape))
     return found
 
@@ -158,22 +168,20 @@ class Timeline:
     """(percent of the width, text)"""
 
 
-def timeline(
-    video: LabelledVideo, scores: NDArray[np.float32], segments: Sequence[Segment], unit: str
-) -> Timeline:
-    """The timeline of a video; of very many classes those that last longest. scores: (T, C)."""
-    assert video.grid is not None
+def make_timeline(video: ScoredVideo, segments: Sequence[Segment], unit: str) -> Timeline:
+    """Make the timeline of a video; of very many classes it shows those that last longest."""
+    scores = video.scores
     end = max(video.duration, float(video.grid.ends[-1]))
     actions = [a for a in video.actions if a.end > 0 and a.start < end]
-    lasting: dict[int, float] = {}
+    lengths: dict[int, float] = {}
     spans: Sequence[Action | Segment] = [*segments, *actions]
     for span in spans:
-        lasting[span.class_id] = lasting.get(span.class_id, 0.0) + span.end - span.start
-    drawn = sorted(sorted(lasting, key=lambda c: (-lasting[c], c))[:MOST_CLASSES])
-    group = -(-len(scores) // MOST_COLUMNS)
+        lengths[span.class_id] = lengths.get(span.class_id, 0.0) + span.end - span.start
+    drawn = sorted(sorted(lengths, key=lambda c: (-lengths[c], c))[:MAX_CLASSES])
+    group = -(-len(scores) // MAX_COLUMNS)
     starts = video.grid.starts[::group]
-    edges = np.append(starts, video.grid.ends[-1]) * (LONG / end)
-    # The likeliest row of each column, so that no short peak is lost.
+    edges = np.append(starts, video.grid.ends[-1]) * (TIMELINE_WIDTH / end)
+    # Each column shows its likeliest row, so that no short peak is lost.
     columns = np.maximum.reduceat(scores, np.arange(0, len(scores), group), axis=0)
     return Timeline(
         [
@@ -185,13 +193,13 @@ def timeline(
             )
             for class_id in drawn
         ],
-        len(lasting) - len(drawn),
+        len(lengths) - len(drawn),
         _time_ticks(end, unit),
     )
 
 
 def _shades(column: NDArray[np.float32], edges: NDArray[np.float64]) -> list[tuple[int, str]]:
-    """One path for each level of probability; what rounds to 0 is not drawn."""
+    """Return a path for each level of probability; what rounds to 0 is not drawn."""
     levels = np.rint(np.clip(np.nan_to_num(column), 0, 1) * LEVELS).astype(int)
     begins = np.flatnonzero(np.diff(levels, prepend=-1))
     ends = np.append(begins[1:], len(levels))
@@ -204,8 +212,9 @@ def _shades(column: NDArray[np.float32], edges: NDArray[np.float64]) -> list[tup
 
 def _strokes(spans: Sequence[Action] | Sequence[Segment], end: float) -> str:
     cut = [(max(0.0, span.start), min(span.end, end)) for span in spans]
-    # What is shorter than a pixel is still seen.
-    return "".join(_stroke(LONG * a / end, max(LONG * b / end, LONG * a / end + 1)) for a, b in cut)
+    # Spans shorter than a pixel must still be visible.
+    placed = [(TIMELINE_WIDTH * a / end, TIMELINE_WIDTH * b / end) for a, b in cut]
+    return "".join(_stroke(a, max(b, a + 1)) for a, b in placed)
 
 
 def _stroke(begin: float, end: float) -> str:
@@ -217,7 +226,7 @@ def _time_ticks(end: float, unit: str) -> list[tuple[float, str]]:
     from matplotlib.ticker import MaxNLocator
 
     clock = unit == "seconds" and end >= 120
-    # Whole minutes, or handsome parts of one, where time is told by the clock.
+    # Whole minutes, or round parts of one, where times are written as minutes and seconds.
     scale, steps = (60.0, [1, 1.5, 2, 3, 5, 10]) if clock else (1.0, [1, 2, 5, 10])
     values = np.asarray(MaxNLocator(6, steps=steps).tick_values(0, end / scale)) * scale
     inside = [float(value) for value in values if 0 <= value <= 0.94 * end]
@@ -225,6 +234,6 @@ def _time_ticks(end: float, unit: str) -> list[tuple[float, str]]:
 
 
 def time_text(value: float, clock: bool) -> str:
-    """Minutes and seconds with `clock`, else the bare number."""
+    """Format minutes and seconds with `clock`, otherwise the bare number."""
     whole = round(value)
     return f"{whole // 60}:{whole % 60:02d}" if clock else f"{value:.6g}"

@@ -1,10 +1,9 @@
-"""The report's page: a template that escapes whatever it is given, its style and its one script."""
+"""Render the report's page: a template that escapes all it is given, a style and one script."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +13,17 @@ import jinja2
 from markupsafe import Markup
 
 from mstemba.pipeline.detect.segments import find_segments
-from mstemba.pipeline.evaluate.evaluation import BINS, Evaluation
-from mstemba.pipeline.evaluate.stage import Scored
+from mstemba.pipeline.evaluate.inputs import ScoredSubset
+from mstemba.pipeline.evaluate.result import Evaluation
+from mstemba.pipeline.evaluate.segment_metrics import BINS
+from mstemba.pipeline.evaluate.summary import summary_rows, two_decimals
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.report.figures import (
     LEVELS,
     Timeline,
+    make_timeline,
     pr_chart,
     time_text,
-    timeline,
     training_charts,
 )
 from mstemba.records import Scores
@@ -35,17 +36,16 @@ COLUMNS = {
     "detection_ap_0.5": "at tIoU 0.5",
     **{f"{name}_ap": name for name in BINS},
 }
-"""Headings of the classes' figures, by their name in `Evaluation.classes`."""
+"""Headings of the columns, by their name in `Evaluation.classes`."""
 
 
 def render(
     data: dict[str, Any],
-    scored: Scored,
+    scored: ScoredSubset,
     evaluation: Evaluation,
-    classes: tuple[str, ...],
     options: ExportOptions,
 ) -> str:
-    """The whole page, as HTML; `data` is what `mstemba.pipeline.report.stage` has collected."""
+    """Return the page as HTML; `data` is the content of the report, see docs/report.md."""
     script = (HERE / "sort.js").read_text(encoding="utf-8")
     sha = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     template = _environment().get_template("page.html")
@@ -56,25 +56,27 @@ def render(
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_sha=sha,
-        summary=evaluation.summary(),
+        summary=summary_rows(evaluation),
         columns=COLUMNS,
         levels=LEVELS,
         charts={which: pr_chart(data["precision_recall"][which]) for which in ("best", "worst")},
         training_charts=training_charts(data["training"]),
-        timelines=_timelines([*videos["best"], *videos["worst"]], scored, classes, options),
+        timelines=_timelines([*videos["best"], *videos["worst"]], scored, options),
         figures={row["id"]: row for row in videos["ranking"]},
     )
 
 
 def _timelines(
-    ids: Sequence[str], scored: Scored, classes: tuple[str, ...], options: ExportOptions
+    ids: Sequence[str], scored: ScoredSubset, options: ExportOptions
 ) -> dict[str, Timeline]:
     found = {}
-    for video, scores in zip(scored.videos, scored.scores, strict=True):
-        if video.id in ids and video.grid is not None:
-            whole = Scores(scores, video.grid, classes, video.id, video.duration, 0.0)
-            segments = find_segments(whole, options.threshold, options.low_threshold)
-            found[video.id] = timeline(video, scores, segments, scored.time_unit)
+    for video in scored.videos:
+        if video.id in ids:
+            scores = Scores(
+                video.scores, video.grid, scored.classes, video.id, video.duration, fps=0.0
+            )
+            segments = find_segments(scores, options.threshold, options.low_threshold)
+            found[video.id] = make_timeline(video, segments, scored.time_unit)
     return found
 
 
@@ -90,7 +92,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "name": _name,
         "plain": _plain,
-        "two": _two,
+        "two": two_decimals,
         "value": _value,
         "length": _length,
     }
@@ -98,21 +100,17 @@ def _environment() -> jinja2.Environment:
 
 
 def _name(text: str) -> Markup:
-    """A name as it is, apart from the text around it, which it then cannot turn to the left."""
+    """Isolate a name, so that right-to-left text in it does not turn the text around it."""
     return Markup('<bdi class="name">{}</bdi>').format(_plain(text))
 
 
 def _plain(text: str) -> str:
-    # HTML has no control characters but white space; half a character is no text in UTF-8.
+    # HTML has no control characters except white space, and UTF-8 has no lone surrogates.
     return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", lambda c: ascii(c[0])[1:-1], text)
 
 
-def _two(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.2f}"
-
-
 def _value(value: Any) -> str:
-    """A number, a text or a list of the provenance."""
+    """Format a number, a text or a list of the provenance."""
     if isinstance(value, list):
         return ", ".join(map(_value, value))
     if isinstance(value, float):
@@ -121,6 +119,6 @@ def _value(value: Any) -> str:
 
 
 def _length(value: float, unit: str) -> str:
-    """How long a video is."""
+    """Format the length of a video."""
     clock = unit == "seconds" and value >= 120
     return time_text(value, clock) + (" min" if clock else f" {unit}")

@@ -31,7 +31,7 @@ from mstemba.pipeline.caching.files import TEMPORARY
 from mstemba.pipeline.checkpoint import WEIGHTS, save_weights, score
 from mstemba.pipeline.dataset.clips import Clip
 from mstemba.pipeline.distributed import make_accelerator
-from mstemba.pipeline.evaluate.metrics import average_precision, mean_average_precision
+from mstemba.pipeline.evaluate.frame_metrics import average_precision, mean_average_precision
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
 from mstemba.pipeline.progress import Event, EventHandler, ProgressReporter
 from mstemba.pipeline.train import curves as plots

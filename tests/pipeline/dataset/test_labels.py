@@ -1,4 +1,4 @@
-"""Actions to labels of rows: both rules, and the packed form."""
+"""Labels of feature rows by both rules, against loops, and the actions that label no row."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mstemba.data_manifests.manifest import Action
-from mstemba.pipeline.dataset.labels import build_labels, label_matrix
+from mstemba.pipeline.dataset.labels import count_missed, label_matrix
 from mstemba.records import TimeGrid
 
 # Times on a coarse lattice, so that actions often begin and end exactly where a row starts.
 lattice = st.integers(-4, 44).map(lambda i: i / 4)
 actions = st.lists(st.builds(Action, st.integers(0, 9), lattice, lattice), max_size=6)
 steps = st.lists(st.integers(1, 5), min_size=1, max_size=30)
-CLASSES = 10  # more than a byte has bits
+CLASSES = 10
 
 
 def grid_of(steps: list[int]) -> TimeGrid:
@@ -54,25 +54,20 @@ def test_with_the_overlap_rule_every_row_that_an_action_touches_is_labelled(
     assert np.array_equal(label_matrix(actions, grid, CLASSES, "overlap"), naive)
 
 
-@given(videos=st.lists(st.tuples(actions, steps), min_size=1, max_size=4))
+@given(actions=actions, steps=steps)
 @pytest.mark.parametrize("rule", ["strict", "overlap"])
-def test_many_videos_at_once_are_labelled_as_each_alone(
-    rule: str, videos: list[tuple[list[Action], list[int]]]
+def test_labels_are_the_union_of_the_rows_of_each_action(
+    rule: str, actions: list[Action], steps: list[int]
 ) -> None:
-    grids = [grid_of(steps) for _, steps in videos]
-    labels = build_labels([found for found, _ in videos], grids, CLASSES, rule)
-    row = 0
-    for number, ((found, _), grid) in enumerate(zip(videos, grids, strict=True)):
-        alone = label_matrix(found, grid, CLASSES, rule)
-        assert np.array_equal(labels.matrix(number), alone)
-        assert np.array_equal(labels.matrices()[row : row + grid.count], alone)
-        row += grid.count
-        single = [label_matrix([action], grid, CLASSES, rule) for action in found]
-        assert labels.missed(number) == sum(not one.any() for one in single)
+    grid = grid_of(steps)
+    single = [label_matrix([action], grid, CLASSES, rule) for action in actions]
+    together = np.any([np.zeros((grid.count, CLASSES), bool), *single], axis=0)
+    assert np.array_equal(label_matrix(actions, grid, CLASSES, rule), together)
+    assert count_missed(actions, grid, rule) == sum(not one.any() for one in single)
 
 
 def test_actions_between_two_rows_are_counted() -> None:
     grid = TimeGrid.even(0.0, 1.0, 5)
     short = [Action(0, 1.2, 1.8), Action(1, 0.5, 1.5), Action(2, 7.0, 9.0)]
-    assert build_labels([short], [grid], 3, "strict").missed(0) == 2
-    assert build_labels([short], [grid], 3, "overlap").missed(0) == 1  # after the last row
+    assert count_missed(short, grid, "strict") == 2
+    assert count_missed(short, grid, "overlap") == 1  # after the last row

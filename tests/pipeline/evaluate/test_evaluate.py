@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,23 @@ import pytest
 from typer.testing import CliRunner
 
 from mstemba.cli import app
-from mstemba.data_manifests.manifest import load_manifest
 from mstemba.errors import CheckpointError, StoreError, UsageError
 from mstemba.model.architectures import build, make_config
 from mstemba.pipeline.checkpoint import score
-from mstemba.pipeline.evaluate.evaluation import FAMILIES
-from mstemba.pipeline.evaluate.metrics import average_precision, mean_average_precision
-from mstemba.pipeline.evaluate.stage import Stage
-from mstemba.pipeline.features.row_times import even_rows
-from mstemba.pipeline.progress import Event, ignore_events
-from tests.measuring import evaluate
+from mstemba.pipeline.evaluate.frame_metrics import average_precision, mean_average_precision
+from mstemba.pipeline.evaluate.metric_groups import METRIC_GROUPS
+from mstemba.pipeline.evaluate.result import Evaluation
+from mstemba.pipeline.evaluate.stage import evaluate
+from mstemba.pipeline.options import EvaluateOptions
+from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 
 CLASSES = ["walk", "sit", "eat"]
+
+
+def run(
+    metrics: Sequence[str] = METRIC_GROUPS, on_event: EventHandler = ignore_events, **options: Any
+) -> Evaluation:
+    return evaluate(EvaluateOptions(**options), metrics=metrics, on_event=on_event)
 
 
 def write_manifest(folder: Path, videos: dict[str, Any], unit: str = "seconds") -> Path:
@@ -87,7 +93,7 @@ def test_rows_are_spread_over_the_duration_and_labelled_as_the_field_does(
         labels.append(truth)
     truth = np.concatenate(labels)
     ap = average_precision(np.concatenate(scores), truth)
-    result = evaluate(predictions=path, manifest=write_manifest(tmp_path, VIDEOS, unit))
+    result = run(predictions=path, manifest=write_manifest(tmp_path, VIDEOS, unit))
     assert result.map == pytest.approx(mean_average_precision(ap, truth.sum(axis=0)))
     assert result.per_class == {
         "walk": pytest.approx(100 * ap[0]),
@@ -98,7 +104,7 @@ def test_rows_are_spread_over_the_duration_and_labelled_as_the_field_does(
     assert (result.videos, result.rows, result.missing) == (3, 74, ())
     assert (result.checkpoint, result.time_unit) == (str(path), unit)
     assert result.metrics["frame"]["map_all_classes"] == pytest.approx(100 * ap.mean())
-    assert tuple(result.metrics) == FAMILIES
+    assert tuple(result.metrics) == METRIC_GROUPS
 
 
 def test_the_families_are_the_golden_numbers(shared: Path, tmp_path: Path) -> None:
@@ -123,7 +129,7 @@ def test_the_families_are_the_golden_numbers(shared: Path, tmp_path: Path) -> No
     content = json.loads(path.read_text()) | {"classes": [f"class {c}" for c in range(9)]}
     path.write_text(json.dumps(content))
     (tmp_path / "p.pkl").write_bytes(pickle.dumps(tables))
-    found = evaluate(predictions=tmp_path / "p.pkl", manifest=path).metrics
+    found = run(predictions=tmp_path / "p.pkl", manifest=path).metrics
     assert found["frame"]["map"] == pytest.approx(expected["map_present_classes"], rel=1e-6)
     assert found["frame"]["map_all_classes"] == pytest.approx(expected["map_all_classes"], rel=1e-6)
     legacy = found["charades"]["legacy"]["map_all_classes"]
@@ -148,7 +154,7 @@ def perfect(folder: Path) -> Path:
 
 
 def test_perfect_scores_are_100_everywhere(manifest: Path, tmp_path: Path) -> None:
-    found = evaluate(predictions=perfect(tmp_path), manifest=manifest).metrics
+    found = run(predictions=perfect(tmp_path), manifest=manifest).metrics
     assert found["frame"]["map"] == 100
     assert found["conditional"]["0"]["recall"] == 100
     assert found["detection"]["map"]["0.5"] == 100
@@ -160,7 +166,7 @@ def test_perfect_scores_are_100_everywhere(manifest: Path, tmp_path: Path) -> No
 def test_actions_are_cut_to_their_video_and_what_is_left_out_is_counted(
     manifest: Path, tmp_path: Path
 ) -> None:
-    found = evaluate(predictions=perfect(tmp_path), manifest=manifest).metrics
+    found = run(predictions=perfect(tmp_path), manifest=manifest).metrics
     detection = found["detection"]
     assert (detection["actions"], detection["actions_without_length"]) == (4, 1)
     durations = found["breakdown"]["duration"]
@@ -171,15 +177,15 @@ def test_actions_are_cut_to_their_video_and_what_is_left_out_is_counted(
 
 
 def test_families_can_be_chosen(manifest: Path, tmp_path: Path) -> None:
-    found = evaluate(predictions=predictions(tmp_path), manifest=manifest, metrics=["charades"])
+    found = run(predictions=predictions(tmp_path), manifest=manifest, metrics=["charades"])
     assert list(found.metrics) == ["frame", "charades"]
     assert list(found.classes["walk"]) == ["ap", "charades_ap"]
 
 
-def heard(**arguments: Any) -> tuple[Any, list[str]]:
+def heard(**arguments: Any) -> tuple[Evaluation, list[str]]:
     """The result, and the warnings."""
     events: list[Event] = []
-    result = evaluate(**arguments, on_event=events.append)
+    result = run(**arguments, on_event=events.append)
     return result, [event.message for event in events if event.warning]
 
 
@@ -206,7 +212,7 @@ def test_logits_are_told_of(manifest: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"subset": ""}, ("subset '' has no video: of",)),
+        ({"subset": ""}, ("subset '' has no video: the manifest has 3 in 'testing'",)),
         ({"subset": "training"}, ("3 videos", "'a'", "'training'", "'t'")),
         ({"metrics": ["frame", "fast"]}, ("'fast'", "frame, charades")),
         ({"checkpoint": "runs"}, ("one of them",)),
@@ -217,26 +223,26 @@ def test_requests_that_cannot_be_met_are_refused(
     arguments: dict[str, Any], words: tuple[str, ...], manifest: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError) as refused:
-        evaluate(**{"predictions": predictions(tmp_path), "manifest": manifest, **arguments})
+        run(**{"predictions": predictions(tmp_path), "manifest": manifest, **arguments})
     assert all(word in str(refused.value) for word in words), refused.value
 
 
 def test_an_unknown_subset_is_told_which_there_are(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, {**VIDEOS, "n": video(5.0, subset="")})
     with pytest.raises(UsageError, match="3 in 'testing', 1 in 'training', 1 in none; name one"):
-        evaluate(predictions=predictions(tmp_path), manifest=manifest, subset="final")
+        run(predictions=predictions(tmp_path), manifest=manifest, subset="final")
 
 
 def test_a_video_without_duration_needs_features(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, {**VIDEOS, "b": video(None, (0, 1, 2))})
     with pytest.raises(UsageError, match=r"'b' no duration.*--features"):
-        evaluate(predictions=predictions(tmp_path), manifest=manifest)
+        run(predictions=predictions(tmp_path), manifest=manifest)
 
 
 def test_a_subset_without_an_action_has_nothing_to_measure(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, {"a": video(10.0)})
     with pytest.raises(UsageError, match="nothing to measure"):
-        evaluate(predictions=predictions(tmp_path), manifest=manifest)
+        run(predictions=predictions(tmp_path), manifest=manifest)
 
 
 def test_features_say_when_the_rows_are(manifest: Path, tmp_path: Path) -> None:
@@ -245,11 +251,11 @@ def test_features_say_when_the_rows_are(manifest: Path, tmp_path: Path) -> None:
     for id, rows in ROWS.items():
         np.save(folder / f"{id}.npy", np.zeros((rows, 4), np.float32))
     path = predictions(tmp_path)
-    with_them = evaluate(predictions=path, manifest=manifest, features=folder)
-    assert with_them.map == evaluate(predictions=path, manifest=manifest).map
+    with_them = run(predictions=path, manifest=manifest, features=folder)
+    assert with_them.map == run(predictions=path, manifest=manifest).map
     np.save(folder / "b.npy", np.zeros((49, 4), np.float32))
     with pytest.raises(UsageError, match=r"50 rows of 'b'.*49"):
-        evaluate(predictions=path, manifest=manifest, features=folder)
+        run(predictions=path, manifest=manifest, features=folder)
 
 
 def results(folder: Path, **found: list[tuple[str, float, float, float]]) -> Path:
@@ -284,7 +290,7 @@ def test_segments_of_another_time_unit_are_told(manifest: Path, tmp_path: Path) 
     frames = [("walk", 100.0 * k, 100.0 * k + 50, 0.5) for k in range(1, 4)]
     path = results(tmp_path, a=frames)
     with pytest.raises(UsageError, match="another time unit than seconds"):
-        evaluate(predictions=path, manifest=manifest)
+        run(predictions=path, manifest=manifest)
     path = results(tmp_path, a=[("walk", 1.0, 2.0, 0.9), ("walk", 2.0, 3.0, 0.9), *frames[:1]])
     assert "1 of 3 segments begin after" in heard(predictions=path, manifest=manifest)[1][-1]
 
@@ -293,8 +299,8 @@ def test_seconds_need_features_where_the_manifest_counts_frames(tmp_path: Path) 
     manifest = write_manifest(tmp_path, VIDEOS, "frames")
     content = {"video": "a.mp4", "segments": [{"label": "sit", "start": 3, "end": 9, "score": 1}]}
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(UsageError, match="give --features"):
-        evaluate(predictions=tmp_path / "a.json", manifest=manifest)
+    with pytest.raises(UsageError, match="Pass --features"):
+        run(predictions=tmp_path / "a.json", manifest=manifest)
 
 
 def test_videos_of_a_folder_of_detections_are_known_by_their_files(tmp_path: Path) -> None:
@@ -335,17 +341,6 @@ def test_the_command_prints_segments_too(manifest: Path, tmp_path: Path) -> None
     ran = CliRunner().invoke(app, ["evaluate", *map(str, options)])
     assert ran.exit_code == 0, ran.output
     assert ran.stdout.splitlines()[-1].startswith("detection mAP 16.67 % on testing (3 videos")
-
-
-def test_a_video_ends_with_its_last_scored_row(manifest: Path) -> None:
-    """As where released weights score the first rows only."""
-    stage = Stage(load_manifest(manifest), "testing", FAMILIES, ignore_events)
-    video = stage.manifest.videos["a"]
-    whole, cut = (stage._labelled(video, video.actions, even_rows(10, 20), n) for n in (20, 6))
-    assert whole.grid is not None
-    assert cut.grid is not None
-    assert (whole.duration, whole.grid.count) == (10.0, 20)
-    assert (cut.duration, cut.grid.count) == (3.0, 6)
 
 
 def test_scores_that_are_no_numbers_are_refused() -> None:

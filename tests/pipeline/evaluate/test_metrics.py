@@ -13,24 +13,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mstemba.data_manifests.manifest import Action
-from mstemba.pipeline.evaluate.metrics import (
+from mstemba.pipeline.evaluate.frame_metrics import (
     TAUS,
-    TIOU,
     Conditional,
-    SegmentArray,
     action_conditional,
     average_precision,
     charades_points,
-    detection_average_precision,
-    detection_average_precision_of,
-    duration_bin,
-    duration_limits,
     legacy_points,
-    match_detections,
     mean_average_precision,
     near_boundary,
+    rank_scores,
+)
+from mstemba.pipeline.evaluate.segment_metrics import (
+    TIOU,
+    SegmentArray,
+    detection_average_precision,
+    detection_average_precision_of_bin,
+    duration_bin,
+    duration_limits,
+    match_detections,
     overlaps,
-    ranked,
 )
 from mstemba.records import TimeGrid
 
@@ -116,8 +118,8 @@ def test_ranks_keep_the_stable_order_of_every_kind_of_number(
         scores[rng.random(scores.shape) < 0.2] *= -0.0
         scores[rng.random(scores.shape) < 0.1] = np.nan
         scores[rng.random(scores.shape) < 0.1] = np.inf
-    ranks = ranked(scores)
-    assert ranked(ranks) is ranks
+    ranks = rank_scores(scores)
+    assert rank_scores(ranks) is ranks
     expected = np.argsort(-scores, axis=0, kind="stable")
     assert np.array_equal(np.argsort(-ranks.astype(int), axis=0), expected)
     labels = rng.random(scores.shape) < 0.4
@@ -242,8 +244,7 @@ def test_the_legacy_sampling_sees_the_beginning_only(rows: int, expected: list[i
 
 def segments(*rows: tuple[int, int, float, float, float]) -> SegmentArray:
     """Of (video, class, start, end, score)."""
-    table = np.array(rows, np.float64).reshape(-1, 5)
-    return SegmentArray(table[:, 0].astype(int), table[:, 1].astype(int), *table[:, 2:].T)
+    return SegmentArray.from_rows(rows)
 
 
 def random_segments(seed: int, count: int, action: bool) -> SegmentArray:
@@ -330,7 +331,8 @@ def test_bins_of_durations_are_terciles_and_leave_the_others_detections_out() ->
     )
     matches = match_detections(truth, found, (0.5,))
     aps = [
-        detection_average_precision_of(b, limits, truth, found, matches, 1)[0, 0] for b in range(3)
+        detection_average_precision_of_bin(b, limits, truth, found, matches, 1)[0, 0]
+        for b in range(3)
     ]
     assert aps == [1.0, 0.0, 1.0]
     assert detection_average_precision(truth, found, matches, 1)[0, 0] == pytest.approx(

@@ -154,6 +154,14 @@ def test_what_a_users_program_may_well_have_pickled_is_read(tmp_path: Path) -> N
         (b"\x80\x02cbuiltins\nlist\n}X\x01\x00\x00\x00aK\x01sb.", "takes no state"),
         (b"\x80\x02ccollections\ndefaultdict\ncbuiltins\nbytearray\n\x85R.", "bytearray"),
         (pickle.dumps({(1, 2): ROWS}), "key of type tuple"),
+        # numpy.ndarray((1 << 40,)) would reserve memory, and its state could be anything
+        (b"\x80\x02cnumpy\nndarray\n\x8a\x06\x00\x00\x00\x00\x00\x01\x85\x85R.", "not callable"),
+        (b"\x80\x02cnumpy\nndarray\n)\x81.", "NEWOBJ"),
+        # attributes of what a name resolves to: a dict as state, and a pair for slots
+        (b"\x80\x02cnumpy.core.multiarray\nscalar\n}X\x01\x00\x00\x00aK\x01sb.", "takes no state"),
+        (b"\x80\x02ccollections\nOrderedDict\nN}X\x01\x00\x00\x00aK\x01s\x86b.", "takes no state"),
+        (b"\x80\x02cnumpy\ndtype\n.", "expected a value"),
+        (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n)R.", "expected a value"),
     ],
 )
 def test_names_are_no_more_than_names(content: bytes, named: str, tmp_path: Path) -> None:
@@ -194,6 +202,31 @@ def test_a_small_pickle_stays_small(content: bytes, said: str, tmp_path: Path) -
         assert tracemalloc.get_traced_memory()[1] < 10 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"),
+    [((5, 3), True), ((1 << 40,), False), ((-1,), False), ((5, 2), False), ((1 << 40, 0), False)],
+)
+def test_an_array_has_the_bytes_of_its_shape(
+    shape: tuple[int, ...], fits: bool, tmp_path: Path
+) -> None:
+    content = pickle.dumps(ROWS, 2)
+    own = b"K\x05K\x03\x86"  # its shape, as a pickle has it
+    assert content.count(own) == 1
+    other = pickle.dumps(shape, 2)[2:].split(b"q")[0]
+    (tmp_path / "p.pkl").write_bytes(content.replace(own, other))
+    if fits:
+        np.testing.assert_array_equal(read_pickle(tmp_path / "p.pkl"), ROWS)
+    else:
+        with pytest.raises(UsageError, match="not readable as a pickle: "):
+            read_pickle(tmp_path / "p.pkl")
+
+
+def test_an_array_whose_axes_were_moved_is_read_in_protocol_5(tmp_path: Path) -> None:
+    moved = np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2)
+    found = read_pickle(dump(tmp_path / "p.pkl", moved, 5))
+    np.testing.assert_array_equal(found, moved)
 
 
 def test_rows_may_be_the_same_list(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mstemba.pipeline.evaluate import proposals
-from mstemba.pipeline.evaluate.metrics import SegmentArray
-from mstemba.pipeline.evaluate.proposals import SUPPRESS, propose, suppress
+from mstemba.pipeline.evaluate.proposals import MAX_OVERLAP, propose, suppress
+from mstemba.pipeline.evaluate.segment_metrics import SegmentArray
 from mstemba.records import TimeGrid
 
 
@@ -69,7 +69,7 @@ def test_suppression_equals_the_plain_loop(seed: int, count: int) -> None:
             same = (found.video[i], found.class_id[i]) == (found.video[j], found.class_id[j])
             shared = min(found.end[i], found.end[j]) - max(found.start[i], found.start[j])
             union = found.duration[i] + found.duration[j] - shared
-            if same and shared / union > SUPPRESS:
+            if same and shared / union > MAX_OVERLAP:
                 break
         else:
             kept.append(int(i))
@@ -86,7 +86,7 @@ def test_the_level_with_the_sharpest_ends_wins() -> None:
 
 
 def test_only_the_best_of_each_video_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proposals, "MOST", 2)
+    monkeypatch.setattr(proposals, "MAX_SEGMENTS", 2)
     column = np.array([0.9, 0.0, 0.8, 0.0, 0.7, 0.0], np.float32)[:, None]
     grids = [TimeGrid.even(0.0, 1.0, 6)] * 2
     found = propose(np.concatenate([column, column]), grids, thresholds=(0.5,))

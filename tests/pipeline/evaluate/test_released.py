@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,14 +18,15 @@ from mstemba.model.config import ModelConfig
 from mstemba.model.mstemba import MSTemba
 from mstemba.pipeline.checkpoint import open_released, score
 from mstemba.pipeline.dataset.labels import label_matrix
-from mstemba.pipeline.evaluate.metrics import average_precision, mean_average_precision
+from mstemba.pipeline.evaluate.frame_metrics import average_precision, mean_average_precision
+from mstemba.pipeline.evaluate.inputs import InputLoader
+from mstemba.pipeline.evaluate.stage import evaluate
 from mstemba.pipeline.features.row_times import even_rows
 from mstemba.pipeline.features.sources import NpyFolder
-from mstemba.pipeline.options import TrainOptions, TrainRunOptions
-from mstemba.pipeline.progress import Event
+from mstemba.pipeline.options import EvaluateOptions, TrainOptions, TrainRunOptions
+from mstemba.pipeline.progress import Event, ignore_events
 from mstemba.pipeline.train.stage import train
 from mstemba.records import FeatureSpec
-from tests.measuring import evaluate
 
 WIDTH, LENGTH = 4, 256  # of a feature row; of a clip of Charades in the paper
 CLASSES = load_dataset("charades").classes
@@ -58,15 +60,14 @@ def folder(tmp_path: Path, model: MSTemba) -> Path:
     return tmp_path
 
 
+def options(folder: Path, **more: Any) -> EvaluateOptions:
+    names = {"manifest": "manifest.json", "features": "npy", "checkpoint": "best_model.pth"}
+    paths = {option: str(folder / name) for option, name in names.items()}
+    return EvaluateOptions(**{**paths, "device": "cpu", **more})
+
+
 def test_videos_are_padded_and_cut_as_in_the_released_code(folder: Path, model: MSTemba) -> None:
-    found = evaluate(
-        manifest=folder / "manifest.json",
-        features=folder / "npy",
-        checkpoint=folder / "best_model.pth",
-        released=True,
-        metrics=("frame",),
-        device="cpu",
-    )
+    found = evaluate(options(folder, released=True), metrics=("frame",))
     scores, labels = [], []
     for id, rows in ROWS.items():
         padded = torch.zeros(1, LENGTH, WIDTH)
@@ -116,42 +117,38 @@ def test_a_dataset_without_a_published_clip_length_is_refused(folder: Path) -> N
     text = (folder / "manifest.json").read_text().replace('"charades"', '"mine"')
     (folder / "manifest.json").write_text(text)
     with pytest.raises(UsageError, match="for the dataset 'mine'"):
-        evaluate(
-            manifest=folder / "manifest.json",
-            features=folder / "npy",
-            checkpoint=folder / "best_model.pth",
-            released=True,
-        )
+        evaluate(options(folder, released=True))
+
+
+def test_a_cut_video_ends_with_its_last_scored_row(folder: Path) -> None:
+    scored = InputLoader(options(folder, released=True), None, ignore_events).load_scores()
+    short, long = scored.videos
+    assert (short.id, short.duration, short.grid.count) == ("short", 10.0, 45)
+    assert (long.id, long.grid.count) == ("long", LENGTH)
+    assert long.duration == pytest.approx(10.0 * LENGTH / 301)
+    assert long.labels.shape == long.scores.shape == (LENGTH, len(CLASSES))
+    assert np.array_equal(long.labels, label_matrix(ACTIONS, long.grid, len(CLASSES)))
 
 
 def test_released_needs_a_checkpoint(folder: Path) -> None:
-    with pytest.raises(UsageError, match="which released weights"):
-        evaluate(manifest=folder / "manifest.json", features=folder / "npy", released=True)
+    with pytest.raises(UsageError, match="--released requires --checkpoint"):
+        evaluate(options(folder, released=True, checkpoint=None))
 
 
 def test_without_the_option_bare_weights_are_refused(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds weights alone; .*--released"):
-        evaluate(
-            manifest=folder / "manifest.json",
-            features=folder / "npy",
-            checkpoint=folder / "best_model.pth",
-        )
+        evaluate(options(folder))
 
 
 def test_training_and_evaluation_run_on_published_features_alone(folder: Path) -> None:
     videos = {id: replace(v, subset="training") for id, v in VIDEOS.items()}
     manifest = folder / "own.json"
     manifest.write_text(save_text(Manifest("own", CLASSES, "seconds", videos), folder))
-    options = TrainOptions(epochs=1, min_steps=2, width=0.05)
+    short = TrainOptions(epochs=1, min_steps=2, width=0.05)
     here = TrainRunOptions(trackers="none", device="cpu")
-    result = train(options, here, manifest=manifest, features=folder / "npy", output=folder / "run")
+    result = train(short, here, manifest=manifest, features=folder / "npy", output=folder / "run")
     said: list[Event] = []
-    found = evaluate(
-        manifest=folder / "manifest.json",
-        features=folder / "npy",
-        checkpoint=result.run,
-        on_event=said.append,
-    )
+    found = evaluate(options(folder, checkpoint=str(result.run)), on_event=said.append)
     warnings = [event.message for event in said if event.warning]
     assert len(warnings) == 1  # any other folder of that width would do as well
     assert f"only the width, {WIDTH}, could be compared" in warnings[0]

@@ -24,21 +24,24 @@ from mstemba.errors import CheckpointError, StoreError, UsageError
 from mstemba.model.architectures import build, make_config
 from mstemba.pipeline.caching.files import write_json
 from mstemba.pipeline.checkpoint import checkpoint_config, open_checkpoint, save_weights, score
-from mstemba.pipeline.evaluate.evaluation import LabelledVideo
+from mstemba.pipeline.dataset.labels import label_matrix
+from mstemba.pipeline.evaluate.metric_groups import ScoredVideo
+from mstemba.pipeline.evaluate.stage import evaluate
+from mstemba.pipeline.evaluate.summary import summary_rows
 from mstemba.pipeline.features.row_times import even_rows
-from mstemba.pipeline.options import TrainOptions, TrainRunOptions
+from mstemba.pipeline.options import EvaluateOptions, TrainOptions, TrainRunOptions
+from mstemba.pipeline.progress import ignore_events
 from mstemba.pipeline.report.figures import (
-    LONG,
-    MOST_CLASSES,
-    MOST_COLUMNS,
-    timeline,
+    MAX_CLASSES,
+    MAX_COLUMNS,
+    TIMELINE_WIDTH,
+    make_timeline,
     training_charts,
 )
-from mstemba.pipeline.report.stage import Report
+from mstemba.pipeline.report.stage import Report, report
 from mstemba.pipeline.train.stage import train
 from mstemba.pipeline.workspace import open_workspace
 from mstemba.records import FeatureSpec, Segment
-from tests.measuring import evaluate, report
 from tests.pipeline.outputs.page.conftest import need_browser, programs
 from tests.pipeline.report.test_error_analysis import loop_ap
 
@@ -114,16 +117,20 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_workspace(tmp_path_factory.mktemp("report") / "kitchen", VIDEOS)
 
 
-def run(folder: Path, output: Path | None = None, **more: Any) -> Report:
+def options(folder: Path, **more: Any) -> EvaluateOptions:
+    """To measure the checkpoint `net` of a workspace."""
+    paths = {"checkpoint": str(folder / "net"), "features": str(folder / "npy")}
+    return EvaluateOptions(**{**paths, "device": "cpu", **more})
+
+
+def run(folder: Path, output: Path | None = None, threshold: float = 0.5, **more: Any) -> Report:
+    on_event = more.pop("on_event", ignore_events)
     return report(
-        **{
-            "workspace": open_workspace(folder),
-            "checkpoint": folder / "net",
-            "features": folder / "npy",
-            "output": output or folder / "out" / "report.html",
-            "device": "cpu",
-            **more,
-        }
+        options(folder, **more),
+        workspace=open_workspace(folder),
+        output=output or folder / "out" / "report.html",
+        threshold=threshold,
+        on_event=on_event,
     )
 
 
@@ -179,12 +186,17 @@ class Page(HTMLParser):
 # The figures.
 
 
+def scored_video(actions: list[Action], duration: float, scores: np.ndarray) -> ScoredVideo:
+    grid = even_rows(duration, len(scores))
+    labels = label_matrix(actions, grid, scores.shape[1])
+    return ScoredVideo("v", actions, duration, grid, labels, scores)
+
+
 def test_a_timeline_is_where_things_are() -> None:
-    video = LabelledVideo(
-        "v", [Action(1, -5.0, 20.0), Action(0, 90.0, 300.0)], 100.0, even_rows(100, 4)
-    )
     scores = np.array([[0, 0.02], [0.5, 0.9], [0.5, 1.0], [1.0, 0.0]], np.float32)
-    found = timeline(video, scores, [Segment(25.0, 75.0, 1, "sit", 0.9)], "seconds")
+    actions = [Action(1, -5.0, 20.0), Action(0, 90.0, 300.0)]
+    video = scored_video(actions, 100.0, scores)
+    found = make_timeline(video, [Segment(25.0, 75.0, 1, "sit", 0.9)], "seconds")
     first, second = found.bands
     assert (first.labelled, first.detected) == ("M900 0H1000", "")
     assert (second.labelled, second.detected) == ("M0 0H200", "M250 0H750")
@@ -198,24 +210,24 @@ def test_a_timeline_keeps_short_peaks_and_says_what_it_leaves_out() -> None:
     scores = np.zeros((rows, classes), np.float32)
     scores[2501, 3] = 1.0
     actions = [Action(c, 0.0, 10.0 + c) for c in range(classes)]
-    video = LabelledVideo("v", actions, 5000.0, even_rows(5000.0, rows))
-    found = timeline(video, scores, [Segment(1.0, 4000.0, 3, "", 1.0)], "seconds")
+    video = scored_video(actions, 5000.0, scores)
+    found = make_timeline(video, [Segment(1.0, 4000.0, 3, "", 1.0)], "seconds")
     assert [band.class_id for band in found.bands] == [3, *range(9, 20)]
-    assert (len(found.bands), found.hidden) == (MOST_CLASSES, classes - MOST_CLASSES)
+    assert (len(found.bands), found.hidden) == (MAX_CLASSES, classes - MAX_CLASSES)
     ((level, path),) = found.bands[0].shades
     begin, end = (float(x) for x in path[1:].replace(" 0H", " ").split())
     assert level == 8
-    assert begin <= LONG * 2501 / rows < end
-    assert end - begin <= LONG / MOST_COLUMNS * 1.1
+    assert begin <= TIMELINE_WIDTH * 2501 / rows < end
+    assert end - begin <= TIMELINE_WIDTH / MAX_COLUMNS * 1.1
     assert found.ticks[:3] == [(0.0, "0:00"), (18.0, "15:00"), (36.0, "30:00")]
 
 
 def test_charts_show_a_single_point_and_a_loss_that_stays() -> None:
     training = {"loss": [(1.0, 2.0), (9.0, 2.0)], "val_map": [(9.0, 50.0)], "train_map": []}
     (_, loss), (_, maps) = training_charts(training)
-    assert loss.y.at(2.0) == (loss.y.begin + loss.y.end) / 2
+    assert loss.y.position(2.0) == (loss.y.begin + loss.y.end) / 2
     assert len(loss.y.ticks) >= 2
-    assert maps.lines == [("validation videos", f"M{maps.x.end} {maps.y.at(50):g}m-4 0h8")]
+    assert maps.lines == [("validation videos", f"M{maps.x.end} {maps.y.position(50):g}m-4 0h8")]
     assert training_charts({"loss": [], "val_map": [], "train_map": []}) == []
 
 
@@ -225,17 +237,12 @@ def test_charts_show_a_single_point_and_a_loss_that_stays() -> None:
 def test_the_numbers_are_those_of_evaluate(kitchen: Path, tmp_path: Path) -> None:
     result = run(kitchen, tmp_path / "new" / "page.html")
     page = Page(result.page)
-    same = evaluate(
-        workspace=open_workspace(kitchen),
-        checkpoint=kitchen / "net",
-        features=kitchen / "npy",
-        device="cpu",
-    )
+    same = evaluate(options(kitchen), workspace=open_workspace(kitchen))
     assert result.evaluation == same
     assert page.data == json.loads(json.dumps(result.data))
     assert page.data["evaluation"] == json.loads(json.dumps(same.as_dict()))
-    for measure, value, also in same.summary():
-        assert [measure, value, also] in page.rows
+    for row in summary_rows(same):
+        assert list(row) in page.rows
     shown = {row[0]: row[1:] for row in page.rows if row[0] in CLASSES and len(row) == 10}
     for name, figures in same.classes.items():
         ap, *others = ["-" if value is None else f"{value:.2f}" for value in figures.values()]
@@ -369,7 +376,7 @@ def a_run(folder: Path) -> Path:
 def test_a_run_brings_its_curves_and_gets_the_page(tmp_path: Path) -> None:
     folder = make_workspace(tmp_path / "w", VIDEOS)
     made = a_run(folder)
-    result = report(workspace=open_workspace(folder), features=folder / "npy", device="cpu")
+    result = report(options(folder, checkpoint=None), workspace=open_workspace(folder))
     assert result.page == made / "report-testing.html"
     page = Page(result.page)
     check_page(page)
@@ -387,9 +394,7 @@ def test_a_checkpoint_of_no_run_has_no_curves_and_its_page_is_here(
     kitchen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = report(
-        workspace=open_workspace(kitchen), checkpoint=kitchen / "net", features=kitchen / "npy"
-    )
+    result = report(options(kitchen, device="auto"), workspace=open_workspace(kitchen))
     assert result.page == Path("report-testing.html")
     assert result.data["training"] is None
     assert "no record of a training" in Page(result.page).text
@@ -412,7 +417,7 @@ def test_predictions_give_the_page_of_the_checkpoint_that_made_them(
     features = {file.stem: np.load(file) for file in (kitchen / "npy").glob("*.npy")}
     np.savez(tmp_path / "dense.npz", **{id: score(model, rows) for id, rows in features.items()})
     monkeypatch.chdir(tmp_path)
-    found = report(workspace=kitchen, predictions="dense.npz")
+    found = report(EvaluateOptions(predictions="dense.npz"), workspace=kitchen)
     assert found.page == Path("report-testing.html")
     page, other = Page(found.page), run(kitchen, tmp_path / "other.html")
     check_page(page)
@@ -424,7 +429,7 @@ def test_predictions_give_the_page_of_the_checkpoint_that_made_them(
     assert "checkpoint" not in page.data["provenance"]
     assert "Predictions in dense.npz" in page.text
     assert "1 without predictions" in page.text
-    assert "no record of a training (metrics.jsonl) with these predictions" in page.text
+    assert "no record of a training (metrics.jsonl) for these predictions" in page.text
 
 
 def test_released_weights_give_a_page(
@@ -437,10 +442,12 @@ def test_released_weights_give_a_page(
     write_json(tmp_path / "manifest.json", manifest)
     monkeypatch.chdir(a_run(make_workspace(tmp_path / "w", VIDEOS)))
     shutil.move(tmp_path / "authors.pth", "best.pth")  # it is not of the run it lies in
-    more = {"manifest": tmp_path / "manifest.json", "features": kitchen / "npy", "device": "cpu"}
-    found = report(checkpoint="best.pth", released=True, **more)
+    measured = options(
+        kitchen, checkpoint="best.pth", released=True, manifest=str(tmp_path / "manifest.json")
+    )
+    found = report(measured)
     assert found.page == Path("report-testing.html")
-    assert found.evaluation == evaluate(checkpoint="best.pth", released=True, **more)
+    assert found.evaluation == evaluate(measured)
     page = Page(found.page)
     check_page(page)
     assert page.data["training"] is None
@@ -451,8 +458,10 @@ def test_released_weights_give_a_page(
 def test_segments_alone_are_no_report(kitchen: Path, tmp_path: Path) -> None:
     found = [{"label": "walk", "segment": [2.5, 9.5], "score": 0.5}]
     (tmp_path / "found.json").write_text(json.dumps({"results": {"a": found}}))
-    with pytest.raises(UsageError, match=r"found\.json: predictions of segments, and a report is"):
-        report(workspace=kitchen, predictions=tmp_path / "found.json")
+    with pytest.raises(
+        UsageError, match=r"found\.json: predictions of segments, but a report requires"
+    ):
+        report(EvaluateOptions(predictions=str(tmp_path / "found.json")), workspace=kitchen)
 
 
 def test_the_package_offers_it() -> None:
@@ -475,7 +484,8 @@ def test_an_output_that_cannot_be_is_told_before_the_work(
         run(kitchen, tmp_path / "file" / "page.html", on_event=stop)
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(
-        UsageError, match=r"may not be written to, expected a folder for page\.html"
+        UsageError,
+        match=r"may not be written to, expected a folder for page\.html; name another one with --output",
     ):
         run(kitchen, tmp_path / "new" / "page.html", on_event=stop)
 
@@ -483,7 +493,7 @@ def test_an_output_that_cannot_be_is_told_before_the_work(
 @pytest.mark.parametrize(
     ("more", "error", "message"),
     [
-        ({"subset": "nonsense"}, UsageError, "subset 'nonsense' has no video: of the"),
+        ({"subset": "nonsense"}, UsageError, "subset 'nonsense' has no video: the manifest has"),
         ({"checkpoint": "nowhere"}, CheckpointError, "nowhere: no such checkpoint"),
         ({"checkpoint": None}, UsageError, "no training has finished"),
         ({"features": "nowhere"}, StoreError, "nowhere"),

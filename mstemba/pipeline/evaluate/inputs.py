@@ -1,0 +1,331 @@
+"""What is measured: the videos of a subset, with scores or segments and the labels of the manifest.
+
+The scores are those of a checkpoint, which is run here, or come from a file of predictions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mstemba.data_manifests.manifest import Action, Manifest, Video, load_manifest
+from mstemba.errors import CheckpointError, UsageError
+from mstemba.pipeline import recipes
+from mstemba.pipeline.caching.files import as_local, as_path
+from mstemba.pipeline.caching.keys import Fingerprints
+from mstemba.pipeline.checkpoint import Checkpoint, find_checkpoint, open_released, score
+from mstemba.pipeline.dataset.clips import load_clips, with_features
+from mstemba.pipeline.dataset.labels import label_matrix
+from mstemba.pipeline.devices import pick_device
+from mstemba.pipeline.evaluate.frame_metrics import Mask
+from mstemba.pipeline.evaluate.metric_groups import LabelledVideo, ScoredVideo
+from mstemba.pipeline.evaluate.predictions import Predictions, read_predictions
+from mstemba.pipeline.evaluate.segment_metrics import SegmentArray
+from mstemba.pipeline.features.row_times import even_rows
+from mstemba.pipeline.features.sources import FeatureSource, StoreFeatures, find_features
+from mstemba.pipeline.options import EvaluateOptions
+from mstemba.pipeline.progress import Event, EventHandler
+from mstemba.pipeline.workspace import Workspace
+from mstemba.records import TimeGrid
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is known of the videos to measure, apart from their scores or segments."""
+
+    subset: str
+    classes: tuple[str, ...]
+    origin: str
+    """The checkpoint's folder, or the file of predictions."""
+    missing: list[str]
+    """Ids of the subset's videos without features, or without predictions."""
+    time_unit: str
+    """Of all times below."""
+
+
+@dataclass(frozen=True)
+class ScoredSubset(Inputs):
+    """The videos of a subset with dense scores."""
+
+    videos: Sequence[ScoredVideo]
+
+
+@dataclass(frozen=True)
+class DetectedSubset(Inputs):
+    """The videos of a subset with predicted segments."""
+
+    videos: Sequence[LabelledVideo]
+    segments: SegmentArray
+    """`segments.video` is an index into `videos`."""
+
+
+class InputLoader:
+    """Loads what the options of `evaluate` or `report` name."""
+
+    def __init__(
+        self, options: EvaluateOptions, workspace: Workspace | None, on_event: EventHandler
+    ) -> None:
+        """Open the manifest, and the checkpoint or the predictions.
+
+        Raises:
+            UsageError: There is no manifest, or the predictions cannot be read.
+            CheckpointError: The checkpoint cannot be read.
+        """
+        self._options, self._workspace, self._on_event = options, workspace, on_event
+        self._features = as_path(options.features)
+        checkpoint = None
+        if options.predictions is None and not options.released:
+            # Before the manifest: without a workspace, its message says more.
+            checkpoint = find_checkpoint(as_local(options.checkpoint), workspace)
+        self.manifest = _find_manifest(options.manifest, workspace)
+        self.model: Checkpoint | Predictions = checkpoint or self._open()
+        """Where scores or segments come from."""
+
+    def _open(self) -> Checkpoint | Predictions:
+        options, manifest = self._options, self.manifest
+        if options.predictions is not None:
+            path = Path(str(as_local(options.predictions)))
+            return read_predictions(path, manifest.classes, manifest.videos.values())
+        spec = find_features(self._features, self._workspace).spec
+        rows = recipes.clip_length(manifest.dataset)
+        return open_released(Path(str(options.checkpoint)), manifest.classes, spec, rows)
+
+    def load(self) -> ScoredSubset | DetectedSubset:
+        """Return the videos of the subset with their scores, or their segments.
+
+        Raises:
+            UsageError: The subset is empty or has no features, or the predictions are not of its
+                videos.
+            CheckpointError: The checkpoint was made for other classes or other features.
+        """
+        if isinstance(self.model, Predictions) and self.model.scores is None:
+            return self._load_segments(self.model)
+        return self.load_scores()
+
+    def load_scores(self) -> ScoredSubset:
+        """Return the videos of the subset with their scores, as `load` does."""
+        if isinstance(self.model, Checkpoint):
+            return self._run_checkpoint(self.model)
+        return self._load_predictions(self.model)
+
+    def _run_checkpoint(self, checkpoint: Checkpoint) -> ScoredSubset:
+        """Run the checkpoint on every video of the subset that has features."""
+        if self.manifest.classes != checkpoint.classes:
+            raise CheckpointError(_class_difference(checkpoint, self.manifest.classes))
+        source = self._matching_features(checkpoint)
+        subset = self._subset_videos()
+        fingerprints = Fingerprints(self._workspace.fingerprints if self._workspace else None)
+        videos, missing = with_features(source, subset, fingerprints)
+        if not videos:
+            raise UsageError(
+                f"subset {self._options.subset!r} has no video with features: run `mstemba extract`"
+            )
+        self._warn_missing(missing, len(subset), "have no features and are left out")
+        clips = load_clips(source, self.manifest, videos)
+        if missed := sum(clip.missed for clip in clips):
+            self._warn(
+                f"{missed} of {sum(len(clip.actions) for clip in clips)} actions fall between two "
+                f"rows, or outside the video, and make no row positive"
+            )
+        network = checkpoint.load(pick_device(self._options.device), self._on_event)
+        scored = []
+        for number, clip in enumerate(clips, 1):
+            scores = score(network, clip.features, checkpoint.released_length)
+            scored.append(
+                self._scored_video(clip.video, clip.actions, clip.grid, clip.labels, scores)
+            )
+            self._on_event(Event("evaluate", clip.id, number, len(clips), video=clip.id))
+        return ScoredSubset(*self._about(str(checkpoint.folder), missing, source), scored)
+
+    def _matching_features(self, checkpoint: Checkpoint) -> FeatureSource:
+        """Return the features that the checkpoint was trained on."""
+        source = find_features(self._features, self._workspace, checkpoint.spec)
+        if difference := source.spec.differences(checkpoint.spec):
+            raise CheckpointError(
+                f"{checkpoint.folder} does not fit the features in {source.root}: they have "
+                f"{difference}. Extract them as the checkpoint needs them, or train on these"
+            )
+        if not checkpoint.spec.is_known:
+            self._warn(
+                f"it is not known how the features were made that {checkpoint.folder} needs: of "
+                f"those in {source.root} only the width, {checkpoint.spec.width}, could be compared"
+            )
+        return source
+
+    def _load_predictions(self, predictions: Predictions) -> ScoredSubset:
+        source = self._named_features()
+        videos, missing = self._match_ids(predictions, "have no predictions and are left out")
+        scored = [
+            self._label_predictions(video, predictions.path, predictions.scores[video.id], source)
+            for video in videos
+            if predictions.scores and video.id in predictions.scores
+        ]
+        return ScoredSubset(*self._about(str(predictions.path), missing, source), scored)
+
+    def _label_predictions(
+        self, video: Video, path: Path, scores: NDArray[np.float32], source: FeatureSource | None
+    ) -> ScoredVideo:
+        """Give the rows the times of the features, or spread them evenly over the duration."""
+        rows = len(scores)
+        if source is not None:
+            actions, grid = source.timeline(video, self.manifest.time_unit)
+            if grid.count != rows:
+                raise UsageError(
+                    f"{path}: {rows} rows of {video.id!r}, but its features in {source.root} have "
+                    f"{grid.count}. Omit --features to spread the rows over the duration"
+                )
+        elif video.duration:
+            actions, grid = list(video.actions), even_rows(video.duration, rows)
+        else:
+            raise UsageError(
+                f"the manifest gives {video.id!r} no duration, so the times of its {rows} rows in "
+                f"{path} are unknown: add `duration`, or pass --features"
+            )
+        labels = label_matrix(actions, grid, len(self.manifest.classes))
+        return self._scored_video(video, actions, grid, labels, scores)
+
+    def _scored_video(
+        self,
+        video: Video,
+        actions: Sequence[Action],
+        grid: TimeGrid,
+        labels: Mask,
+        scores: NDArray[np.float32],
+    ) -> ScoredVideo:
+        """Return the video up to its last row with scores: released code cuts long videos."""
+        rows, duration = len(scores), self._duration(video, grid)
+        if rows < grid.count:
+            grid = TimeGrid(grid.starts[:rows], grid.step)
+            labels, duration = labels[:rows], float(grid.ends[-1])
+        return ScoredVideo(video.id, actions, duration, grid, labels, scores)
+
+    def _duration(self, video: Video, grid: TimeGrid) -> float:
+        # A manifest in frames has its durations in frames, but the grid of a store is in seconds.
+        known = video.duration if self.manifest.time_unit == "seconds" else None
+        return known or float(grid.ends[-1])
+
+    def _load_segments(self, predictions: Predictions) -> DetectedSubset:
+        source = self._named_features()
+        wanted, missing = self._match_ids(predictions, "have no segments: all actions are missed")
+        about = self._about(str(predictions.path), missing, source)
+        if predictions.in_seconds and self._time_unit(source) != "seconds":
+            raise UsageError(
+                f"{predictions.path}: its segments are in seconds, but the manifest is in "
+                f"{self.manifest.time_unit}. Pass --features, which relate the two"
+            )
+        videos = []
+        for video in wanted:
+            if source is not None:
+                actions, grid = source.timeline(video, self.manifest.time_unit)
+                videos.append(LabelledVideo(video.id, actions, self._duration(video, grid)))
+            else:
+                videos.append(LabelledVideo(video.id, video.actions, video.duration or np.inf))
+        rows = [
+            (number, s.class_id, s.start, s.end, s.score)
+            for number, video in enumerate(wanted)
+            for s in (predictions.segments or {}).get(video.id, [])
+        ]
+        segments = SegmentArray.from_rows(rows)
+        self._check_times(predictions, segments, np.array([video.duration for video in videos]))
+        return DetectedSubset(*about, videos, segments)
+
+    def _check_times(
+        self, predictions: Predictions, segments: SegmentArray, durations: NDArray[np.float64]
+    ) -> None:
+        late = int((segments.start >= durations[segments.video]).sum())
+        if 2 * late > len(segments):
+            raise UsageError(
+                f"{predictions.path}: {late} of {len(segments)} segments begin after their video "
+                f"ends: they seem to be in another time unit than {self.manifest.time_unit}"
+            )
+        if late:
+            self._warn(f"{late} of {len(segments)} segments begin after their video ends")
+
+    def _named_features(self) -> FeatureSource | None:
+        """Return the features that --features names: they say when the rows of predictions are."""
+        return find_features(self._features, self._workspace) if self._features else None
+
+    def _subset_videos(self) -> list[Video]:
+        videos = self.manifest.subset(self._options.subset)
+        if not videos:
+            counts = Counter(video.subset for video in self.manifest.videos.values())
+            found = [f"{n} in {repr(name) if name else 'none'}" for name, n in counts.items()]
+            raise UsageError(
+                f"subset {self._options.subset!r} has no video: the manifest has "
+                f"{', '.join(found)}; name one of its subsets, or mark videos in the manifest"
+            )
+        return videos
+
+    def _match_ids(
+        self, predictions: Predictions, consequence: str
+    ) -> tuple[list[Video], list[str]]:
+        """Return the videos of the subset and the ids of those without predictions.
+
+        Warns of what does not fit, and raises UsageError when no prediction is of the subset.
+        """
+        for warning in predictions.warnings:
+            self._warn(warning)
+        videos = self._subset_videos()
+        ids, predicted = {video.id for video in videos}, set(predictions.ids)
+        others = [id for id in predictions.ids if id not in ids]
+        if len(others) == len(predicted):
+            example = f", for example {others[0]!r}," if others else ""
+            raise UsageError(
+                f"{predictions.path}: none of its {len(others)} videos{example} is in subset "
+                f"{self._options.subset!r} of the manifest, which has {videos[0].id!r}"
+            )
+        unknown = [id for id in others if id not in self.manifest.videos]
+        if len(others) > len(unknown):
+            self._warn(
+                f"{len(others) - len(unknown)} predictions are of videos of other subsets, "
+                f"and not measured"
+            )
+        if unknown:
+            self._warn(
+                f"{len(unknown)} predictions are of videos that the manifest does not have, "
+                f"for example {unknown[0]!r}, and not measured"
+            )
+        missing = [video.id for video in videos if video.id not in predicted]
+        self._warn_missing(missing, len(videos), consequence)
+        return videos, missing
+
+    def _about(
+        self, origin: str, missing: list[str], source: FeatureSource | None
+    ) -> tuple[str, tuple[str, ...], str, list[str], str]:
+        """Return the fields of `Inputs`."""
+        unit = self._time_unit(source)
+        return self._options.subset, self.manifest.classes, origin, missing, unit
+
+    def _time_unit(self, source: FeatureSource | None) -> str:
+        """Return the unit of the grids: those of a store are in seconds."""
+        return "seconds" if isinstance(source, StoreFeatures) else self.manifest.time_unit
+
+    def _warn_missing(self, missing: Sequence[str], count: int, consequence: str) -> None:
+        if missing:
+            self._warn(f"{len(missing)} of {count} videos {consequence}, for example {missing[0]}")
+
+    def _warn(self, message: str) -> None:
+        self._on_event(Event("evaluate", message, warning=True))
+
+
+def _find_manifest(given: str | None, workspace: Workspace | None) -> Manifest:
+    if given is not None:
+        return load_manifest(Path(given))
+    if workspace is None:
+        raise UsageError("no workspace here: pass --manifest, or make one with `mstemba init`")
+    return load_manifest(workspace.manifest)
+
+
+def _class_difference(checkpoint: Checkpoint, classes: tuple[str, ...]) -> str:
+    odd = sorted(set(checkpoint.classes) ^ set(classes))
+    what = f"for example {odd[0]!r} is in one of them only" if odd else "their order differs"
+    return (
+        f"{checkpoint.folder} was trained for {len(checkpoint.classes)} classes, the manifest has "
+        f"{len(classes)}: {what}. Train for these classes, or name the manifest of those with "
+        f"--manifest"
+    )
