@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mstemba.model.config import dt_rank
-from mstemba.model.scan import Reverse, can_carry, causal_convolution, selective_scan
+from mstemba.model.scan.backends import can_carry
+from mstemba.model.scan.operations import causal_convolution, selective_scan
+from mstemba.model.scan.reference import Reverse
 
 DT_MIN, DT_MAX = 1e-3, 0.1
 """Initial step sizes are log-uniform between these (Gu and Dao, arXiv 2312.00752, section 3.6)."""

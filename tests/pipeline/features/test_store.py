@@ -224,10 +224,10 @@ def test_what_is_no_store_is_neither_opened_nor_overwritten(tmp_path: Path) -> N
     (tmp_path / "full" / "thesis.tex").write_text("mine")
     zarr.create_group(str(tmp_path / "other"), zarr_format=3)
     for name in ("file", "full", "other"):
-        with pytest.raises(StoreError, match=f"{name}: .*no feature store"):
+        with pytest.raises(StoreError, match=f"{name}: .*not a feature store"):
             FeatureStore.prepare(tmp_path / name, SPEC)
     for name in ("none", "file", "full", "other"):
-        with pytest.raises(StoreError, match="no feature store"):
+        with pytest.raises(StoreError, match="not a feature store"):
             FeatureStore.open(tmp_path / name)
     assert (tmp_path / "full" / "thesis.tex").read_text() == "mine"
 

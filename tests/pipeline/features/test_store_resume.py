@@ -91,7 +91,7 @@ def test_what_was_written_and_not_counted_in_is_dropped(
     finish(go_on(store, "whole", rows))
     go_on(store, "a", 3 * SHARD)
     with monkeypatch.context() as patch:
-        patch.setattr(EntryWriter, "_mark", interrupted)
+        patch.setattr(module, "write_json", interrupted)
         with pytest.raises(KeyboardInterrupt):
             go_on(store, "a", 4 * SHARD)
     assert len(shards(store, "a")) == 4
