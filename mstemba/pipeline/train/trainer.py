@@ -231,7 +231,7 @@ class Trainer:
             auxiliary_weight=self._options.auxiliary_weight,
             consistency_weight=self._options.consistency_weight,
             heatmap_weight=self._options.heatmap_weight,
-            whole=totals,
+            totals=totals,
         )
 
     def _crops(self, step: int) -> list[tuple[Clip, slice]]:

@@ -86,7 +86,7 @@ def test_shares_of_the_loss_add_up_to_the_loss() -> None:
 
     def loss(part: slice, whole: BatchTotals | None) -> torch.Tensor:
         out = Output(logits[0, part], [logits[1, part]], apart[part].mean(), logits[1, part])
-        terms = detection_loss(out, labels[part], mask[part], whole=whole)
+        terms = detection_loss(out, labels[part], mask[part], totals=whole)
         assert terms.heatmap is not None
         return torch.stack(
             [terms.total, terms.final, *terms.auxiliary, terms.consistency, terms.heatmap]
