@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mstemba.data_manifests.manifest import as_paths
 from mstemba.errors import StoreError, UsageError
-from mstemba.pipeline.caching.files import as_local, check_folder, ends_the_run, describe_error
+from mstemba.pipeline.caching.files import as_local, check_folder, describe_error, ends_the_run
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.catalog import Catalog, file_stem, workspace_manifest
 from mstemba.pipeline.detect.ground_truth import GroundTruth
