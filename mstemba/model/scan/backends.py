@@ -133,6 +133,7 @@ def _unfit(backend: str, device: str, dtype: torch.dtype, carries: bool) -> str 
 
 @cache
 def missing_for_cpu() -> str | None:
+    """Return what is missing to run the backend ``cpu``; None if nothing is."""
     try:
         importlib.import_module("numba")
     except ImportError as error:
@@ -142,6 +143,7 @@ def missing_for_cpu() -> str | None:
 
 @cache
 def missing_for_cuda() -> str | None:
+    """Return what is missing to run the backend ``cuda``; None if nothing is."""
     # The Python packages can be installed without the kernels; only the compiled modules tell.
     if missing := missing_gpu():
         return missing
@@ -158,6 +160,7 @@ def missing_for_cuda() -> str | None:
 
 @cache
 def missing_for_triton() -> str | None:
+    """Return what is missing to run the backend ``triton``; None if nothing is."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; it comes with torch's CUDA builds for Linux"
     if _interprets_triton():
@@ -174,6 +177,7 @@ def missing_for_triton() -> str | None:
 
 
 def missing_gpu() -> str | None:
+    """Return why this torch cannot use an NVIDIA GPU; None if it can."""
     if not torch.cuda.is_available() or torch.version.cuda is None:
         return f"this torch ({torch.__version__}) sees no NVIDIA GPU"
     return None

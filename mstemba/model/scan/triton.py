@@ -104,6 +104,7 @@ class _Tiling:
 
 
 def make_tiling(u: Tensor, states: int, reverse: Reverse, saves: bool) -> _Tiling:
+    """Return how the scan of u (G, N, L, E) with this number of states is cut up."""
     sets, n, length, channels = u.shape
     mode = 2 if reverse == "both" else int(reverse)
     results = sets * n // 2 if mode == 2 else sets * n

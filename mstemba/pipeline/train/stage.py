@@ -90,23 +90,19 @@ def train(
             distributed run do not share the run folder.
         MstembaError: The training diverged; see `Trainer.fit`.
     """
-    recipe = recipe or ("none" if options else "auto")
     workspace = find_workspace(workspace)
     labels = load_manifest(
         as_local(manifest) or require_workspace(workspace, "--manifest").manifest
     )
-    recipe = recipes.choose(labels.dataset, recipe)
-    options, run_options = options or TrainOptions(), run_options or TrainRunOptions()
-    given = given or recipes.changed(options)
-    options = recipes.apply(options, labels.dataset, recipe, given)
+    recipe, options, description = _apply_recipe(labels.dataset, recipe, options, given)
+    run_options = run_options or TrainRunOptions()
     source = find_features(as_path(features), workspace)
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
     plan = _make_plan(options, run_options, labels, source, fingerprints)
-    name = f"{options.arch}-{plan.key[:8]}"
-    run = as_local(output) or require_workspace(workspace, "--output").runs / name
+    run = as_local(output) or require_workspace(workspace, "--output").runs / plan.name
     _check_run_folder(run, plan.key)
     cached = _is_done(run, plan)
-    on_event(Event("train", recipes.describe(labels.dataset, recipe, given)))
+    on_event(Event("train", description))
     if cached:
         done = read_done(run)
     else:
@@ -121,6 +117,17 @@ def train(
     )
 
 
+def _apply_recipe(
+    dataset: str, recipe: str | None, options: TrainOptions | None, given: Collection[str]
+) -> tuple[str, TrainOptions, str]:
+    """Return the recipe's name, the options with its values, and a line that describes them."""
+    recipe = recipes.choose(dataset, recipe or ("none" if options else "auto"))
+    options = options or TrainOptions()
+    given = given or recipes.changed(options)
+    description = recipes.describe(dataset, recipe, given)
+    return recipe, recipes.apply(options, dataset, recipe, given), description
+
+
 @dataclass(frozen=True)
 class TrainPlan:
     """Everything that is known of a run before torch is imported."""
@@ -133,6 +140,11 @@ class TrainPlan:
     """What a user should know before the run starts."""
     key: str
     """The run's cache key."""
+
+    @property
+    def name(self) -> str:
+        """Of the run's folder in a workspace."""
+        return f"{self.options.arch}-{self.key[:8]}"
 
     @property
     def batch_size(self) -> int:
