@@ -40,7 +40,8 @@ from mstemba.errors import UsageError
 from mstemba.model import mamba, mstemba
 from mstemba.model.architectures import build, make_config
 from mstemba.model.mstemba import MSTemba
-from mstemba.model.scan import Reverse, backends, choose
+from mstemba.model.scan.backends import choose, list_backends
+from mstemba.model.scan.reference import Reverse
 
 STEPS = 2500
 LENGTHS = (625, 1250, 2500, 5000, 10_000, 20_000, 40_000)
@@ -126,7 +127,7 @@ def by_backend(network: MSTemba, features: Tensor, floor: float, seconds: float)
     """Forward and step with every backend that can run here, ours and others'."""
     calls = (("forward", forward, 1), ("training step", step, 3))
     ways: list[tuple[str, str, Any, Any]] = []
-    for backend in backends():
+    for backend in list_backends():
         try:
             choose(backend.name, features.device)
         except UsageError as error:  # says what is missing
@@ -141,7 +142,7 @@ def by_backend(network: MSTemba, features: Tensor, floor: float, seconds: float)
     rows = []
     step(network, features)  # compiles, and warms the process up
     for name, arrangement, context, wanted in ways:
-        network.set_scan_backend(name if name in {b.name for b in backends()} else "auto")
+        network.set_scan_backend(name if name in {b.name for b in list_backends()} else "auto")
         with context():
             for kind, call, products in wanted:
                 taken = times(partial(call, network, features), features.device, seconds)

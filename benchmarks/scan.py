@@ -22,7 +22,8 @@ from torch import Tensor
 from benchmarks.common import mebibytes, memory_here, peak_memory, readable, save, show, times
 from benchmarks.peers import Candidate, peers
 from mstemba.errors import UsageError
-from mstemba.model.scan import backends, choose, selective_scan
+from mstemba.model.scan.backends import choose, list_backends
+from mstemba.model.scan.operations import selective_scan
 
 LENGTHS = (64, 256, 1024, 2500, 8192, 32_768, 131_072)
 LONG = 5.0
@@ -47,7 +48,7 @@ def arguments(length: int, channels: int, states: int, device: torch.device) -> 
 def candidates(device: torch.device) -> dict[str, Candidate]:
     """Ours that can run here, and the others', by name."""
     found: dict[str, Candidate] = {}
-    for backend in backends():
+    for backend in list_backends():
         try:
             choose(backend.name, device)
         except UsageError as error:  # says what is missing

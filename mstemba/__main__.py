@@ -40,10 +40,10 @@ def _fail(message: str, code: int) -> int:
 
 
 def _explain(error: OSError) -> str:
-    from mstemba.pipeline.caching.files import ends_the_run, explain
+    from mstemba.pipeline.caching.files import describe_error, ends_the_run
 
     if not ends_the_run(error):
-        return explain(error)
+        return describe_error(error)
     where = f"{error.filename}: " if error.filename else ""
     return (
         f"{where}the disk is full ({error.strerror}). What was finished is kept: "

@@ -104,7 +104,7 @@ def _published(model: str, tag: str) -> Any:
     quick = bool(config.get("quick_gelu", False))
     what = f"{tag!r} of CLIP {model}"
     hub, address = str(config.get("hf_hub") or ""), str(config.get("url") or "")
-    cached = _cached(hub) if hub else None
+    cached = cached_file(hub) if hub else None
     if cached is not None:
         with reading(cached, f"CLIP {model}"):
             return _create(model, cached, _pixels(model, tag), quick)
@@ -140,10 +140,10 @@ def _pixels(model: str, tag: str | None = None) -> dict[str, Any]:
 def default_available() -> bool:
     """Return whether the default weights are in a cache."""
     old = Path.home() / ".cache" / "clip" / "ViT-L-14.pt"
-    return _cached(_HUB_OF_DEFAULT) is not None or old.is_file()
+    return cached_file(_HUB_OF_DEFAULT) is not None or old.is_file()
 
 
-def _cached(hub: str) -> str | None:
+def cached_file(hub: str) -> str | None:
     """Return the weights file in the hub's cache, for `owner/repository/` or `.../file`.
 
     open_clip's own client asks the network even for files that are in the cache.
@@ -157,7 +157,7 @@ def _cached(hub: str) -> str | None:
 
 
 def _page(hub: str) -> str:
-    """Return where a person finds the weights file that `_cached` looks for."""
+    """Return where a person finds the weights file that `cached_file` looks for."""
     repository, _, file = hub.rpartition("/")
     return f"{file or f'{_HUB_FILES[0]} or {_HUB_FILES[-1]}'} of {_endpoint()}/{repository}"
 

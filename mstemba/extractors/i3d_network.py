@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 BATCH_NORMS = (("conv3d", "bn"),)
-"""Convolutions and the batch norms behind them, for folding."""
+"""Convolutions and the batch norms after them, for folding."""
 
 Size = tuple[int, int, int]
 # Channels of a block's branches: 1x1; 1x1 then 3x3; 1x1 then 3x3; pool then 1x1.
@@ -34,8 +34,8 @@ _MIXED: dict[str, _Widths] = {
 class InceptionI3D(nn.Module):
     """The network for RGB (3 channels) or optical flow (2 channels), pixels in [-1, 1].
 
-    Clips are (N, channels, L, H, W), L >= 1; published at H = W = 224, and any size works here,
-    the pools over space being means over all of it. `classes` None builds no classifier.
+    Clips are (N, channels, L, H, W), L >= 1. Published for H = W = 224; other sizes work, because
+    the pools over space average over all of it. With `classes` None there is no classifier.
     """
 
     def __init__(self, channels: int = 3, classes: int | None = 400) -> None:
@@ -53,23 +53,23 @@ class InceptionI3D(nn.Module):
             self.logits = nn.Sequential(OrderedDict(conv3d=layer))
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Class scores of every row: (N, channels, L, H, W) to (N, classes, R); see `rows`."""
+        """Return the class scores (N, classes, R) of clips (N, channels, L, H, W); see `rows`."""
         rows = self.rows(clips).transpose(1, 2)
         scores: Tensor = self.logits(rows[..., None, None])
         return scores.flatten(2)
 
     def snippet(self, clips: Tensor) -> Tensor:
-        """A vector a clip: (N, channels, L, H, W) to (N, 1, 1024), the mean over space and time."""
+        """Return the mean over space and time (N, 1, 1024) of clips (N, channels, L, H, W)."""
         return self.maps(clips).mean(dim=(2, 3, 4))[:, None]
 
     def rows(self, clips: Tensor) -> Tensor:
-        """Rows every 8 frames: (N, channels, L, H, W) to (N, R, 1024), R = max(1, ceil(L/8) - 1).
+        """Return rows (N, R, 1024), R = max(1, ceil(L/8) - 1), of clips (N, channels, L, H, W).
 
-        Row i is the mean over space of time steps i and i + 1, so it is that of frames
-        [8 i, 8 i + 16); of a clip of 8 frames or fewer there is one step, and it is the row.
+        Row i is the mean over space of time steps i and i + 1, which stand for frames
+        [8 i, 8 i + 16). A clip of at most 8 frames has one step, which is the row.
 
-        A long video need not pass at once. Its rows [p, q), q <= R, are those of a pass over its
-        frames [s, e), s = max(0, 8 p - 56), e = min(L, 8 q + 56 + L mod 8), but for rounding:
+        A long video can be passed in parts. Its rows [p, q), q <= R, are those of a pass over its
+        frames [s, e), s = max(0, 8 p - 56), e = min(L, 8 q + 56 + L mod 8), up to rounding:
         they are rows [p - s/8, q - s/8) of the pass, whose other rows are not the video's. A row
         sees up to 47 frames before its first and after its sixteenth, which makes the 56. The
         L mod 8 is there because SAME padding puts one element more in front of an odd length than
@@ -80,7 +80,7 @@ class InceptionI3D(nn.Module):
         return steps if steps.shape[1] == 1 else (steps[:, :-1] + steps[:, 1:]) / 2
 
     def maps(self, clips: Tensor) -> Tensor:
-        """The last feature map: to (N, 1024, ceil(L/8), ceil(H/32), ceil(W/32))."""
+        """Return the last feature map (N, 1024, ceil(L/8), ceil(H/32), ceil(W/32))."""
         x = _pool(self.Conv3d_1a_7x7(clips), (1, 3, 3), (1, 2, 2))
         x = _pool(self.Conv3d_2c_3x3(self.Conv3d_2b_1x1(x)), (1, 3, 3), (1, 2, 2))
         for name in _MIXED:
@@ -93,26 +93,26 @@ class InceptionI3D(nn.Module):
 
 
 class _Unit(nn.Module):
-    """A convolution of cubes, batch norm, ReLU."""
+    """A cubic convolution, batch norm, ReLU."""
 
     def __init__(self, channels: int, width: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
         self._size: Size = (kernel, kernel, kernel)
         self._stride: Size = (stride, stride, stride)
-        # With stride 1 SAME is symmetric whatever the input's size, and costs no copy.
+        # With stride 1 SAME padding is symmetric for every size, and costs no copy.
         padding = kernel // 2 if stride == 1 else 0
         self.conv3d = nn.Conv3d(channels, width, kernel, stride, padding, bias=False)
         self.bn = nn.BatchNorm3d(width, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, T, H, W) to (N, width, T/stride, H/stride, W/stride), rounded up."""
+        """Map (N, channels, T, H, W) to (N, width, T/stride, H/stride, W/stride), rounded up."""
         if self._stride != (1, 1, 1):
             x = _pad(x, self._size, self._stride)
         return functional.relu(self.bn(self.conv3d(x)), inplace=True)
 
 
 class _Mixed(nn.Module):
-    """Four branches side by side."""
+    """Four parallel branches."""
 
     def __init__(self, channels: int, widths: _Widths) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class _Mixed(nn.Module):
         self.width = single + first + second + pooled
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, T, H, W) to (N, width, T, H, W)."""
+        """Map (N, channels, T, H, W) to (N, width, T, H, W)."""
         # torch pads a pool with -inf and TensorFlow with 0, which is the same after a ReLU.
         pool = functional.max_pool3d(x, 3, stride=1, padding=1)
         branches = (self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(pool))
@@ -138,7 +138,7 @@ def _pool(x: Tensor, size: Size, stride: Size) -> Tensor:
 
 
 def _pad(x: Tensor, size: Size, stride: Size) -> Tensor:
-    """Zeros around (T, H, W) as TensorFlow's SAME has them: what is odd goes behind."""
+    """Pad (T, H, W) with zeros as TensorFlow's SAME does: an odd one goes to the end."""
     amounts: list[int] = []
     for length, kernel, step in reversed(list(zip(x.shape[2:], size, stride, strict=True))):
         total = max(kernel - (length % step or step), 0)

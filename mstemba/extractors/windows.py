@@ -1,11 +1,11 @@
-"""Frames to what a backbone takes in one go, and what it gives to feature rows.
+"""How the frames of a video become the inputs of a backbone, and its outputs feature rows.
 
-Row i of the features starts at frame i * stride, whatever the backbone. Image backbones see every
-frame by itself, and a row is the mean over a window of them; clip backbones see the window at once;
-the whole-clip form sees long overlapping stretches and gives many rows for each.
+For every backbone, row i starts at frame i * stride. An image backbone takes single frames, and a
+row is the mean over a window of them. A clip backbone takes a window at a time. A whole-clip
+backbone takes long overlapping stretches, and returns many rows for each.
 
-Frame and row numbers count from the start of the video. A sampling may begin at any row, when the
-rows before it are in the store already.
+Frame and row numbers count from the start of the video. A sampling can start at any row, if the
+rows before it are already in the store.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FeatureArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FrameRange:
-    """Frames [first, last) of a video to encode, the last one given `repeat` times more."""
+    """Frames [first, last) of a video, with the last one repeated `repeat` more times."""
 
     first: int
     last: int
@@ -34,45 +34,48 @@ class FrameRange:
 
 
 class Sampling(Protocol):
-    """How one video's frames go through a backbone."""
+    """How the frames of one video go through a backbone."""
 
     length: int | None
-    """Frames in one sample; a run holds one or more samples. None: a run is one sample."""
+    """Frames in a sample; a range holds one or more samples. None: a range is one sample."""
     first: int
-    """The first frame it needs."""
+    """The first frame that it needs."""
 
     def runs(self, frames: int, ended: bool) -> Iterator[FrameRange]:
-        """The runs not given before that are whole, now that [first, frames) are there."""
+        """Yield the ranges that are complete once frames [first, frames) are decoded.
+
+        A range is yielded once. `ended`: the video has no further frames.
+        """
         ...
 
     def needed(self) -> int:
-        """The first frame that runs yet to come need."""
+        """Return the first frame that later ranges need."""
         ...
 
     def rows(self, features: FeatureArray) -> FeatureArray:
-        """(N, R, F) features of the next N samples to the (M, F) rows that are complete."""
+        """Return the (M, F) rows that (N, R, F) features of N more samples complete."""
         ...
 
     def finish(self) -> FeatureArray:
-        """The (M, F) rows that are left, after the features of the last run."""
+        """Return the (M, F) rows that are left after the features of the last range."""
         ...
 
 
-def sampling(about: BackboneSpec, window: int, stride: int, row: int = 0) -> Sampling:
-    """The sampling of one video for this backbone, from this feature row on."""
-    if about.kind == "image":
+def sampling(backbone: BackboneSpec, window: int, stride: int, row: int = 0) -> Sampling:
+    """Return the sampling of one video for a backbone, starting at a feature row."""
+    if backbone.kind == "image":
         return Images(window, stride, row)
-    if about.kind == "clip":
+    if backbone.kind == "clip":
         return Clips(window, stride, row)
-    return WholeClip(about.chunk, about.context, stride, row)
+    return WholeClip(backbone.chunk, backbone.context, stride, row)
 
 
 class Images:
-    """Every frame by itself; rows are means over windows.
+    """Single frames; rows are means over windows.
 
-    Row i is the mean over frames [i * stride, i * stride + window). Windows at the end keep the
-    frames there are, so N frames give ceil(N / stride) rows. Frames between windows
-    (stride > window) are not encoded.
+    Row i is the mean over frames [i * stride, i * stride + window). Windows at the end of the video
+    are shorter, so N frames give ceil(N / stride) rows. Frames between windows (stride > window)
+    are skipped.
     """
 
     length: int | None = 1
@@ -104,7 +107,7 @@ class Images:
 
 
 class Clips:
-    """Windows of frames at once, one row each; a short one at the end repeats its last frame."""
+    """Windows of frames, one row each; a short one at the end repeats its last frame."""
 
     def __init__(self, window: int, stride: int, row: int = 0) -> None:
         self.length: int | None = window
@@ -129,7 +132,7 @@ class Clips:
 
 
 class WholeClip:
-    """The convolution over the whole clip, in stretches that see enough on both sides to be equal.
+    """The convolution over the whole video, in stretches that overlap enough to give the same rows.
 
     Row i is the mean over two steps of the last feature map, `stride` frames each; N frames give
     max(1, ceil(N / stride) - 1) rows. A stretch gives the rows of `chunk` frames.
@@ -141,14 +144,16 @@ class WholeClip:
         self._chunk, self._context, self._stride = chunk, context, stride
         self._begin = row * stride
         self.first = self.needed()
-        self._valid: deque[slice] = deque()  # the rows to keep of runs whose features are to come
+        self._valid: deque[slice] = (
+            deque()
+        )  # the rows to keep of the ranges whose features are pending
 
     def runs(self, frames: int, ended: bool) -> Iterator[FrameRange]:
         while self._begin + self._chunk + self._stride + self._context <= frames:
             yield self._run(self._begin + self._chunk + self._stride + self._context, self._chunk)
         while ended and (left := self._left(frames)) > 0:
-            # I3D pads another side of odd lengths; so that all stretches are padded alike, a clip
-            # whose length is no multiple of 4 gets copies of its last frame.
+            # I3D pads odd lengths on another side. To pad all stretches alike, copies of the last
+            # frame make the length a multiple of 4.
             yield self._run(frames, min(left, self._chunk), repeat=-frames % 4)
 
     def needed(self) -> int:
@@ -161,7 +166,7 @@ class WholeClip:
         return np.empty((0, 0), np.float32)
 
     def _left(self, frames: int) -> int:
-        """Frames whose rows are still to be given."""
+        """Return the number of frames whose rows are missing."""
         rows = max(1, math.ceil(frames / self._stride) - 1)
         return rows * self._stride - self._begin
 
@@ -174,9 +179,9 @@ class WholeClip:
 
 
 class WindowPooler:
-    """Streams (N, F) frame features into rows: means over windows.
+    """Averages a stream of (N, F) frame features over windows.
 
-    Every row is summed over one array in frame order: how the frames were batched changes no bit.
+    Every row is summed in frame order, so the batches of frames do not change a bit.
     """
 
     def __init__(self, window: int, stride: int) -> None:
@@ -185,18 +190,18 @@ class WindowPooler:
         self._features: FeatureArray | None = None
 
     def add(self, features: FeatureArray) -> FeatureArray:
-        """Take (N, F) features; give the (M, F) rows that are complete."""
+        """Add (N, F) features, and return the (M, F) rows that are complete."""
         if self._features is not None:
             features = np.concatenate([self._features, features])
         self._features = features
         return self._take(self.window)
 
     def finish(self) -> FeatureArray:
-        """The last, shorter windows."""
+        """Return the rows of the last, shorter windows."""
         return self._take(1)
 
     def _take(self, least: int) -> FeatureArray:
-        if self._features is None:  # of a video that an earlier run had encoded to its end
+        if self._features is None:  # an earlier run had computed all rows
             return np.empty((0, 0), np.float32)
         count = max(0, math.ceil((len(self._features) - least + 1) / self.stride))
         begins = range(0, count * self.stride, self.stride)

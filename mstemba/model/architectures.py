@@ -1,6 +1,6 @@
 """The networks by name: their configurations, and how they are built.
 
-No heavy import here: the command line reads the names.
+Nothing heavy is imported here: the command line reads the names.
 """
 
 from __future__ import annotations
@@ -33,10 +33,17 @@ ARCHITECTURES = tuple(_CONFIGS)
 def make_config(
     arch: str, in_features: int, classes: int, width: float = 1.0, **options: float
 ) -> Config:
-    """The named network's configuration, with those of the options that it has.
+    """Make the configuration of a network.
 
-    `width` is a share of the published numbers of channels, rounded to eights.
-    Raises UsageError for an unknown name, or a value no network can have.
+    Args:
+        arch: One of `ARCHITECTURES`.
+        in_features: Width of a feature row.
+        classes: Number of classes.
+        width: Fraction of the published numbers of channels, which are rounded to multiples of 8.
+        options: Other fields of configurations; those that the network does not have are ignored.
+
+    Raises:
+        UsageError: The name is unknown, or a value is invalid.
     """
     if arch not in _CONFIGS:
         raise UsageError(f"arch: found {arch!r}, expected one of {', '.join(ARCHITECTURES)}")
@@ -59,7 +66,7 @@ def _scaled(channels: Any, share: float) -> Any:
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
-    """Read a configuration's ``to_dict``. Raises CheckpointError for a bad value, naming it."""
+    """Read the form of ``to_dict``. Raises CheckpointError, naming the value, if it is invalid."""
     arch = values.get("arch", "mstemba")
     if not isinstance(arch, str) or arch not in _CONFIGS:
         raise CheckpointError(
@@ -69,7 +76,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
 
 
 def build(config: Config) -> Network:
-    """The untrained network of a configuration, on the CPU."""
+    """Build the untrained network of a configuration, on the CPU."""
     from mstemba.model.baselines.linear import LinearProbe
     from mstemba.model.baselines.ms_tct import MSTCT
     from mstemba.model.baselines.pdan import PDAN

@@ -1,4 +1,4 @@
-"""What every network asks of its input, and how padding is kept out of it."""
+"""Checks of the networks' inputs, and the handling of padded steps."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from mstemba.errors import UsageError
 
 
 def check_features(features: Tensor, mask: Tensor | None, in_features: int) -> Tensor | None:
-    """The clips' lengths (B,), or None when nothing is padded.
+    """Check the inputs of a network, and return the clips' lengths.
 
     Args:
         features: (B, T, in_features), T >= 1, of any floating-point type, finite at real steps.
         mask: (B, T) bool, True at real steps, which come first and are at least one a clip.
 
+    Returns:
+        (B,) real steps of each clip; None if nothing is padded.
+
     Raises:
-        UsageError: another shape, type or mask, or a real step with NaN or infinity, naming what
-            was found and what was expected.
+        UsageError: The shape, the type or the mask is wrong, or a real step has NaN or infinity.
     """
     shape = tuple(features.shape)
     if len(shape) != 3 or shape[1] < 1 or shape[2] != in_features:
@@ -26,11 +28,11 @@ def check_features(features: Tensor, mask: Tensor | None, in_features: int) -> T
         )
     if not features.is_floating_point():
         raise UsageError(f"features: found {features.dtype}, expected a floating-point type")
-    # One pass over the features: NaN and infinity survive a sum, in the precision of the networks.
-    unsound = ~torch.isfinite(features.detach().sum(-1, dtype=torch.float32))
+    # A single pass over the features: NaN and infinity survive a sum in the networks' precision.
+    not_finite = ~torch.isfinite(features.detach().sum(-1, dtype=torch.float32))
     if mask is None:
-        if bool(unsound.any()):
-            _refuse_unsound(features, unsound)
+        if bool(not_finite.any()):
+            _raise_if_not_finite(features, not_finite)
         return None
     if mask.dtype != torch.bool or tuple(mask.shape) != shape[:2]:
         raise UsageError(
@@ -39,10 +41,10 @@ def check_features(features: Tensor, mask: Tensor | None, in_features: int) -> T
         )
     lengths = mask.sum(1)
     prefix = torch.arange(shape[1], device=mask.device) < lengths[:, None]
-    unsound = unsound & mask
-    # Read together: each answer read alone would make the host wait for a GPU.
+    not_finite = not_finite & mask
+    # Read together: reading each answer would wait for the GPU.
     answers = torch.stack(
-        [(mask != prefix).any() | (lengths == 0).any(), unsound.any(), mask.all()]
+        [(mask != prefix).any() | (lengths == 0).any(), not_finite.any(), mask.all()]
     )
     misplaced, suspect, whole = answers.tolist()
     if misplaced:
@@ -51,24 +53,24 @@ def check_features(features: Tensor, mask: Tensor | None, in_features: int) -> T
             "expected at least one real step a clip and padding only at its end"
         )
     if suspect:
-        _refuse_unsound(features, unsound)
+        _raise_if_not_finite(features, not_finite)
     return None if whole else lengths
 
 
 def padded_steps(lengths: Tensor | None, steps: int) -> Tensor | None:
-    """(B, steps, 1), True from each clip's own length (B,) on; None when nothing is padded."""
+    """Return the padding mask (B, steps, 1), True from each clip's length (B,) on, or None."""
     if lengths is None:
         return None
     return (torch.arange(steps, device=lengths.device) >= lengths[:, None])[..., None]
 
 
 def zero_padding(x: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """Zero the padded steps, whatever they hold (a product would keep NaN)."""
+    """Set the padded steps of (B, T, D) to zero, NaN included."""
     return x if padding_mask is None else x.masked_fill(padding_mask, 0)
 
 
-def _refuse_unsound(features: Tensor, suspects: Tensor) -> None:
-    """Raise if a suspect step (B, T) does hold NaN or infinity: huge sums may overflow as well."""
+def _raise_if_not_finite(features: Tensor, suspects: Tensor) -> None:
+    """Raise if one of the steps (B, T) holds NaN or infinity: a huge sum may overflow, too."""
     for clip, step in suspects.nonzero().tolist():
         row = features[clip, step].detach().float()
         bad = row[~torch.isfinite(row)]

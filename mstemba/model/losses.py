@@ -1,4 +1,4 @@
-"""The training loss: cross-entropy of fused and of scales' scores, consistency, heat map."""
+"""The training loss: cross-entropy of the fused and the scales' scores, consistency, heat map."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mstemba.model.output import Output
 Reduction = Literal["steps", "elements", "released"]
 
 REACH = 2
-"""Actions' lengths on either side of its centre where an action is in the heat map."""
+"""An action is in the heat map up to this many of its lengths on either side of its centre."""
 
 
 @dataclass(frozen=True)
 class LossTerms:
-    """Scalars, with gradient; ``total`` is what is minimised, the others are unweighted."""
+    """Scalars with gradients. ``total`` is minimised; the others are its unweighted terms."""
 
     total: Tensor
     final: Tensor
@@ -33,13 +33,13 @@ class LossTerms:
 
 @dataclass(frozen=True)
 class BatchTotals:
-    """What the losses are divided by, counted in a whole batch of which a process has a part."""
+    """The divisors of the losses: counts over a whole batch, of which a process has a part."""
 
     clips: int
     steps: int
-    """Real ones."""
+    """Real steps, not padded ones."""
     actions: int
-    """Longest runs of positive labels of one class, each inside one clip."""
+    """Maximal stretches of consecutive positive labels of a class, each in a single clip."""
 
 
 def detection_loss(
@@ -51,9 +51,9 @@ def detection_loss(
     consistency_weight: float = 100.0,
     heatmap_weight: float = 0.05,
     reduction: Reduction = "steps",
-    whole: BatchTotals | None = None,
+    totals: BatchTotals | None = None,
 ) -> LossTerms:
-    """The weighted sum of the terms that the output has, and cross-entropy.
+    """Compute the training loss, the weighted sum of the terms that the output has:
 
     final + auxiliary_weight * sum(auxiliary) + consistency_weight * consistency
     + heatmap_weight * heatmap
@@ -63,18 +63,18 @@ def detection_loss(
         labels: (B, T, C), 0 or 1, any numeric type.
         mask: (B, T) bool, True at real steps; all of them when None.
         heatmap_weight: alpha of MS-TCT (arXiv 2112.03902, section 3.4); 0.05 is the authors'.
-        reduction: ``steps`` divides the cross-entropy summed over real steps and all classes by the
-            number of real steps; ``elements`` further divides by C; ``released`` is the authors'
-            code: padded steps are in the sum, but not in the number it is divided by. The heat map
-            has a divisor of its own.
-        whole: the batch of which these clips are a part, themselves when None. Every term is then
-            the part's share: those of all parts add up to the term of the batch.
+        reduction: ``steps`` divides the cross-entropy, summed over real steps and all classes, by
+            the number of real steps; ``elements`` also divides by C; ``released`` does as the
+            authors' code: padded steps count in the sum, but not in the divisor. The heat map is
+            divided by the number of actions.
+        totals: Of the batch of which these clips are a part; None if they are all of it. With
+            it every term is the part's share, and the shares of all parts add up.
 
     Raises:
         UsageError: labels or mask of another shape, no real step, or an unknown reduction.
     """
     mask = _checked_mask(output, labels, mask)
-    real_steps = whole.steps if whole else int(mask.sum())
+    real_steps = totals.steps if totals else int(mask.sum())
     if real_steps == 0:
         raise UsageError("mask: found no real step, expected at least one")
     if reduction not in ("steps", "elements", "released"):
@@ -84,24 +84,25 @@ def detection_loss(
 
     final = _cross_entropy(output.logits, labels, counted) / divisor
     auxiliary = tuple(_cross_entropy(x, labels, counted) / divisor for x in output.scale_logits)
-    # A mean over clips: what a part of the batch adds to it goes by its number of clips.
-    consistency = output.consistency * (len(labels) / whole.clips if whole else 1.0)
+    # A mean over clips: the share of a part is proportional to its number of clips.
+    consistency = output.consistency * (len(labels) / totals.clips if totals else 1.0)
     total = final + consistency_weight * consistency
     for term in auxiliary:
         total = total + auxiliary_weight * term
     heatmap = None
     if output.center_logits is not None:
-        heatmap = _center_loss(output.center_logits, labels, mask, whole)
+        heatmap = _center_loss(output.center_logits, labels, mask, totals)
         total = total + heatmap_weight * heatmap
     return LossTerms(total, final, auxiliary, consistency, heatmap)
 
 
 def center_heatmap(labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the middles of the actions are (MS-TCT, arXiv 2112.03902, section 3.4).
+    """Return the heat map of the actions' centres (MS-TCT, arXiv 2112.03902, section 3.4).
 
-    An action is a longest run of positive labels of one class. With its middle m (the later one of
-    two) and its length of d steps, it puts exp(-((t - m) / (d + 1/4))^2) at the steps t from m - 2d
-    to m + 2d, the width of the authors' code; of several actions of a class the largest counts.
+    An action is a maximal stretch of consecutive positive labels of one class. With its middle m
+    (the later one of two) and its length of d steps, it puts exp(-((t - m) / (d + 1/4))^2) at the
+    steps t from m - 2d to m + 2d, the width of the authors' code; of several actions of a class
+    the largest value counts.
 
     Args:
         labels: (B, T, C), 0 or 1, any numeric type.
@@ -129,7 +130,7 @@ def center_heatmap(labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _checked_mask(output: Output, labels: Tensor, mask: Tensor | None) -> Tensor:
-    """The mask given, or one of all steps. Raises UsageError for another shape or type."""
+    """Return the given mask, or one of all steps. Raises UsageError for a wrong shape or type."""
     shape = tuple(output.logits.shape)
     if tuple(labels.shape) != shape:
         raise UsageError(f"labels: found shape {tuple(labels.shape)}, expected {shape}")
@@ -144,14 +145,16 @@ def _checked_mask(output: Output, labels: Tensor, mask: Tensor | None) -> Tensor
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
-    """Summed over the steps in ``mask``, in float32."""
+    """Return the cross-entropy summed over the steps in ``mask``, in float32."""
     if mask is not None:
         logits, labels = logits[mask], labels[mask]
     return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="sum")
 
 
-def _center_loss(logits: Tensor, labels: Tensor, mask: Tensor, whole: BatchTotals | None) -> Tensor:
-    """Focal loss of the heat map, summed over real steps and divided by the number of actions.
+def _center_loss(
+    logits: Tensor, labels: Tensor, mask: Tensor, totals: BatchTotals | None
+) -> Tensor:
+    """Return the focal loss of the heat map, summed over real steps, divided by the actions.
 
     With the target g and the probability p: -(1 - p)^2 log p at a centre and
     -(1 - g)^4 p^2 log(1 - p) elsewhere (CornerNet, arXiv 1808.01244, equation 1).
@@ -162,5 +165,5 @@ def _center_loss(logits: Tensor, labels: Tensor, mask: Tensor, whole: BatchTotal
     at_center = (1 - p) ** 2 * F.logsigmoid(x)
     elsewhere = (1 - heat) ** 4 * p**2 * F.logsigmoid(-x)
     terms = torch.where(centers, at_center, elsewhere).masked_fill(~mask[..., None], 0)
-    actions = max(1, whole.actions) if whole else centers.sum().clamp(min=1)
+    actions = max(1, totals.actions) if totals else centers.sum().clamp(min=1)
     return -terms.sum() / actions

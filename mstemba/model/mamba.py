@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mstemba.model.config import dt_rank
-from mstemba.model.scan import Reverse, can_carry, causal_convolution, selective_scan
+from mstemba.model.scan.backends import can_carry
+from mstemba.model.scan.operations import causal_convolution, selective_scan
+from mstemba.model.scan.reference import Reverse
 
 DT_MIN, DT_MAX = 1e-3, 0.1
 """Initial step sizes are log-uniform between these (Gu and Dao, arXiv 2312.00752, section 3.6)."""
@@ -70,7 +72,7 @@ class MambaBlock(nn.Module):
         self.scan_backend = "auto"
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """One block over (N, L, width), see ``run_blocks``."""
+        """Run the block over (N, L, width); see ``run_blocks``."""
         y, C = run_blocks([self], x[None], None if mask is None else mask[None])
         return y[0], C[0]
 
@@ -114,7 +116,7 @@ def run_blocks(
 
 @dataclass(frozen=True)
 class _Weights:
-    """Of W mixers, stacked; where the two directions differ, forwards (W) before backwards (W)."""
+    """The weights of W mixers, stacked; those of one direction forwards (W), then backwards (W)."""
 
     in_proj: Tensor
     conv: Tensor
@@ -128,12 +130,12 @@ class _Weights:
 
     @property
     def sizes(self) -> list[int]:
-        """How x_proj's result splits: rank of the step size, states of B, states of C."""
+        """Sizes of the parts of x_proj's result: rank of delta, states of B, states of C."""
         rank, states = self.dt_proj.shape[2], self.A.shape[2]
         return [rank, states, states]
 
     def direction(self, reverse: bool) -> _Weights:
-        """Those of one direction."""
+        """Return the weights of one direction."""
         both = ("conv", "conv_bias", "x_proj", "dt_proj", "dt_bias", "A", "D")
         one = {name: getattr(self, name).chunk(2)[reverse] for name in both}
         return _Weights(in_proj=self.in_proj, out_proj=self.out_proj, **one)
@@ -142,7 +144,7 @@ class _Weights:
 def _mix(
     weights: _Weights, x: Tensor, padding_mask: Tensor | None, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """The mixers over (W, N, L, width), and C (W, N, L, S), the means over both directions."""
+    """Return the mixers' result (W, N, L, width) and C (W, N, L, S), averaged over directions."""
     x, gate = _project(x, weights.in_proj).chunk(2, dim=-1)
     y, C = _scan(weights, x, gate, padding_mask, "both", backend)
     return _project(y, weights.out_proj) / 2, torch.stack(C.chunk(2)).mean(0)
@@ -151,11 +153,11 @@ def _mix(
 def _mix_in_chunks(
     weights: _Weights, x: Tensor, padding_mask: Tensor | None, backend: str, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """``_mix`` without gradients, so many steps at a time.
+    """Do the same as ``_mix`` without gradients, in chunks of the sequence.
 
-    One sweep a direction, each chunk from the state that the one before left, and convolved with
-    the steps beyond it that its taps reach. Two tensors as wide as E are kept for the whole length:
-    what is scanned, and the result of the backward sweep.
+    There is a sweep for each direction. Each chunk starts from the state that the previous one
+    left, and is convolved with the steps beyond it that the taps reach. Two tensors as wide as E
+    are kept for the whole length: the input of the scan, and the result of the backward sweep.
     """
     length, reach = x.shape[2], weights.conv.shape[2] - 1
     to_inner, to_gate = weights.in_proj.chunk(2, dim=1)
@@ -196,7 +198,7 @@ def _scan(
     state: Tensor | None = None,
     keep: slice = slice(None),
 ) -> tuple[Tensor, Tensor]:
-    """Convolve, scan and gate (W, N, L, E), of the steps ``keep`` only; and C of every set."""
+    """Convolve, scan and gate (W, N, L, E); return the steps ``keep``, and C of every set."""
     u = causal_convolution(x, weights.conv, weights.conv_bias, reverse, backend=backend)
     if padding_mask is not None:  # the convolution's bias would otherwise drive the state
         u = u.masked_fill(
@@ -238,7 +240,7 @@ def _stack(mixers: Sequence[BidirectionalMamba]) -> _Weights:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """float32 or float64: what the scan computes in."""
+    """Convert to at least float32, in which the scan computes."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -247,7 +249,7 @@ def _stacked(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _project(x: Tensor, weight: Tensor) -> Tensor:
-    """(G, N, L, in) times (G, out, in): one matrix product for every set."""
+    """Multiply (G, N, L, in) by (G, out, in): one matrix product for every set."""
     if len(weight) == 1:
         return F.linear(x, weight[0])
     y = torch.bmm(x.flatten(1, 2), weight.transpose(1, 2))
@@ -262,12 +264,12 @@ def _rms_norm(x: Tensor, norms: Sequence[nn.RMSNorm]) -> Tensor:
 
 
 def _state_matrix(inner: int, state: int) -> nn.Parameter:
-    """log(-A) with A = -1, ..., -S for every channel (S4D-real)."""
+    """Return log(-A) with A = -1, ..., -S for every channel (S4D-real)."""
     return nn.Parameter(torch.log(torch.arange(1.0, state + 1)).repeat(inner, 1))
 
 
 def _step_projection(rank: int, inner: int) -> nn.Linear:
-    """The projection to delta; softplus of its bias is log-uniform in [DT_MIN, DT_MAX]."""
+    """Return the projection to delta; softplus of its bias is log-uniform in [DT_MIN, DT_MAX]."""
     projection = nn.Linear(rank, inner)
     nn.init.uniform_(projection.weight, -(rank**-0.5), rank**-0.5)
     dt = torch.exp(torch.empty(inner).uniform_(math.log(DT_MIN), math.log(DT_MAX)))

@@ -29,12 +29,12 @@ class TemporalLocalModule(nn.Module):
         self.norm = nn.LayerNorm(width_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, width_in) to (B, T, width_out)."""
+        """Map (B, T, width_in) to (B, T, width_out)."""
         return F.gelu(self.norm(self.conv(x.transpose(1, 2)).transpose(1, 2)))
 
 
 class PointwiseModule(nn.Module):
-    """Linear, LayerNorm, GELU at every step: version 3's place of the TLM."""
+    """Linear, LayerNorm, GELU at every step; version 3 has it in place of the TLM."""
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
@@ -42,12 +42,12 @@ class PointwiseModule(nn.Module):
         self.norm = nn.LayerNorm(width_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, width_in) to (B, T, width_out)."""
+        """Map (B, T, width_in) to (B, T, width_out)."""
         return F.gelu(self.norm(self.linear(x)))
 
 
 class MSTemba(nn.Module):
-    """The network. Parameter names are those of the authors' checkpoints."""
+    """MS-Temba. Parameter names are those of the authors' checkpoints."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class MSTemba(nn.Module):
         return Output(self.head(fused), scale_logits, consistency)
 
     def set_scan_backend(self, backend: str) -> None:
-        """Run every scan on this backend of ``mstemba.model.scan``; the default is ``auto``."""
+        """Run every scan on a backend of ``mstemba.model.scan``. The default is ``auto``."""
         for module in self.modules():
             if isinstance(module, MambaBlock):
                 module.scan_backend = backend
@@ -123,8 +123,9 @@ class MSTemba(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Scan the k streams of x.
 
-        Returns the sequence, the streams' C (k, B, L, S), and where they were scanned (k, B, L) or
-        None for everywhere.
+        Returns:
+            The sequence, the streams' C (k, B, L, S), and which of their entries were scanned
+            (k, B, L), None for all.
         """
         steps = x.shape[1]
         streams = split_streams(x, k, lengths, self.config.split)
@@ -137,7 +138,7 @@ class MSTemba(nn.Module):
             mask = stream_mask(whole if lengths is None else lengths, k, streams.shape[2], ragged)
         if len(blocks) == k:
             scanned, C = run_blocks(blocks, streams, mask)
-        else:  # shared weights: the streams are so many more sequences of one set
+        else:  # shared weights: the streams are more sequences of the same set
             flat = None if mask is None else mask.flatten(0, 1)[None]
             pair = run_blocks(blocks, streams.flatten(0, 1)[None], flat)
             scanned, C = (part.view(*streams.shape[:3], part.shape[3]) for part in pair)
@@ -145,7 +146,7 @@ class MSTemba(nn.Module):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Linear layers outside the Mamba blocks; the blocks keep Mamba's own initialisation."""
+        """Initialise the layers outside the Mamba blocks, which have their own initialisation."""
         for layer in (self.proj, self.scale_proj1, self.scale_proj2, self.scale_proj3):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
@@ -154,7 +155,7 @@ class MSTemba(nn.Module):
 
 
 def _inconsistency(C: Tensor, mask: Tensor | None) -> Tensor:
-    """1 - cosine similarity of the streams' C states, mean over pairs of streams and over clips.
+    """Return 1 - cosine similarity of the streams' C states, averaged over pairs and clips.
 
     C is (k, B, L, S), mask (k, B, L). Streams are compared over the shortest of them; a clip too
     short to have two streams is consistent.

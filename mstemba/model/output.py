@@ -1,4 +1,4 @@
-"""What every network returns, and where an untrained one starts."""
+"""The output of the networks, and the initialisation of their heads."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Output(NamedTuple):
     logits: Tensor
     """(B, T, C)."""
     scale_logits: list[Tensor]
-    """(B, T, C) from the head of each scale; of ``mstemba-v3``, empty for the others."""
+    """(B, T, C) from the head of each scale, for ``mstemba-v3``; otherwise empty."""
     consistency: Tensor
-    """Scalar: how far the streams of a scale differ in their C states; 0 but for ``mstemba-v3``."""
+    """Scalar: how much the streams of a scale differ in their C states; 0 except ``mstemba-v3``."""
     center_logits: Tensor | None = None
-    """(B, T, C): is the middle of an action here? From ``ms-tct`` in training, else None."""
+    """(B, T, C): is the centre of an action here? Of ``ms-tct`` in training, otherwise None."""
 
 
 @torch.no_grad()
 def initialise_head(head: nn.Linear | nn.Conv1d) -> None:
-    """Small weights, and a bias that gives every class the probability PRIOR."""
+    """Initialise a head: small weights, and a bias that gives every class the probability PRIOR."""
     assert head.bias is not None
     nn.init.trunc_normal_(head.weight, std=0.02)
     nn.init.constant_(head.bias, _logit(PRIOR))
@@ -37,7 +37,7 @@ def initialise_head(head: nn.Linear | nn.Conv1d) -> None:
 
 @torch.no_grad()
 def set_prior(model: nn.Module, prior: float) -> None:
-    """Let the heads of an untrained network give every class this probability."""
+    """Set the biases of a network's heads so that every class has this probability."""
     for head in model.modules():
         if getattr(head, "is_head", False):
             assert isinstance(head.bias, Tensor)

@@ -1,4 +1,4 @@
-"""Cutting a sequence into the k streams of a dilated scan, and putting them together again.
+"""Splits a sequence into the k streams of a dilated scan, and merges them.
 
 Streams come first, (k, B, L, D): each is a set of sequences for the block that scans it.
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def split_streams(x: Tensor, k: int, lengths: Tensor | None, split: str) -> Tensor:
-    """(B, T, D), zero from ``lengths`` (B,) on, to (k, B, ceil(T / k), D), a view where it can."""
+    """Split (B, T, D), zero from ``lengths`` (B,) on, into (k, B, ceil(T / k), D)."""
     steps = x.shape[1]
     size = -(-steps // k)
     if split == "interleaved" or k == 1:
@@ -30,7 +30,7 @@ def split_streams(x: Tensor, k: int, lengths: Tensor | None, split: str) -> Tens
 
 
 def merge_streams(streams: Tensor, steps: int, lengths: Tensor | None, split: str) -> Tensor:
-    """Undo ``split_streams``: (k, B, L, D) to (B, T, D); rows from ``lengths`` on are arbitrary."""
+    """Merge (k, B, L, D) into (B, T, D); rows from ``lengths`` on are arbitrary."""
     k, _, size, _ = streams.shape
     if split == "interleaved" or k == 1:
         return streams.permute(1, 2, 0, 3).flatten(1, 2)[:, :steps]
@@ -42,9 +42,9 @@ def merge_streams(streams: Tensor, steps: int, lengths: Tensor | None, split: st
 
 
 def stream_mask(lengths: Tensor, k: int, size: int, ragged: bool) -> Tensor:
-    """(k, B, size) bool: the entries of each clip's streams that are scanned.
+    """Return which entries of each clip's streams are scanned, (k, B, size) bool.
 
-    ``ragged`` leaves out the zeros at the end of the streams that got one step fewer.
+    With ``ragged``, the zeros at the end of the streams that have one step fewer are not.
     """
     late = torch.arange(k, device=lengths.device) if ragged else lengths.new_zeros(k)
     sizes = (lengths - late[:, None] + k - 1) // k

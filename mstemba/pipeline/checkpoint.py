@@ -1,7 +1,7 @@
-"""A trained model on disk, with everything needed to run it on a raw video.
+"""Checkpoints: trained models on disk, with everything needed to run them on a raw video.
 
 A checkpoint is a folder with `model.safetensors` and `config.json`, which holds the architecture,
-the classes, the backbone's specification and the training options.
+the classes, the specification of the features and the training options.
 """
 
 from __future__ import annotations
@@ -32,41 +32,43 @@ CONFIG, WEIGHTS, DONE = "config.json", "model.safetensors", "done.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder, its configuration read and checked, its weights not yet loaded."""
+    """A checkpoint whose configuration is read and checked, and whose weights are not loaded."""
 
     folder: Path
     model: dict[str, Any]
     """The network's configuration."""
     classes: tuple[str, ...]
+    """Names of the classes, in the order of the scores."""
     spec: FeatureSpec
-    """The features it was trained on, and needs."""
+    """The features that it was trained on, and needs."""
     weights_file: str | None
-    """Where the backbone's weights file was, if it was a local one."""
+    """Path of the backbone's weights, if they were a local file."""
     train_key: str
+    """The cache key of its training."""
     released_length: int | None = None
-    """Rows that a video is padded or cut to, for the authors' own weights; None for ours."""
+    """Rows to which a video is padded or cut, for the authors' weights; None for ours."""
 
     def load(self, device: str, on_event: EventHandler = ignore_events) -> Network:
-        """The model in evaluation mode. Raises CheckpointError when the weights are damaged."""
+        """Load the model in evaluation mode. Raises CheckpointError if its weights are damaged."""
         import torch
 
         from mstemba.model.config import ModelConfig
-        from mstemba.model.scan import explain
+        from mstemba.model.scan.backends import describe_choice
         from mstemba.model.weights import load_model
 
-        # Of bare weights the names do not tell how they are to be run.
+        # A weights file does not tell how it is to be run.
         choices = {k: self.model[k] for k in ("split", "padding") if k in self.model}
         model = load_model(self.folder, device, **(choices if self.released_length else {}))
         if isinstance(model.config, ModelConfig):
-            on_event(Event("model", explain(torch.device(device))))
+            on_event(Event("model", describe_choice(torch.device(device))))
         return model
 
     def sha256(self) -> str:
-        """Fingerprint of the weights."""
+        """Return the SHA-256 of the weights file."""
         return file_sha256(self.folder / WEIGHTS if self.folder.is_dir() else self.folder)
 
     def key_parts(self) -> dict[str, Any]:
-        """What decides the scores, beside the features."""
+        """Return what decides the scores, apart from the features."""
         return {"weights": self.sha256(), "model": self.model, "classes": self.classes}
 
 
@@ -87,7 +89,7 @@ def checkpoint_config(
     train: dict[str, Any],
     key: str,
 ) -> dict[str, Any]:
-    """The content of config.json; no time and no path of a run: equal runs give equal files."""
+    """Return the content of config.json. Equal runs give equal files: no time and no path in it."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -102,10 +104,14 @@ def checkpoint_config(
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a checkpoint folder, a run's folder (its chosen checkpoint), or a file in one.
+    """Open a checkpoint.
 
-    Raises CheckpointError: nothing there, no configuration beside the weights, another version, or
-    a weights file that holds pickled code, which is refused and never executed.
+    Args:
+        path: The folder, one of its files, or a run folder, whose best checkpoint is opened.
+
+    Raises:
+        CheckpointError: Nothing is there, it is damaged or of another version, or it is a weights
+            file without a configuration. Pickled code is refused and never executed.
     """
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint")
@@ -115,16 +121,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if path.is_file() and path.name not in (WEIGHTS, CONFIG):
         from mstemba.model.weights import read_weights
 
-        read_weights(path)  # says what is wrong with the file before what is missing beside it
+        read_weights(path)  # a damaged file is reported before a missing configuration
         raise CheckpointError(
-            f"{path}: holds weights alone; a checkpoint is a folder with {WEIGHTS} and {CONFIG}, "
-            f"which names the classes and the backbone. The authors' weights are run by "
+            f"{path}: holds only weights; a checkpoint is a folder with {WEIGHTS} and {CONFIG}, "
+            f"which names the classes and the backbone. To run the authors' weights, use "
             f"`mstemba evaluate --released`"
         )
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise CheckpointError(
-                f"{folder}: no checkpoint, it has no {name}. Make one with `mstemba train`"
+                f"{folder}: not a checkpoint, it has no {name}. Create one with `mstemba train`"
             )
     try:
         config = read_json(folder / CONFIG)
@@ -148,11 +154,19 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def open_released(
     path: Path, classes: tuple[str, ...], spec: FeatureSpec, length: int
 ) -> Checkpoint:
-    """Weights as the authors publish them, to be run as their code runs them.
+    """Open weights that the authors published, to be run as their code runs them.
 
-    Every video is padded with zeros, or cut, to `length` rows; the padding is scanned like any row,
-    and version 1 splits into contiguous parts. Only so do released weights give released numbers.
-    Raises CheckpointError for weights of another network, of other classes or of other features.
+    Every video is padded with zeros, or cut, to a fixed length, the padding is scanned like any
+    row, and version 1 splits into contiguous parts. Otherwise the published scores are not reached.
+
+    Args:
+        path: A weights file.
+        classes: Of the manifest.
+        spec: Of the features.
+        length: Rows to which videos are padded or cut.
+
+    Raises:
+        CheckpointError: The weights belong to another network, other classes or other features.
     """
     from mstemba.model.weights import infer_config, read_weights
 
@@ -165,7 +179,7 @@ def open_released(
     ):
         if found != expected:
             raise CheckpointError(
-                f"{path}: made for {found} {what}, the manifest and the features have {expected}"
+                f"{path}: made for {found} {what}, but manifest and features have {expected}"
             )
     model = config.to_dict()
     if "padding" in model:
@@ -175,7 +189,7 @@ def open_released(
 
 
 def read_done(run: Path) -> dict[str, Any]:
-    """The marker of a finished run. Raises CheckpointError when it is damaged."""
+    """Read the marker of a finished run. Raises CheckpointError if it is damaged."""
     try:
         done: dict[str, Any] = read_json(run / DONE)
         if done["checkpoint"] in ("best", "last"):
@@ -187,18 +201,23 @@ def read_done(run: Path) -> dict[str, Any]:
 
 
 def find_checkpoint(given: Path | None, workspace: Workspace | None) -> Checkpoint:
-    """The checkpoint named, else the one the workspace's last `train` made."""
+    """Open the given checkpoint, or the one of the workspace's last training.
+
+    Raises:
+        UsageError: Nothing is given and the workspace has no finished training.
+        CheckpointError: See `open_checkpoint`.
+    """
     if given is not None:
         return open_checkpoint(given)
     if workspace is None:
         raise UsageError(
-            "no workspace here: name a --checkpoint, or run in a workspace with a trained model"
+            "no workspace here: pass --checkpoint, or run in a workspace with a trained model"
         )
     run = get_current(workspace.runs)
     if run is None or not (run / DONE).is_file():
         raise UsageError(
             f"no training has finished in the workspace {workspace.root.resolve()}: "
-            f"run `mstemba train`, or name a --checkpoint"
+            f"run `mstemba train`, or pass --checkpoint"
         )
     return open_checkpoint(run)
 
@@ -206,11 +225,19 @@ def find_checkpoint(given: Path | None, workspace: Workspace | None) -> Checkpoi
 def score(
     model: Network, features: FloatArray, released_length: int | None = None
 ) -> NDArray[np.float32]:
-    """(T, F) features of a whole video to (T, C) probabilities.
+    """Score every row of a video.
 
-    With a `released_length`, as the released code does: zeros up to that length, and no more rows
-    than that come back. Raises StoreError for features that are no numbers, CheckpointError for a
-    network that makes such scores.
+    Args:
+        model: In evaluation mode.
+        features: (T, F), a whole video.
+        released_length: Pad with zeros, or cut, to this many rows, as the released code does.
+
+    Returns:
+        (T, C) probabilities; at most `released_length` rows.
+
+    Raises:
+        StoreError: The features contain NaN or infinity.
+        CheckpointError: The scores do.
     """
     import torch
 
@@ -226,7 +253,7 @@ def score(
     probabilities: NDArray[np.float32] = logits.float().sigmoid().cpu().numpy()
     if not np.isfinite(probabilities).all():
         raise CheckpointError(
-            "the network's scores are no numbers (NaN): its weights are damaged, or its training "
-            "diverged; take another checkpoint, or train again at a lower --lr"
+            "the network's scores contain NaN: its weights are damaged, or its training diverged; "
+            "use another checkpoint, or train again with a lower --lr"
         )
     return probabilities

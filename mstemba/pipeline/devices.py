@@ -1,4 +1,4 @@
-"""Which devices a stage runs on, and what they compute fast."""
+"""The devices that a stage runs on, and the precision that is fast there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from mstemba.errors import UsageError
 
 
 def pick_device(name: str) -> str:
-    """`auto` is the first GPU, Apple's, or the CPU. Raises UsageError when one is not there."""
+    """Return the device for a name; `auto` prefers CUDA, then mps, then the CPU.
+
+    Raises UsageError if the device is unknown or missing.
+    """
     import torch
 
     if name == "auto":
@@ -30,7 +33,7 @@ def pick_device(name: str) -> str:
 
 
 def all_devices(name: str) -> list[str]:
-    """Every GPU for `auto` and `cuda`, else the one device that is named."""
+    """Return every GPU for `auto` and `cuda`, otherwise the device that is named."""
     import torch
 
     device = pick_device(name)
@@ -40,14 +43,14 @@ def all_devices(name: str) -> list[str]:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def fast_precision(name: str) -> str:
-    """The smallest type that the device has instructions for: bfloat16, float16 or float32."""
+    """Return the smallest type that a device computes natively: bfloat16, float16 or float32."""
     import torch
 
     device = pick_device(name)

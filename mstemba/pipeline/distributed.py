@@ -1,4 +1,4 @@
-"""The processes of one training, as torchrun, accelerate or a cluster's launcher starts them."""
+"""The processes of a distributed training, started by torchrun, accelerate or a cluster."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def world_size() -> int:
-    """How many processes there are, by the launcher's environment variable."""
+    """Return the number of processes, from the launcher's environment variable."""
     return int(os.environ.get("WORLD_SIZE") or "1")
 
 
 def is_first() -> bool:
-    """Whether this process speaks for all.
+    """Return whether this process writes files and messages for all of them.
 
     RANK alone means nothing: clusters export it to every command of a job.
     """
@@ -27,7 +27,7 @@ def is_first() -> bool:
 
 
 def make_accelerator(device: str, precision: str) -> Accelerator:
-    """This process's device, precision and ways to the others; waits until all are there."""
+    """Make accelerate's handle of this process. Waits until all processes have started."""
     import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -41,24 +41,24 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
         torch.cuda.set_device(device)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
     if accelerator.num_processes > 1:
-        _leave_in_order()
+        _destroy_group_at_exit()
     return accelerator
 
 
 @cache
-def _leave_in_order() -> None:
-    """End the threads that talk to the others before the interpreter goes: else it may abort."""
+def _destroy_group_at_exit() -> None:
+    """End the communication threads before the interpreter exits; otherwise it may abort."""
     import torch.distributed
 
-    def leave() -> None:
+    def destroy() -> None:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
-    atexit.register(leave)
+    atexit.register(destroy)
 
 
 def gather(device: str, precision: str, value: Any) -> list[Any]:
-    """The values of all processes by rank, in every one of them."""
+    """Return the values of all processes, by rank, in each of them."""
     from accelerate.utils import gather_object
 
     make_accelerator(device, precision)

@@ -1,4 +1,4 @@
-"""The training runs of a workspace: what came of each, and in what they differ."""
+"""The training runs of a workspace: their results, and the options in which they differ."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from mstemba.pipeline.checkpoint import CONFIG, DONE, WEIGHTS, read_done
 from mstemba.pipeline.options import TrainOptions
 from mstemba.pipeline.workspace import Workspace, get_current
 
-# What a run had where its config.json does not say: newer options do nothing at their defaults.
+# For options that an older config.json does not have: their defaults change nothing.
 _DEFAULTS = {f.name: f.default for f in fields(TrainOptions)}
 
 
 def leaderboard(workspace: Workspace) -> dict[str, Any]:
-    """The runs by falling score, as plain data: `runs`, and `differing`, the names of the options.
+    """Return the runs by decreasing score, as plain data for `mstemba runs`.
 
-    Every run is as in `list_runs`, with `differs`: its value of each option that is not the same in
-    all readable runs. Those of the features begin with `features.`. Runs without a score come after
-    those with one, and damaged ones last.
+    Returns:
+        `differing`: the names of the options that are not the same in all readable runs; those of
+        the features begin with `features.`. `runs`: each as in `list_runs`, with `differs`, its
+        values of these options. Runs without a score follow those with one; damaged ones are last.
     """
     runs = list_runs(workspace)
     configs = {run["name"]: _flat(run.pop("config")) for run in runs}
@@ -45,10 +46,10 @@ def leaderboard(workspace: Workspace) -> dict[str, Any]:
 
 
 def list_runs(workspace: Workspace) -> list[dict[str, Any]]:
-    """Every run, by name, as plain data.
+    """Return every run, by name, as plain data.
 
-    `state` is done, unfinished or damaged (`problem` says why); what is not known is None. `score`
-    is the validation mAP in percent; `config` the content of its config.json.
+    `state` is done, unfinished or damaged (`problem` says why); `score` is the validation mAP in
+    percent; `config` is the content of config.json. Unknown values are None.
     """
     current = get_current(workspace.runs)
     folders = sorted(p for p in workspace.runs.glob("*") if (p / "last" / CONFIG).is_file())
@@ -77,14 +78,14 @@ def _read(run: Path) -> dict[str, Any]:
 
 
 def _count_parameters(weights: Path) -> int | None:
-    """Numbers in a weights file, from its header alone; None when it has been deleted."""
+    """Count the parameters in a weights file by its header; None if the file was deleted."""
     if not weights.is_file():
         return None
     try:
         with safetensors.safe_open(weights, "numpy") as file:
             shapes: list[list[int]] = [
                 file.get_slice(name).get_shape()
-                for name in file.keys()  # noqa: SIM118, it is no dict
+                for name in file.keys()  # noqa: SIM118, it is not a dict
             ]
     except safetensors.SafetensorError as error:
         raise ValueError(f"{weights}: {error}") from error
@@ -92,7 +93,7 @@ def _count_parameters(weights: Path) -> int | None:
 
 
 def _flat(config: dict[str, Any] | None) -> dict[str, Any]:
-    """Training options and features' specification under one set of names."""
+    """Return the training options and the specification of the features in one dict."""
     if config is None:
         return {}
     train = {name: value for name, value in config.get("train", {}).items() if name != "recipe"}

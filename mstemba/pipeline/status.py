@@ -1,4 +1,4 @@
-"""What a workspace holds: every stage of every video, the runs, the detections."""
+"""The status of a workspace: the features of every video, the runs, the detections."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ from mstemba.pipeline.workspace import Workspace, get_current
 
 @dataclass(frozen=True)
 class VideoStatus:
-    """One video in one feature store."""
+    """A video in a feature store."""
 
     video: str
     subset: str | None
     store: str
     state: str
-    """done, missing, stale, failed, or no file."""
+    """done, missing, stale, failed, damaged, or no file."""
     detail: str
+    """The reason, or what the entry holds."""
     bytes: int
+    """Size on disk."""
     made: str
+    """Date and time in UTC; empty if unknown."""
 
 
 def status(workspace: Workspace) -> dict[str, Any]:
-    """Everything a workspace holds, as plain data: `videos`, `stores`, `runs`, `detections`."""
+    """Return the content of a workspace as plain data, for `mstemba status`."""
     manifest = load_manifest(workspace.manifest)
     fingerprints = Fingerprints(workspace.fingerprints)
     current = get_current(workspace.features)
@@ -54,7 +57,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
     fingerprints.save()
     runs = list_runs(workspace)
     for run in runs:
-        del run["config"]  # `mstemba runs` says what of it matters
+        del run["config"]  # `mstemba runs` shows what matters of it
     return {
         "workspace": str(workspace.root.resolve()),
         "dataset": manifest.dataset,
@@ -70,7 +73,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
 def _features(
     root: Path, manifest: Manifest, fingerprints: Fingerprints
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What a store says of itself, and its videos; a folder of .npy files says nothing."""
+    """Return the facts of a store (none for a folder of .npy files) and its videos."""
     if root.suffix != ".zarr" and not (root / "zarr.json").exists():
         return {}, _published(NpyFolder(root), manifest)
     store, failures = FeatureStore.open(root), read_failures(root)
@@ -98,7 +101,7 @@ def _state(
     if entry is not None:
         size, made = store.bytes_of(id), entry["made"]
         if not imported and path and entry["key"] != entry_key(store.spec, fingerprints.of(path)):
-            return "stale", "the video changed since", size, made
+            return "stale", "the video has changed since", size, made
         return (
             "done",
             "; ".join([f"{entry['rows']} rows, {entry['decoder']}", *entry["warnings"]]),
@@ -111,7 +114,7 @@ def _state(
 
 
 def _published(source: NpyFolder, manifest: Manifest) -> list[dict[str, Any]]:
-    """What a folder of published features holds; its files are read when they are used."""
+    """Return the videos of a folder of published features, without reading its files."""
     found = []
     for video in manifest.videos.values():
         size = source.bytes_of(video.id)

@@ -1,4 +1,4 @@
-"""The folder in which the commands need no further word: where things are, what is current."""
+"""The workspace: a folder whose files the commands find without being given paths."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ manifest = "manifest.json"
 
 @dataclass(frozen=True)
 class Workspace:
-    """Paths of a workspace.
+    """The paths of a workspace.
 
-    `current` files hold one name: the feature store of the last `extract` and the run of the last
-    `train`, which the later commands take when they are not told otherwise.
+    The files named `current` hold a name: the feature store of the last `extract`, and the run of
+    the last `train`, which later commands use by default.
     """
 
     root: Path
@@ -53,12 +53,12 @@ class Workspace:
 
     @property
     def fingerprints(self) -> Path:
-        """SHA-256 of the files seen; deleting it only costs time."""
+        """SHA-256 of known files; deleting it only costs time."""
         return self.root / ".cache" / "fingerprints.json"
 
 
 def create_workspace(root: Path) -> Workspace:
-    """Make `root` a workspace; an existing one is left as it is."""
+    """Make `root` a workspace. An existing one is unchanged."""
     root.mkdir(parents=True, exist_ok=True)
     if not (root / MARKER).is_file():
         write_text(root / MARKER, _CONTENT)
@@ -66,17 +66,17 @@ def create_workspace(root: Path) -> Workspace:
 
 
 def open_workspace(root: str | Path) -> Workspace:
-    """The workspace at `root`. Raises UsageError when it is none."""
+    """Open the workspace at `root`. Raises UsageError if it is not one."""
     root = Path(root)
     if not (root / MARKER).is_file():
         raise UsageError(
-            f"{root} is no mstemba workspace: it has no {MARKER}. Make one with `mstemba init`"
+            f"{root}: not a workspace, it has no {MARKER}. Create one with `mstemba init`"
         )
     return Workspace(root, root / _manifest_name(root / MARKER))
 
 
 def find_workspace(given: Workspace | str | Path | None = None) -> Workspace | None:
-    """The workspace given, or named by MSTEMBA_WORKSPACE, or the nearest one upwards, or None."""
+    """Return the given workspace, the one in MSTEMBA_WORKSPACE, or the nearest one above."""
     if isinstance(given, Workspace):
         return given
     if given is None and os.environ.get("MSTEMBA_WORKSPACE"):
@@ -85,8 +85,15 @@ def find_workspace(given: Workspace | str | Path | None = None) -> Workspace | N
         return open_workspace(given)
     here = Path.cwd()
     found = next((f for f in (here, *here.parents) if (f / MARKER).is_file()), None)
-    # Relative, so that what is printed is as short as what a user would type.
+    # Relative, so that printed paths are as short as a user would type them.
     return None if found is None else open_workspace(Path(os.path.relpath(found)))
+
+
+def require_workspace(workspace: Workspace | None, option: str) -> Workspace:
+    """Return the workspace. Raises UsageError, naming the option to pass, if there is none."""
+    if workspace is None:
+        raise UsageError(f"no workspace here: pass {option}, or create one with `mstemba init`")
+    return workspace
 
 
 def _manifest_name(marker: Path) -> str:
@@ -98,12 +105,12 @@ def _manifest_name(marker: Path) -> str:
 
 
 def set_current(folder: Path, name: str) -> None:
-    """Remember which entry of `folder` the later commands take."""
+    """Remember which entry of `folder` later commands use by default."""
     write_text(folder / "current", name + "\n")
 
 
 def get_current(folder: Path) -> Path | None:
-    """The remembered entry of `folder`, if it is still there."""
+    """Return the remembered entry of `folder`, if it still exists."""
     pointer = folder / "current"
     if not pointer.is_file():
         return None

@@ -343,7 +343,7 @@ CASES = [
     Case(
         "store-is-another-folder",
         (*EXTRACT, "--store", "videos"),
-        ("videos", "no feature store"),
+        ("videos", "not a feature store"),
     ),
     Case(
         "features-do-not-fit",
@@ -351,7 +351,9 @@ CASES = [
         (OTHER, "window=8 (wanted 4)"),
         store_of_window_8,
     ),
-    Case("features-missing", ("train", "--features", "no.zarr"), ("no.zarr", "no feature store")),
+    Case(
+        "features-missing", ("train", "--features", "no.zarr"), ("no.zarr", "not a feature store")
+    ),
     Case("nothing-extracted", ("train",), ("no features", "mstemba extract"), without("features")),
     Case(
         "classes-differ",

@@ -224,7 +224,7 @@ def test_train_killed_again_and_again(labelled: Path, steps: tuple[int, ...]) ->
         job.kill()
         assert not (run / "done.json").exists()
     last = mstemba(*TRAIN, cwd=labelled)
-    assert "going on from step " in last.stderr
+    assert "resuming from step " in last.stderr
     assert _result(run) == undisturbed
     assert list(run.glob(".*")) + list(run.glob("state*")) == []
 

@@ -82,7 +82,7 @@ def test_no_result_is_written_over_what_it_is_made_from(
     shutil.copytree(finished / "runs", tmp_path / "runs")
     before = contents(tmp_path)
     said = complaint(mstemba(*args, cwd=tmp_path, expect=2))
-    assert f"{args[-1]}: this file is read; name another one by {args[-2]}" in said
+    assert f"{args[-1]} is also an input; choose another file with {args[-2]}" in said
     assert contents(tmp_path) == before
 
 

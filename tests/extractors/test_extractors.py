@@ -466,7 +466,7 @@ def test_openais_weights_get_the_activation_they_were_trained_with(
     import open_clip
 
     monkeypatch.setattr(clip, "unreachable", lambda url: None)
-    monkeypatch.setattr(clip, "_cached", lambda hub: None)
+    monkeypatch.setattr(clip, "cached_file", lambda hub: None)
     monkeypatch.setattr(open_clip, "create_model", create_model)
     for model, tag, quick in (
         ("ViT-L-14", "openai", True),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mstemba.model.scan import Reverse
+from mstemba.model.scan.reference import Reverse
 
 
 def arguments(

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from mstemba.model.losses import detection_loss
 from mstemba.model.mstemba import MSTemba
-from mstemba.model.scan import backends
+from mstemba.model.scan.backends import list_backends
 from mstemba.model.weights import load_model
 
-NAMES = [backend.name for backend in backends() if backend.available]
+NAMES = [backend.name for backend in list_backends() if backend.available]
 GPU = torch.cuda.is_available()
 # Where there is no GPU, Triton's interpreter runs its kernels: right, and slow.
 SHORT = 8

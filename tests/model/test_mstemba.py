@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mstemba.errors import UsageError
-from mstemba.model import scan
 from mstemba.model.config import ModelConfig
 from mstemba.model.losses import detection_loss
 from mstemba.model.mamba import CHUNK, BidirectionalMamba, MambaBlock
 from mstemba.model.mstemba import MSTemba
 from mstemba.model.output import PRIOR, Output
-from mstemba.model.scan import reference
+from mstemba.model.scan import backends, reference
 
 KINDS = [("mstemba", "interleaved"), ("mstemba", "contiguous"), ("mstemba-v3", "interleaved")]
 kinds = pytest.mark.parametrize(("arch", "split"), KINDS)
@@ -162,8 +161,8 @@ def test_float64_is_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_backend_that_cannot_carry_scores_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     model, features = tiny().eval(), torch.randn(1, 40, 5)
     # The reference under the name of the backend that cannot start from a state.
-    monkeypatch.setitem(scan._BACKENDS, "cuda", ("", lambda: None))
-    monkeypatch.setitem(scan._HOME, "cuda", "cpu")
+    monkeypatch.setitem(backends.BACKENDS, "cuda", ("", lambda: None))
+    monkeypatch.setitem(backends.DEVICES, "cuda", "cpu")
     monkeypatch.setitem(sys.modules, "mstemba.model.scan.cuda", reference)
     monkeypatch.setitem(CHUNK, "cpu", 7)
     with torch.no_grad():

@@ -16,16 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mstemba.errors import UsageError
-from mstemba.model import scan
-from mstemba.model.scan import (
-    Reverse,
-    causal_convolution,
-    choose,
-    explain,
-    selective_scan,
-    threads,
-    vector,
-)
+from mstemba.model.scan import backends, threads, vector
+from mstemba.model.scan.backends import choose, describe_choice
+from mstemba.model.scan.operations import causal_convolution, selective_scan
+from mstemba.model.scan.reference import Reverse
 from tests.model.scans import arguments, assert_close, with_gradients
 
 CPU = torch.device("cpu")
@@ -260,9 +254,9 @@ def test_state_is_carried_without_gradients_only() -> None:
 @pytest.fixture
 def fresh_choice() -> Iterator[None]:
     """Nothing that was chosen before is remembered, nor what is chosen here afterwards."""
-    scan._choose_automatically.cache_clear()
+    backends.choose_fastest.cache_clear()
     yield
-    scan._choose_automatically.cache_clear()
+    backends.choose_fastest.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh_choice")
@@ -272,18 +266,18 @@ def test_auto_takes_the_fastest_that_can_run_and_says_why(
     missing = {"cpu": "no Numba", "cuda": "no kernels", "triton": None, "reference": None}
     for name, reason in missing.items():
         entry = (f"the {name} one", lambda reason=reason: reason)
-        monkeypatch.setitem(scan._BACKENDS, name, entry)
+        monkeypatch.setitem(backends.BACKENDS, name, entry)
     caplog.set_level("INFO")
     gpu = torch.device("cuda")
     assert choose("auto", gpu) == "triton"
     assert "triton (the triton one); not cuda: no kernels, for torch.float32 on cuda" in caplog.text
-    assert explain(gpu) == "scan backend triton (the triton one); not cuda: no kernels"
-    assert explain(CPU) == "scan backend reference (the reference one); not cpu: no Numba"
+    assert describe_choice(gpu) == "scan backend triton (the triton one); not cuda: no kernels"
+    assert describe_choice(CPU) == "scan backend reference (the reference one); not cpu: no Numba"
     assert choose("auto", gpu, torch.float64) == "reference"
     with pytest.raises(UsageError, match="'cuda' cannot run: no kernels; choices: auto, triton"):
         choose("cuda", gpu)
-    monkeypatch.setitem(scan._BACKENDS, "cuda", ("", lambda: None))
-    scan._choose_automatically.cache_clear()
+    monkeypatch.setitem(backends.BACKENDS, "cuda", ("", lambda: None))
+    backends.choose_fastest.cache_clear()
     assert choose("auto", gpu) == "cuda"
     assert choose("auto", gpu, carries=True) == "triton"
     with pytest.raises(UsageError, match="cannot start from a state"):
@@ -293,11 +287,11 @@ def test_auto_takes_the_fastest_that_can_run_and_says_why(
 def test_the_environment_names_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MSTEMBA_SCAN", "reference")
     assert choose("auto", CPU) == "reference"
-    assert explain(CPU) == "scan backend reference, named by MSTEMBA_SCAN"
+    assert describe_choice(CPU) == "scan backend reference, named by MSTEMBA_SCAN"
     for unset in ("", "auto"):
         monkeypatch.setenv("MSTEMBA_SCAN", unset)
         assert choose("auto", CPU) == "cpu"
-        assert explain(CPU) == "scan backend cpu (compiled by Numba)"
+        assert describe_choice(CPU) == "scan backend cpu (compiled by Numba)"
     monkeypatch.setenv("MSTEMBA_SCAN", "warp")
     with pytest.raises(UsageError, match="'warp'"):
         choose("auto", CPU)
@@ -307,8 +301,8 @@ def test_work_is_shared_out_and_failures_come_back(monkeypatch: pytest.MonkeyPat
     def fail(item: int) -> None:
         raise ValueError(f"item {item}")
 
-    for pool in (threads._openmp(), None):
-        monkeypatch.setattr(threads, "_openmp", lambda pool=pool: pool)
+    for pool in (threads.openmp(), None):
+        monkeypatch.setattr(threads, "openmp", lambda pool=pool: pool)
         for count in (1, 2, 5):
             done: list[int] = []
             threads.share_out(done.append, [(i,) for i in range(20)], count)
@@ -327,25 +321,25 @@ def test_an_interrupt_that_a_thread_dropped_loses_no_work(monkeypatch: pytest.Mo
     def nobody(*_: object) -> None:
         return
 
-    monkeypatch.setattr(threads, "_openmp", lambda: only_the_caller)
+    monkeypatch.setattr(threads, "openmp", lambda: only_the_caller)
     threads.share_out(done.append, shares, 2)
     assert sorted(done) == list(range(20))
-    monkeypatch.setattr(threads, "_openmp", lambda: nobody)
+    monkeypatch.setattr(threads, "openmp", lambda: nobody)
     with pytest.raises(KeyboardInterrupt):
         threads.share_out(done.append, shares, 2)
 
 
 @pytest.mark.usefixtures("fresh_choice")
-def test_kernels_that_are_installed_and_do_not_load_are_passed_over(
+def test_kernels_that_are_installed_and_do_not_load_are_skipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scan, "_missing_gpu", lambda: None)
-    monkeypatch.setattr(scan.importlib.util, "find_spec", lambda name: name)
-    scan._missing_for_cuda.cache_clear()
+    monkeypatch.setattr(backends, "missing_gpu", lambda: None)
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: name)
+    backends.missing_for_cuda.cache_clear()
     try:
-        reason = scan._missing_for_cuda()
+        reason = backends.missing_for_cuda()
     finally:
-        scan._missing_for_cuda.cache_clear()
+        backends.missing_for_cuda.cache_clear()
     assert reason is not None
     assert reason.startswith("the kernels installed do not load here")
 

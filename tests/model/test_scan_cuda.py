@@ -17,12 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mstemba.model.scan import Reverse, backends, causal_convolution, reference, selective_scan
+from mstemba.model.scan import reference
+from mstemba.model.scan.backends import list_backends
+from mstemba.model.scan.operations import causal_convolution, selective_scan
+from mstemba.model.scan.reference import Reverse
 from tests.model.scans import arguments, assert_close, with_gradients
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 DIRECTIONS: list[Reverse] = [False, True, "both"]
-GPU_BACKENDS = [b.name for b in backends() if b.available and b.name in ("triton", "cuda")]
+GPU_BACKENDS = [b.name for b in list_backends() if b.available and b.name in ("triton", "cuda")]
 
 
 def documented_scan(

@@ -17,8 +17,9 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton has no wheels for Windows and macOS")
 
-from mstemba.model.scan import Reverse, reference
+from mstemba.model.scan import reference
 from mstemba.model.scan import triton as kernels
+from mstemba.model.scan.reference import Reverse
 from tests.model import scans
 from tests.model.scans import assert_close, with_gradients
 
@@ -145,15 +146,15 @@ def test_state_of_both_directions() -> None:
 
 
 def test_without_gradients_nothing_is_kept_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    plans = []
-    forward = kernels._scan_forward
-    monkeypatch.setattr(kernels, "_scan_forward", lambda *a: plans.append(a[0]) or forward(*a))
+    tilings = []
+    forward = kernels.scan_forward
+    monkeypatch.setattr(kernels, "scan_forward", lambda *a: tilings.append(a[0]) or forward(*a))
     tensors = arguments(1, 1, 3, 2, 2, False)
     with torch.no_grad():
         kernels.scan(*tensors, False, None)
     kernels.scan(*(t.detach() for t in tensors), False, None)
     kernels.scan(*tensors, False, None)
-    assert [plan.saves for plan in plans] == [False, False, True]
+    assert [tiling.saves for tiling in tilings] == [False, False, True]
 
 
 @pytest.mark.parametrize("reverse", DIRECTIONS)
@@ -190,9 +191,9 @@ def test_softplus_is_accurate_for_small_and_large_steps() -> None:
 )
 def test_a_sequence_is_cut_to_fill_a_gpu(length: int, n: int, chunk: int) -> None:
     u = torch.empty(2, n, length, 1152, device="meta")
-    plan = kernels._plan(u, 16, "both", saves=True)
-    assert (plan.chunk, plan.chunks) == (chunk, -(-length // chunk))
-    assert plan.interval == 16  # what is kept for the backward pass is as large as u
+    tiling = kernels.make_tiling(u, 16, "both", saves=True)
+    assert (tiling.chunk, tiling.chunks) == (chunk, -(-length // chunk))
+    assert tiling.interval == 16  # what is kept for the backward pass is as large as u
 
 
 @pytest.mark.parametrize(

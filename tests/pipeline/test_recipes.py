@@ -49,7 +49,7 @@ def test_a_recipe_sets_options_that_there_are(dataset: str, recipe: str) -> None
     assert found == PUBLISHED[dataset]
     # Where it runs, and what a user compares, is not a recipe's.
     assert not {"arch", "width", "seed", "labels"} & set(values)
-    assert not {f.name for f in fields(TrainOptions) if f.metadata["runtime"]} & set(values)
+    assert not {f.name for f in fields(TrainRunOptions)} & set(values)
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -108,7 +108,7 @@ def test_what_is_given_wins_also_when_it_is_a_default() -> None:
 
 def command(workspace: Path, *args: str) -> tuple[str, dict[str, Any]]:
     """What `mstemba train` says, and the training options in its checkpoint."""
-    quick = {**TINY, "min_steps": 2, "batch_size": 2, "features": "npy"}
+    quick = {**TINY, **HERE, "min_steps": 2, "batch_size": 2, "features": "npy"}
     flags = [x for k, v in quick.items() for x in (f"--{k.replace('_', '-')}", str(v))]
     result = subprocess.run(
         [sys.executable, "-m", "mstemba", "train", *flags, *args, "--output", "run"],
@@ -129,15 +129,13 @@ def test_the_command_line_wins_over_the_recipe_of_the_dataset(tmp_path: Path) ->
         make_workspace(tmp_path / "w", dataset="smarthome"), "--clip-length", "512", "--lr", "5e-4"
     )
     (line,) = [line for line in said.splitlines() if line.startswith("recipe ")]
-    assert line.startswith("recipe tuned of tsu, but for batch_size, clip_length, ")
+    assert line.startswith("recipe tuned of tsu, except for batch_size, clip_length, ")
     assert "lr" in line
     assert (kept["recipe"], kept["clip_length"], kept["lr"]) == ("tuned", 512, 5e-4)
     values = recipes.load("tsu", "tuned")
     for name in ("warmup", "min_lr", "ema", "weight_decay", "min_crop"):
         assert kept[name] == values[name], name
-    assert set(kept) == {"recipe"} | {
-        f.name for f in fields(TrainOptions) if not f.metadata["runtime"]
-    }
+    assert set(kept) == {"recipe"} | {f.name for f in fields(TrainOptions)}
 
 
 def test_options_alone_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -155,7 +153,7 @@ def test_options_alone_are_taken_as_they_are(tmp_path: Path) -> None:
         on_event=lambda event: news.append(event.message),
     )  # fmt: skip
     assert tuned.run != plain.run
-    assert news[0].startswith("recipe tuned of charades, but for")
+    assert news[0].startswith("recipe tuned of charades, except for")
     resolved = recipes.options_for("charades", "tuned", **TINY)
     assert train(resolved, QUIET, workspace=workspace, features=features).cached
 
@@ -174,6 +172,6 @@ def test_options_that_are_not_at_their_defaults_win_over_a_recipe(tmp_path: Path
         assert kept[name] == values[name], name
     assert values["ema"] != TrainOptions().ema
     assert news[0] == (
-        "recipe tuned of charades, but for batch_size, clip_length, drop_path, dropout, epochs, "
+        "recipe tuned of charades, except for batch_size, clip_length, drop_path, dropout, epochs, "
         "lr as given"
     )

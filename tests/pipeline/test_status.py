@@ -157,7 +157,8 @@ def test_a_folder_of_published_features_is_listed(workspace: Workspace, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("files", "says"), [((), "neither a feature store"), (("a.npy", "b/a.npy"), "are of one video")]
+    ("files", "says"),
+    [((), "neither a feature store"), (("a.npy", "b/a.npy"), "belong to the same video")],
 )
 def test_a_folder_that_is_no_features_is_a_problem_of_its_own(
     workspace: Workspace, tmp_path: Path, files: tuple[str, ...], says: str
@@ -275,10 +276,10 @@ def test_a_workspace_is_found_from_below_by_option_and_by_environment(
 def test_a_named_folder_that_is_no_workspace_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError, match="is no mstemba workspace"):
+    with pytest.raises(UsageError, match=r"not a workspace, it has no mstemba\.toml"):
         find_workspace(tmp_path)
     monkeypatch.setenv("MSTEMBA_WORKSPACE", str(tmp_path / "none"))
-    with pytest.raises(UsageError, match="none is no mstemba workspace"):
+    with pytest.raises(UsageError, match="none: not a workspace"):
         find_workspace()
 
 

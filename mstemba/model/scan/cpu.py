@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mstemba.model.scan import Reverse, cpu_kernels, reference
+from mstemba.model.scan import cpu_kernels, reference
 from mstemba.model.scan.cpu_kernels import INTERVAL, TAPS, WIDTH
+from mstemba.model.scan.reference import Reverse
 from mstemba.model.scan.threads import share_out
 
 _UPDATES_PER_THREAD = 200_000
@@ -45,7 +46,7 @@ def scan(
     reverse: Reverse,
     state: Tensor | None,
 ) -> Tensor:
-    """See ``mstemba.model.scan.selective_scan``; every tensor is on the CPU."""
+    """See ``operations.selective_scan``; every tensor is on the CPU."""
     inputs = [None if t is None else t.float() for t in (u, delta, A, B, C, D, z, delta_bias)]
     if torch.is_grad_enabled():
         y: Tensor = cast(Any, _Scan).apply(*inputs, reverse)
@@ -55,7 +56,7 @@ def scan(
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, reverse: Reverse) -> Tensor:
-    """See ``mstemba.model.scan.causal_convolution``; every tensor is on the CPU."""
+    """See ``operations.causal_convolution``; every tensor is on the CPU."""
     if weight.shape[2] > TAPS:  # nobody's Mamba has more
         return reference.convolve(x, weight, bias, reverse)
     y: Tensor = cast(Any, _Convolution).apply(x.float(), weight.float(), bias.float(), reverse)

@@ -13,7 +13,8 @@ from causal_conv1d import causal_conv1d_fn
 from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 from torch import Tensor
 
-from mstemba.model.scan import Reverse, reference
+from mstemba.model.scan import reference
+from mstemba.model.scan.reference import Reverse
 
 
 def scan(
@@ -28,7 +29,7 @@ def scan(
     reverse: Reverse,
     state: Tensor | None,
 ) -> Tensor:
-    """See ``mstemba.model.scan.selective_scan``; ``state`` is None, the kernel cannot carry it."""
+    """See ``operations.selective_scan``; ``state`` is None, the kernel cannot carry it."""
     if u.numel() == 0:  # a grid of no programs is an error
         return reference.scan(u, delta, A, B, C, D, z, delta_bias, reverse, state)
     sets, n, length, _ = u.shape
@@ -48,7 +49,7 @@ def scan(
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, reverse: Reverse) -> Tensor:
-    """See ``mstemba.model.scan.causal_convolution``."""
+    """See ``operations.causal_convolution``."""
     sets, _, taps = weight.shape
     if x.numel() == 0 or not 2 <= taps <= 4:  # the kernel has these numbers of taps only
         return reference.convolve(x, weight, bias, reverse)

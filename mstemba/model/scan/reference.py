@@ -1,12 +1,15 @@
-"""The scan and the convolution as the papers write them, one step after another, in PyTorch."""
+"""The scan and the convolution in readable PyTorch, step by step as in the papers."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mstemba.model.scan import Reverse
+Reverse = bool | Literal["both"]
+"""Direction of time. ``both``: the first half of the sets runs forwards, the second backwards."""
 
 
 def scan(
@@ -21,7 +24,7 @@ def scan(
     reverse: Reverse,
     state: Tensor | None,
 ) -> Tensor:
-    """See ``mstemba.model.scan.selective_scan``; gradients come from autograd."""
+    """See ``operations.selective_scan``; gradients come from autograd."""
     dtype = u.dtype
     work = torch.float64 if dtype == torch.float64 else torch.float32
     inputs = [t.to(work) for t in (u, delta, A, B, C, D, delta_bias)]
@@ -35,7 +38,7 @@ def scan(
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, reverse: Reverse) -> Tensor:
-    """See ``mstemba.model.scan.causal_convolution``; gradients come from autograd."""
+    """See ``operations.causal_convolution``; gradients come from autograd."""
     if reverse == "both":
         halves = zip(weight.chunk(2), bias.chunk(2), (False, True), strict=True)
         return torch.cat([convolve(x, *half) for half in halves])

@@ -1,4 +1,4 @@
-"""Running compiled loops on torch's own threads."""
+"""Runs compiled loops on torch's own threads."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ _Callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def share_out(call: Callable[..., Any], shares: Iterable[Any], threads: int) -> None:
-    """``call(*share)`` for every share, on so many threads at a time. ``call`` should hold no GIL.
+    """Call ``call(*share)`` for every share, on several threads.
 
-    A thread takes the next share when it is free. The threads are those of the OpenMP pool that
-    torch's operators run on, where it can be reached: its idle threads spin for milliseconds after
-    each operator, and would hold up any thread of ours beside them.
+    A thread takes the next share when it is free. The threads are those of torch's OpenMP pool, if
+    it can be reached: its idle threads spin for milliseconds after each operator, and would slow
+    down other threads.
+
+    Args:
+        call: Should release the GIL.
+        shares: Arguments of the calls.
+        threads: How many run at a time.
     """
     pending = iter(list(shares))
     failures: list[BaseException] = []
@@ -31,14 +36,14 @@ def share_out(call: Callable[..., Any], shares: Iterable[Any], threads: int) -> 
         except BaseException as error:
             failures.append(error)
 
-    parallel = _openmp()
+    parallel = openmp()
     if threads == 1:
         work()
     elif parallel is not None:
         parallel(_Callback(work), None, threads, 0)
         if get_ident() not in entered:  # an interrupt that ctypes printed and dropped
             raise KeyboardInterrupt
-        work()  # what is left where such an interrupt hit the others
+        work()  # the rest, if such an interrupt hit the other threads
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, range(threads)))
@@ -47,8 +52,8 @@ def share_out(call: Callable[..., Any], shares: Iterable[Any], threads: int) -> 
 
 
 @cache
-def _openmp() -> Callable[..., None] | None:
-    """GOMP_parallel(function, data, threads, flags) of the library that torch has loaded."""
+def openmp() -> Callable[..., None] | None:
+    """Return GOMP_parallel(function, data, threads, flags) of torch's OpenMP; None without it."""
     try:
         found = ctypes.CDLL(None).GOMP_parallel
     except (AttributeError, OSError, TypeError):  # another OpenMP, or another system

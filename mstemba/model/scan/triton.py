@@ -23,8 +23,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mstemba.model.scan import Reverse, reference
+from mstemba.model.scan import reference
 from mstemba.model.scan import triton_kernels as kernels
+from mstemba.model.scan.reference import Reverse
 
 CHANNELS = 32
 """Channels of one program of the scan: with one warp, the tiles described in ``triton_kernels``."""
@@ -56,14 +57,14 @@ def scan(
     reverse: Reverse,
     state: Tensor | None,
 ) -> Tensor:
-    """See ``mstemba.model.scan.selective_scan``; every tensor is on one GPU."""
+    """See ``operations.selective_scan``; every tensor is on one GPU."""
     tensors = (u, delta, A.float(), B, C, D.float(), z, delta_bias.float())
     y: Tensor = cast(Any, _Scan).apply(*tensors, reverse, state, torch.is_grad_enabled())
     return y
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, reverse: Reverse) -> Tensor:
-    """See ``mstemba.model.scan.causal_convolution``; every tensor is on one GPU."""
+    """See ``operations.causal_convolution``; every tensor is on one GPU."""
     if weight.shape[2] > MOST_TAPS:
         return reference.convolve(x, weight, bias, reverse)
     y: Tensor = cast(Any, _Convolution).apply(x, weight.float(), bias.float(), reverse)
@@ -71,8 +72,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, reverse: Reverse) -> Tenso
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """The sizes of a scan and how it is cut up."""
+class _Tiling:
+    """The sizes of a scan, and how it is cut into programs and chunks."""
 
     sets: int
     n: int
@@ -102,7 +103,8 @@ class _Plan:
         return {"maxnreg": limit} if self.padded <= 16 else {}
 
 
-def _plan(u: Tensor, states: int, reverse: Reverse, saves: bool) -> _Plan:
+def make_tiling(u: Tensor, states: int, reverse: Reverse, saves: bool) -> _Tiling:
+    """Return how the scan of u (G, N, L, E) with this number of states is cut up."""
     sets, n, length, channels = u.shape
     mode = 2 if reverse == "both" else int(reverse)
     results = sets * n // 2 if mode == 2 else sets * n
@@ -113,7 +115,7 @@ def _plan(u: Tensor, states: int, reverse: Reverse, saves: bool) -> _Plan:
         chunk = max(triton.next_power_of_2(length), interval)
     while chunk > interval and blocks * results * triton.cdiv(length, chunk) < PROGRAMS:
         chunk //= 2
-    return _Plan(
+    return _Tiling(
         sets, n, length, channels, states, mode, sets * n, results, blocks, chunk,
         triton.cdiv(length, chunk), interval if saves else chunk, triton.cdiv(channels, 4) * 4,
         padded, saves,
@@ -126,15 +128,15 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         u, delta, A, B, C, D, z, bias, reverse, state, learns = arguments
-        plan = _plan(u, A.shape[2], reverse, learns and any(ctx.needs_input_grad))
+        tiling = make_tiling(u, A.shape[2], reverse, learns and any(ctx.needs_input_grad))
         gate = None if z is None else _rows(z)
-        inputs = [_rows(u), _rows(delta), _packed(B, C, plan), _exponent(A, plan)]
+        inputs = [_rows(u), _rows(delta), _packed(B, C, tiling), _exponent(A, tiling)]
         inputs += [D.contiguous(), bias.contiguous()]
-        y, total, starts = _scan_forward(plan, inputs, gate, state)
-        if plan.saves:
+        y, total, starts = scan_forward(tiling, inputs, gate, state)
+        if tiling.saves:
             ctx.save_for_backward(*inputs, starts, gate, None if z is None else total)
-            ctx.plan, ctx.types = plan, (B.dtype, C.dtype)
-        return y.view(plan.sets // 2 if plan.mode == 2 else plan.sets, *u.shape[1:])
+            ctx.tiling, ctx.types = tiling, (B.dtype, C.dtype)
+        return y.view(tiling.sets // 2 if tiling.mode == 2 else tiling.sets, *u.shape[1:])
 
     @staticmethod
     @once_differentiable
@@ -144,7 +146,7 @@ class _Scan(torch.autograd.Function):
         if z is not None:
             dy, dz = _gate_backward(dy, z, total)
             dz = dz.view(dout.shape)
-        du, ddelta, dA, dB, dC, dD, dbias = _scan_backward(ctx.plan, inputs, dy)
+        du, ddelta, dA, dB, dC, dD, dbias = _scan_backward(ctx.tiling, inputs, dy)
         dB, dC = dB.to(ctx.types[0]), dC.to(ctx.types[1])
         return du, ddelta, dA, dB, dC, dD, dz, dbias, None, None, None
 
@@ -155,19 +157,19 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 else x.contiguous()
 
 
-def _packed(B: Tensor, C: Tensor, plan: _Plan) -> Tensor:
+def _packed(B: Tensor, C: Tensor, tiling: _Tiling) -> Tensor:
     """B and C as float32 (sequence, step, 2, padded states)."""
-    shape = (plan.sequences, plan.length, 2, plan.padded)
+    shape = (tiling.sequences, tiling.length, 2, tiling.padded)
     packed = B.new_zeros(shape, dtype=torch.float32)
-    packed[:, :, 0, : plan.states] = B.flatten(0, 1)
-    packed[:, :, 1, : plan.states] = C.flatten(0, 1)
+    packed[:, :, 0, : tiling.states] = B.flatten(0, 1)
+    packed[:, :, 1, : tiling.states] = C.flatten(0, 1)
     return packed
 
 
-def _exponent(A: Tensor, plan: _Plan) -> Tensor:
+def _exponent(A: Tensor, tiling: _Tiling) -> Tensor:
     """log2(e) A as (sets, S, row): the decay of a step is exp2 of this times delta."""
-    exponent = A.new_zeros(plan.sets, plan.states, plan.row)
-    exponent[:, :, : plan.channels] = A.mT * math.log2(math.e)
+    exponent = A.new_zeros(tiling.sets, tiling.states, tiling.row)
+    exponent[:, :, : tiling.channels] = A.mT * math.log2(math.e)
     return exponent
 
 
@@ -182,11 +184,11 @@ def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any)
             kernel[grid](*arguments, **(defaults | options))
 
 
-def _scan_forward(
-    plan: _Plan, inputs: list[Tensor], z: Tensor | None, state: Tensor | None
+def scan_forward(
+    tiling: _Tiling, inputs: list[Tensor], z: Tensor | None, state: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The result, the same before the gate, and the state before every interval."""
-    p, (u, delta, BC, A, D, bias) = plan, inputs
+    p, (u, delta, BC, A, D, bias) = tiling, inputs
     sizes = (p.n, p.length, p.channels, p.row, p.states, p.chunk)
     strides = (*u.stride()[:2], *delta.stride()[:2])
     options = {**p.tiles, **p.registers(FORWARD_REGISTERS)}
@@ -211,7 +213,7 @@ def _scan_forward(
 
 
 def _carry(
-    plan: _Plan,
+    tiling: _Tiling,
     ends: Tensor,
     sums: Tensor,
     A: Tensor,
@@ -220,7 +222,7 @@ def _carry(
     opposite: bool,
 ) -> None:
     """Fill ``starts``: into the first slot of every chunk, what flows into the chunk."""
-    p, slots = plan, starts.shape[1]
+    p, slots = tiling, starts.shape[1]
     _launch(
         kernels.carry, (triton.cdiv(p.states * p.row, BLOCK), p.sequences), ends, sums, A,
         ends if state is None else state, starts, p.n, p.channels, p.row, p.states, p.chunks, slots,
@@ -240,9 +242,9 @@ def _gate_backward(dout: Tensor, z: Tensor, total: Tensor) -> tuple[Tensor, Tens
     return dy, dz
 
 
-def _scan_backward(plan: _Plan, inputs: list[Tensor], dy: Tensor) -> tuple[Tensor, ...]:
+def _scan_backward(tiling: _Tiling, inputs: list[Tensor], dy: Tensor) -> tuple[Tensor, ...]:
     """The gradients by u, delta, A, B, C, D and the bias."""
-    p, (u, delta, BC, A, D, bias, starts) = plan, inputs
+    p, (u, delta, BC, A, D, bias, starts) = tiling, inputs
     grid, sizes = (p.blocks, p.chunks, p.sequences), (p.n, p.length, p.channels)
     strides = (*delta.stride()[:2], *dy.stride()[:2])
     ends, carried, dA = A.new_empty(3, p.sequences, p.chunks, p.states, p.row)

@@ -1,4 +1,4 @@
-"""Writing files, and objects behind URLs, so that a reader never sees half of one."""
+"""Files, and objects behind URLs, that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ if TYPE_CHECKING:
     from upath import UPath
 
 TEMPORARY = ".writing-"
-"""How the names of files begin that are not whole yet."""
+"""Prefix of the names of incomplete files."""
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def as_path(path: str | Path | None) -> Path | None:
-    """A path that a caller may have given as text.
+    """Return the path that a text stands for.
 
-    Text like "s3://bucket/x.zarr" gives a `UPath`, which has a Path's methods and passes for one;
-    `remote` tells them apart. Raises UsageError for a URL of an unknown kind.
+    A URL like "s3://bucket/x.zarr" becomes a `UPath`, which has the methods of a Path and is typed
+    as one; `remote` tells them apart.
+
+    Raises:
+        UsageError: The URL is of an unknown kind.
     """
     if path is None or isinstance(path, Path):
         return path
-    # Two letters at least: one is a drive of Windows.
+    # At least two letters: a single one is a Windows drive.
     if isinstance(path, str) and not re.match(r"[A-Za-z][\w+.-]+://", path):
         return Path(path)
     if isinstance(path, str) and path.lower().startswith("file://"):
@@ -41,7 +44,7 @@ def as_path(path: str | Path | None) -> Path | None:
     try:
         from upath import UPath
 
-        # No cached listings: what other processes write is to be seen.
+        # No cached listings: files that other processes write must be visible.
         return cast(Path, UPath(path, use_listings_cache=False))
     except ImportError as error:
         raise UsageError(f"{path}: {error}. Try pip install 'mstemba[cloud]'") from None
@@ -52,23 +55,23 @@ def as_path(path: str | Path | None) -> Path | None:
 
 
 def as_local(path: str | Path | None) -> Path | None:
-    """The same for what must be on a disk. Raises UsageError for a URL."""
+    """Return the path that a text stands for. Raises UsageError for a URL."""
     found = as_path(path)
     if found is not None and remote(found):
-        raise UsageError(f"{path}: expected a local path; only feature stores may be behind a URL")
+        raise UsageError(f"{path}: expected a local path; only feature stores can be behind a URL")
     return found
 
 
 def remote(path: Path) -> UPath | None:
-    """The path as what it is when it is a URL; None for one of the local disk."""
+    """Return the path with its real type if it is a URL; None for a local path."""
     return None if isinstance(path, Path) else path
 
 
 @contextlib.contextmanager
 def reaching(path: Path, *passing: type[Exception]) -> Iterator[None]:
-    """What a URL's file system and its libraries raise becomes one StoreError.
+    """Turn the errors of a URL's file system and its libraries into a StoreError.
 
-    Errors of the kinds in `passing` stay what they are, and so does everything on a local disk.
+    Errors of the types in `passing` are unchanged, and so are all errors for a local path.
     """
     try:
         yield
@@ -86,8 +89,8 @@ def reaching(path: Path, *passing: type[Exception]) -> Iterator[None]:
 
 
 def folder_name(id: str) -> str:
-    """One name of a file or folder for any text: another one for other text, and never hidden."""
-    # Quoting keeps every id one name; a leading dot would hide or climb.
+    """Return a file name for any text: distinct texts get distinct names, and none is hidden."""
+    # Quoting makes every id a single name; a leading dot would hide it or name a parent folder.
     name = quote(id, safe=" ()+,-=@[]_{}", errors="surrogateescape")
     if name.startswith(".") or name.endswith(".json"):
         name = name.replace(".", "%2E")
@@ -98,9 +101,9 @@ def folder_name(id: str) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: all appears, or nothing.
+    """Let `write` fill a temporary file next to `path`, then rename it to `path`.
 
-    The temporary name keeps the suffix, because some writers choose their format by it; an OSError
+    The temporary name keeps the suffix, because some writers choose their format by it. An OSError
     names the path itself.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,15 +118,21 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        of_another = error.filename is not None and str(error.filename) != str(temporary)
-        if error.errno is None or of_another:
+        other_file = error.filename is not None and str(error.filename) != str(temporary)
+        if error.errno is None or other_file:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def check_target(file: Path, option: str, example: str) -> None:
-    """Raise UsageError where no file can be written, before the work begins."""
-    if os.path.isdir(file):  # which says no where a Path raises PermissionError
+    """Raise UsageError if a file cannot be written, before any work is done.
+
+    Args:
+        file: The file to write.
+        option: The command-line option that names it.
+        example: The name of a file in the folder, if `file` is a folder.
+    """
+    if os.path.isdir(file):  # returns False where a Path raises PermissionError
         raise UsageError(
             f"{file}: a folder, expected the name of a file, for example {file / example}"
         )
@@ -131,18 +140,18 @@ def check_target(file: Path, option: str, example: str) -> None:
 
 
 def check_folder(folder: Path, option: str, what: str) -> None:
-    """Raise UsageError where `what` cannot be written into a folder, before the work begins."""
-    # A link that leads nowhere exists, too: no folder can be made in its place.
+    """Raise UsageError if `what` cannot be written into a folder, before any work is done."""
+    # A dangling link counts as existing: no folder can be created in its place.
     places = (place for place in (folder, *folder.parents) if os.path.lexists(place))
     first = next(places, folder)
-    named = "this" if first == folder else str(first)
     if not os.path.isdir(first):
+        named = "this" if first == folder else str(first)
         raise UsageError(
             f"{folder}: {named} is a file, expected a folder for {what}; name another one with "
             f"{option}"
         )
-    named = "this folder" if first == folder else str(first)
     if not os.access(first, os.W_OK | os.X_OK):
+        named = "this folder" if first == folder else str(first)
         raise UsageError(
             f"{folder}: {named} may not be written to, expected a folder for {what}; name another "
             f"one with {option}"
@@ -150,10 +159,10 @@ def check_folder(folder: Path, option: str, what: str) -> None:
 
 
 def check_kept(file: str | Path | None, option: str, *read: str | Path | None) -> None:
-    """Raises UsageError where a result would be written over a file that it is made from."""
+    """Raise UsageError if a result would overwrite one of the files that it is made from."""
     for source in read:
         if source is not None and file is not None and _same(file, source):
-            raise UsageError(f"{file}: this file is read; name another one by {option}")
+            raise UsageError(f"{file} is also an input; choose another file with {option}")
 
 
 def _same(one: str | Path, other: str | Path) -> bool:
@@ -161,34 +170,39 @@ def _same(one: str | Path, other: str | Path) -> bool:
 
 
 def ends_the_run(error: OSError) -> bool:
-    """Whether a file that could not be written means that no other can: the disk is full."""
+    """Return whether an error means that no other file can be written: the disk is full."""
     return error.errno in FULL_DISK
 
 
-def explain(error: OSError) -> str:
-    """What could not be done with which file."""
+def describe_error(error: OSError) -> str:
+    """Return the file of an error, and what happened to it."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
 
 
 def flush(path: Path) -> None:
-    """Let a file of the local disk survive the loss of power."""
+    """Write a local file through to the disk, so that it survives a power failure."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text, or nothing. Raises StoreError when a URL cannot be written."""
+    """Write a text completely or not at all. Raises StoreError if a URL cannot be written."""
     content = text.encode(errors="backslashreplace")
     if url := remote(path):
         with reaching(path):
-            url.fs.pipe_file(url.path, content)  # appears whole: one request
+            url.fs.pipe_file(url.path, content)  # atomic: one request
     else:
         write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def read_text(path: Path) -> str:
-    """Raises OSError; StoreError for a URL that cannot be read, unless nothing is there."""
+    """Return the text of a file.
+
+    Raises:
+        OSError: A local file cannot be read, or nothing exists at a URL.
+        StoreError: A URL cannot be read.
+    """
     if url := remote(path):
         with reaching(path, FileNotFoundError):
             content: bytes = url.fs.cat_file(url.path)
@@ -197,12 +211,15 @@ def read_text(path: Path) -> str:
 
 
 def to_json(data: Any) -> str:
+    """Return the JSON text as it is written to files."""
     return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, data: Any) -> None:
+    """Write JSON as `write_text` does."""
     write_text(path, to_json(data))
 
 
 def read_json(path: Path) -> Any:
+    """Read JSON as `read_text` does. Raises ValueError if it is damaged."""
     return json.loads(read_text(path))

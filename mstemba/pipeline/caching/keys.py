@@ -1,7 +1,7 @@
-"""Cache keys: a stage runs only when its key is new.
+"""Cache keys: a stage runs only if its key is new.
 
-A key is the SHA-256 of canonical JSON holding the stage, its version, the content of its inputs
-(never a path) and every option that changes a number. Where and how fast it ran is not in it.
+A key is the SHA-256 of canonical JSON with the stage, its version, the content of its inputs (never
+a path) and every option that changes a number. Where and how fast it runs is not part of it.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from typing import Any
 from mstemba.pipeline.caching.files import read_json, write_json
 from mstemba.records import FeatureSpec
 
-# Raise a stage's version when its code starts to give other numbers for the same options.
+# Raise a stage's version when its code gives other numbers for the same options.
 VERSIONS = {"features": 2, "train": 2, "detect": 1}
 
 
 def cache_key(stage: str, **parts: Any) -> str:
-    """The key of one stage's output for these inputs and options."""
+    """Return the key of a stage's output for these inputs and options."""
     content = {"stage": stage, "version": VERSIONS[stage], **parts}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def spec_key(spec: FeatureSpec) -> str:
-    """The key of a whole feature store."""
+    """Return the key of a whole feature store."""
     return cache_key("features", spec=spec.as_dict())
 
 
 def entry_key(spec: FeatureSpec, fingerprint: str) -> str:
-    """The key of one video's features."""
+    """Return the key of one video's features."""
     return cache_key("features", spec=spec.as_dict(), video=fingerprint)
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of the whole file, in hexadecimal."""
+    """Return the SHA-256 of a whole file, in hexadecimal."""
     sha = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -45,10 +45,10 @@ def file_sha256(path: Path) -> str:
 
 
 class Fingerprints:
-    """SHA-256 of whole files, remembered by path, size and modification time.
+    """SHA-256 of whole files, cached by path, size and modification time.
 
-    Losing the memory, or two processes overwriting each other's, costs time and nothing else. A
-    file rewritten with the same size and the same time passes for unchanged.
+    Losing the cache file, or two processes overwriting each other's, only costs time. A file that
+    is rewritten with the same size and time counts as unchanged.
     """
 
     def __init__(self, cache: Path | None = None) -> None:
@@ -58,14 +58,14 @@ class Fingerprints:
             try:
                 known = read_json(cache)
             except ValueError:
-                known = None  # a damaged memory is an empty one
+                known = None  # a damaged cache file counts as empty
             if isinstance(known, dict):
                 self._known = {
                     k: v for k, v in known.items() if isinstance(v, list) and len(v) == 3
                 }
 
     def of(self, path: Path) -> str:
-        """Fingerprint of the file's content. Raises OSError when it cannot be read."""
+        """Return the SHA-256 of a file. Raises OSError if it cannot be read."""
         path = path.resolve()
         stat = path.stat()
         stamp = [stat.st_size, stat.st_mtime_ns]
@@ -77,5 +77,6 @@ class Fingerprints:
         return sha
 
     def save(self) -> None:
+        """Write the cache file, if there is one."""
         if self._cache is not None:
             write_json(self._cache, self._known)

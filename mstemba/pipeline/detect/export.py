@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mstemba.data_manifests.manifest import as_paths
 from mstemba.errors import StoreError, UsageError
-from mstemba.pipeline.caching.files import as_local, check_folder, ends_the_run, explain
+from mstemba.pipeline.caching.files import as_local, check_folder, describe_error, ends_the_run
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.catalog import Catalog, file_stem, workspace_manifest
 from mstemba.pipeline.detect.ground_truth import GroundTruth
@@ -104,7 +104,7 @@ def export(
         except OSError as error:
             if ends_the_run(error):
                 raise
-            result.failed[name] = explain(error)
+            result.failed[name] = describe_error(error)
         else:
             result.detections[name] = detection
     truth.warn("export", on_event)

@@ -12,7 +12,7 @@ from typing import Any
 from mstemba.data_manifests.manifest import as_paths, find_videos
 from mstemba.errors import MstembaError, StoreError, UsageError
 from mstemba.extractors import registry
-from mstemba.pipeline.caching.files import as_local, check_folder, ends_the_run, explain
+from mstemba.pipeline.caching.files import as_local, check_folder, describe_error, ends_the_run
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key, entry_key
 from mstemba.pipeline.catalog import Catalog, CatalogVideo, file_stem, workspace_manifest
 from mstemba.pipeline.checkpoint import find_checkpoint
@@ -403,7 +403,7 @@ def _write_results(
         except OSError as error:
             if ends_the_run(error):
                 raise
-            result.failed[video.id] = explain(error)
+            result.failed[video.id] = describe_error(error)
         else:
             result.files[video.id] = [*files, scores_file]
             result.detections[video.id] = detection

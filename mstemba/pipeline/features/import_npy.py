@@ -1,4 +1,4 @@
-"""Published features to a store: .npy files with, from now on, their times and their origin."""
+"""The stage `import`: published .npy features to a store, with times and provenance."""
 
 from __future__ import annotations
 
@@ -17,35 +17,27 @@ from mstemba.pipeline.features.spec import make_spec, store_name
 from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.options import FeatureOptions, ImportOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
-from mstemba.pipeline.workspace import Workspace, find_workspace, set_current
+from mstemba.pipeline.workspace import Workspace, find_workspace, require_workspace, set_current
 from mstemba.records import FeatureSpec, TimeGrid
 
 
 @dataclass
 class ImportResult:
-    """What an import did."""
+    """The outcome of an import."""
 
     store: Path
     made: list[str] = field(default_factory=list)
+    """Ids of the imported videos."""
     cached: list[str] = field(default_factory=list)
+    """Ids of the videos that were imported before."""
     failed: dict[str, str] = field(default_factory=dict)
     """Reason by video id."""
     missing: list[str] = field(default_factory=list)
-    """Videos of the manifest for which there is no file of features."""
+    """Videos of the manifest that have no features."""
     unknown: list[str] = field(default_factory=list)
-    """Features of videos that are not in the manifest; they are left out."""
+    """Features of videos that are not in the manifest, which are ignored."""
     rows: int = 0
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Times:
-    """When the rows of a video are, and how many frames they stand for."""
-
-    grid: TimeGrid
-    duration: float
-    fps: float
-    frames: float
 
 
 def import_features(
@@ -57,56 +49,59 @@ def import_features(
     store: str | Path | None = None,
     on_event: EventHandler = ignore_events,
 ) -> ImportResult:
-    """Bring a folder of `<video id>.npy` into a store that has everything a store has.
+    """Import a folder of `<video id>.npy` into a feature store.
 
-    Rows are spread evenly over the manifest's duration of a video; where it has none, they are
-    `stride` frames apart, which needs `fps`. With a backbone the store says that the features
-    came from it, and a network trained on them can run on raw video; nothing checks that it is
-    true, but the width. Finished entries of unchanged files are left alone. Raises UsageError for
-    options that do not fit.
+    Rows are spread evenly over a video's duration in the manifest; without a duration they are
+    `stride` frames apart, which requires `fps`. With a backbone the store says that it made the
+    features, and a network trained on them can run on raw video; only their width is checked.
+    Finished entries of unchanged files are skipped.
+
+    Args:
+        folder: Searched with its subfolders.
+        options: Backbone, window, stride and frame rate of the features.
+        workspace: Default: the one around the current folder.
+        manifest: Default: the workspace's.
+        store: Where the features go. Default: a store in the workspace.
+        on_event: Called with progress.
+
+    Raises:
+        UsageError: The options do not fit the features, or no file has the name of a video.
     """
     options = options or ImportOptions()
     workspace = find_workspace(workspace)
-    if manifest is None and workspace is None:
-        raise UsageError("no workspace here: give --manifest, or make one with `mstemba init`")
-    labels = load_manifest(as_local(manifest) or workspace.manifest)  # type: ignore[union-attr]
+    manifest_file = as_local(manifest) or require_workspace(workspace, "--manifest").manifest
+    videos = load_manifest(manifest_file)
     source = NpyFolder(Path(folder))
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
-    spec, file = _specification(source, options, fingerprints)
+    spec, weights_file = _make_spec(source, options, fingerprints)
     root = as_path(store)
     if root is None:
-        if workspace is None:
-            raise UsageError("no workspace here: say where the features go with --store")
-        # Without a backbone a specification says next to nothing: the folder's name is of more use.
-        name = store_name(spec) if options.backbone else f"{source.root.resolve().name}.zarr"
-        root = workspace.features / name
-    target = FeatureStore.prepare(root, spec, file)
-    rate = options.fps, spec.stride or options.stride
-    result = _import_all(source, target, labels, fingerprints, rate, on_event)
+        # The name of an unknown specification says nothing: the folder's name is of more use.
+        name = store_name(spec) if spec.is_known else f"{source.root.resolve().name}.zarr"
+        root = require_workspace(workspace, "--store").features / name
+    target = FeatureStore.prepare(root, spec, weights_file)
+    result = _import_all(source, target, videos, fingerprints, options, on_event)
+    fingerprints.save()
     if workspace is not None and root.parent == workspace.features and root.is_dir():
         set_current(workspace.features, root.name)
     return result
 
 
-def _specification(
+def _make_spec(
     source: NpyFolder, options: ImportOptions, fingerprints: Fingerprints
 ) -> tuple[FeatureSpec, str | None]:
-    """What the features are, and the local file of the backbone's weights if there is one."""
+    """Return the specification of the features, and the backbone's weights file if it is local."""
     if options.backbone is None:
         return source.spec, None
     backbone = registry.resolve(options.backbone, options.model, options.weights, fingerprints.of)
     wanted = FeatureOptions(window=options.window, stride=options.stride, precision="float32")
     spec = make_spec(backbone, wanted)
-    _check_width(source, spec)
-    return spec, backbone.file
-
-
-def _check_width(source: NpyFolder, spec: FeatureSpec) -> None:
     if source.spec.width != spec.width:
         raise UsageError(
-            f"{source.root}: {source.spec.width} features a row, {spec.backbone} {spec.model} "
-            f"gives {spec.width}: name the backbone they came from, or none"
+            f"{source.root}: {source.spec.width} features a row, but {spec.backbone} {spec.model} "
+            f"gives {spec.width}: pass the backbone that made them, or omit --backbone"
         )
+    return spec, backbone.file
 
 
 def _import_all(
@@ -114,7 +109,7 @@ def _import_all(
     target: FeatureStore,
     manifest: Manifest,
     fingerprints: Fingerprints,
-    rate: tuple[float | None, int | None],
+    options: ImportOptions,
     on_event: EventHandler,
 ) -> ImportResult:
     begin = time.perf_counter()
@@ -127,17 +122,15 @@ def _import_all(
     known = [manifest.videos[id] for id in ids if id in manifest.videos]
     if not known:
         raise UsageError(
-            f"{source.root}: not one of its {len(ids)} files is named after a video of the "
-            f"manifest; found {ids[0]}.npy, expected for example {next(iter(manifest.videos), '')}"
-            f".npy"
+            f"{source.root}: none of its {len(ids)} files is named after a video of the manifest; "
+            f"found {ids[0]}.npy, expected for example {next(iter(manifest.videos), '')}.npy"
         )
     for number, video in enumerate(known, 1):
         try:
-            _import_one(source, target, video, manifest, fingerprints, rate, result)
+            _import_one(source, target, video, manifest, fingerprints, options, result)
         except MstembaError as error:
             result.failed[video.id] = str(error)
         on_event(Event("import", video.id, number, len(known)))
-    fingerprints.save()
     result.seconds = time.perf_counter() - begin
     return result
 
@@ -148,17 +141,18 @@ def _import_one(
     video: Video,
     manifest: Manifest,
     fingerprints: Fingerprints,
-    rate: tuple[float | None, int | None],
+    options: ImportOptions,
     result: ImportResult,
 ) -> None:
     values = source.values(video.id)
-    times = _times(video, len(values), manifest, *rate)
+    stride = target.spec.stride or options.stride
+    timing = _timing(video, len(values), manifest, options.fps, stride)
     key = cache_key(
         "features",
         spec=target.spec.as_dict(),
         array=source.key(video, fingerprints),
-        step=times.grid.step,
-        frames=times.frames,
+        step=timing.grid.step,
+        frames=timing.frames,
     )
     result.rows += len(values)
     entry = target.entry(video.id)
@@ -169,29 +163,40 @@ def _import_one(
         video.id,
         key,
         values,
-        times.grid,
-        duration=times.duration,
-        fps=times.fps,
-        frames=times.frames,
+        timing.grid,
+        duration=timing.duration,
+        fps=timing.fps,
+        frames=timing.frames,
     )
     result.made.append(video.id)
 
 
-def _times(
+@dataclass(frozen=True)
+class _Timing:
+    """When the rows of a video are, and how many frames they stand for."""
+
+    grid: TimeGrid
+    duration: float
+    """Seconds."""
+    fps: float
+    frames: float
+
+
+def _timing(
     video: Video, rows: int, manifest: Manifest, fps: float | None, stride: int | None
-) -> _Times:
-    """From the manifest's duration, else from the stride."""
+) -> _Timing:
+    """Work out the times from the manifest's duration, or from the stride if it has none."""
     fps = fps or manifest.fps
     if manifest.time_unit == "seconds" and video.duration:
         grid = even_rows(video.duration, rows)
-        rate = fps or (stride or 16) / grid.step  # only told, not counted with
-        return _Times(grid, video.duration, rate, rate * video.duration)
+        rate = fps or (stride or 16) / grid.step  # only displayed, nothing is computed from it
+        return _Timing(grid, video.duration, rate, rate * video.duration)
     frames = video.duration or (stride * rows if stride else None)
     if not fps or not frames:
         missing = "--fps" if frames else "--stride and --fps" if not fps else "--stride"
         raise UsageError(
-            f"{video.id}: it is not known when its {rows} rows are: the manifest has "
-            f"{'no duration of it' if not video.duration else 'its length in frames only'}; "
-            f"give {missing}"
+            f"{video.id}: the times of its {rows} rows are unknown, because the manifest has "
+            f"{'no duration' if not video.duration else 'only its length in frames'}; "
+            f"pass {missing}"
         )
-    return _Times(even_rows(frames / fps, rows), frames / fps, fps, frames)
+    return _Timing(even_rows(frames / fps, rows), frames / fps, fps, frames)

@@ -1,4 +1,4 @@
-"""When rows are, and when actions are, where one of them is not told in seconds."""
+"""The times of rows and actions, if they are not given in seconds."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from mstemba.records import TimeGrid
 
 
 def even_rows(duration: float, rows: int) -> TimeGrid:
-    """So many rows spread evenly over a duration: the field's grid, to its last bit."""
+    """Spread rows evenly over a duration in seconds, bit for bit as the field's code does."""
     return TimeGrid(np.arange(rows) / (rows / duration), duration / rows)
 
 
 def in_seconds(
     video: Video, time_unit: str, grid: TimeGrid, frames: NDArray[np.floating | np.integer]
 ) -> list[Action]:
-    """The video's actions with times in seconds; frame numbers by the real times of the rows.
+    """Return a video's actions with times in seconds.
 
-    frames: (T + 1,) the number of each row's first frame, and the one after the last row's last.
+    Args:
+        video: Its actions are in `time_unit`.
+        time_unit: `seconds` or `frames`.
+        grid: When the video's T rows are.
+        frames: (T + 1,) the number of each row's first frame, and of the first one after the last
+            row. Frame numbers between them are interpolated.
     """
     if time_unit == "seconds":
         return list(video.actions)

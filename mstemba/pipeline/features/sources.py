@@ -1,7 +1,4 @@
-"""Where features come from: a store that `extract` or `import` made, or a folder of .npy files.
-
-Both say what the features are (`spec`), which videos have current ones, and when their rows are.
-"""
+"""Sources of features: a store that `extract` or `import` made, or a folder of .npy files."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from mstemba.pipeline.caching.keys import Fingerprints, cache_key, entry_key
 from mstemba.pipeline.features.row_times import even_rows, in_seconds
 from mstemba.pipeline.features.spec import store_name
 from mstemba.pipeline.features.store import FeatureStore, is_imported
-from mstemba.pipeline.workspace import Workspace, get_current
+from mstemba.pipeline.workspace import Workspace, get_current, require_workspace
 from mstemba.records import FeatureSpec, TimeGrid
 
 
@@ -30,27 +27,33 @@ class FeatureSource(Protocol):
     root: Path
 
     @property
-    def spec(self) -> FeatureSpec: ...
+    def spec(self) -> FeatureSpec:
+        """How the features were made."""
 
     @property
     def weights_file(self) -> str | None:
-        """Where the backbone's weights were, if they were a local file."""
+        """Path of the backbone's weights, if they were a local file."""
 
     def key(self, video: Video, fingerprints: Fingerprints) -> str | None:
-        """The key of a video's features; None when it has none, or of another file than its."""
+        """Return the key of a video's features; None if it has none, or its file has changed."""
 
     def values(self, id: str) -> NDArray[np.float32]:
-        """(T, F). Raises StoreError when they are missing or damaged."""
+        """Return the features (T, F) of a video. Raises StoreError if missing or damaged."""
 
     def timeline(self, video: Video, time_unit: str) -> tuple[list[Action], TimeGrid]:
-        """The video's actions, and when its rows are, in one time unit.
+        """Return a video's actions and the times of its rows, in the same time unit.
 
-        Raises StoreError when the features are missing or damaged.
+        Args:
+            video: Its actions are in `time_unit`.
+            time_unit: `seconds` or `frames`.
+
+        Raises:
+            StoreError: The features are missing or damaged.
         """
 
 
 class StoreFeatures:
-    """The features in a store. Their timeline is in seconds."""
+    """The features in a store. Timelines are in seconds."""
 
     def __init__(self, store: FeatureStore) -> None:
         self.root, self.spec, self.weights_file = store.root, store.spec, store.weights_file
@@ -62,7 +65,7 @@ class StoreFeatures:
             return None
         key = str(entry["key"])
         if video.path is None or not video.path.is_file() or is_imported(entry):
-            return key  # nothing to compare with: it keeps the features it has
+            return key  # nothing to compare the features with
         return key if key == entry_key(self.spec, fingerprints.of(video.path)) else None
 
     def values(self, id: str) -> NDArray[np.float32]:
@@ -79,10 +82,10 @@ class StoreFeatures:
 
 
 class NpyFolder:
-    """A folder with one `<video id>.npy` of shape (T, F), (T, 1, 1, F) or (1, T, F) a video.
+    """A folder with one `<video id>.npy` of shape (T, F), (T, 1, 1, F) or (1, T, F) for each video.
 
-    As the field publishes features: rows are evenly spread over the video's duration, which the
-    annotations give. The timeline is in their unit, and so exactly the authors'.
+    This is how features are published. Rows are spread evenly over the video's duration in the
+    manifest. Timelines are in the manifest's unit, which makes them exactly those of the authors.
     """
 
     weights_file = None
@@ -96,8 +99,8 @@ class NpyFolder:
             raise StoreError(f"{root}: neither a feature store nor a folder of .npy files")
         if twice := [files for files in found.values() if len(files) > 1]:
             raise StoreError(
-                f"{root}: {twice[0][0]} and {twice[0][1]} are of one video; "
-                f"name a folder with one file a video"
+                f"{root}: {twice[0][0]} and {twice[0][1]} belong to the same video; "
+                f"expected one file for each video"
             )
         self._files = {id: files[0] for id, files in found.items()}
 
@@ -106,11 +109,11 @@ class NpyFolder:
         return FeatureSpec.unknown(self._open(next(iter(self._files))).shape[-1])
 
     def ids(self) -> list[str]:
-        """The videos that have features."""
+        """Return the ids of the videos that have features."""
         return list(self._files)
 
     def bytes_of(self, id: str) -> int | None:
-        """Size of a video's file; None when it has none."""
+        """Return the size of a video's file; None if it has none."""
         return self._files[id].stat().st_size if id in self._files else None
 
     def key(self, video: Video, fingerprints: Fingerprints) -> str | None:
@@ -122,11 +125,11 @@ class NpyFolder:
         values = np.array(self._open(id), np.float32)
         if values.shape[1] != self.spec.width:
             raise StoreError(
-                f"{self._files[id]}: {values.shape[1]} features a row, the others have "
+                f"{self._files[id]}: {values.shape[1]} features a row, but the other files have "
                 f"{self.spec.width}"
             )
         if not np.isfinite(values).all():
-            raise StoreError(f"{self._files[id]}: NaN or infinity in it")
+            raise StoreError(f"{self._files[id]}: contains NaN or infinity")
         return values
 
     def timeline(self, video: Video, time_unit: str) -> tuple[list[Action], TimeGrid]:
@@ -170,7 +173,7 @@ def _as_rows(array: NDArray[np.floating], file: Path) -> NDArray[np.floating]:
 
 
 def open_features(root: Path) -> FeatureSource:
-    """The features at a path. Raises StoreError when there are none."""
+    """Open the features at a path. Raises StoreError if there are none."""
     if not remote(root) and root.is_dir() and not (root / "zarr.json").exists():
         return NpyFolder(root)
     return StoreFeatures(FeatureStore.open(root))
@@ -179,14 +182,21 @@ def open_features(root: Path) -> FeatureSource:
 def find_features(
     given: Path | None, workspace: Workspace | None, spec: FeatureSpec | None = None
 ) -> FeatureSource:
-    """The features named, else those the workspace's last `extract`, `import` or `init` left.
+    """Open the features that a command uses.
 
-    With a `spec`, as a checkpoint needs, those of the workspace that have it.
+    Args:
+        given: A store or a folder of .npy files.
+        workspace: Without `given`, its features are used: those of its last `extract`, `import` or
+            `init`.
+        spec: What a checkpoint needs. Without `given`, only features that have it are used.
+
+    Raises:
+        UsageError: Nothing is given and the workspace has no such features.
+        StoreError: There are no features at the path.
     """
     if given is not None:
         return open_features(given)
-    if workspace is None:
-        raise UsageError("no workspace here: give --features, or make one with `mstemba init`")
+    workspace = require_workspace(workspace, "--features")
     current = get_current(workspace.features)
     if current is not None:
         source = open_features(current)
@@ -194,11 +204,11 @@ def find_features(
             return source
     if spec is None:
         raise UsageError(
-            "no features in this workspace yet: run `mstemba extract`, or name --features"
+            "no features in this workspace yet: run `mstemba extract`, or pass --features"
         )
     if not spec.is_known:
         raise UsageError(
             "the checkpoint was trained on published features, which are not the workspace's "
-            "current ones: name them with --features"
+            "current ones: pass them with --features"
         )
     return open_features(workspace.features / store_name(spec))

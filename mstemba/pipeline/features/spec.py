@@ -1,4 +1,4 @@
-"""What decides the numbers of a feature store: its specification, and the folder named after it."""
+"""The specification of a feature store, and its folder name."""
 
 from __future__ import annotations
 
@@ -10,21 +10,29 @@ from mstemba.records import FeatureSpec
 
 
 def make_spec(backbone: registry.ResolvedBackbone, options: FeatureOptions) -> FeatureSpec:
-    """What decides the numbers, from a backbone and options whose precision is not `auto`."""
-    about = backbone.spec
-    window, stride = options.window or about.window, options.stride or about.stride
-    if about.kind == "whole-clip" and (window, stride) != (about.window, about.stride):
+    """Return the specification of features.
+
+    Args:
+        backbone: Its own window and stride apply if the options have none.
+        options: With a precision other than `auto`.
+
+    Raises:
+        UsageError: A whole-clip backbone cannot have another window or stride than its own.
+    """
+    own = backbone.spec
+    window, stride = options.window or own.window, options.stride or own.stride
+    if own.kind == "whole-clip" and (window, stride) != (own.window, own.stride):
         raise UsageError(
-            f"{backbone.name} gives one row of {about.window} frames every {about.stride}: leave "
-            f"--window ({window}) and --stride ({stride}) out"
+            f"{backbone.name} gives one row of {own.window} frames every {own.stride}: omit "
+            f"--window ({window}) and --stride ({stride})"
         )
     return FeatureSpec(
         backbone=backbone.name,
         model=backbone.model,
         weights=backbone.identity,
-        width=about.width,
-        input_size=about.input_size,
-        short_side=about.short_side,
+        width=own.width,
+        input_size=own.input_size,
+        short_side=own.short_side,
         window=window,
         stride=stride,
         frame_step=options.frame_step,
@@ -35,5 +43,5 @@ def make_spec(backbone: registry.ResolvedBackbone, options: FeatureOptions) -> F
 
 
 def store_name(spec: FeatureSpec) -> str:
-    """Folder name of a store in a workspace: readable, and its own for every specification."""
+    """Return the folder name of a store in a workspace: readable, and unique to its spec."""
     return f"{spec.backbone}-w{spec.window}s{spec.stride}-{spec_key(spec)[:8]}.zarr"

@@ -1,16 +1,15 @@
-"""The feature store: zarr v3, one store a feature specification, one array a video.
+"""The feature store: zarr v3, one store for each feature specification, one array for each video.
 
     <store>/zarr.json            attributes: format, version, the specification and its key
-    <store>/<video id>/c/...     (T, F), one shard a write
+    <store>/<video id>/c/...     (T, F), in shards
     <store>/<video id>/zarr.json shape; attributes: key, time grid, source, decoder, warnings
 
-Every write is a shard and then a `zarr.json` that counts it in, replaced in one step: a folder, or
-an object behind a URL (s3://...), where one PUT is that step. Before the last shard the attributes
-are only `unfinished`: how far the entry is, for a later run to go on there. An entry exists when
-its attributes hold a key, so a killed extraction leaves nothing that reads as done.
+A write adds a shard, and then replaces `zarr.json`, which counts the shards, in one step: a rename
+on a local disk, one PUT behind a URL (s3://...). Before the last shard the only attribute is
+`unfinished`, from which a later run resumes the entry. An entry exists if its attributes hold a
+key, so a killed extraction leaves nothing that looks finished.
 
-zarr is imported where arrays are read or written: looking up what is done needs only JSON, and no
-time.
+zarr is imported only to read or write arrays: looking up finished entries needs JSON alone.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ SHARD_ROWS = 1024
 
 _METADATA = "zarr.json"
 _IMPORTED = "imported"
-# What zarr, its codecs and the checks raise for one kind of damage or another.
+# The exceptions that zarr, its codecs and the checks raise for damaged data.
 _DAMAGE = (KeyError, TypeError, ValueError, RuntimeError)
 
 
@@ -70,14 +69,14 @@ class FeatureStore:
         self.root = root
         self.spec = spec
         self.weights_file = weights_file
-        """Where the backbone's weights were when the store was made, if they were a local file."""
+        """Path of the backbone's weights when the store was made, if they were a local file."""
 
     @classmethod
     def open(cls, root: Path) -> FeatureStore:
-        """Open an existing store. Raises StoreError if there is none, or of another version."""
+        """Open an existing store. Raises StoreError if there is none, or one of another version."""
         attributes = _attributes(root)
         if attributes is None or attributes.get("format") != FORMAT:
-            raise StoreError(f"{root}: no feature store. Make one with `mstemba extract`")
+            raise StoreError(f"{root}: not a feature store. Create one with `mstemba extract`")
         if attributes.get("version") != VERSION:
             raise StoreError(
                 f"{root}: store version {attributes.get('version')}, expected {VERSION}"
@@ -92,28 +91,32 @@ class FeatureStore:
     def prepare(
         cls, root: Path, spec: FeatureSpec, weights_file: str | None = None
     ) -> FeatureStore:
-        """Open the store at `root`, or one that will be made there by its first writer.
+        """Open the store at `root`, or prepare one that its first writer will create.
 
-        Raises StoreError naming the options that differ when it was built with others.
+        Args:
+            root: A folder or a URL.
+            spec: How the features are made.
+            weights_file: Path of the backbone's weights, if they are a local file.
+
+        Raises:
+            StoreError: The store was built with other options, which are named, or `root` is
+                something else.
         """
         if _attributes(root) is None:
             if _is_free(root):
                 return cls(root, spec, weights_file)
-            if _attributes(root) is None:  # still none: no other process has just made it
-                raise StoreError(f"{root}: exists and is no feature store; give another --store")
+            if _attributes(root) is None:  # still none: no other process has just created it
+                raise StoreError(f"{root}: exists and is not a feature store; pass another --store")
         store = cls.open(root)
         if difference := store.spec.differences(spec):
             raise StoreError(
                 f"{root}: the store was built with {difference}. "
-                f"Give another --store, or the options it was built with"
+                f"Pass another --store, or the options it was built with"
             )
         return store
 
     def make(self) -> None:
-        """Write the store's own attributes, if it is not there yet.
-
-        Processes that do it at once write the same.
-        """
+        """Create the store, if it does not exist. Several processes may do it at the same time."""
         if _attributes(self.root) is None:
             attributes = {
                 "format": FORMAT,
@@ -126,19 +129,22 @@ class FeatureStore:
             write_json(self.root / _METADATA, group)
 
     def entry(self, id: str) -> dict[str, Any] | None:
-        """What is known of a finished entry; None when there is none or it was not finished."""
+        """Return the attributes of a finished entry; None if it is missing or unfinished.
+
+        Raises StoreError if it is damaged.
+        """
         attributes = _attributes(self._path(id))
         return attributes if attributes and "key" in attributes else None
 
     def unfinished(self, id: str, key: str) -> Unfinished | None:
-        """What an earlier run left of the entry with this key, if anything that can be used."""
+        """Return what an earlier run left of the entry with this key, if it can be resumed."""
         try:
             return Unfinished.of(_metadata(self._path(id)) or {}, key)
         except StoreError:
-            return None  # damaged: nothing that can be used
+            return None  # damaged: it cannot be resumed
 
     def read(self, id: str) -> Features:
-        """Load one entry. Raises StoreError when it is missing, unfinished or damaged."""
+        """Read an entry. Raises StoreError if it is missing, unfinished or damaged."""
         import zarr
 
         grid, entry = self.grid(id), self._known(id)
@@ -147,13 +153,13 @@ class FeatureStore:
                 array = zarr.open_array(_place(self._path(id)), mode="r", zarr_format=3)
                 values: FloatArray = np.asarray(array[:])
             if not np.isfinite(values).all():
-                raise ValueError("NaN in it, as from a lost shard")
+                raise ValueError("it contains NaN, as after the loss of a shard")
             return Features(values, grid, entry["duration"], entry["fps"], entry["key"])
         except (*_DAMAGE, OSError) as error:
             raise self._damaged(id, error) from None
 
     def grid(self, id: str) -> TimeGrid:
-        """When the rows of an entry are; raises StoreError as `read` does."""
+        """Return the times of an entry's rows. Raises StoreError as `read` does."""
         entry = self._known(id)
         try:
             return TimeGrid(np.asarray(entry["starts"], np.float64), entry["step"])
@@ -175,10 +181,13 @@ class FeatureStore:
     def writer(
         self, id: str, key: str, decoder: str, resume: Unfinished | None = None
     ) -> EntryWriter:
-        """Begin an entry, in place of whatever stands under its name.
+        """Start an entry, in place of an existing one.
 
-        With what `unfinished` told of, go on with that: the rows to come follow those there, and
-        `decoder` is the one that they have.
+        Args:
+            id: The video's id.
+            key: The entry's cache key.
+            decoder: The decoder of the frames that the rows are made of.
+            resume: From `unfinished`: its rows are kept, and `decoder` is that of the first ones.
         """
         self.make()
         path = self._path(id)
@@ -226,7 +235,7 @@ class FeatureStore:
 
     @cached_property
     def _empty_array(self) -> dict[str, Any]:
-        """What zarr writes of an array that has no rows yet."""
+        """The metadata of an array without rows, as zarr writes it."""
         import zarr
         from zarr.codecs import ZstdCodec
 
@@ -237,13 +246,14 @@ class FeatureStore:
             chunks=(CHUNK_ROWS, width),
             shards=(SHARD_ROWS, width),
             dtype=self.spec.dtype,
-            fill_value=np.nan,  # rows whose shard is lost do not read as zeros
+            fill_value=np.nan,  # rows of a lost shard must not read as zeros
             compressors=ZstdCodec(level=0, checksum=True),
             zarr_format=3,
         )
         return dict(array.metadata.to_dict())
 
     def bytes_of(self, id: str) -> int:
+        """Return the size of an entry on disk."""
         path = self._path(id)
         with reaching(path):
             return sum(_files(path).values())
@@ -254,14 +264,14 @@ class FeatureStore:
 
 @dataclass(frozen=True, eq=False)
 class Unfinished:
-    """The rows of an entry that a run wrote in whole shards before it ended."""
+    """The rows of an entry that a run wrote, in whole shards, before it was interrupted."""
 
     starts: NDArray[np.float64]
     """(rows,) seconds."""
     decoder: str
-    """By which the frames came that the rows were made of."""
+    """The decoder of the frames that the rows were made of."""
     metadata: dict[str, Any]
-    """Of the array: the rows to come are written as these were."""
+    """The array's, which the remaining rows keep."""
 
     @property
     def rows(self) -> int:
@@ -269,7 +279,7 @@ class Unfinished:
 
     @classmethod
     def of(cls, metadata: dict[str, Any], key: str) -> Unfinished | None:
-        """What an array's metadata say of it, if it is of this key and can be gone on with."""
+        """Read it from an array's metadata; None if the key differs or it cannot be resumed."""
         try:
             found = metadata["attributes"]["unfinished"]
             starts = np.asarray(found["starts"], np.float64)
@@ -282,7 +292,7 @@ class Unfinished:
 
 
 class EntryWriter:
-    """Takes rows as they come, writes whole shards, and makes the entry exist at the end."""
+    """Writes an entry: whole shards as rows arrive, and at the end what makes the entry exist."""
 
     def __init__(self, path: Path, key: str, begun: Unfinished) -> None:
         self._path, self._key, self._begun = path, key, begun
@@ -293,7 +303,7 @@ class EntryWriter:
 
     @property
     def decoder(self) -> str:
-        """By which the frames come that the rows are made of."""
+        """The decoder of the frames that the rows are made of."""
         return self._begun.decoder
 
     def append(self, rows: FloatArray, starts: NDArray[np.float64]) -> None:
@@ -305,23 +315,29 @@ class EntryWriter:
         self._rows_waiting += len(rows)
         while self._rows_waiting >= SHARD_ROWS:
             self._write(SHARD_ROWS)
-            self._mark({"unfinished": {"key": self._key, "decoder": self.decoder, **self._grid()}})
+            self._replace_metadata(
+                {"unfinished": {"key": self._key, "decoder": self.decoder, **self._grid()}}
+            )
 
     def finish(self, step: float, **facts: Any) -> None:
-        """Write what waits, then the attributes that make the entry exist.
+        """Write the remaining rows, then the attributes that make the entry exist.
 
-        `facts` are stored with it: duration and fps in seconds, the source, the decoder, warnings.
+        Args:
+            step: Seconds from one row to the next.
+            facts: Stored with it: duration (seconds), fps, frames, source, decoder, warnings.
         """
         if self._rows_waiting:
             self._write(self._rows_waiting)
         made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._mark({"key": self._key, **self._grid(), "step": step, "made": made, **facts})
+        self._replace_metadata(
+            {"key": self._key, **self._grid(), "step": step, "made": made, **facts}
+        )
 
     def _grid(self) -> dict[str, Any]:
         return {"starts": np.concatenate(self._starts)[: self._rows].tolist(), "rows": self._rows}
 
     def _write(self, count: int) -> None:
-        """The next shard. Nothing counts it in yet."""
+        """Write the next shard, which nothing counts yet."""
         import zarr
 
         rows = np.concatenate(self._waiting)
@@ -335,12 +351,12 @@ class EntryWriter:
         self._waiting = [rows[count:]]
         self._rows_waiting = len(rows) - count
 
-    def _mark(self, attributes: dict[str, Any]) -> None:
-        """Count in what is written, in one step."""
+    def _replace_metadata(self, attributes: dict[str, Any]) -> None:
+        """Count the rows that are written, and replace the attributes, in one step."""
         write_json(self._path / _METADATA, self._array(self._rows, attributes))
 
     def _array(self, rows: int, attributes: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The array's metadata with so many rows."""
+        """Return the metadata of the array with this number of rows."""
         width = self._begun.metadata["shape"][1]
         return {**self._begun.metadata, "shape": [rows, width], "attributes": attributes or {}}
 
@@ -350,7 +366,7 @@ def _shard(number: int) -> str:
 
 
 def _place(path: Path) -> StorePath:
-    """Where zarr finds an array: a folder, or the file system that the URL's other reads use."""
+    """Return where zarr finds an array: in a folder, or on the URL's file system."""
     from zarr.storage import FsspecStore, LocalStore, StorePath
 
     url = remote(path)
@@ -362,7 +378,7 @@ def _place(path: Path) -> StorePath:
 
 
 def _files(path: Path) -> dict[str, int]:
-    """Size of every file under a path, by its name from there."""
+    """Return the size of every file under a path, by its relative name."""
     if url := remote(path):
         found = url.fs.find(url.path, detail=True)
         return {name[len(url.path) + 1 :]: file["size"] for name, file in found.items()}
@@ -371,7 +387,7 @@ def _files(path: Path) -> dict[str, int]:
 
 
 def _remove(path: Path) -> None:
-    # The marker goes first: a kill during the removal must not leave a done entry.
+    # First the metadata: a kill during the removal must not leave a finished entry.
     (path / _METADATA).unlink(missing_ok=True)
     if url := remote(path):
         with contextlib.suppress(FileNotFoundError):
@@ -381,14 +397,14 @@ def _remove(path: Path) -> None:
 
 
 def _remove_beyond(path: Path, rows: int) -> None:
-    """Take away what a killed run wrote after its last whole shard was counted in."""
+    """Remove what a killed run wrote after the last shard that is counted."""
     counted = {_METADATA, *(_shard(number) for number in range(rows // SHARD_ROWS))}
     for name in _files(path).keys() - counted:
         (path / name).unlink()
 
 
 def _is_free(root: Path) -> bool:
-    """Whether nothing is there; a killed first write leaves nothing but a temporary file."""
+    """Return whether a path is unused; a killed first write leaves only a temporary file."""
     try:
         if url := remote(root):
             with reaching(root, FileNotFoundError):
@@ -414,5 +430,5 @@ def _metadata(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: damaged: {error}") from None
     if not isinstance(metadata, dict):
-        raise StoreError(f"{path}: damaged: its metadata is no object")
+        raise StoreError(f"{path}: damaged: its metadata is not an object")
     return metadata

@@ -1,4 +1,4 @@
-"""Pictures, drawn with matplotlib without a screen."""
+"""The curves of a training, drawn with matplotlib without a display."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from mstemba.pipeline.caching.files import write_atomically
 
 
-def curves(metrics: Path, output: Path) -> None:
-    """The loss and the mAP over the steps of a training, from its metrics.jsonl."""
+def plot_curves(metrics: Path, output: Path) -> None:
+    """Plot the loss and the mAP over the steps of a training, from its metrics.jsonl."""
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss_axes, map_axes = figure.subplots(1, 2)

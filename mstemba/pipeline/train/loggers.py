@@ -1,4 +1,4 @@
-"""Where the numbers of a training go: metrics.jsonl always, TensorBoard and Weights & Biases."""
+"""The metrics of a training: metrics.jsonl, and optionally TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -11,31 +11,26 @@ import shutil
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from mstemba.errors import UsageError
 from mstemba.pipeline.caching.files import write_text
 
 
-class _Tracker(Protocol):
-    def write(self, values: dict[str, float]) -> None: ...
-    def close(self, failed: bool) -> None: ...
-
-
 def check_installed(names: tuple[str, ...]) -> None:
-    """Raise UsageError for a tracker whose package is missing, before there is work to lose."""
+    """Raise UsageError if the package of a tracker is missing."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise UsageError(
                 f"--trackers {','.join(names)}: the package {name} is not installed; "
-                f"pip install 'mstemba[{name}]', or choose others of tensorboard, wandb, none"
+                f"pip install 'mstemba[{name}]', or choose among tensorboard, wandb and none"
             )
 
 
-class Log:
-    """A run's metrics; a resumed run drops what the killed one wrote too far.
+class MetricsLogger:
+    """Writes a run's metrics. A resumed run drops what the killed one wrote after `step`.
 
-    A context: leaving it ends the trackers, and tells them whether the run failed.
+    A context manager: leaving it closes the trackers, and tells them whether the run failed.
     """
 
     def __init__(
@@ -45,7 +40,7 @@ class Log:
         lines = self._path.read_text().splitlines() if self._path.is_file() else []
         kept = [line for line in lines if _step_of(line) <= step]
         write_text(self._path, "".join(line + "\n" for line in kept))
-        self._trackers: list[_Tracker] = []
+        self._trackers: list[_TensorBoard | _WandB] = []
         if "tensorboard" in names:
             board = _TensorBoard(run / "tensorboard")
             for line in kept:
@@ -55,7 +50,7 @@ class Log:
             self._trackers.append(_WandB(run, key, options))
 
     def write(self, values: dict[str, float]) -> None:
-        """Add the numbers of one step, which is among them as `step`."""
+        """Add the numbers of one step; `step` is one of them."""
         with self._path.open("a") as file:
             file.write(json.dumps(values) + "\n")
         for tracker in self._trackers:
@@ -75,10 +70,10 @@ class Log:
 
 
 class _TensorBoard:
-    """One TensorBoard event file, begun anew.
+    """A new TensorBoard event file.
 
-    torch's SummaryWriter writes from a thread, which can only print what goes wrong; this one
-    raises in the caller when the disk is full.
+    torch's SummaryWriter writes from a thread, which can only print its errors; this one raises in
+    the caller if the disk is full.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -115,7 +110,7 @@ class _TensorBoard:
 class _WandB:
     """A run of Weights & Biases, in the project `mstemba` unless WANDB_PROJECT names another.
 
-    Its own environment variables count: WANDB_MODE=offline keeps everything below the run's folder.
+    Its own environment variables apply: WANDB_MODE=offline keeps everything in the run's folder.
     """
 
     def __init__(self, run: Path, key: str, options: dict[str, Any]) -> None:
@@ -124,7 +119,7 @@ class _WandB:
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "mstemba"),
             name=run.resolve().name,
-            id=_record(run, key),
+            id=_record_id(run, key),
             resume="allow",
             dir=run,
             config=options,
@@ -139,8 +134,8 @@ class _WandB:
         self._run.finish(exit_code=int(failed))
 
 
-def _record(run: Path, key: str) -> str:
-    """The id by which a resumed run goes on in its own record, and in no other folder's."""
+def _record_id(run: Path, key: str) -> str:
+    """Return the id of a run's record, which a resumed run continues."""
     # wandb refuses blanks at the ends, some punctuation, and more than 128 characters.
     return re.sub(r"[^\w.-]", "-", f"{key[:16]}-{run.resolve().name}")[:128]
 

@@ -1,7 +1,7 @@
-"""What a training step sees: random temporal crops of some of the clips.
+"""The batches of a training: random temporal crops of the clips.
 
-Everything is drawn from (seed, step) alone, so that a resumed run draws what the killed one would
-have, and every process of a distributed run knows the whole batch without being told.
+Everything is drawn from (seed, step) alone: a resumed run draws what the killed one would have
+drawn, and every process of a distributed run knows the whole batch without communication.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from mstemba.pipeline.dataset.clips import Clip
 
 @dataclass(frozen=True)
 class Batch:
-    """The part of a step's batch that one process computes, padded at the end to its longest."""
+    """The part of a step's batch that one process computes; crops are padded at the end."""
 
     features: NDArray[np.float32]
-    """(B, L, F)"""
+    """(B, L, F), zeros in padded rows."""
     labels: NDArray[np.float32]
-    """(B, L, C)"""
+    """(B, L, C), 0 or 1; zeros in padded rows."""
     mask: NDArray[np.bool_]
     """(B, L), True at real rows."""
     clips: int
@@ -30,16 +30,24 @@ class Batch:
     rows: int
     """Real rows in the whole batch."""
     actions: int
-    """Longest runs of positive rows of a class in the whole batch."""
+    """Maximal stretches of consecutive positive rows of a class, in the whole batch."""
 
 
 def random_crops(
     clips: Sequence[Clip], step: int, batch_size: int, length: int, min_crop: float, seed: int
 ) -> list[tuple[Clip, slice]]:
-    """The clips of one step's batch, and the rows of each that it sees.
+    """Draw the crops of one step's batch. Clips come in a new random order every epoch.
 
-    A crop has `min_crop` to all of the rows that fit into `length`, at a random place. Videos come
-    in a new random order every epoch.
+    Args:
+        clips: The training clips.
+        step: From 0.
+        batch_size: Clips in a batch.
+        length: Most rows of a crop.
+        min_crop: Least fraction of min(length, rows of the clip) that a crop has.
+        seed: Of the run.
+
+    Returns:
+        Clips, each with the rows of its crop.
     """
     epoch, slot = divmod(step * batch_size, len(clips))
     order = _order(len(clips), epoch, seed) + _order(len(clips), epoch + 1, seed)
@@ -55,7 +63,7 @@ def random_crops(
 
 
 def make_batch(crops: Sequence[tuple[Clip, slice]], part: int = 0, parts: int = 1) -> Batch:
-    """The `part`-th (from 0) of `parts` contiguous parts of a batch; reads its features alone."""
+    """Return part number `part` (from 0) of `parts` of a batch. Only its features are read."""
     own = slice(part * len(crops) // parts, (part + 1) * len(crops) // parts)
     truths = [clip.labels[window] for clip, window in crops]
     values = [clip.features[window] for clip, window in crops[own]]
@@ -73,12 +81,12 @@ def make_batch(crops: Sequence[tuple[Clip, slice]], part: int = 0, parts: int = 
         mask,
         clips=len(crops),
         rows=sum(map(len, truths)),
-        actions=sum(map(_count_runs, truths)),
+        actions=sum(map(_count_stretches, truths)),
     )
 
 
-def _count_runs(labels: NDArray[np.bool_]) -> int:
-    """Runs of positives down the columns of (T, C) labels: each has one first row."""
+def _count_stretches(labels: NDArray[np.bool_]) -> int:
+    """Count the stretches of positives in the columns of (T, C) labels, by their first rows."""
     return int(np.count_nonzero(labels[0]) + np.count_nonzero(labels[1:] > labels[:-1]))
 
 

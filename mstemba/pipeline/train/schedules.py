@@ -1,4 +1,4 @@
-"""The learning rate of a training step."""
+"""The learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mstemba.pipeline.options import TrainOptions
 
 
 def cosine_rate(options: TrainOptions, step: int, steps: int) -> float:
-    """A linear rise to the peak over the warm-up, then half a cosine to the floor, by step."""
+    """Return the rate of a step: a linear warm-up to the peak, then half a cosine to the floor."""
     rise = max(1, round(options.warmup * steps))
     if step < rise:
         return options.warmup_lr + (options.lr - options.warmup_lr) * (step + 1) / rise
@@ -17,14 +17,15 @@ def cosine_rate(options: TrainOptions, step: int, steps: int) -> float:
 
 
 def released_rate(options: TrainOptions, loss: float | None) -> float:
-    """The rate of an epoch as the authors' code really sets it, from the last validation loss.
+    """Return the rate of an epoch as the authors' code sets it, from the last validation loss.
 
     Their schedule (timm's CosineLRScheduler: a rise over the warm-up epochs, a cosine over all
     epochs, the floor from then on) is a function of the epoch, but is called with the validation
-    loss. A loss above the number of epochs pins the rate to its floor.
+    loss. A loss above the number of epochs keeps the rate at its floor.
 
     Args:
-        loss: measured after the epoch before, None in the first epoch.
+        options: Peak, floor, warm-up and epochs.
+        loss: The validation loss after the previous epoch; None in the first epoch.
     """
     rise = options.warmup * options.epochs
     if loss is None:

@@ -1,4 +1,4 @@
-"""Features and labels to a trained model: plan the run, train or resume it, skip what is done."""
+"""The stage `train`: features and labels to a trained model, unless the run is finished."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ import numpy as np
 
 from mstemba.data_manifests.manifest import Manifest, Video, load_manifest, read_json_object
 from mstemba.errors import UsageError
-from mstemba.pipeline import recipes
+from mstemba.pipeline import distributed, recipes
 from mstemba.pipeline.caching.files import as_local, as_path, write_json
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key
 from mstemba.pipeline.checkpoint import CONFIG, DONE, checkpoint_config, read_done
 from mstemba.pipeline.dataset.clips import Clip, load_clips, split_validation, with_features
-from mstemba.pipeline.distributed import gather, is_first, world_size
 from mstemba.pipeline.features.sources import FeatureSource, find_features
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.train.loggers import check_installed
-from mstemba.pipeline.workspace import Workspace, find_workspace, set_current
+from mstemba.pipeline.workspace import Workspace, find_workspace, require_workspace, set_current
 
-# What a run puts into its folder.
+# What a run writes into its folder.
 RUN_FILES = {
     "best",
     "last",
@@ -39,12 +38,9 @@ RUN_FILES = {
 }
 
 
-LOOK = " (--labels overlap would count every row that an action touches)"
-
-
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training did."""
+    """The outcome of a training."""
 
     run: Path
     """Folder with `best/` and `last/` checkpoints, metrics.jsonl, curves.png and tensorboard/."""
@@ -53,8 +49,10 @@ class TrainResult:
     score: float | None
     """Validation mAP in percent of the best checkpoint."""
     steps: int
+    """Optimiser steps taken."""
     seconds: float
     cached: bool
+    """Whether the run had finished before."""
 
 
 def train(
@@ -71,67 +69,86 @@ def train(
 ) -> TrainResult:
     """Train a network on the training videos of a manifest.
 
-    A finished run with the same key is returned as it is; an unfinished one goes on from its last
-    state and ends bit for bit (on a CPU) as if it had not been stopped.
+    A finished run with the same key is returned as it is. An unfinished one is resumed from its
+    last state and ends bit for bit (on a CPU) as if it had not been interrupted.
 
     Args:
-        recipe: `paper`, `tuned`, `none`, or `auto` (`tuned` for the datasets that have it); it sets
-            all options that are not given. None is `auto` without `options`, `none` with.
-        given: the names of the options that win over the recipe; if empty, those of `options` that
-            differ from their defaults.
+        options: Those that decide the result. Default: `TrainOptions()`.
+        run_options: Where the training runs, and where its metrics go.
+        recipe: `paper`, `tuned`, `none`, or `auto` (`tuned` for the datasets that have it). It sets
+            all options that are not given. Default: `auto` without `options`, otherwise `none`.
+        given: Names of the options that take precedence over the recipe. Default: those of
+            `options` that differ from their defaults.
+        workspace: Default: the one around the current folder.
+        manifest: Default: the workspace's.
+        features: A store or a folder of .npy files. Default: the workspace's current ones.
+        output: The run folder. Default: one in the workspace, named after the run's key.
+        on_event: Called with progress and warnings.
 
     Raises:
-        UsageError: there is nothing to train on, no such recipe, or the processes of a distributed
-            run do not share the run folder.
-        MstembaError: the training diverged; see `Trainer.fit`.
+        UsageError: There is nothing to train on, the recipe is unknown, or the processes of a
+            distributed run do not share the run folder.
+        MstembaError: The training diverged; see `Trainer.fit`.
     """
-    recipe = recipe or ("none" if options else "auto")
     workspace = find_workspace(workspace)
-    labels = load_manifest(as_local(manifest) or _need(workspace, "--manifest").manifest)
-    recipe = recipes.choose(labels.dataset, recipe)
-    options, run_options = options or TrainOptions(), run_options or TrainRunOptions()
-    given = given or recipes.changed(options)
-    options = recipes.apply(options, labels.dataset, recipe, given)
+    labels = load_manifest(
+        as_local(manifest) or require_workspace(workspace, "--manifest").manifest
+    )
+    recipe, options, description = _apply_recipe(labels.dataset, recipe, options, given)
+    run_options = run_options or TrainRunOptions()
     source = find_features(as_path(features), workspace)
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
-    plan = _plan(options, run_options, labels, source, fingerprints)
-    name = f"{options.arch}-{plan.key[:8]}"
-    run = as_local(output) or _need(workspace, "--output").runs / name
+    plan = _make_plan(options, run_options, labels, source, fingerprints)
+    run = as_local(output) or require_workspace(workspace, "--output").runs / plan.name
     _check_run_folder(run, plan.key)
     cached = _is_done(run, plan)
-    on_event(Event("train", recipes.explain(labels.dataset, recipe, given)))
+    on_event(Event("train", description))
     if cached:
         done = read_done(run)
     else:
         check_installed(run_options.tracker_names)
-        for message in plan.remarks:
+        for message in plan.warnings:
             on_event(Event("train", message, warning=True))
-        done = _run(plan, recipe, source, labels, run, on_event)
-    if workspace is not None and run.parent == workspace.runs and is_first():
+        done = _train(plan, recipe, source, labels, run, on_event)
+    if workspace is not None and run.parent == workspace.runs and distributed.is_first():
         set_current(workspace.runs, run.name)
     return TrainResult(
         run, done["checkpoint"], done["score"], done["steps"], done["seconds"], cached
     )
 
 
-def _need(workspace: Workspace | None, option: str) -> Workspace:
-    if workspace is None:
-        raise UsageError(f"no workspace here: give {option}, or make one with `mstemba init`")
-    return workspace
+def _apply_recipe(
+    dataset: str, recipe: str | None, options: TrainOptions | None, given: Collection[str]
+) -> tuple[str, TrainOptions, str]:
+    """Return the recipe's name, the options with its values, and a line that describes them."""
+    recipe = recipes.choose(dataset, recipe or ("none" if options else "auto"))
+    options = options or TrainOptions()
+    given = given or recipes.changed(options)
+    description = recipes.describe(dataset, recipe, given)
+    return recipe, recipes.apply(options, dataset, recipe, given), description
 
 
 @dataclass(frozen=True)
-class _Plan:
+class TrainPlan:
+    """Everything that is known of a run before torch is imported."""
+
     options: TrainOptions
     run_options: TrainRunOptions
     training: list[Clip]
     validation: list[Clip]
-    remarks: list[str]
-    """What a user should know before it starts."""
+    warnings: list[str]
+    """What a user should know before the run starts."""
     key: str
+    """The run's cache key."""
+
+    @property
+    def name(self) -> str:
+        """Of the run's folder in a workspace."""
+        return f"{self.options.arch}-{self.key[:8]}"
 
     @property
     def batch_size(self) -> int:
+        """Clips in a batch."""
         return min(self.options.batch_size, len(self.training))
 
     @property
@@ -141,6 +158,7 @@ class _Plan:
 
     @property
     def steps(self) -> int:
+        """Optimiser steps, unless the run stops early."""
         steps = max(self.options.epochs * self.epoch, self.options.min_steps)
         return min(steps, self.options.max_steps or steps)
 
@@ -150,67 +168,74 @@ class _Plan:
         return max(self.epoch, math.ceil(self.steps / 50))
 
 
-def _plan(
+def _make_plan(
     options: TrainOptions,
     run_options: TrainRunOptions,
     manifest: Manifest,
     source: FeatureSource,
     fingerprints: Fingerprints,
-) -> _Plan:
+) -> TrainPlan:
     wanted = [v for s in ("training", "validation") for v in manifest.subset(s)]
     if not wanted:
         raise UsageError("the manifest has no video in the subset `training`")
     videos, missing = with_features(source, wanted, fingerprints)
     training, validation, reason = _split(options, manifest, source, videos)
-    remarks = []
-    if missing:
-        remarks.append(
-            f"{len(missing)} training or validation videos have no features, or of another file, "
-            f"and are left out, "
-            f"for example {missing[0]}"
-        )
-    if missed := sum(clip.missed for clip in training):
-        actions = sum(len(clip.actions) for clip in training)
-        remarks.append(
-            f"{missed} of {actions} training actions fall between two rows, or outside the video, "
-            f"and make no row positive" + ("" if options.labels == "overlap" else LOOK)
-        )
-    if not validation:
-        remarks.append(f"{reason}: the last averaged weights are kept")
-        _check_needs_of_validation(options, remarks)
     key = cache_key(
         "train",
         options=asdict(options),
         classes=manifest.classes,
         clips=[_clip_keys(source, clips, fingerprints) for clips in (training, validation)],
     )
-    plan = _Plan(options, run_options, training, validation, remarks, key)
+    warnings = _warnings(options, training, missing)
+    if not validation:
+        warnings += _without_validation(options, reason)
+    plan = TrainPlan(options, run_options, training, validation, warnings, key)
     _check_processes(plan.batch_size)
     return plan
+
+
+def _warnings(options: TrainOptions, training: list[Clip], missing: list[str]) -> list[str]:
+    warnings = []
+    if missing:
+        warnings.append(
+            f"{len(missing)} training or validation videos are skipped: they have no features, or "
+            f"features of a file that has changed, for example {missing[0]}"
+        )
+    if missed := sum(clip.missed for clip in training):
+        actions = sum(len(clip.actions) for clip in training)
+        hint = " (--labels overlap would count every row that an action touches)"
+        warnings.append(
+            f"{missed} of {actions} training actions fall between two rows, or outside the video, "
+            f"and make no row positive{'' if options.labels == 'overlap' else hint}"
+        )
+    return warnings
 
 
 def _split(
     options: TrainOptions, manifest: Manifest, source: FeatureSource, videos: Sequence[Video]
 ) -> tuple[list[Clip], list[Clip], str]:
-    """Training clips, validation clips with some positive row, and why there are none of these."""
+    """Return the training clips, the validation clips, and why there are none of the latter.
+
+    Validation clips without any positive row count as none.
+    """
     parts = split_validation(manifest, videos, options.val_fraction)
     training, validation = (load_clips(source, manifest, part, options.labels) for part in parts)
     if not any(clip.labels.any() for clip in training):
         raise UsageError(
-            "no row of the training features falls into an action: check the manifest's times"
+            "no row of the training features falls into an action: check the times in the manifest"
         )
     if any(clip.labels.any() for clip in validation):
         return training, validation, ""
     if validation and validation[0].video.subset == "validation":
         reason = (
             f"no row of the {len(validation)} videos in the subset `validation` falls into an "
-            f"action, so that they are not used"
+            f"action, so they are not used"
         )
     elif validation:
         order = {video.id: place for place, video in enumerate(videos)}
         reason = (
             f"no row of the {len(validation)} videos held out for validation falls into an "
-            f"action, so that they are trained on"
+            f"action, so they are used for training"
         )
         training = sorted(training + validation, key=lambda clip: order[clip.id])
     elif options.val_fraction == 0:
@@ -220,25 +245,31 @@ def _split(
     return training, [], reason
 
 
-def _check_needs_of_validation(options: TrainOptions, remarks: list[str]) -> None:
-    """What is to be steered by validation videos that there are not."""
+def _without_validation(options: TrainOptions, reason: str) -> list[str]:
+    """Return the warnings of a run without validation videos.
+
+    Raises:
+        UsageError: The run cannot do without them.
+    """
     if options.schedule == "released":
         raise UsageError(
-            "--schedule released follows the loss on validation videos, and there are none: mark "
+            "--schedule released follows the loss on validation videos, but there are none: mark "
             "some as `validation` in the manifest, raise --val-fraction, or use --schedule cosine"
         )
+    warnings = [f"{reason}: the last averaged weights are kept"]
     if options.patience:
-        remarks.append("--patience has no effect without validation videos")
+        warnings.append("--patience has no effect without validation videos")
+    return warnings
 
 
 def _check_processes(batch_size: int) -> None:
-    """Refuse more processes, as `accelerate launch` or `torchrun` starts, than clips in a batch."""
-    processes = world_size()
+    """Raise UsageError if there are more processes (of `torchrun`, say) than clips in a batch."""
+    processes = distributed.world_size()
     if processes > batch_size:
         raise UsageError(
-            f"{processes} processes share out a batch of {batch_size} clips (--batch-size, at most "
-            f"the number of training videos); expected at least one clip each: raise --batch-size "
-            f"or start fewer processes"
+            f"{processes} processes share a batch of {batch_size} clips (--batch-size, at most the "
+            f"number of training videos), expected at least one clip for each process: raise "
+            f"--batch-size or start fewer processes"
         )
 
 
@@ -255,55 +286,56 @@ def _clip_keys(
 
 
 def _check_run_folder(output: Path, key: str) -> None:
-    """Refuse a folder that holds something else than this run, finished or not."""
+    """Raise UsageError if a folder holds anything other than this run, finished or not."""
     config = output / "last" / CONFIG
     if config.is_file():
         if read_json_object(config).get("key") != key:
             raise UsageError(
                 f"{output}: holds a run with other options, features or labels; "
-                f"give another --output"
+                f"pass another --output"
             )
     elif output.is_dir():
         names = {file.name for file in output.iterdir() if not file.name.startswith(".")}
         if foreign := sorted(names - RUN_FILES):
             raise UsageError(
-                f"{output}: no training run, it holds {foreign[0]}; give another --output"
+                f"{output}: not a training run, it holds {foreign[0]}; pass another --output"
             )
 
 
-def _is_done(run: Path, plan: _Plan) -> bool:
-    """Whether the run has finished before.
+def _is_done(run: Path, plan: TrainPlan) -> bool:
+    """Return whether the run has finished before.
 
-    Raises UsageError in every process when they find different things: one would wait for ever for
-    another that has nothing to do.
+    Raises:
+        UsageError: In every process, if they find different things: otherwise one would wait
+            forever for another that has nothing to do.
     """
     done = (run / DONE).is_file()
-    if world_size() == 1:
-        return done  # without torch, which a run that is done does not need
+    if distributed.world_size() == 1:
+        return done  # no torch: a finished run does not need it
     from mstemba.pipeline.train.state import STATE, saved_step
 
     step = saved_step(run / STATE)
     mine = "a finished run" if done else "no state" if step is None else f"the state of step {step}"
-    found = gather(plan.run_options.device, plan.options.precision, mine)
+    found = distributed.gather(plan.run_options.device, plan.options.precision, mine)
     if len(set(found)) > 1:
         raise UsageError(
             f"{run}: process 0 finds {found[0]} there, others find "
             f"{', '.join(sorted(set(found) - {found[0]}))}; the run folder must be shared by all "
-            f"machines: give an --output on a file system that all of them see"
+            f"machines: pass an --output on a file system that all of them see"
         )
     return done
 
 
-def _run(
-    plan: _Plan,
+def _train(
+    plan: TrainPlan,
     recipe: str,
     source: FeatureSource,
     manifest: Manifest,
-    output: Path,
+    run: Path,
     on_event: EventHandler,
 ) -> dict[str, Any]:
-    """Train; gives what done.json says, which only the first process is sure to see."""
-    # torch is imported here, not above: a run that is already done needs none of it.
+    """Train, and return the content of done.json, which only the first process is sure to see."""
+    # torch is imported here: a finished run does not need it.
     from mstemba.pipeline.train.trainer import Trainer
 
     begin = time.perf_counter()
@@ -313,23 +345,23 @@ def _run(
         plan.training,
         plan.validation,
         batch_size=plan.batch_size,
-        # Of a shortened run, the same share as of a whole one.
+        # Of a shortened run, the same fraction as of a whole one.
         epoch=max(1, round(plan.steps / plan.options.epochs)),
         steps=plan.steps,
     )
-    config = checkpoint_config(
-        trainer.model_config.to_dict(),
-        manifest.classes,
-        source.spec,
-        source.weights_file,
-        {**asdict(plan.options), "recipe": recipe},
-        plan.key,
-    )
     if trainer.is_main:
-        # `last` first: a run folder is known by it.
+        config = checkpoint_config(
+            trainer.model_config.to_dict(),
+            manifest.classes,
+            source.spec,
+            source.weights_file,
+            {**asdict(plan.options), "recipe": recipe},
+            plan.key,
+        )
+        # `last` first: a run folder is recognised by it.
         for name in ("last", "best") if plan.validation else ("last",):
-            write_json(output / name / CONFIG, config)
-    best = trainer.fit(output, plan.check_every, plan.key, on_event)
+            write_json(run / name / CONFIG, config)
+    best = trainer.fit(run, plan.check_every, plan.key, on_event)
     done = {
         "checkpoint": "last" if best is None else "best",
         "score": best,
@@ -340,7 +372,7 @@ def _run(
         "key": plan.key,
     }
     if trainer.is_main:
-        write_json(output / DONE, done)
-        trainer.forget_state(output)
-    trainer.wait()
+        write_json(run / DONE, done)
+        trainer.delete_state(run)
+    trainer.wait_for_everyone()
     return done

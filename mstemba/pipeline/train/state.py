@@ -1,4 +1,4 @@
-"""What an unfinished training goes on from: weights, averaged weights, AdamW's moments, counts."""
+"""The state from which an unfinished training is resumed: weights, averages, moments, counts."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass
 class TrainerState:
-    """How far a training is, beside its tensors."""
+    """The progress of a training, without its tensors."""
 
     step: int = 0
     """Optimiser steps taken."""
     best: float | None = None
     """Best validation mAP in percent."""
     checks_since_best: int = 0
+    """Measurements of the validation mAP since the best one."""
     epoch_loss: float | None = None
-    """The last epoch's validation loss, by which the released schedule steers."""
+    """The last epoch's validation loss, which the released schedule follows."""
 
 
 def save_state(
@@ -39,7 +40,7 @@ def save_state(
     average: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Write everything into one file, or leave the former one. Raises OSError: the disk is full."""
+    """Replace the state file in one step. Raises OSError if the disk is full."""
     tensors = {f"average.{n}": p.detach() for n, p in average.named_parameters()}
     for name, parameter in model.named_parameters():
         tensors[f"model.{name}"] = parameter.detach()
@@ -59,16 +60,20 @@ def load_state(
     optimizer: torch.optim.Optimizer,
     device: torch.device,
 ) -> TrainerState:
-    """Put a file's tensors into the model, the average and the optimiser; gives the counts.
+    """Load a file's tensors into the model, the average and the optimiser.
 
-    Raises UsageError when the file was written by a run of another key.
+    Returns:
+        The rest of the state.
+
+    Raises:
+        UsageError: The file was written by a run with another key.
     """
-    # safetensors knows no "cpu:0", as the processes of a distributed run call it.
+    # The processes of a distributed run call their CPU "cpu:0", which safetensors does not know.
     place = "cpu" if device.type == "cpu" else str(device)
     with safetensors.safe_open(path, "pt", device=place) as file:
         metadata = file.metadata()
         if metadata.get("key") != key:
-            raise UsageError(f"{path}: belongs to another run; delete it to begin again")
+            raise UsageError(f"{path}: belongs to another run; delete it to start again")
         state = TrainerState(**{f.name: json.loads(metadata[f.name]) for f in fields(TrainerState)})
         for name, parameter in model.named_parameters():
             parameter.copy_(file.get_tensor(f"model.{name}"))
@@ -82,7 +87,7 @@ def load_state(
 
 
 def saved_step(path: Path) -> int | None:
-    """The step of a saved state; None where there is none."""
+    """Return the step of a saved state; None if there is none."""
     if not path.is_file():
         return None
     with safetensors.safe_open(path, "pt") as file:

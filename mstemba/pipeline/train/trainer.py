@@ -1,7 +1,7 @@
-"""The optimisation itself: AdamW, a schedule, averaged weights, resumable state, many processes.
+"""The training loop: AdamW, a schedule, averaged weights, resumable state, several processes.
 
-Every random draw follows from (seed, step) alone, so a resumed run needs no generator's state, and
-every process knows the batch of which it computes its part.
+Every random draw depends on (seed, step) alone. So a resumed run needs no generator's state, and
+every process knows the whole batch of which it computes a part.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mstemba.model.architectures import build, make_config
 from mstemba.model.config import ModelConfig
 from mstemba.model.losses import BatchTotals, LossTerms, detection_loss
 from mstemba.model.output import set_prior
-from mstemba.model.scan import explain
+from mstemba.model.scan.backends import describe_choice
 from mstemba.pipeline.caching.files import TEMPORARY
 from mstemba.pipeline.checkpoint import WEIGHTS, save_weights, score
 from mstemba.pipeline.dataset.clips import Clip
@@ -34,19 +34,19 @@ from mstemba.pipeline.distributed import make_accelerator
 from mstemba.pipeline.evaluate.frame_metrics import average_precision, mean_average_precision
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
 from mstemba.pipeline.progress import Event, EventHandler, ProgressReporter
-from mstemba.pipeline.train import curves as plots
-from mstemba.pipeline.train.loggers import Log
-from mstemba.pipeline.train.sampling import make_batch, random_crops
+from mstemba.pipeline.train.curves import plot_curves
+from mstemba.pipeline.train.loggers import MetricsLogger
+from mstemba.pipeline.train.sampling import Batch, make_batch, random_crops
 from mstemba.pipeline.train.schedules import cosine_rate, released_rate
 from mstemba.pipeline.train.state import STATE, TrainerState, load_state, save_state
 
 LOG_EVERY = 10
-# How many training videos the training mAP is measured on: it only shows whether the model learns.
+# Training videos that the training mAP is measured on: it only shows whether the model learns.
 TRAIN_MAP_CLIPS = 8
 
 
 class Trainer:
-    """One training run, or one process's part in it."""
+    """A training run, or one process of a distributed one."""
 
     def __init__(
         self,
@@ -79,8 +79,8 @@ class Trainer:
         optimizer = torch.optim.AdamW(_groups(model, options.weight_decay), lr=options.lr)
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
         self._state = TrainerState()
-        # The first steps at which the loss, and the gradient, were not finite; -1 for never. On the
-        # device, and looked at when something is logged: asking at every step would wait for it.
+        # The first steps at which the loss, and the gradient, were not finite; -1 for never. Read
+        # only when something is logged: reading them at every step would wait for the device.
         self._first_bad = torch.full((2,), -1, device=device)
 
     @property
@@ -99,92 +99,96 @@ class Trainer:
         return 0 < self._options.patience <= self._state.checks_since_best
 
     def fit(self, run: Path, check_every: int, key: str, on_event: EventHandler) -> float | None:
-        """Train to the end; the best validation mAP in percent, None without validation videos.
+        """Train to the end, from the saved state of the run if there is one.
 
-        Raises MstembaError when the loss or the gradient is not finite, naming the step and the
-        cause; what was saved before stays.
+        Args:
+            run: The run folder.
+            check_every: Steps between two measurements of mAP.
+            key: The run's key; a state with another key is refused.
+            on_event: Called with progress.
+
+        Returns:
+            The best validation mAP in percent; None without validation videos.
+
+        Raises:
+            MstembaError: The loss or the gradient is not finite. The message names the step and the
+                cause; what was saved before stays.
         """
         if self.is_main:
-            _clear_half_written(run)
+            _delete_temporary_files(run)
         if (run / STATE).is_file():
             self._state = load_state(run / STATE, key, *self._parts(), self._accelerator.device)
-            on_event(Event("train", f"going on from step {self._state.step} of {self._steps}"))
+            on_event(Event("train", f"resuming from step {self._state.step} of {self._steps}"))
         if isinstance(self.model_config, ModelConfig):
-            on_event(Event("train", explain(self._accelerator.device)))
+            on_event(Event("train", describe_choice(self._accelerator.device)))
         names, options = self._run_options.tracker_names, asdict(self._options)
-        with Log(run, self.step, names, key, options) if self.is_main else nullcontext() as log:
-            self._loop(run, check_every, key, log, on_event)
+        with (
+            MetricsLogger(run, self.step, names, key, options) if self.is_main else nullcontext()
+        ) as logger:
+            self._loop(run, check_every, key, logger, on_event)
         if self.is_main:
             save_weights(run / "last" / WEIGHTS, self._average)
-            plots.curves(run / "metrics.jsonl", run / "curves.png")
+            plot_curves(run / "metrics.jsonl", run / "curves.png")
         self._accelerator.wait_for_everyone()
         return self._state.best
 
-    def wait(self) -> None:
-        """Until every process of a distributed run is here."""
+    def wait_for_everyone(self) -> None:
+        """Wait until every process of a distributed run is here."""
         self._accelerator.wait_for_everyone()
 
-    def forget_state(self, run: Path) -> None:
+    def delete_state(self, run: Path) -> None:
         """Delete the resumable state of a finished run."""
         (run / STATE).unlink(missing_ok=True)
 
     def _loop(
-        self, run: Path, check_every: int, key: str, log: Log | None, on_event: EventHandler
+        self,
+        run: Path,
+        check_every: int,
+        key: str,
+        logger: MetricsLogger | None,
+        on_event: EventHandler,
     ) -> None:
-        saved = time.perf_counter()
+        saved_at = time.perf_counter()
         state = self._state
         first = state.step
-        meter = ProgressReporter("train", self._steps, "steps", on_event)
+        progress = ProgressReporter("train", self._steps, "steps", on_event)
         while state.step < self._steps and not self.out_of_patience:
             rate = self._rate(state.step)
             terms = self._train_step(rate)
-            at_check = state.step % check_every == 0 or state.step == self._steps
-            logged = state.step % LOG_EVERY == 0 or at_check
+            checked = state.step % check_every == 0 or state.step == self._steps
+            logged = state.step % LOG_EVERY == 0 or checked
             if logged:
                 values = self._global_values(terms, run)
-                if log:
-                    log.write({"step": state.step, "lr": rate, **values})
-                news = f"step {state.step} of {self._steps}, loss {values['loss']:.3f}"
-                meter.update(news, state.step, state.step - first)
+                if logger:
+                    logger.write({"step": state.step, "lr": rate, **values})
+                message = f"step {state.step} of {self._steps}, loss {values['loss']:.3f}"
+                progress.update(message, state.step, state.step - first)
             if self._options.schedule == "released" and state.step % self._epoch == 0:
                 state.epoch_loss = self._validation_loss()
-            if at_check:
+            if checked:
                 measured = self._check(run)
-                if log:
-                    log.write({"step": state.step, **measured})
-            # Only where the step before was looked at: nothing that diverged is ever saved.
-            if logged and self.is_main and self._is_due(saved):
+                if logger:
+                    logger.write({"step": state.step, **measured})
+            # Only after `_global_values`: a state that has diverged is never saved.
+            due = time.perf_counter() - saved_at > self._run_options.checkpoint_seconds
+            if logged and self.is_main and due:
                 save_state(run / STATE, key, state, *self._parts())
-                saved = time.perf_counter()
-
-    def _is_due(self, saved: float) -> bool:
-        """Whether the state, last saved at that time, is to be saved again."""
-        return time.perf_counter() - saved > self._run_options.checkpoint_seconds
+                saved_at = time.perf_counter()
 
     def _parts(self) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
-        """What has tensors that a state keeps."""
+        """Return what a state holds the tensors of."""
         return self._accelerator.unwrap_model(self._model), self._average, self._optimizer
 
     def _train_step(self, rate: float) -> dict[str, Tensor]:
-        """One step of the optimiser; this process's share of the loss terms."""
+        """Take a step of the optimiser, and return this process's share of the loss terms."""
         accelerator, state = self._accelerator, self._state
         part, parts = accelerator.process_index, accelerator.num_processes
-        # One process draws what it would draw alone; others differ in the low bits, which count.
+        # A single process uses the plain seed; the others differ in the low bits, which matter.
         torch.manual_seed(self._options.seed * 1_000_003 + state.step + 1 + part * 2_654_435_761)
-        batch = make_batch(self._crops(state.step), part, parts)
-        arrays = (batch.features, batch.labels, batch.mask)
-        features, labels, mask = (torch.from_numpy(a).to(accelerator.device) for a in arrays)
+        terms = self._forward(make_batch(self._crops(state.step), part, parts))
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        self._model.train()
-        try:
-            with accelerator.autocast():
-                output = self._model(features, mask)
-        except UsageError as error:  # what a network refuses are features with NaN or infinity
-            raise self._explained(state.step + 1, str(error)) from error
-        whole = BatchTotals(batch.clips, batch.rows, batch.actions)
-        terms = self._loss(output, labels, mask, whole)
-        # The processes' gradients are averaged, but their shares of the loss are to be added.
+        # accelerate averages the processes' gradients, but their shares of the loss add up.
         accelerator.backward(terms.total * parts if parts > 1 else terms.total)
         largest = self._options.clip_grad or math.inf
         norm = accelerator.clip_grad_norm_(self._model.parameters(), largest)
@@ -192,9 +196,10 @@ class Trainer:
         self._optimizer.zero_grad()
         self._update_average()
         state.step += 1
-        unsound = ~torch.isfinite(torch.stack([terms.total.detach(), norm]))
-        news = (self._first_bad < 0) & unsound
-        self._first_bad = self._first_bad.masked_fill(news, state.step)
+        not_finite = ~torch.isfinite(torch.stack([terms.total.detach(), norm]))
+        self._first_bad = self._first_bad.masked_fill(
+            (self._first_bad < 0) & not_finite, state.step
+        )
         losses = {"loss": terms.total, "final": terms.final, "grad_norm": norm}
         if terms.auxiliary:
             losses |= {"auxiliary": sum(terms.auxiliary), "consistency": terms.consistency}
@@ -202,8 +207,22 @@ class Trainer:
             losses["heatmap"] = terms.heatmap
         return {name: value.detach() for name, value in losses.items()}
 
+    def _forward(self, batch: Batch) -> LossTerms:
+        """Return the loss of this process's part of a batch."""
+        device = self._accelerator.device
+        arrays = (batch.features, batch.labels, batch.mask)
+        features, labels, mask = (torch.from_numpy(a).to(device) for a in arrays)
+        self._model.train()
+        try:
+            with self._accelerator.autocast():
+                output = self._model(features, mask)
+        except UsageError as error:  # a network refuses features with NaN or infinity
+            raise self._divergence(self._state.step + 1, str(error)) from error
+        totals = BatchTotals(batch.clips, batch.rows, batch.actions)
+        return self._loss(output, labels, mask, totals)
+
     def _loss(
-        self, output: Any, labels: Tensor, mask: Tensor | None, whole: BatchTotals | None = None
+        self, output: Any, labels: Tensor, mask: Tensor | None, totals: BatchTotals | None = None
     ) -> LossTerms:
         return detection_loss(
             output,
@@ -212,7 +231,7 @@ class Trainer:
             auxiliary_weight=self._options.auxiliary_weight,
             consistency_weight=self._options.consistency_weight,
             heatmap_weight=self._options.heatmap_weight,
-            whole=whole,
+            totals=totals,
         )
 
     def _crops(self, step: int) -> list[tuple[Clip, slice]]:
@@ -227,7 +246,7 @@ class Trainer:
         return cosine_rate(self._options, step, self._steps)
 
     def _global_values(self, terms: dict[str, Tensor], run: Path) -> dict[str, float]:
-        """The terms of the whole batch. Raises MstembaError if a step before was not finite."""
+        """Return the terms of the whole batch. Raises MstembaError if a step was not finite."""
         shares = torch.stack([value.float() for value in terms.values()])
         bad = self._first_bad[None]
         if self._accelerator.num_processes > 1:
@@ -237,21 +256,21 @@ class Trainer:
         loss_steps, gradient_steps = zip(*rows, strict=True)
         if steps := [step for step in (*loss_steps, *gradient_steps) if step > 0]:
             what = "loss" if min(steps) in loss_steps else "gradient"
-            raise self._explained(min(steps), f"the {what} is not finite", run)
+            raise self._divergence(min(steps), f"the {what} is not finite", run)
         values = dict(zip(terms, shares.tolist(), strict=True))
-        return {**values, "grad_norm": float(terms["grad_norm"])}  # every process has the same
+        return {**values, "grad_norm": float(terms["grad_norm"])}  # the same in every process
 
-    def _explained(self, step: int, found: str, run: Path | None = None) -> MstembaError:
-        """Why the training stopped at a step, counted from 1."""
+    def _divergence(self, step: int, found: str, run: Path | None = None) -> MstembaError:
+        """Return an error that says why the training stopped at a step, counted from 1."""
         for clip, window in self._crops(step - 1):
             bad = np.flatnonzero(~np.isfinite(clip.features[window]).all(axis=1))
             if len(bad):
                 return MstembaError(
                     f"training stopped at step {step}: the features of video {clip.id!r} hold NaN "
-                    f"or infinity, first at row {window.start + int(bad[0])}; extract them again, "
-                    f"or take the video out of the manifest"
+                    f"or infinity, first in row {window.start + int(bad[0])}; extract them again, "
+                    f"or remove the video from the manifest"
                 )
-        saved = f" What was saved before is in {run}." if run else ""
+        saved = f" The last saved weights are in {run}." if run else ""
         return MstembaError(
             f"training diverged at step {step}: {found}; the features of that step are finite, "
             f"the learning rate was {self._rate(step - 1):.1e}.{saved} "
@@ -260,13 +279,13 @@ class Trainer:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        # Early on the average follows closely, else it would remember the random start.
+        # At first the average follows closely; otherwise it would remember the random start.
         decay = min(self._options.ema, (1 + self._state.step) / (10 + self._state.step))
         model = self._accelerator.unwrap_model(self._model)
         torch._foreach_lerp_(list(self._average.parameters()), list(model.parameters()), 1 - decay)
 
     def _check(self, run: Path) -> dict[str, float]:
-        """mAP of the averaged weights; the best on the validation videos are written down."""
+        """Measure the mAP of the averaged weights, and save them if they are the best so far."""
         measured = {"train_map": self._map(self._training[:TRAIN_MAP_CLIPS])}
         if self._validation:
             value = measured["val_map"] = self._map(self._validation)
@@ -278,10 +297,10 @@ class Trainer:
         return {name: value for name, value in measured.items() if math.isfinite(value)}
 
     def _map(self, clips: Sequence[Clip]) -> float:
-        """Per-frame mAP in percent of the averaged weights, the clips shared out."""
+        """Return the per-frame mAP of the averaged weights in percent, by all processes."""
         own = []
         for i in self._own(len(clips)):
-            with _named(clips[i]):
+            with _naming(clips[i]):
                 own.append((i, score(self._average, clips[i].features)))
         gathered: list[tuple[int, NDArray[np.float32]]] = gather_object(own)
         scores = np.concatenate([s for _, s in sorted(gathered, key=lambda pair: pair[0])])
@@ -290,10 +309,10 @@ class Trainer:
 
     @torch.no_grad()
     def _validation_loss(self) -> float:
-        """The loss that the released code steers by: of the trained weights, a mean over videos.
+        """Return the loss that the released schedule follows: the mean over validation videos.
 
-        Videos longer than `clip_length` are cut there, as in that code; shorter ones are not
-        padded.
+        It is that of the trained weights, not of the averaged ones. Videos longer than
+        `clip_length` are cut, as in the released code; shorter ones are not padded.
         """
         model = self._accelerator.unwrap_model(self._model).eval()
         own = []
@@ -303,19 +322,19 @@ class Trainer:
             features, labels = (
                 torch.from_numpy(a)[None].to(self._accelerator.device) for a in arrays
             )
-            with _named(clip):
+            with _naming(clip):
                 own.append((i, float(self._loss(model(features), labels, None).total)))
         losses = [loss for _, loss in sorted(gather_object(own))]
         return math.fsum(losses) / len(losses)
 
     def _own(self, count: int) -> range:
-        """The numbers of the clips that this process measures."""
+        """Return the numbers of the clips that this process measures."""
         return range(self._accelerator.process_index, count, self._accelerator.num_processes)
 
 
 @contextmanager
-def _named(clip: Clip) -> Iterator[None]:
-    """What a network refuses of a clip is said of the video."""
+def _naming(clip: Clip) -> Iterator[None]:
+    """Name the video in the error of a network that refuses its features."""
     try:
         yield
     except UsageError as error:
@@ -323,7 +342,7 @@ def _named(clip: Clip) -> Iterator[None]:
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay for matrices only; not for vectors, and not for A_log and D of the scan."""
+    """Return the optimiser's parameter groups: only matrices decay, but not A_log of the scan."""
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -335,7 +354,7 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def _clear_half_written(run: Path) -> None:
-    """Delete the temporary files that a killed run left; they are as large as the model."""
+def _delete_temporary_files(run: Path) -> None:
+    """Delete the files that a killed run was writing; they are as large as the model."""
     for file in run.rglob(f"{TEMPORARY}*"):
         file.unlink()

@@ -136,7 +136,7 @@ def test_released_needs_a_checkpoint(folder: Path) -> None:
 
 
 def test_without_the_option_bare_weights_are_refused(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"holds weights alone; .*--released"):
+    with pytest.raises(CheckpointError, match=r"holds only weights; .*--released"):
         evaluate(options(folder))
 
 

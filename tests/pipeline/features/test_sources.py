@@ -122,14 +122,14 @@ def test_a_cut_file_is_refused(folder: Path) -> None:
 
 def test_files_of_another_width_are_refused(folder: Path) -> None:
     np.save(folder / "b.npy", VALUES[:, :3])
-    with pytest.raises(StoreError, match=r"b.npy: 3 features a row, the others have 4"):
+    with pytest.raises(StoreError, match=r"b.npy: 3 features a row, but the other files have 4"):
         NpyFolder(folder).values("b")
 
 
 def test_two_files_of_one_video_are_refused(folder: Path) -> None:
     (folder / "flow").mkdir()
     np.save(folder / "flow" / "a.npy", VALUES)
-    with pytest.raises(StoreError, match="are of one video"):
+    with pytest.raises(StoreError, match="belong to the same video"):
         NpyFolder(folder)
 
 
@@ -269,7 +269,7 @@ def test_a_named_backbone_goes_into_the_specification(folder: Path, workspace: W
 def test_features_of_another_width_than_the_backbones_are_refused(
     folder: Path, workspace: Workspace
 ) -> None:
-    with pytest.raises(UsageError, match=r"4 features a row, efficientnet-lite0 .* gives 1280"):
+    with pytest.raises(UsageError, match=r"4 features a row, but efficientnet-lite0 .* gives 1280"):
         import_features(folder, LITE, workspace=workspace)
 
 
@@ -301,9 +301,9 @@ def test_a_damaged_file_does_not_stop_the_rest(folder: Path, workspace: Workspac
     ("duration", "unit", "given", "step", "missing"),
     [
         (None, "seconds", {}, None, "--stride and --fps"),
-        (None, "seconds", {"fps": 8.0}, None, "give --stride"),
+        (None, "seconds", {"fps": 8.0}, None, "pass --stride"),
         (None, "seconds", {"fps": 8.0, "stride": 16}, 2.0, None),
-        (96, "frames", {}, None, "give --fps"),
+        (96, "frames", {}, None, "pass --fps"),
         (96, "frames", {"fps": 8.0}, 2.0, None),
         (12.0, "seconds", {"fps": 8.0, "stride": 64}, 2.0, None),
     ],

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,10 +224,10 @@ def test_what_is_no_store_is_neither_opened_nor_overwritten(tmp_path: Path) -> N
     (tmp_path / "full" / "thesis.tex").write_text("mine")
     zarr.create_group(str(tmp_path / "other"), zarr_format=3)
     for name in ("file", "full", "other"):
-        with pytest.raises(StoreError, match=f"{name}: .*no feature store"):
+        with pytest.raises(StoreError, match=f"{name}: .*not a feature store"):
             FeatureStore.prepare(tmp_path / name, SPEC)
     for name in ("none", "file", "full", "other"):
-        with pytest.raises(StoreError, match="no feature store"):
+        with pytest.raises(StoreError, match="not a feature store"):
             FeatureStore.open(tmp_path / name)
     assert (tmp_path / "full" / "thesis.tex").read_text() == "mine"
 
@@ -235,11 +235,13 @@ def test_what_is_no_store_is_neither_opened_nor_overwritten(tmp_path: Path) -> N
 def test_a_store_that_another_process_just_made_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def late(root: Path) -> bool:
-        FeatureStore(root, SPEC).make()
-        return False
+    iterdir = Path.iterdir
 
-    monkeypatch.setattr(module, "_is_free", late)
+    def after_another_process(self: Path) -> Iterator[Path]:
+        FeatureStore(self, SPEC).make()
+        return iterdir(self)
+
+    monkeypatch.setattr(Path, "iterdir", after_another_process)
     assert FeatureStore.prepare(tmp_path / "s", SPEC).spec == SPEC
 
 

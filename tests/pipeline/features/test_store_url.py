@@ -167,9 +167,9 @@ def test_other_options_and_what_is_no_store_are_refused(root: Path) -> None:
         FeatureStore.prepare(root, replace(SPEC, window=8))
     (root.parent / "other.zarr" / "thesis.tex").write_text("mine")
     other = root.parent / "other.zarr"
-    with pytest.raises(StoreError, match="exists and is no feature store"):
+    with pytest.raises(StoreError, match="exists and is not a feature store"):
         FeatureStore.prepare(other, SPEC)
-    with pytest.raises(StoreError, match="no feature store"):
+    with pytest.raises(StoreError, match="not a feature store"):
         FeatureStore.open(other)
 
 
@@ -197,7 +197,7 @@ def test_a_bucket_that_is_not_there_is_a_store_error(s3: str) -> None:
     store = FeatureStore.prepare(root, SPEC)
     with pytest.raises(StoreError, match=r"s3://nonesuch/.*bucket does not exist.*Check the addr"):
         put(store, "a")
-    with pytest.raises(StoreError, match="no feature store"):
+    with pytest.raises(StoreError, match="not a feature store"):
         FeatureStore.open(root)
 
 

@@ -485,7 +485,8 @@ def test_an_output_that_cannot_be_is_told_before_the_work(
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(
         UsageError,
-        match=r"may not be written to, expected a folder for page\.html; name another one with --output",
+        match=r"may not be written to, expected a folder for page\.html; "
+        r"name another one with --output",
     ):
         run(kitchen, tmp_path / "new" / "page.html", on_event=stop)
 

@@ -102,7 +102,7 @@ def test_a_run_in_two_processes_is_resumed_to_the_bit(tmp_path: Path) -> None:
     ((code, said),) = finish(torchrun)
     assert code != 0
     assert not (run / "done.json").exists(), said
-    assert "going on from step" in launch(workspace, output=run, **options)
+    assert "resuming from step" in launch(workspace, output=run, **options)
     for name in ("metrics.jsonl", "last/model.safetensors", "best/model.safetensors"):
         assert (run / name).read_bytes() == (workspace / "whole" / name).read_bytes(), name
 
@@ -148,7 +148,7 @@ def test_processes_that_find_different_things_refuse_to_begin(
     monkeypatch.setenv("WORLD_SIZE", "2")
     found = ["a finished run", "a finished run"]
     monkeypatch.setattr(
-        "mstemba.pipeline.train.stage.gather", lambda options, mine: [mine, found[1]]
+        "mstemba.pipeline.distributed.gather", lambda device, precision, mine: [mine, found[1]]
     )
     assert fit(workspace, output=run).cached
     found[1] = others
@@ -182,6 +182,6 @@ def test_more_processes_than_clips_are_refused(
 ) -> None:
     workspace = make_workspace(tmp_path / "w")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(UsageError, match="4 processes share out a batch of 3 clips"):
+    with pytest.raises(UsageError, match="4 processes share a batch of 3 clips"):
         fit(workspace)
     assert not list((workspace / "runs").glob("*/last"))

@@ -86,7 +86,7 @@ def test_shares_of_the_loss_add_up_to_the_loss() -> None:
 
     def loss(part: slice, whole: BatchTotals | None) -> torch.Tensor:
         out = Output(logits[0, part], [logits[1, part]], apart[part].mean(), logits[1, part])
-        terms = detection_loss(out, labels[part], mask[part], whole=whole)
+        terms = detection_loss(out, labels[part], mask[part], totals=whole)
         assert terms.heatmap is not None
         return torch.stack(
             [terms.total, terms.final, *terms.auxiliary, terms.consistency, terms.heatmap]
@@ -227,7 +227,7 @@ def _check_resumed(
         fit(killed, on_event=_kill_at(step), **options)
     news: list[str] = []
     found = fit(killed, on_event=lambda event: news.append(event.message), **options)
-    assert any(message.startswith(f"going on from step {resumed} ") for message in news)
+    assert any(message.startswith(f"resuming from step {resumed} ") for message in news)
     assert (found.score, found.steps) == (expected.score, expected.steps)
     for name in ("metrics.jsonl", "last/model.safetensors", "best/model.safetensors"):
         assert (found.run / name).read_bytes() == (expected.run / name).read_bytes(), name
@@ -240,7 +240,7 @@ def _check_resumed(
     ("validation", "options", "says"),
     [
         ((19, 26), {}, "of the 2 videos in the subset `validation` falls into .* not used"),
-        ((), {"val_fraction": 0.4}, "of the 2 videos held out .* so that they are trained on"),
+        ((), {"val_fraction": 0.4}, "of the 2 videos held out .* so they are used for training"),
         ((), {"val_fraction": 0.0}, "no videos are held out .* as --val-fraction 0 asks"),
         ((), {}, "5 training videos are too few to hold some out"),
     ],
@@ -303,7 +303,7 @@ def test_divergence_names_the_step_and_the_cause(workspace: Path) -> None:
     assert "the features of that step are finite" in str(caught.value)
     assert "learning rate was 1.0e+30" in str(caught.value)
     (run,) = (workspace / "runs").glob("mstemba-*")
-    assert f"saved before is in {run}" in str(caught.value)
+    assert f"last saved weights are in {run}" in str(caught.value)
     assert (run / "last" / "config.json").is_file()
     assert not (run / "done.json").exists()
 
