@@ -1,15 +1,16 @@
 """Extraction against its parts and against the arrangement of the published scripts.
 
-    python benchmarks/extract.py VIDEO [--backbone NAME] [--clips] [--hour]
+    python -m benchmarks.extract VIDEO [--backbone NAME] [--quick] [--clips] [--hour]
 
 In one run, round after round: (a) decoding alone, (b) the forward pass alone on frames that lie in
-memory, each in the best setting found, (c) frames to JPEG files by ffmpeg and then one PIL image a
-forward pass, and the whole `mstemba.extract`. CLIP runs with random weights, which cost the same.
+memory, each in the best setting found, (c) frames to JPEG files and then one PIL image a forward
+pass, and the whole `mstemba.extract`. CLIP runs with random weights, which cost the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shutil
 import statistics
@@ -28,7 +29,7 @@ import torch
 
 from benchmarks import videos
 from benchmarks.common import mebibytes, save, show
-from mstemba.errors import DecodeError
+from mstemba.errors import DecodeError, MstembaError
 from mstemba.extractors import registry, torchvision_ops
 from mstemba.pipeline.caching.keys import file_sha256
 from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, decode
@@ -38,6 +39,7 @@ from mstemba.pipeline.extract.forward import batch_size
 from mstemba.pipeline.extract.local_engine import decoders
 from mstemba.pipeline.extract.stage import extract
 from mstemba.pipeline.options import FeatureOptions, RunOptions
+from mstemba.pipeline.progress import Event
 from mstemba.records import Frames
 
 # Enough for a rate, and not the whole of a slow arrangement.
@@ -57,7 +59,7 @@ def main() -> None:
         backbone = registry.resolve(arguments.backbone, arguments.model, weights, file_sha256)
         options = FeatureOptions(backbone.name, backbone.model, weights, precision=precision)
         here = RunOptions(device=arguments.device)
-        bench = Bench(arguments.video, backbone, options, here, device, scratch)
+        bench = Bench(arguments.video, backbone, options, here, device, scratch, arguments.quick)
         result = bench.rounds(arguments.rounds, arguments.copies)
         if arguments.clips:
             result["short_clips"] = bench.short_clips()
@@ -78,10 +80,14 @@ class Bench:
         here: RunOptions,
         device: str,
         scratch: Path,
+        quick: bool,
     ) -> None:
         self.video, self.backbone, self.options, self.here = video, backbone, options, here
         self.device, self.scratch = device, scratch
         self.on_cpu = device == "cpu"
+        self.quick = quick
+        self.jpeg_frames = JPEG_FRAMES // 3 if quick else JPEG_FRAMES
+        self.forward_seconds = FORWARD_SECONDS / 3 if quick else FORWARD_SECONDS
 
     def rounds(self, count: int, copies: int) -> dict[str, Any]:
         """Everything once a round, so that what else the machine does hits all of it alike."""
@@ -95,6 +101,7 @@ class Bench:
                 "decode": self.decode_rate(files, **decoding),
                 "forward": self.forward_rate(**forward),
                 "whole": self.whole_rate(files, self.options),
+                "steady": self.steady_rate,
                 "jpeg": self.jpeg_rate(),
             }
             alone = 1 / row["decode"] + 1 / row["forward"]
@@ -129,6 +136,7 @@ class Bench:
                 ["(b) forward pass alone", f"{medians['forward']:.0f}"],
                 ["(c) JPEG files, one image a pass", f"{medians['jpeg']:.0f}"],
                 ["mstemba.extract", f"{medians['whole']:.0f}"],
+                ["from its first batch to its last", f"{medians['steady']:.0f}"],
                 ["wall time / (a + b)", f"{medians['wall_over_sum']:.3f}"],
                 ["of the slower of (a) and (b)", f"{medians['over_slower_part']:.3f}"],
                 ["times (c)", f"{medians['over_jpeg']:.2f}"],
@@ -154,8 +162,10 @@ class Bench:
         return frames / (time.perf_counter() - begin)
 
     def _best_decoding(self, files: list[Path]) -> dict[str, Any]:
-        settings = [{"how": "here", "decoder": d, "workers": 1} for d in ("decord", "av")]
         most = decoders(cores(), None if self.on_cpu else torch.cuda.device_count())
+        if self.quick:
+            return {"how": "processes", "decoder": "auto", "workers": min(most, len(files))}
+        settings = [{"how": "here", "decoder": d, "workers": 1} for d in ("decord", "av")]
         settings += [
             {"how": "processes", "decoder": "auto", "workers": workers}
             for workers in {1, most, cores()}
@@ -183,7 +193,7 @@ class Bench:
                 encoder(frames)
                 ready.wait()
                 begin = time.perf_counter()
-                while (passed := time.perf_counter() - begin) < FORWARD_SECONDS:
+                while (passed := time.perf_counter() - begin) < self.forward_seconds:
                     encoder(frames)
                     counts[number] += batch * length
                 took[number] = passed
@@ -200,6 +210,9 @@ class Bench:
 
     def _best_forward(self) -> dict[str, Any]:
         default = batch_size(self.backbone, None, self.backbone.spec.window, self.on_cpu)
+        if self.quick:
+            workers, threads = (1, cores()) if self.on_cpu else (2, 1)
+            return {"batch": default, "workers": workers, "threads": threads}
         sizes = sorted({max(1, default // 2), default, 2 * default, 4 * default})
         arrangements = [(1, cores()), (cores(), 1)] if self.on_cpu else [(1, 1), (2, 1)]
         settings = [
@@ -225,7 +238,7 @@ class Bench:
         folder = self.scratch / "jpeg"
         folder.mkdir()
         begin = time.perf_counter()
-        _frames_to_jpeg(self.video, folder, JPEG_FRAMES)
+        _frames_to_jpeg(self.video, folder, self.jpeg_frames)
         names, waiting = sorted(folder.iterdir()), []
         for name in names:
             waiting.append(np.asarray(resize(Image.open(name).convert("RGB"))))
@@ -246,13 +259,24 @@ class Bench:
     # The whole
 
     def whole_rate(self, files: list[Path], options: FeatureOptions) -> float:
-        """Frames a second of `mstemba.extract`, loading of the backbone and all."""
+        """Frames a second of `mstemba.extract`, loading of the backbone and all.
+
+        Sets `steady_rate` to the rate between its first batch and its last.
+        """
         store = self.scratch / "store.zarr"
+        batches: list[tuple[float, int]] = []
+
+        def on_event(event: Event) -> None:
+            if event.count:
+                batches.append((time.perf_counter(), event.count))
+
         begin = time.perf_counter()
-        result = extract(files, options, self.here, store=store)
+        result = extract(files, options, self.here, store=store, on_event=on_event)
         seconds = time.perf_counter() - begin
         assert not result.failed, result.failed
         shutil.rmtree(store)
+        (first, before), (last, count) = batches[0], batches[-1]
+        self.steady_rate = (count - before) / (last - first) if last > first else math.nan
         return result.frames / seconds
 
     def _copies(self, count: int) -> list[Path]:
@@ -297,17 +321,23 @@ class Bench:
 def _best(
     settings: list[dict[str, Any]], rate: Callable[[dict[str, Any]], float]
 ) -> dict[str, Any]:
+    """Return the fastest setting of those that run on this machine."""
     rates = []
     for setting in settings:
-        rates.append(rate(setting))
-        print(f"{setting}: {rates[-1]:.1f} frames/s")
+        try:
+            rates.append(rate(setting))
+            print(f"{setting}: {rates[-1]:.1f} frames/s")
+        except MstembaError as error:  # decord is not installed, for example
+            rates.append(-math.inf)
+            print(f"{setting}: {error}")
     return settings[int(np.argmax(rates))]
 
 
 def _frames_to_jpeg(video: Path, folder: Path, count: int) -> None:
+    """Write the first frames as JPEG files, by ffmpeg or, where it is missing, by PyAV."""
     program = shutil.which("ffmpeg")
     if program is None:
-        sys.exit("arrangement (c) needs the program ffmpeg (Debian: apt install ffmpeg)")
+        return videos.to_jpeg(video, folder, count)
     command = [program, "-loglevel", "error", "-i", str(video), "-frames:v", str(count)]
     subprocess.run([*command, "-q:v", "2", str(folder / "%06d.jpg")], check=True)
 
@@ -390,6 +420,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--precision", help="[default: what the device has instructions for]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--copies", type=int, default=1, help="videos to extract at once")
+    parser.add_argument(
+        "--quick", action="store_true", help="search no settings, and measure for a shorter time"
+    )
     parser.add_argument(
         "--clips", action="store_true", help="200 clips of 3 s against one of 600 s"
     )

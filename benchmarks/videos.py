@@ -1,11 +1,39 @@
-"""Longer and shorter videos, made of one that is there."""
+"""Longer and shorter videos, made of an existing one; and a video made of nothing.
+
+`python -m benchmarks.videos FILE` writes the latter: 40 seconds of 768x432 at 25 frames a second.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
+import numpy as np
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from mstemba.pipeline.decode.pyav import write_video
+
+WIDTH, HEIGHT, FPS, FRAMES = 768, 432, 25, 1000
+
+
+def synthetic(count: int = FRAMES) -> Iterator[NDArray[np.uint8]]:
+    """Yield frames of moving waves under noise, which compresses about as badly as a real scene."""
+    noise = np.random.default_rng(0).integers(0, 24, (HEIGHT, 2 * WIDTH, 3), np.uint8)
+    x, y = np.arange(WIDTH)[None], np.arange(HEIGHT)[:, None]
+    for t in range(count):
+        waves = (90 + 60 * np.sin(x / 40 + t / 9) + 40 * np.cos(y / 30 - t / 7) + 40).clip(0, 230)
+        shift = 5 * t % WIDTH
+        yield waves.astype(np.uint8)[..., None] + noise[:, shift : shift + WIDTH]
+
+
+def to_jpeg(video: Path, folder: Path, count: int) -> None:
+    """Write the first `count` frames of a video as JPEG files."""
+    with av.open(str(video)) as container:
+        for number, frame in zip(range(count), container.decode(video=0), strict=False):
+            frame.to_image().save(folder / f"{number:06d}.jpg", quality=95)
 
 
 def looped(source: Path, target: Path, seconds: float) -> Path:
@@ -72,3 +100,7 @@ def _cut_once(source: Path, folder: Path, first: int, count: int, seconds: float
     assert out is not None
     out.close()
     return clips
+
+
+if __name__ == "__main__":
+    write_video(Path(sys.argv[1]), synthetic(), FPS)
