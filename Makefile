@@ -31,17 +31,18 @@ lint: $(TOOLS)
 docs: $(TOOLS)
 	$(BIN)/python -m tests.test_docs
 
-# torch and torchvision come from one call of pip, which chooses a pair that fits.
+# torch and torchvision come from one call of pip, which chooses a pair that fits. Bytecode is left to
+# the first import: compiling every file of every package takes a third of the installation.
 $(PACKAGE): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing mstemba and what it needs into $(VENV): one to a few minutes"
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --no-compile --editable .
 	touch $@
 
 $(TOOLS): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing mstemba and the developers' tools into $(VENV): one to a few minutes"
-	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(BIN)/pip install --quiet --no-compile --editable ".[dev]"
 	touch $(PACKAGE) $@
 
 clean:
