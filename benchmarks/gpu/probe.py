@@ -263,7 +263,7 @@ def tf32() -> Found:
     """Find the largest error of the v1 golden with cuDNN's TF32, torch's default, and without."""
     from safetensors.torch import load_file
 
-    from mstemba.model.checkpoint import load_model
+    from mstemba.model.weights import load_model
 
     data = Path(os.environ.get("MSTEMBA_TEST_DATA", Path(__file__).parents[3] / "shared"))
     golden, found = data / "golden", {}

@@ -355,15 +355,17 @@ NOT_HERE = {
 
 @pytest.mark.parametrize("name", NOT_HERE)
 def test_weights_that_are_not_here_say_at_once_what_to_download_and_where_to_put_it(
-    name: str, no_network: None
+    name: str, no_network: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name in pytorchvideo.NETWORKS and importlib.util.find_spec("pytorchvideo") is None:
         pytest.skip("pytorchvideo is not installed")
     found = resolve(name)
-    begin = time.perf_counter()
+    # The hub's client would try for 48 seconds, and sleep between its tries.
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
     with pytest.raises(UsageError) as caught:
         found.load("cpu", "float32")
-    assert time.perf_counter() - begin < 20  # the hub's client alone retries for 48 seconds
+    assert slept == []
     message = str(caught.value)
     for part in (f"'{found.weights}'", NOT_HERE[name], "Name or service not known", "--weights"):
         assert part in message
@@ -567,7 +569,5 @@ def test_resolving_a_backbone_imports_no_torch() -> None:
         "registry.listing();"
         "assert not {'torch', 'open_clip', 'pytorchvideo'} & set(sys.modules)"
     )
-    begin = time.perf_counter()
     root = Path(registry.__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
-    assert time.perf_counter() - begin < 30
