@@ -126,7 +126,8 @@ def main() -> None:
     lines = {n: len(f.read_text(encoding="utf-8").splitlines()) for n, f in files.items()}
     graph = import_graph(modules)
     largest = max(lines, key=lambda name: lines[name])
-    print(f"Python lines: {sum(lines.values())} in {len(files)} files")
+    code = sum(isinstance(n, ast.stmt) for tree in modules.values() for n in ast.walk(tree))
+    print(f"Python lines: {sum(lines.values())}, statements: {code}, files: {len(files)}")
     print(f"median file: {statistics.median(lines.values()):.0f} lines, largest: ", end="")
     print(f"{lines[largest]} ({largest})")
     place = {n: ".".join(f.parent.relative_to(root).parts) for n, f in files.items()}

@@ -175,7 +175,7 @@ def exactness() -> Found:
 
     The worst |ours - reference| / |reference| of the result and of all gradients.
     """
-    from mstemba.model.scan import selective_scan
+    from mstemba.model.scan.operations import selective_scan
 
     torch.manual_seed(time.time_ns() % 2**31)
     found = {}
@@ -198,7 +198,7 @@ def exactness() -> Found:
 
 def offsets() -> Found:
     """Scan signals of more than 2^31 numbers, whose end must be that of a short scan."""
-    from mstemba.model.scan import selective_scan
+    from mstemba.model.scan.operations import selective_scan
 
     length, tail = 2_200_000, 4096
     A, D, bias = inputs(16, torch.float32)[2], *torch.zeros(2, CHANNELS, device="cuda")
@@ -315,8 +315,8 @@ TUNING = {
 
 def tuning() -> Found:
     """Change the scan's constants one at a time: ms of forward, and of forward and backward."""
-    from mstemba.model.scan import selective_scan
     from mstemba.model.scan import triton as ours
+    from mstemba.model.scan.operations import selective_scan
 
     changes = [(name, value) for name, values in TUNING.items() for value in values]
     found = {}
