@@ -249,7 +249,7 @@ CASES = [
     Case(
         "table-class-names",
         (*LABELS, "a.csv", "--classes", "names.txt"),
-        ("none of its class names is known", "'fly'", "'sit'"),
+        ("all class names are unknown", "'fly'", "'sit'"),
         unknown_classes,
     ),
     Case("annotations-excel", (*LABELS, "a.xlsx"), ("a.xlsx", "CSV"), text("a.xlsx", "PK")),
@@ -301,7 +301,7 @@ CASES = [
     Case(
         "manifest-video-twice",
         TRAIN,
-        ("manifest.json", "'v0' is there twice"),
+        ("manifest.json", "'v0' appears twice"),
         video_twice,
     ),
     Case(
@@ -429,12 +429,12 @@ CASES = [
     Case(
         "report-json-is-the-page",
         ("report", "--output", "r.html", "--json", "./r.html"),
-        ("./r.html: the page goes there already", "--json"),
+        ("./r.html: the page and --json point to the same file", "--json"),
     ),
     Case(
         "evaluate-csv-is-the-json",
         ("evaluate", "--json", "r", "--csv", "r"),
-        ("r: --json goes there already", "--csv"),
+        ("r: --json and --csv point to the same file", "--csv"),
     ),
     *(
         Case(f"{args[0]}-to-a-url", (*args, URL), (URL, "expected a local path"))
@@ -674,8 +674,8 @@ def test_labels_that_cannot_be_used_are_counted_and_the_rest_is_kept(
     entry = {"subset": "training", "duration": 0.8, "actions": [[0, 0.1, 0.5], [5, 0.1, 0.5]]}
     (tmp_path / "labels.json").write_text(json.dumps({"classes": ["a"], "videos": {"v0": entry}}))
     result = mstemba(*LABELS, "labels.json", cwd=tmp_path, expect=1)
-    assert "1 annotation is not usable, and not in the manifest" in complaint(result)
-    assert "warning: class id outside 0 to 0: 1 left out" in result.stderr
+    assert "1 annotation skipped; see the warnings" in complaint(result)
+    assert "warning: class id outside 0 to 0: 1 skipped" in result.stderr
     made = json.loads((tmp_path / "manifest.json").read_text())
     assert made["videos"]["v0"]["actions"] == [[0, 0.1, 0.5]]
 
@@ -684,7 +684,7 @@ def test_a_malformed_row_is_shown_with_file_and_line(tmp_path: Path, mstemba: Ru
     film(tmp_path / "videos" / "v0.mp4")
     (tmp_path / "labels.csv").write_text("video,start,end,label\nv0,0.1,0.5,a\nv0,x,0.5,a\n")
     result = mstemba(*LABELS, "labels.csv", cwd=tmp_path, expect=1)
-    assert "malformed row: 1 left out, for example 'v0,x,0.5,a' in labels.csv, line 3" in (
+    assert "malformed row: 1 skipped, for example 'v0,x,0.5,a' in labels.csv, line 3" in (
         result.stderr
     )
     assert "1 class; videos: 1 not annotated; actions: 1 not annotated" in result.stdout

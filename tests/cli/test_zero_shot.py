@@ -58,7 +58,7 @@ def test_without_labels_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None
     found = asked(monkeypatch)
     assert (found["labels"], found["weights"]) == (None, None)
     assert found["zero_shot"] is None
-    assert found["run_options"] in (None, RunOptions())
+    assert found["run_options"] == RunOptions()
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,10 @@ def test_without_labels_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None
         (("--labels", "sit", "--backbone", "efficientnet-lite0"), "no text tower"),
         (("--labels", "sit", "--checkpoint", "run"), "pass --labels or --checkpoint"),
         # The defaults, too: who names one wants labels to be looked for.
-        (("--backbone", "clip", "--contrast", "0.5"), "no use for --backbone, --contrast: add"),
+        (
+            ("--backbone", "clip", "--contrast", "0.5"),
+            "--backbone, --contrast cannot be used without --labels",
+        ),
         (("--labels", "sit", "--templates", "my, lines.txt"), "my, lines.txt: no such file"),
     ],
     ids=["image-only", "checkpoint", "no-labels", "file-with-comma"],

@@ -189,7 +189,7 @@ def test_videos_of_one_name_stay_apart_from_scores_to_annotations(tmp_path: Path
     again = init(made.root / "videos", made.detections, root=tmp_path / "again")
     actions = {id: len(video.actions) for id, video in again.manifest.videos.items()}
     assert actions == {"a/walk": 1, "b/walk": 1}
-    assert (again.without_file, again.report.left_out.total()) == (0, 0)
+    assert (again.without_file, again.report.skipped.total()) == (0, 0)
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "eaf"])
@@ -438,7 +438,7 @@ def test_damaged_scores_are_listed_and_the_exit_code_is_1(run: Run) -> None:
     code, _, said = run("export", "--format", "csv")
     assert code == 1
     assert "failed: a: " in said
-    assert "1 of 2 videos failed, the rest are done" in said
+    assert "1 of 2 videos failed, the others are done" in said
     assert Path("detections/b.csv").is_file()
 
 
