@@ -180,7 +180,16 @@ def test_every_public_name_is_there_and_no_other() -> None:
     assert set(dir(mstemba)) == {*mstemba.__all__, "__version__"}
     with pytest.raises(AttributeError, match="'nonsense'"):
         mstemba.nonsense  # noqa: B018
-    assert sorted(mstemba._WHERE) == sorted(mstemba.__all__)
+
+
+def test_type_checkers_see_the_same_names_in_the_same_modules() -> None:
+    tree = ast.parse(inspect.getsource(mstemba))
+    (block,) = [n for n in tree.body if isinstance(n, ast.If)]
+    imported = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    names = {(node.module, alias.name) for node in imported for alias in node.names}
+    assert names == {(getattr(mstemba, n).__module__, n) for n in mstemba.__all__}
+    # A type checker takes an import for public only if it repeats the name.
+    assert all(alias.name == alias.asname for node in imported for alias in node.names)
 
 
 FUNCTIONS = [n for n in mstemba.__all__ if inspect.isfunction(getattr(mstemba, n))]
@@ -243,8 +252,8 @@ def test_the_page_names_every_field_and_method_of_a_class(name: str) -> None:
     "name", [n for n in CLASSES if not n.endswith(("Options", "Error")) and n != "Report"]
 )
 def test_every_field_and_method_says_what_it_is(name: str) -> None:
-    ignore_events = [member for member, said in public(getattr(mstemba, name)).items() if not said]
-    assert ignore_events == []
+    silent = [member for member, said in public(getattr(mstemba, name)).items() if not said]
+    assert silent == []
 
 
 SNIPPETS = [
@@ -260,9 +269,9 @@ SNIPPETS = [
 def test_snippets_in_the_docs_run(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def detect(*arguments: Any, **named: Any) -> mstemba.DetectResult:
         inspect.signature(real).bind(*arguments, **named)
-        if "listen" in named:
-            named["listen"](mstemba.Event("detect", "walk", 1.0, 2.0, video="walk", rate=1.0))
-            named["listen"](mstemba.Event("detect", "odd", warning=True))
+        if "on_event" in named:
+            named["on_event"](mstemba.Event("detect", "walk", 1.0, 2.0, video="walk", rate=1.0))
+            named["on_event"](mstemba.Event("detect", "odd", warning=True))
         return result("walk")
 
     real = mstemba.detect
