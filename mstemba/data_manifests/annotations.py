@@ -24,7 +24,7 @@ from mstemba.data_manifests.readers.parsed import (
     RawAction,
     example_files,
 )
-from mstemba.data_manifests.readers.tables import Table, find_table, read_table, tables_below
+from mstemba.data_manifests.readers.tables import Table, find_table, tables_below
 from mstemba.errors import ManifestError, UsageError
 
 _IsForm = Callable[[tuple[str, ...]], bool]
@@ -125,8 +125,9 @@ def _read(path: Path, parsed: ParsedAnnotations) -> None:
         _read_folder(path, parsed)
     elif suffix in tables.SUFFIXES:
         if not _read_table(path, parsed):
-            header = ", ".join(read_table(path).header)  # raises for an empty file
-            raise ManifestError(f"{path}: found the columns {header}; expected {_EXPECTED}")
+            table = find_table(path)
+            found = f"found the columns {', '.join(table.header)}" if table else "the file is empty"
+            raise ManifestError(f"{path}: {found}; expected {_EXPECTED}")
     elif suffix == eaf.SUFFIX:
         eaf.read_eaf(path, parsed)
     elif suffix in _ADVICE:

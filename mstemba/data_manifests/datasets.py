@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -43,11 +43,11 @@ class Dataset:
     """Unit of the published annotations: `seconds` or `frames`."""
     video_id: re.Pattern[str]
     """Form of the video ids."""
-    videos: Mapping[str, int]
+    videos: Mapping[str, int] = field(default_factory=dict)
     """Number of videos by subset, if there are no splits by rule."""
     fps: float | None = None
     """Frame rate of the recordings, if annotations count frames."""
-    first_ids: tuple[int, ...] = (0,)
+    first_ids: Sequence[int] = (0,)
     """Numbers of the first class in the files in circulation."""
     splits: Mapping[str, Split] = field(default_factory=dict)
     """Splits by name, the default first."""
@@ -84,34 +84,16 @@ def load_dataset(name: str) -> Dataset:
     """Load a dataset. Raises UsageError for a name that is not one of DATASETS."""
     if name not in DATASETS:
         raise UsageError(f"unknown dataset {name!r}; available: {', '.join(DATASETS)}")
-    text = (
-        resources.files("mstemba.data_manifests")
-        .joinpath(f"{name}.toml")
-        .read_text(encoding="utf-8")
-    )
-    data: dict[str, Any] = tomllib.loads(text)
-    splits = {
-        key: Split(
-            key,
-            rule["group"],
-            frozenset(rule["training"]),
-            frozenset(rule["testing"]),
-            rule["videos"],
-        )
+    file = resources.files("mstemba.data_manifests").joinpath(f"{name}.toml")
+    data: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    subsets = ("training", "testing")
+    data["splits"] = {
+        key: Split(key, **rule | {subset: frozenset(rule[subset]) for subset in subsets})
         for key, rule in data.get("splits", {}).items()
     }
-    return Dataset(
-        name=data["name"],
-        title=data["title"],
-        classes=tuple(data["classes"]),
-        time_unit=data["time_unit"],
-        video_id=re.compile(data["video_id"], re.ASCII),
-        videos=data.get("videos", {}),
-        fps=data.get("fps"),
-        first_ids=tuple(data.get("first_ids", (0,))),
-        splits=splits,
-        aliases=data.get("aliases", {}),
-    )
+    data["classes"] = tuple(data["classes"])
+    data["video_id"] = re.compile(data["video_id"], re.ASCII)
+    return Dataset(**data)
 
 
 def recognise(ids: Iterable[str]) -> Dataset | None:

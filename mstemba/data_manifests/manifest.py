@@ -24,27 +24,8 @@ from mstemba.errors import ManifestError
 FORMAT = "mstemba-manifest"
 VERSION = 1
 TIME_UNITS = ("seconds", "frames")
-VIDEO_SUFFIXES = frozenset(
-    [
-        ".3gp",
-        ".asf",
-        ".avi",
-        ".flv",
-        ".gif",
-        ".m2ts",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".ogv",
-        ".ts",
-        ".webm",
-        ".wmv",
-    ]
-)
+_VIDEO_FORMATS = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv"
+VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEO_FORMATS.split())
 _SUBSETS = {"train": "training", "val": "validation", "valid": "validation", "test": "testing"}
 
 

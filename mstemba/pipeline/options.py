@@ -56,9 +56,7 @@ class FeatureOptions:
 
     def __post_init__(self) -> None:
         _require_finite(self)
-        for name in ("window", "stride", "frame_step"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"{name} is {value}, expected 1 or more")
+        _at_least(1, self, "window", "stride", "frame_step")
         _one_of("precision", self.precision, ("auto", *PRECISIONS))
         _one_of("dtype", self.dtype, ("float32", "float16"))
         _one_of("decoder", self.decoder, ("auto", "decord", "av"))
@@ -85,9 +83,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         _require_finite(self)
-        for name in ("batch_size", "workers"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"{name} is {value}, expected 1 or more")
+        _at_least(1, self, "batch_size", "workers")
         timeout = self.decode_timeout
         _require(timeout > 0, f"decode_timeout is {timeout}, expected more than 0 s")
         _one_of("engine", self.engine, ("local", "ray"))
@@ -178,17 +174,13 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         _require_finite(self)
-        for name in ("epochs", "min_steps", "batch_size", "clip_length"):
-            value = getattr(self, name)
-            _require(value >= 1, f"{name} is {value}, expected 1 or more")
+        _at_least(1, self, "epochs", "min_steps", "batch_size", "clip_length")
         for name in ("warmup", "drop_path", "dropout", "val_fraction", "ema"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"{name} is {value}, expected 0 <= {name} < 1")
         _require(0 < self.min_crop <= 1, f"min_crop is {self.min_crop}, expected 0 < min_crop <= 1")
         weights = ("auxiliary_weight", "consistency_weight", "heatmap_weight")
-        for name in ("weight_decay", "clip_grad", "patience", "max_steps", *weights):
-            value = getattr(self, name)
-            _require(value >= 0, f"{name} is {value}, expected 0 or more")
+        _at_least(0, self, "weight_decay", "clip_grad", "patience", "max_steps", *weights)
         _require(0 <= self.seed < 2**32, f"seed is {self.seed}, expected 0 <= seed < 2^32")
         _require(self.lr > 0, f"lr is {self.lr}, expected more than 0")
         for name in ("warmup_lr", "min_lr"):
@@ -348,9 +340,7 @@ class ZeroShotOptions:
 
     def __post_init__(self) -> None:
         _require_finite(self)
-        for name in ("window", "stride"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"{name} is {value}, expected 1 or more")
+        _at_least(1, self, "window", "stride")
         _require(self.smoothing >= 0, f"smoothing is {self.smoothing}, expected 0 s or more")
         _require(
             0 <= self.contrast <= 1, f"contrast is {self.contrast}, expected 0 <= contrast <= 1"
@@ -361,6 +351,12 @@ def _require_finite(options: Any) -> None:
     for name, value in asdict(options).items():
         finite = not isinstance(value, float) or math.isfinite(value)
         _require(finite, f"{name} is {value}, expected a number")
+
+
+def _at_least(least: int, options: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        _require(value is None or value >= least, f"{name} is {value}, expected {least} or more")
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

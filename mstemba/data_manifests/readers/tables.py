@@ -101,14 +101,6 @@ def read_text(path: Path) -> str:
         raise ManifestError(f"{path}: not readable as text: {error}") from None
 
 
-def read_table(path: Path) -> Table:
-    """Read a table. Raises ManifestError like `find_table`, and for an empty file."""
-    table = find_table(path)
-    if table is None:
-        raise ManifestError(f"{path}: the file is empty; expected a table of annotations")
-    return table
-
-
 def find_table(path: Path) -> Table | None:
     """Read a table with commas, semicolons or tabs between cells; return None if all are empty.
 
