@@ -11,76 +11,29 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
-import warnings
 import wave
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import av
 import pytest
 
-from mstemba.__main__ import main
 from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.outputs import WRITERS
 from tests.cli.conftest import (
     EXTRACT,
     TRAIN,
+    Runner,
     complaint,
     contents,
     current_run,
     current_store,
     edit_json,
     entries,
-    environment,
     film,
 )
-
-
-class Runner(Protocol):
-    """Runs `mstemba` with these words."""
-
-    def __call__(
-        self,
-        *args: str | Path,
-        cwd: Path,
-        expect: int | None = 0,
-        env: dict[str, str] | None = None,
-    ) -> subprocess.CompletedProcess[str]: ...
-
-
-@pytest.fixture
-def mstemba(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Runner:
-    """As tests.cli.conftest.mstemba, in this process; what is raised fails the test."""
-    monkeypatch.delenv("MSTEMBA_WORKSPACE", raising=False)
-    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])  # the decoder is a process
-
-    def run(
-        *args: str | Path,
-        cwd: Path,
-        expect: int | None = 0,
-        env: dict[str, str] | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        for name, value in (env or {}).items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "argv", ["mstemba", *map(str, args)])
-        capfd.readouterr()
-        # A process would print warnings on standard error.
-        with warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always")
-            with pytest.raises(SystemExit) as ended:
-                main()
-        said = capfd.readouterr()
-        assert [str(w.message) for w in warned if w.category is UserWarning] == []
-        code = ended.value.code or 0
-        assert expect in (None, code), said
-        return subprocess.CompletedProcess(args, int(code), said.out, said.err)
-
-    return run
 
 
 def nothing(workspace: Path) -> None:
