@@ -56,9 +56,11 @@ def test_several_videos_are_named_when_one_is_asked_for(name: str) -> None:
         getattr(several, name)
     assert [d.id for d in several] == ["a", "b"]
     many = result(*map(str, range(7)), failed={"x": "torn"})
-    with pytest.raises(mstemba.UsageError, match=r"has 8 videos \('0', .*'4' and 3 more\)"):
+    with pytest.raises(
+        mstemba.UsageError, match=r"has 8 videos \('0', .*'4' and 3 more\), not one"
+    ):
         getattr(many, name)
-    with pytest.raises(mstemba.UsageError, match=r"has 0 videos \(none\)"):
+    with pytest.raises(mstemba.UsageError, match=r"has 0 videos \(none\), not one"):
         getattr(result(), name)
 
 
@@ -76,7 +78,7 @@ def test_what_python_shows_is_short() -> None:
     for thing in (one, one.detection, one.scores, one.scores.grid):
         assert len(repr(thing)) < 200
         assert "array(" not in repr(thing)
-    assert repr(one) == "DetectResult('out', 1 video, 0 from kept scores, 0 failed)"
+    assert repr(one) == "DetectResult('out', 1 video, 0 from saved scores, 0 failed)"
     assert repr(one.detection) == "Detection('walk', 20 segments of 2 of 2 classes, 10.0 s)"
     assert repr(one.scores) == "Scores('/videos/walk.mp4', 20 rows x 2 classes, 10.0 s)"
     assert repr(one.scores.grid) == "TimeGrid(20 rows from 0.00 s, 0.500 s apart)"

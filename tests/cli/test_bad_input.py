@@ -336,7 +336,7 @@ CASES = [
         ("evaluate", "--checkpoint", "runs"),
         ("runs", "config.json"),
     ),
-    Case("weights-cut", ("evaluate",), ("model.safetensors", "whole"), cut_weights),
+    Case("weights-cut", ("evaluate",), ("model.safetensors", "not a complete"), cut_weights),
     Case("pickled-code", (*DETECT, "--checkpoint", "evil.pt"), ("evil.pt", "refused"), evil_file),
     Case("pickled-as-safetensors", ("evaluate",), ("model.safetensors",), evil_weights),
     Case(
@@ -347,7 +347,7 @@ CASES = [
     ),
     # Options.
     Case("backbone-unknown", ("extract", "--backbone", "vgg"), ("'vgg'", "clip, efficientnet")),
-    Case("clip-model-unknown", ("extract", "--model", "ViT-Z"), ("'ViT-Z'", "nearest")),
+    Case("clip-model-unknown", ("extract", "--model", "ViT-Z"), ("'ViT-Z'", "most similar")),
     Case("weights-missing", (*EXTRACT, "--weights", "no/w.pth"), ("no/w.pth", "no such file")),
     Case("format-unknown", (*DETECT, "--format", "json,xls"), ("'xls'", *WRITERS)),
     Case("format-none", (*DETECT, "--format", ","), ("no format named", *WRITERS)),
@@ -409,7 +409,7 @@ CASES = [
     Case("decoder-unknown", ("extract", "--decoder", "vlc"), ("'vlc'", "auto, decord, av")),
     Case("precision-unknown", ("extract", "--precision", "fp8"), ("'fp8'", "auto, float32")),
     Case("engine-unknown", ("extract", "--engine", "spark"), ("'spark'", "local, ray")),
-    Case("address-alone", ("extract", "--address", "auto"), ("'auto'", "add --engine ray")),
+    Case("address-alone", ("extract", "--address", "auto"), ("'auto'", "requires --engine ray")),
     Case("workers-0", ("extract", "--workers", "0"), ("workers is 0", "1 or more")),
     Case("timeout-0", ("extract", "--decode-timeout", "0"), ("timeout is 0", "more than 0")),
     Case("store-scheme", (*EXTRACT, "--store", "nope://x/y.zarr"), ("nope://x/y.zarr", "s3://")),
