@@ -25,7 +25,7 @@ import torch
 from benchmarks.common import RESULTS, save, show
 from benchmarks.synthetic import Synthesis, make_features
 from mstemba.data_manifests.annotations import read_annotations
-from mstemba.data_manifests.manifest import Manifest, save_text
+from mstemba.data_manifests.manifest import Manifest, manifest_json
 from mstemba.pipeline.workspace import create_workspace
 
 
@@ -94,7 +94,7 @@ def prepare(name: str, annotations: Path, work: Path) -> Path:
     manifest = _subset(replace(manifest, dataset=name), data)
     create_workspace(root)
     rows = make_features(manifest, data.synthesis, root / "npy", list(manifest.videos.values()))
-    (root / "manifest.json").write_text(save_text(manifest, root))
+    (root / "manifest.json").write_text(manifest_json(manifest, root))
     (root / "made.json").write_text(json.dumps(made))
     print(f"{name}: {len(manifest.videos)} videos, {rows} rows")
     return root

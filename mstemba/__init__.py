@@ -6,8 +6,8 @@
     for segment in result.segments:
         print(segment.start, segment.end, segment.label, segment.score)
 
-docs/python.md describes every name. Importing this package imports neither torch nor numpy: what
-is named below is loaded on use.
+docs/python.md describes every name. Importing this package imports neither torch nor numpy: the
+names below are loaded on first use.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# The public names by module, repeated above for type checkers.
 _NAMES = {
     "errors": "MstembaError UsageError",
     "model.weights": "load_model",
@@ -71,14 +72,13 @@ _NAMES = {
     "pipeline.workspace": "Workspace open_workspace",
     "records": "Scores Segment TimeGrid",
 }
-"""The public names, by the module that defines them."""
-_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
-__all__ = [*_MODULES]
+__all__ = [name for names in _NAMES.values() for name in names.split()]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"mstemba.{_MODULES[name]}"), name)
+    for module, names in _NAMES.items():
+        if name in names.split():
+            return getattr(importlib.import_module(f"mstemba.{module}"), name)
     raise AttributeError(f"module 'mstemba' has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""The process `mstemba`: runs a command, and says in one line what went wrong."""
+"""Run `mstemba` as a process: every error becomes one line and an exit code."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 from mstemba.cli import app
 from mstemba.errors import MstembaError
 
-_INTERRUPTED = 130  # as a shell counts a process that Ctrl-C ended
+_INTERRUPTED = 130  # the exit code by which shells report Ctrl-C
 
 
 def main() -> None:
-    """Entry point: a user's mistake, a full disk or Ctrl-C is one line, never a traceback."""
+    """Run the command line; report a usage error, a full disk or Ctrl-C in one line."""
     try:
         _run()
     except MstembaError as error:
@@ -19,7 +19,7 @@ def main() -> None:
     except OSError as error:
         sys.exit(_fail(_explain(error), 1))
     except KeyboardInterrupt:
-        advice = "What was finished is kept: the same command again does the rest"
+        advice = "What was finished is kept: run the same command again to continue"
         sys.exit(_fail(f"interrupted. {advice}", _INTERRUPTED))
 
 
@@ -27,7 +27,7 @@ def _run() -> None:
     try:
         app(prog_name="mstemba")
     except SystemExit as ended:
-        if ended.code == _INTERRUPTED:  # all that Typer leaves of Ctrl-C
+        if ended.code == _INTERRUPTED:  # Typer turns Ctrl-C into this
             raise KeyboardInterrupt from None
         raise
 

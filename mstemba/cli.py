@@ -1,4 +1,4 @@
-"""The command line: parse, call one function of the pipeline, print. Here are the stages.
+"""The commands of the pipeline's stages: each parses, calls one function and prints the result.
 
 Heavy imports are inside the commands, so that `--help` answers at once.
 """
@@ -16,8 +16,8 @@ from mstemba.cli_options import (
     CheckpointOption,
     CsvOption,
     DetectionsOption,
+    EveryOption,
     FeaturesOption,
-    FormerOption,
     JsonOption,
     LabelsOption,
     ManifestOption,
@@ -71,41 +71,39 @@ def root(
 @app.command()
 def init(
     videos: Annotated[
-        list[Path] | None, typer.Option(help="Video file or folder; may be given again.")
+        list[Path] | None, typer.Option(help="Video file or folder; may be repeated.")
     ] = None,
-    annotations: Annotated[
-        Path | None, typer.Option(help="Annotations of the videos, a file or a folder.")
-    ] = None,
-    workspace: Annotated[str, typer.Option(help="Folder to make a workspace.")] = ".",
+    annotations: Annotated[Path | None, typer.Option(help="File or folder of annotations.")] = None,
+    workspace: Annotated[str, typer.Option(help="Folder that becomes the workspace.")] = ".",
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="Name of the data set; charades, tsu, multithumos bring classes, unit and split."
+            help="Name of the dataset; charades, tsu and multithumos set classes, unit and split."
         ),
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="Text file with one class name a line.")
+        Path | None, typer.Option(help="Text file with one class name per line.")
     ] = None,
     time_unit: Annotated[
-        str | None, typer.Option(help="seconds or frames, if the annotations do not say.")
+        str | None, typer.Option(help="Unit of the annotations' times: seconds or frames.")
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
-            help="Rule for the subsets; tsu has cross-subject (the usual) and cross-view."
+            help="Split of the dataset: cross-subject (the default) or cross-view for tsu."
         ),
     ] = None,
     features: Annotated[
         Path | None,
-        typer.Option(help="Published features: a folder with VIDEO.npy each, or a store."),
+        typer.Option(help="Published features: a folder of VIDEO.npy files, or a store."),
     ] = None,
     merge: MergeOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Make a workspace from videos and annotations.
 
-    Finds the videos, reads the annotations (JSON, CSV, exports of BORIS and ELAN, the files of
-    Charades, TSU and MultiTHUMOS), writes mstemba.toml and manifest.json, and reports what is odd.
+    Finds the videos, reads the annotations (JSON, CSV, BORIS and ELAN exports, the files of
+    Charades, TSU and MultiTHUMOS), writes mstemba.toml and manifest.json, and reports problems.
 
     Example: mstemba init --videos videos --annotations labels.json
 
@@ -128,23 +126,24 @@ def init(
 
 
 @app.command()
-@with_options(FeatureOptions, run_options=RunOptions)
+@with_options
 def extract(
-    options: FeatureOptions,
-    run_options: RunOptions,
+    *,
     videos: Annotated[
         list[Path] | None,
         typer.Argument(help="Videos or folders [default: those of the manifest]."),
     ] = None,
+    options: FeatureOptions,
+    every: EveryOption = None,
     store: StoreOption = None,
     manifest: ManifestOption = None,
-    every: FormerOption = None,
+    run_options: RunOptions,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Turn videos into features of a backbone.
+    """Extract the features of videos with a backbone.
 
-    Decodes the videos and writes the features into a zarr store. Finished videos are skipped.
+    Decodes the videos and writes the features to a zarr store. Finished videos are skipped.
 
     Example: mstemba extract --backbone clip
     """
@@ -164,18 +163,19 @@ def extract(
 
 
 @app.command("import")
-@with_options(ImportOptions)
+@with_options
 def import_features(
+    *,
+    folder: Annotated[Path, typer.Argument(help="Folder of features, one VIDEO.npy per video.")],
     options: ImportOptions,
-    folder: Annotated[Path, typer.Argument(help="Folder of features, VIDEO.npy each.")],
     store: StoreOption = None,
     manifest: ManifestOption = None,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Bring published features into a store.
+    """Import published features into a store.
 
-    With the backbone they came from, a network trained on them can detect in raw videos.
+    If --backbone names their origin, a network trained on them can detect in raw videos.
 
     Example: mstemba import clip_features --backbone clip
     """
@@ -194,12 +194,13 @@ def import_features(
 
 
 @app.command()
-@with_options(TrainOptions, run_options=TrainRunOptions)
+@with_options
 def train(
-    options: TrainOptions,
-    run_options: TrainRunOptions,
-    given: list[str],
+    *,
     recipe: RecipeOption = "auto",
+    options: TrainOptions,
+    given: list[str],
+    run_options: TrainRunOptions,
     manifest: ManifestOption = None,
     features: FeaturesOption = None,
     output: RunOption = None,
@@ -208,7 +209,7 @@ def train(
 ) -> None:
     """Train a network on the training videos.
 
-    A finished run is not repeated; an unfinished one goes on where it stopped.
+    A finished run is not repeated; an unfinished one resumes where it stopped.
 
     Example: mstemba train --arch mstemba-v3
     """
@@ -230,8 +231,9 @@ def train(
 
 
 @app.command()
-@with_options(EvaluateOptions)
+@with_options
 def evaluate(
+    *,
     options: EvaluateOptions,
     metrics: MetricsOption = "frame,charades,conditional,detection,breakdown",
     json: JsonOption = None,
@@ -239,7 +241,7 @@ def evaluate(
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure a checkpoint, or predictions, on the test videos.
+    """Measure a checkpoint or predictions on the test videos.
 
     Example: mstemba evaluate --json result.json
     """
@@ -256,30 +258,31 @@ def evaluate(
 
 
 @app.command()
-@with_options(ExportOptions, zero_shot=ZeroShotOptions, run_options=RunOptions)
+@with_options
 def detect(
-    options: ExportOptions,
-    zero_shot: ZeroShotOptions,
-    run_options: RunOptions,
-    given: list[str],
+    *,
     videos: Annotated[list[Path], typer.Argument(help="Videos or folders of videos.")],
-    output: DetectionsOption = None,
     checkpoint: CheckpointOption = None,
     labels: LabelsOption = None,
     weights: Annotated[
         str | None,
         typer.Option(
-            help="The backbone's weights: its file, if it has moved since training; with --labels "
+            help="Weights of the backbone: its file, if it has moved since training; with --labels "
             "a published tag or a file."
         ),
     ] = None,
+    output: DetectionsOption = None,
+    options: ExportOptions,
+    zero_shot: ZeroShotOptions,
+    given: list[str],
+    run_options: RunOptions,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Detect actions in raw videos.
 
-    Writes segments and timelines, and keeps the dense scores: another threshold or format needs
-    no second pass.
+    Writes segments and timelines, and saves the dense scores: another threshold or format needs
+    no second pass over the video.
 
     Example: mstemba detect video.mp4 --threshold 0.4
 
@@ -287,11 +290,11 @@ def detect(
     """
     from mstemba.pipeline.detect.stage import detect
 
-    of_labels = [f"--{f.name}" for f in fields(ZeroShotOptions) if f.name in given]
-    if of_labels and labels is None:
+    unused = [f"--{f.name}" for f in fields(ZeroShotOptions) if f.name in given]
+    if unused and labels is None:
         raise UsageError(
-            f"without --labels there is no use for {', '.join(of_labels)}: add --labels, as in "
-            f"--labels 'drinking, sitting down', or leave {', '.join(of_labels)} out"
+            f"{', '.join(unused)} cannot be used without --labels: add them, for example --labels "
+            f"'drinking, sitting down'"
         )
     with open_console(quiet) as console:
         result = detect(

@@ -1,91 +1,89 @@
-"""What the commands take: options shared by several, and those that an options class stands for."""
+"""Options of the command line: those of the options classes, and those that commands share."""
 
 from __future__ import annotations
 
 import functools
 import os
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import Field, fields, is_dataclass
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from mstemba.errors import UsageError
 from mstemba.pipeline.options import help_of
 
-
-def option(options: type, name: str, flag: str | None = None) -> Any:
-    """A command-line option whose help is the one of the options class."""
-    return typer.Option(*filter(None, [flag]), help=help_of(options, name))
+Command = Callable[..., None]
 
 
-def with_options(
-    options: type, **others: type
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command every field of options classes as an option of its own.
+def option(options: type, name: str, *flags: str) -> Any:
+    """Return a command-line option with the help of a field of an options class."""
+    return typer.Option(*flags, help=help_of(options, name))
 
-    The command itself gets one object of the first class, as its parameter `options`, one of each
-    other class as the parameter that names it, and, if it has a parameter `given`, the names of
-    those options that the command line sets.
+
+def with_options(command: Command) -> Command:
+    """Replace each parameter that is an options class by one command-line option per field.
+
+    The command is called with objects of these classes. A parameter `given` receives the names of
+    the fields that the command line sets.
     """
-    classes = {"options": options, **others}
-    flags = {name: _flags(kind) for name, kind in classes.items()}
-    every = [flag for some in flags.values() for flag in some]
+    classes: dict[str, Any] = {}
+    parameters = [Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+    own = signature(command, eval_str=True).parameters
+    for name, parameter in own.items():
+        annotation: Any = parameter.annotation
+        if is_dataclass(annotation):
+            classes[name] = annotation
+            parameters += _parameters(annotation)
+        elif name != "given":
+            parameters.append(parameter)
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = dict(signature(command, eval_str=True).parameters)
-        for name in classes:
-            del own[name]
-        wants_given = own.pop("given", None) is not None
+    @functools.wraps(command)
+    def wrapper(context: typer.Context, **arguments: Any) -> None:
+        values = {
+            name: {field.name: arguments.pop(field.name) for field in fields(kind)}
+            for name, kind in classes.items()
+        }
+        if "given" in own:
+            named = (field for some in values.values() for field in some)
+            arguments["given"] = [field for field in named if _is_given(context, field)]
+        objects = {name: kind(**values[name]) for name, kind in classes.items()}
+        command(**arguments, **objects)
 
-        @functools.wraps(command)
-        def wrapper(context: typer.Context, **arguments: Any) -> None:
-            if wants_given:
-                given = [flag.name for flag in every if _is_given(context, flag.name)]
-                arguments["given"] = given
-            for name, kind in classes.items():
-                chosen = {flag.name: arguments.pop(flag.name) for flag in flags[name]}
-                chosen |= {listed: names(chosen[listed]) for listed in _names(kind)}
-                arguments[name] = kind(**chosen)
-            command(**arguments)
-
-        first = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
-        mine = [first, *(p.replace(kind=Parameter.KEYWORD_ONLY) for p in own.values())]
-        wrapper.__signature__ = Signature([*every, *mine])  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {p.name: p.annotation for p in (*every, *mine)}
-        return wrapper
-
-    return decorate
+    wrapper.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapper
 
 
-def _flags(options: type) -> list[Parameter]:
-    """An option for every field; a list is given with commas."""
-    types, listed = get_type_hints(options), _lists(options)
-    defaults: dict[str, Any] = {f.name: f.default for f in fields(options)}
+def _parameters(options: Any) -> list[Parameter]:
+    """Return a parameter with a Typer option for every field."""
+    types = get_type_hints(options)
     return [
         Parameter(
             f.name,
             Parameter.KEYWORD_ONLY,
-            default=",".join(defaults[f.name]) if f.name in listed else f.default,
-            annotation=Annotated[
-                str if f.name in listed else types[f.name],
-                option(options, f.name, f.metadata["flag"]),
-            ],
+            default=",".join(f.default) if isinstance(f.default, tuple) else f.default,
+            annotation=Annotated[_as_text(types[f.name]), option(options, f.name, *_flags(f))],
         )
         for f in fields(options)
     ]
 
 
-def _lists(options: type) -> list[str]:
-    return [f.name for f in fields(options) if isinstance(f.default, tuple)]
+def _as_text(hint: Any) -> Any:
+    """Return the type that Typer parses: text for whatever a field takes as text, too."""
+    if str not in get_args(hint):
+        return hint
+    return str | None if NoneType in get_args(hint) else str
 
 
-def _names(options: type) -> list[str]:
-    """The lists of names. Of text, the stage itself makes a list: it may be a file's name."""
-    types = get_type_hints(options)
-    return [name for name in _lists(options) if types[name] == tuple[str, ...]]
+def _flags(field: Field[Any]) -> list[str]:
+    if field.metadata["flag"]:
+        return [field.metadata["flag"]]
+    # Unless a switch is named here, Typer adds a second one, `--no-...`.
+    return [f"--{field.name.replace('_', '-')}"] if field.default is False else []
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -94,18 +92,19 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 
 def names(listed: str) -> tuple[str, ...]:
-    """What an option names, separated by commas."""
+    """Return the names in a text that separates them by commas."""
     return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
-def _refuse_former(value: str | None) -> None:
+def _refuse_every(value: str | None) -> None:
     if value is not None:
         raise UsageError(f"--every is now called --frame-step: pass --frame-step {value}")
 
 
-FormerOption = Annotated[str | None, typer.Option("--every", hidden=True, callback=_refuse_former)]
+EveryOption = Annotated[str | None, typer.Option("--every", hidden=True, callback=_refuse_every)]
 WorkspaceOption = Annotated[
-    Path | None, typer.Option(help="Workspace folder [default: the nearest one upwards].")
+    Path | None,
+    typer.Option(help="Workspace folder [default: the current folder or the nearest above]."),
 ]
 ManifestOption = Annotated[
     Path | None, typer.Option(help="Manifest file [default: the workspace's].")
@@ -115,7 +114,7 @@ StoreOption = Annotated[
 ]
 FeaturesOption = Annotated[
     str | None,
-    typer.Option(help="Features, a store or a folder of .npy [default: the workspace's last]."),
+    typer.Option(help="Feature store or folder of .npy files [default: the workspace's last]."),
 ]
 CheckpointOption = Annotated[
     Path | None, typer.Option(help="Checkpoint folder [default: the workspace's last training].")
@@ -125,71 +124,73 @@ CheckpointOption = Annotated[
 def _writable(
     context: typer.Context, option: typer.CallbackParam, target: str | None
 ) -> str | None:
-    """Let an option name a file only where one can be written, and none that another one names."""
+    """Check that a result can be written to this file, and that no other result goes there."""
     from mstemba.pipeline.caching.files import as_local, check_target
 
     if target is None or is_stdout(target) or context.resilient_parsing:
         return target
     if file := as_local(target):
         check_target(file, f"--{option.name}", f"result.{option.name}")
-    for other in ("json", "csv"):  # of those that are read already
+    for other in ("json", "csv"):  # Typer has parsed one of them only, so far
         if other != option.name and (first := context.params.get(other)):
             check_different(first, f"--{other}", target, f"--{option.name}")
     return target
 
 
 def check_different(one: str | Path, what: str, other: str, option: str) -> None:
-    """Raises UsageError where one result would be written over another."""
+    """Raise UsageError if two results would be written to the same file."""
     if not is_stdout(other) and os.path.realpath(one) == os.path.realpath(other):
-        raise UsageError(f"{other}: {what} goes there already; name another file by {option}")
+        raise UsageError(
+            f"{other}: {what} and {option} point to the same file; choose another for {option}"
+        )
 
 
 JsonOption = Annotated[
     str | None,
     typer.Option(
-        help="Also write the result as JSON to this file; - for standard output.",
+        help="Also write the result as JSON to this file (- for standard output).",
         callback=_writable,
     ),
 ]
 CsvOption = Annotated[
     str | None,
-    typer.Option(help="Also write every class's figures as CSV to this file.", callback=_writable),
+    typer.Option(help="Also write the figures of every class as CSV.", callback=_writable),
 ]
 MetricsOption = Annotated[
     str,
-    typer.Option(help="Families of measures, separated by commas; see docs/metrics.md."),
+    typer.Option(help="Groups of metrics, separated by commas; see docs/metrics.md."),
 ]
-# Places to write to are text: a Path would make a folder `s3:` of a URL, which is to be refused.
+# Output paths are text: Path would turn a URL, which is refused, into a folder called `s3:`.
 RunOption = Annotated[
     str | None, typer.Option(help="Folder of the run [default: in the workspace].")
 ]
 DetectionsOption = Annotated[
     str | None,
     typer.Option(
-        help="Folder of the results [default: detections/ of the workspace, or here; in a "
-        "workspace with --labels detections/zero-shot/]."
+        help="Folder of the results [default: detections/ in the workspace or here; with --labels "
+        "in a workspace detections/zero-shot/]."
     ),
 ]
 LabelsOption = Annotated[
     str | None,
     typer.Option(
-        help="Look for these instead, with no checkpoint: words separated by commas, or a text "
-        "file with one label a line; see docs/zero-shot.md."
+        help="Labels to detect without a trained model: separated by commas, or a text file with "
+        "one label per line; see docs/zero-shot.md."
     ),
 ]
 RecipeOption = Annotated[
     str,
     typer.Option(
-        help="Options to begin with: paper, tuned, none, or auto (tuned for charades, tsu and "
-        "multithumos, else none). Those that you name win."
+        help="Set of training options to start from: paper, tuned, none, or auto (tuned for "
+        "charades, tsu and multithumos, otherwise none). Options given on the command line win."
     ),
 ]
 MergeOption = Annotated[
     bool,
     typer.Option(
         "--merge",
-        help="Put all of it into the manifest there is: what is annotated anew replaces what the "
-        "manifest said of that video.",
+        help="Add to the existing manifest: the new annotations of a video replace its former "
+        "ones.",
     ),
 ]
 QuietOption = Annotated[
@@ -198,12 +199,12 @@ QuietOption = Annotated[
 
 
 def is_stdout(target: str | None) -> bool:
-    """Whether a result goes to standard output, where nothing else may then be."""
+    """Return whether a result goes to standard output, which must then contain nothing else."""
     return target == "-"
 
 
 def write_json(target: str | None, data: Any) -> None:
-    """Write a result to where an option says, if it says so."""
+    """Write a result as JSON to a file or to standard output, if there is a target."""
     if target is not None:
         from mstemba.pipeline.caching.files import to_json
 
@@ -211,7 +212,10 @@ def write_json(target: str | None, data: Any) -> None:
 
 
 def write_text(target: str | None, text: str) -> None:
-    """As `write_json`, of a text. Raises UsageError for a URL."""
+    """Write text to a file or to standard output, if there is a target.
+
+    Raises UsageError for a URL.
+    """
     from mstemba.pipeline.caching.files import as_local, write_text
 
     if is_stdout(target):

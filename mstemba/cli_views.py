@@ -1,4 +1,4 @@
-"""The commands beside the stages: other formats, what there is, how it ranks, a demonstration."""
+"""The commands that show or convert results, and the demo."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ if TYPE_CHECKING:
     from mstemba.pipeline.workspace import Workspace
 
 
-@with_options(ExportOptions)
+@with_options
 def export(
-    options: ExportOptions,
+    *,
     scores: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Kept scores (VIDEO.scores.npz), folders of them, or the videos by path or id "
+            help="Saved scores (VIDEO.scores.npz), folders of them, or the videos by path or id "
             "[default: all in detections/ of the workspace]."
         ),
     ] = None,
+    options: ExportOptions,
     output: Annotated[
-        str | None, typer.Option(help="Folder of the files [default: beside the scores].")
+        str | None, typer.Option(help="Folder of the files [default: next to the scores].")
     ] = None,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Write kept scores in other formats, or with another threshold.
+    """Write saved scores in other formats or with another threshold.
 
-    Needs neither the videos nor the checkpoint: `detect` has kept the dense scores.
+    Needs neither the videos nor the checkpoint: `detect` has saved the dense scores.
 
     Example: mstemba export --format eaf,vtt --threshold 0.4
     """
@@ -54,21 +55,22 @@ def export(
         console.export(result)
 
 
-@with_options(EvaluateOptions)
+@with_options
 def report(
+    *,
     options: EvaluateOptions,
+    threshold: Annotated[float, option(ExportOptions, "threshold")] = ExportOptions.threshold,
     output: Annotated[
         str | None,
-        typer.Option(help="The page [default: report-SUBSET.html in the run's folder, or here]."),
+        typer.Option(help="HTML file [default: report-SUBSET.html in the run's folder or here]."),
     ] = None,
     json: JsonOption = None,
-    threshold: Annotated[float, option(ExportOptions, "threshold")] = ExportOptions.threshold,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a page about a model, or its predictions: how good it is, and where it fails.
+    """Write an HTML report about a model or its predictions.
 
-    Measures as `evaluate` does; the page shows the classes, precision and recall, the training, and
+    Measures like `evaluate`; the page shows the classes, precision and recall, the training, and
     the best and the worst videos. It is one file that needs no network.
 
     Example: mstemba report
@@ -94,7 +96,7 @@ def report(
 
 
 def status(json: JsonOption = None, workspace: WorkspaceOption = None) -> None:
-    """Show what the workspace holds.
+    """Show what the workspace contains.
 
     Lists the features of every video (done, missing, stale, failed), the trained runs and the
     detections.
@@ -111,7 +113,7 @@ def status(json: JsonOption = None, workspace: WorkspaceOption = None) -> None:
 def runs(json: JsonOption = None, workspace: WorkspaceOption = None) -> None:
     """Rank the trained runs of the workspace.
 
-    Shows score, cost and recipe of every run, and those options in which the runs differ.
+    Shows score, cost and recipe of every run, and the options in which the runs differ.
 
     Example: mstemba runs
     """
@@ -125,8 +127,8 @@ def runs(json: JsonOption = None, workspace: WorkspaceOption = None) -> None:
 def backbones(json: JsonOption = None) -> None:
     """List the backbones.
 
-    Shows width, input size, licence, whether the weights are on this machine, and which backbones
-    have a text tower for `detect --labels`.
+    Shows width, input size, licence, whether the weights are on this machine, and whether the
+    backbone has a text tower for `detect --labels`.
 
     Example: mstemba backbones
     """
@@ -156,19 +158,20 @@ def demo(
 
 
 def open_console(quiet: bool) -> Console:
-    """What a command prints to; rich is imported here, so that `--help` need not."""
+    """Return what a command prints to; rich is imported here to keep `--help` fast."""
     from mstemba.console import Console
 
     return Console(quiet)
 
 
 def need_workspace(given: Path | None) -> Workspace:
-    """The workspace given, or the one around. Raises UsageError when there is none."""
+    """Return the given or the surrounding workspace. Raises UsageError if there is none."""
     from mstemba.pipeline.workspace import find_workspace
 
     found = find_workspace(given)
     if found is None:
         raise UsageError(
-            "no workspace here or above: make one with `mstemba init`, or name it by --workspace"
+            "no workspace in this folder or above: create one with `mstemba init`, or pass "
+            "--workspace"
         )
     return found

@@ -1,4 +1,4 @@
-"""What a person sees: progress while a stage runs, and what came of it."""
+"""Print progress while a stage runs, and its result."""
 
 from __future__ import annotations
 
@@ -30,26 +30,25 @@ if TYPE_CHECKING:
     from mstemba.pipeline.report.stage import Report
     from mstemba.pipeline.train.stage import TrainResult
 
-# Seconds between two lines of progress where there is no terminal to redraw.
-_LINE_EVERY = 10.0
+# Seconds between two lines of progress where there is no terminal.
+_SECONDS_PER_LINE = 10.0
 _PIPE_WIDTH = 200
 _NUMBERS = {"bytes", "width", "input", "score", "steps", "seconds", "parameters"}
 
 
 class Console:
-    """Renders events and results: a bar on a terminal, plain lines elsewhere.
+    """Prints events and results: a bar on a terminal, plain lines elsewhere.
 
-    Progress and warnings go to standard error, results to standard output.
-
-    Text from files and names is printed literally, never as markup.
+    Progress and warnings go to standard error, results to standard output. Names are printed
+    literally, never as markup.
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        self._mute = not is_first()  # one voice for all processes
+        self._mute = not is_first()  # of several processes, one prints
         quiet = quiet or self._mute
         self._quiet = quiet
         self._out = RichConsole(
-            # Tables are not folded for a pipe or a file, which has no width.
+            # A pipe or a file has no width: tables are not folded for it.
             width=None if _is_terminal(sys.stdout) else _PIPE_WIDTH,
             quiet=quiet,
             highlight=False,
@@ -62,8 +61,8 @@ class Console:
         )
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._told: dict[str, float] = {}
-        """When a stage's last line of progress was printed."""
+        self._printed: dict[str, float] = {}
+        """Time of the last line of progress by stage."""
 
     def __enter__(self) -> Console:
         if not self._quiet and _is_terminal(sys.stderr):
@@ -71,7 +70,7 @@ class Console:
                 TextColumn("{task.fields[stage]}"),
                 BarColumn(bar_width=24),
                 TextColumn("{task.percentage:>3.0f} %"),
-                # What is done may be called anything: no markup.
+                # A name may look like markup.
                 TextColumn("{task.description}", markup=False),
                 console=self._err,
                 transient=True,
@@ -93,7 +92,7 @@ class Console:
             self._bar = None
 
     def __call__(self, event: Event) -> None:
-        """Listen to a stage."""
+        """Print an event of a stage."""
         if self._mute:
             return
         if event.total is not None:
@@ -110,7 +109,7 @@ class Console:
                 self._tasks[event.stage] = self._bar.add_task("", stage=event.stage)
             self._bar.update(
                 self._tasks[event.stage],
-                # Not of a total of the stage's own, which may be zero.
+                # The total of the stage may be zero.
                 completed=100 * (event.share or 0.0),
                 total=100,
                 description=one_line(event.message + left),
@@ -120,11 +119,11 @@ class Console:
             self._say(f"{event.stage} {100 * (event.share or 0.0):.0f} %: {event.message}{left}")
 
     def _is_due(self, stage: str) -> bool:
-        """Whether a stage's next line may be printed; of a new stage, at once."""
+        """Return whether the next line of progress of a stage may be printed."""
         now = time.monotonic()
-        if now - self._told.get(stage, -math.inf) <= _LINE_EVERY:
+        if now - self._printed.get(stage, -math.inf) <= _SECONDS_PER_LINE:
             return False
-        self._told[stage] = now
+        self._printed[stage] = now
         return True
 
     def _line(self, text: str) -> None:
@@ -132,18 +131,18 @@ class Console:
         self._out.print(one_line(text))
 
     def _say(self, text: str) -> None:
-        """A line on standard error, above the bar if there is one."""
+        """Print a line on standard error, above the bar if there is one."""
         self._err.print(one_line(text))
 
     def _failures(self, failed: dict[str, str], done: int) -> None:
-        """List what failed, beside so many videos that are done; the exit code is 1 then."""
+        """List the failed videos and raise SomeFailed, which sets the exit code to 1."""
         if failed:
             self._stop_bar()
             for id, reason in failed.items():
                 self._say(f"failed: {id}: {reason}")
             if done:
                 total = len(failed) + done
-                raise SomeFailed(f"{len(failed)} of {total} videos failed, the rest are done")
+                raise SomeFailed(f"{len(failed)} of {total} videos failed, the others are done")
             every_one = f"all {len(failed)} videos" if len(failed) > 1 else "the only video"
             raise SomeFailed(f"{every_one} failed")
 
@@ -167,10 +166,9 @@ class Console:
         for line in result.report.lines():
             self._say(f"warning: {line}")
         if result.backup:
-            self._line(f"the former manifest was different and is kept as {result.backup}")
-        if count := result.report.left_out.total():
-            left_out = counted(count, "annotation is", "annotations are")
-            raise SomeFailed(f"{left_out} not usable, and not in the manifest")
+            self._line(f"the previous manifest was different and is kept as {result.backup}")
+        if count := result.report.skipped.total():
+            raise SomeFailed(f"{counted(count, 'annotation')} skipped; see the warnings")
 
     def extract(self, result: ExtractResult) -> None:
         rate = f", {result.frames / result.seconds:.0f} frames/s" if result.frames else ""
@@ -179,12 +177,9 @@ class Console:
             f"{len(result.failed)} failed, {result.seconds:.1f} s{rate}"
         )
         if result.without_file:
-            none = counted(
-                len(result.without_file),
-                "video of the manifest has no file",
-                "videos of the manifest have no file",
-            )
-            self._say(f"warning: {none}, for example {result.without_file[0]}")
+            videos = counted(len(result.without_file), "video")
+            example = result.without_file[0]
+            self._say(f"warning: {videos} of the manifest without a file, for example {example}")
         self._failures(result.failed, len(result.made) + len(result.cached))
 
     def import_features(self, result: ImportResult) -> None:
@@ -192,20 +187,12 @@ class Console:
             f"{result.store}: {len(result.made)} imported, {len(result.cached)} cached, "
             f"{len(result.failed)} failed, {counted(result.rows, 'row')}, {result.seconds:.1f} s"
         )
-        for ids, one, many in (
-            (
-                result.missing,
-                "video of the manifest has no features there",
-                "videos of the manifest have no features there",
-            ),
-            (
-                result.unknown,
-                "file is of a video that the manifest does not name; left out",
-                "files are of videos that the manifest does not name; left out",
-            ),
+        for ids, one, what in (
+            (result.missing, "video", "of the manifest without features in the folder"),
+            (result.unknown, "file", "of unknown videos skipped"),
         ):
             if ids:
-                self._say(f"warning: {counted(len(ids), one, many)}, for example {ids[0]}")
+                self._say(f"warning: {counted(len(ids), one)} {what}, for example {ids[0]}")
         self._failures(result.failed, len(result.made) + len(result.cached))
 
     def train(self, result: TrainResult) -> None:
@@ -248,11 +235,11 @@ class Console:
 
     def detect(self, result: DetectResult) -> None:
         for id, files in result.files.items():
-            kept = " (from kept scores)" if id in result.cached else ""
+            kept = " (from saved scores)" if id in result.cached else ""
             self._detection(id, result.detections[id], kept, files)
         scored = len(result.files) - len(result.cached)
         self._line(
-            f"{result.output}: {scored} detected, {len(result.cached)} from kept scores, "
+            f"{result.output}: {scored} detected, {len(result.cached)} from saved scores, "
             f"{len(result.failed)} failed, {result.seconds:.1f} s"
         )
         self._failures(result.failed, len(result.files))
@@ -315,7 +302,7 @@ class Console:
         )
 
     def demo(self, result: DemoResult) -> None:
-        self._line(f"held-out mAP {result.evaluation.map:.1f} %, {result.seconds:.0f} s in all")
+        self._line(f"held-out mAP {result.evaluation.map:.1f} %, {result.seconds:.0f} s in total")
         self._line(f"checkpoint  {result.training.run / result.training.checkpoint}")
         self._line(f"curves      {result.training.run / 'curves.png'}")
         for files in result.detection.files.values():
@@ -336,7 +323,7 @@ class Console:
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
-    """None is a stream that was closed before the program began, as by `>&-`."""
+    """Return whether a stream is a terminal; None is one that `>&-` has closed."""
     return stream is not None and stream.isatty()
 
 

@@ -1,4 +1,4 @@
-"""What travels between the stages: numpy arrays that never go without their time."""
+"""Records that pass between the stages: numpy arrays together with their times."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ FloatArray = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """When every row of a (T, ...) array happens, in seconds from the start of the video.
+    """The times of the rows of a (T, ...) array, in seconds from the start of the video.
 
-    `starts[i]` is the presentation time of the first frame of row i; row i lasts until the next
-    row starts. Constant-rate video gives an even grid; variable-rate video keeps its real times.
+    `starts[i]` is the presentation time of the first frame of row i, which lasts until the next row
+    starts. A constant frame rate gives an even grid; a variable one keeps the real times.
     """
 
     starts: NDArray[np.float64]
-    """(T,) strictly increasing, seconds."""
+    """(T,) seconds, strictly increasing."""
     step: float
-    """Seconds from one row to the next: the mean over the video, and the length of the last row."""
+    """Mean number of seconds from one row to the next, and the length of the last row."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "starts", np.asarray(self.starts, np.float64))
         if self.starts.ndim != 1 or len(self.starts) == 0:
             raise ValueError(f"starts has shape {self.starts.shape}, expected (T,) with T >= 1")
         if not (np.isfinite(self.starts).all() and np.all(np.diff(self.starts) > 0)):
-            raise ValueError("starts must be numbers that increase strictly")
+            raise ValueError("starts must be finite and strictly increasing")
         if not 0 < self.step < np.inf:
-            raise ValueError(f"step is {self.step}, expected a number of seconds, more than 0")
+            raise ValueError(f"step is {self.step}, expected a positive number of seconds")
 
     @classmethod
     def even(cls, start: float, step: float, count: int) -> TimeGrid:
-        """A grid of `count` rows, `step` seconds apart."""
+        """Return a grid of `count` rows, `step` seconds apart."""
         return cls(start + step * np.arange(count, dtype=np.float64), step)
 
     def __repr__(self) -> str:
@@ -45,27 +45,27 @@ class TimeGrid:
 
     @property
     def start(self) -> float:
-        """Seconds at which the first row starts."""
+        """Start of the first row, in seconds."""
         return float(self.starts[0])
 
     @property
     def count(self) -> int:
-        """T, the number of rows."""
+        """Number of rows, T."""
         return len(self.starts)
 
     @property
     def ends(self) -> NDArray[np.float64]:
-        """(T,) seconds: where each row gives way to the next."""
+        """(T,) seconds at which the rows end."""
         return np.append(self.starts[1:], self.starts[-1] + self.step)
 
     @property
     def is_even(self) -> bool:
-        """Whether start + i * step gives every row's time to half a step."""
+        """Whether start + i * step is within half a step of every row's start."""
         even = self.start + self.step * np.arange(self.count)
         return bool(np.abs(self.starts - even).max() <= self.step / 2)
 
     def as_dict(self) -> dict[str, Any]:
-        """start, step and count in seconds; `starts` as well where these do not give them."""
+        """Return start, step and count, and `starts` if these do not determine it."""
         even = {"start": self.start, "step": self.step, "count": self.count}
         return even if self.is_even else {**even, "starts": self.starts.tolist()}
 
@@ -88,15 +88,15 @@ class Frames:
             raise ValueError(f"{len(self.images)} images but times have shape {self.times.shape}")
 
 
-# Names of fields in stores, checkpoints and cache keys, where they are not the field's own.
+# Names in stores, checkpoints and cache keys that differ from the field's name.
 _STORED = {"frame_step": "every"}
 
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Everything that decides the numbers in a feature store, and nothing else.
+    """Everything that decides the numbers in a feature store.
 
-    Device, workers and batch size are not here: they must not change what is cached.
+    Device, workers and batch size are not part of it: they must not change what is cached.
     """
 
     backbone: str
@@ -105,9 +105,9 @@ class FeatureSpec:
     """`tag:...` (a published, immutable name) or `sha256:...` (a file's content)."""
     width: int
     input_size: int
-    """Pixels: the side of the centre square."""
+    """Side of the centre crop, in pixels."""
     short_side: int
-    """Pixels: what the decoder resizes the short side to before the square is taken."""
+    """Length to which the short side is resized before the crop, in pixels."""
     window: int = 16
     stride: int = 16
     frame_step: int = 1
@@ -138,7 +138,7 @@ class FeatureSpec:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FeatureSpec:
-        """Raises UsageError naming what is missing or unknown."""
+        """Return the specification. Raises UsageError that names missing or unknown fields."""
         known = {_STORED.get(field.name, field.name): field.name for field in fields(cls)}
         if set(data) != set(known):
             odd = ", ".join(sorted(set(data) ^ set(known)))
@@ -146,7 +146,7 @@ class FeatureSpec:
         return cls(**{known[name]: value for name, value in data.items()})
 
     def differences(self, wanted: FeatureSpec) -> str:
-        """What differs, as `window=16 (wanted 8), ...`; empty when nothing does."""
+        """Return the differences as `window=16 (wanted 8), ...`; empty if there are none."""
         mine, theirs = asdict(self), asdict(wanted)
         return ", ".join(
             f"{k}={mine[k]} (wanted {theirs[k]})" for k in mine if mine[k] != theirs[k]
@@ -161,11 +161,11 @@ class Features:
     """(T, F) float16 or float32."""
     grid: TimeGrid
     duration: float
-    """Seconds, from the start to the end of the last frame."""
+    """Seconds from the start of the video to the end of its last frame."""
     fps: float
-    """Mean frames a second."""
+    """Mean number of frames per second."""
     key: str
-    """The cache key of the entry: what it was made from and how."""
+    """Cache key of the entry."""
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or len(self.values) != self.grid.count:
@@ -175,12 +175,12 @@ class Features:
 
 
 def check_finite(values: FloatArray) -> None:
-    """Raises StoreError for features (T, F) that hold NaN or infinity."""
+    """Raise StoreError if features (T, F) hold NaN or infinity."""
     finite = np.isfinite(values).all(axis=1)
     if not finite.all():
         raise StoreError(
             f"its features hold NaN or infinity in row {int(np.argmin(finite))} of {len(values)}: "
-            f"delete the store that holds them, so that they are made again"
+            f"delete the store and extract them again"
         )
 
 
@@ -197,9 +197,9 @@ class Scores:
     video: str
     """Path of the file."""
     duration: float
-    """Seconds, from the start to the end of the last frame."""
+    """Seconds from the start of the video to the end of its last frame."""
     fps: float
-    """Mean frames a second."""
+    """Mean number of frames per second."""
 
     def __repr__(self) -> str:
         rows, classes = self.probabilities.shape
@@ -215,7 +215,7 @@ class Scores:
         if not np.all((self.probabilities >= 0) & (self.probabilities <= 1)):
             raise ValueError("probabilities must be numbers from 0 to 1")
         if not 0 < self.duration < np.inf:
-            raise ValueError(f"duration is {self.duration}, expected a number of seconds, above 0")
+            raise ValueError(f"duration is {self.duration}, expected a positive number of seconds")
 
 
 @dataclass(frozen=True, order=True)
@@ -227,7 +227,7 @@ class Segment:
     end: float
     """Seconds."""
     class_id: int
-    """Place of the class in `Scores.classes`."""
+    """Index of the class in `Scores.classes`."""
     label: str
     """Name of the class."""
     score: float

@@ -145,7 +145,7 @@ def test_correct_and_retrain(trained: Path, folder: Path, run: Run, tmp_path: Pa
         "correct_and_retrain.py", trained, tmp_path / "corrected.json",
         "--videos", folder / "new.mp4", "--steps", "4",
     )  # fmt: skip
-    assert "videos {'training': 3}; actions {'training': 5} videos annotated anew: 1 (" in said
+    assert "videos {'training': 3}; actions {'training': 5} videos annotated again: 1 (" in said
     manifest = json.loads((trained / "manifest.json").read_text())
     assert set(manifest["classes"]) == {"a new class", *(label for _, label in ACTIONS)}
     drifts = manifest["classes"].index("drifts")

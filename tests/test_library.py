@@ -56,9 +56,11 @@ def test_several_videos_are_named_when_one_is_asked_for(name: str) -> None:
         getattr(several, name)
     assert [d.id for d in several] == ["a", "b"]
     many = result(*map(str, range(7)), failed={"x": "torn"})
-    with pytest.raises(mstemba.UsageError, match=r"has 8 videos \('0', .*'4' and 3 more\)"):
+    with pytest.raises(
+        mstemba.UsageError, match=r"has 8 videos \('0', .*'4' and 3 more\), not one"
+    ):
         getattr(many, name)
-    with pytest.raises(mstemba.UsageError, match=r"has 0 videos \(none\)"):
+    with pytest.raises(mstemba.UsageError, match=r"has 0 videos \(none\), not one"):
         getattr(result(), name)
 
 
@@ -76,7 +78,7 @@ def test_what_python_shows_is_short() -> None:
     for thing in (one, one.detection, one.scores, one.scores.grid):
         assert len(repr(thing)) < 200
         assert "array(" not in repr(thing)
-    assert repr(one) == "DetectResult('out', 1 video, 0 from kept scores, 0 failed)"
+    assert repr(one) == "DetectResult('out', 1 video, 0 from saved scores, 0 failed)"
     assert repr(one.detection) == "Detection('walk', 20 segments of 2 of 2 classes, 10.0 s)"
     assert repr(one.scores) == "Scores('/videos/walk.mp4', 20 rows x 2 classes, 10.0 s)"
     assert repr(one.scores.grid) == "TimeGrid(20 rows from 0.00 s, 0.500 s apart)"
@@ -180,7 +182,16 @@ def test_every_public_name_is_there_and_no_other() -> None:
     assert set(dir(mstemba)) == {*mstemba.__all__, "__version__"}
     with pytest.raises(AttributeError, match="'nonsense'"):
         mstemba.nonsense  # noqa: B018
-    assert sorted(mstemba._WHERE) == sorted(mstemba.__all__)
+
+
+def test_type_checkers_see_the_same_names_in_the_same_modules() -> None:
+    tree = ast.parse(inspect.getsource(mstemba))
+    (block,) = [n for n in tree.body if isinstance(n, ast.If)]
+    imported = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    names = {(node.module, alias.name) for node in imported for alias in node.names}
+    assert names == {(getattr(mstemba, n).__module__, n) for n in mstemba.__all__}
+    # A type checker takes an import for public only if it repeats the name.
+    assert all(alias.name == alias.asname for node in imported for alias in node.names)
 
 
 FUNCTIONS = [n for n in mstemba.__all__ if inspect.isfunction(getattr(mstemba, n))]
@@ -243,8 +254,8 @@ def test_the_page_names_every_field_and_method_of_a_class(name: str) -> None:
     "name", [n for n in CLASSES if not n.endswith(("Options", "Error")) and n != "Report"]
 )
 def test_every_field_and_method_says_what_it_is(name: str) -> None:
-    ignore_events = [member for member, said in public(getattr(mstemba, name)).items() if not said]
-    assert ignore_events == []
+    silent = [member for member, said in public(getattr(mstemba, name)).items() if not said]
+    assert silent == []
 
 
 SNIPPETS = [
@@ -260,9 +271,9 @@ SNIPPETS = [
 def test_snippets_in_the_docs_run(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def detect(*arguments: Any, **named: Any) -> mstemba.DetectResult:
         inspect.signature(real).bind(*arguments, **named)
-        if "listen" in named:
-            named["listen"](mstemba.Event("detect", "walk", 1.0, 2.0, video="walk", rate=1.0))
-            named["listen"](mstemba.Event("detect", "odd", warning=True))
+        if "on_event" in named:
+            named["on_event"](mstemba.Event("detect", "walk", 1.0, 2.0, video="walk", rate=1.0))
+            named["on_event"](mstemba.Event("detect", "odd", warning=True))
         return result("walk")
 
     real = mstemba.detect

@@ -21,14 +21,14 @@ GRID = TimeGrid.even(0.0, 0.5, 3)
     [
         ([], 1.0, "T >= 1"),
         ([[0.0, 1.0]], 1.0, r"shape \(1, 2\)"),
-        ([0.0, 0.0], 1.0, "increase strictly"),
-        ([1.0, 0.5], 1.0, "increase strictly"),
-        ([0.0, np.nan], 1.0, "increase strictly"),
+        ([0.0, 0.0], 1.0, "strictly increasing"),
+        ([1.0, 0.5], 1.0, "strictly increasing"),
+        ([0.0, np.nan], 1.0, "strictly increasing"),
         ([0.0], 0.0, "step is 0.0"),
         ([0.0], -1.0, "step is -1.0"),
         ([0.0], np.nan, "step is nan"),
         ([0.0], np.inf, "step is inf"),
-        ([np.nan], 1.0, "increase strictly"),
+        ([np.nan], 1.0, "strictly increasing"),
     ],
 )
 def test_a_grid_refuses_times_that_do_not_increase(starts: object, step: float, says: str) -> None:

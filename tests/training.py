@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mstemba.data_manifests.manifest import Action, Manifest, Video, save_text
+from mstemba.data_manifests.manifest import Action, Manifest, Video, manifest_json
 from mstemba.pipeline.caching.files import write_text
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
 from mstemba.pipeline.progress import EventHandler, ignore_events
@@ -60,7 +60,7 @@ def make_workspace(
         videos[id] = Video(id, None, subset, float(rows), () if id in idle else tuple(actions))
     workspace = create_workspace(folder)
     manifest = Manifest(dataset, CLASSES, "seconds", videos)
-    write_text(workspace.manifest, save_text(manifest, folder))
+    write_text(workspace.manifest, manifest_json(manifest, folder))
     return folder
 
 

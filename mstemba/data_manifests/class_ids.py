@@ -1,4 +1,4 @@
-"""From the labels in annotation files, names or numbers, to class ids that count from 0."""
+"""Convert the labels in annotation files, names or numbers, to class ids that count from 0."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 from mstemba.data_manifests.datasets import Dataset
 from mstemba.data_manifests.manifest import Manifest
-from mstemba.data_manifests.readers.parsed import ParsedAnnotations, RawAction, Report
+from mstemba.data_manifests.readers.parsed import ParsedAnnotations, RawAction
 from mstemba.errors import ManifestError
 
 
-def label_names(found: ParsedAnnotations, former: Manifest | None = None) -> tuple[str, ...]:
-    """The class names that the labels themselves make; of numbers, those of the former manifest."""
-    labels = {action.label for entry in found.entries.values() for action in entry.actions}
+def label_names(parsed: ParsedAnnotations, former: Manifest | None = None) -> tuple[str, ...]:
+    """Return the class names that labels define; for numbers, those of the former manifest."""
+    labels = {action.label for action in parsed.actions}
     names = sorted(label for label in labels if isinstance(label, str))
     highest = max((label for label in labels if isinstance(label, int)), default=-1)
     if former and not names:
@@ -21,35 +21,34 @@ def label_names(found: ParsedAnnotations, former: Manifest | None = None) -> tup
 
 
 class ClassIds:
-    """Labels as the files have them to class ids that count from 0."""
+    """Converts labels as in the files to class ids that count from 0."""
 
     def __init__(
         self,
         path: Path,
         names: tuple[str, ...],
         known: Dataset | None,
-        found: ParsedAnnotations,
-        report: Report,
+        parsed: ParsedAnnotations,
     ) -> None:
         self._count = len(names)
-        self._report = report
+        self._report = parsed.report
         self._by_name = {normalise_name(name): number for number, name in enumerate(names)}
         for alias, name in (known.aliases if known else {}).items():
             if normalise_name(name) in self._by_name:
                 self._by_name.setdefault(normalise_name(alias), self._by_name[normalise_name(name)])
-        # Names that differ in case alone are told apart.
+        # Names that differ only in case stay distinct.
         self._by_name |= {name: number for number, name in enumerate(names)}
-        labels = {action.label for entry in found.entries.values() for action in entry.actions}
+        labels = {action.label for action in parsed.actions}
         self._first = self._first_id(labels) if known and 1 in known.first_ids else 0
         texts = {label for label in labels if isinstance(label, str)}
         if texts and texts == labels and not any(self._number(text) is not None for text in texts):
             raise ManifestError(
-                f"{path}: none of its class names is known: found {_some(sorted(texts))}, "
+                f"{path}: all class names are unknown: found {_some(sorted(texts))}, "
                 f"expected {_some(names)}"
             )
 
     def __call__(self, action: RawAction) -> int | None:
-        """The action's class id; None, counted, for a class that there is not."""
+        """Return the class id of an action; return None and report one of an unknown class."""
         number = self._number(action.label)
         if number is None:
             last = self._count - 1 + self._first
@@ -58,7 +57,7 @@ class ClassIds:
                 if isinstance(action.label, str)
                 else f"class id outside {self._first} to {last}"
             )
-            self._report.count(self._report.left_out, kind, describe(action))
+            self._report.skip(kind, describe(action))
         return number
 
     def _number(self, label: int | str) -> int | None:
@@ -70,16 +69,16 @@ class ClassIds:
         if 0 in labels or not all(isinstance(label, int) for label in labels):
             return 0
         if self._count in labels:
-            note = f"class ids count from 1 in this file, up to {self._count}; they are read so"
+            note = f"class ids count from 1 in this file, up to {self._count}"
             self._report.notes.append(note)
             return 1
-        note = f"no class id is 0 or {self._count}: they are taken to count from 0"
+        note = f"no class id is 0 or {self._count}: they are assumed to count from 0"
         self._report.notes.append(note)
         return 0
 
 
 def normalise_name(name: str) -> str:
-    """How names are compared: `Read_book` is `read book`."""
+    """Return a name in the form for comparison: `Read_book` equals `read book`."""
     return name.casefold().replace(" ", "_")
 
 
@@ -88,5 +87,5 @@ def _some(names: tuple[str, ...] | list[str], count: int = 3) -> str:
 
 
 def describe(action: RawAction) -> str:
-    """An action and where it stands, for the report."""
+    """Return an action and its origin as text for the report."""
     return f"{[action.label, action.start, action.end]!r} {action.where}"

@@ -1,13 +1,13 @@
-"""What is known of the published datasets: class names and ids, units, splits, form of video ids.
+"""Facts about published datasets: class names and ids, units, splits, form of video ids.
 
-The facts are data: one .toml file a dataset, beside this module.
+They are in one .toml file per dataset, next to this module.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -20,15 +20,15 @@ DATASETS = ("charades", "tsu", "multithumos")
 
 @dataclass(frozen=True)
 class Split:
-    """A rule that tells a video's subset by a part of its id, such as the subject or the camera."""
+    """A rule for the subset of a video by a part of its id, such as the subject or the camera."""
 
     name: str
     group: str
-    """The part of the id, a named group of the dataset's `video_id`."""
+    """The part of the id, a named group in `Dataset.video_id`."""
     training: frozenset[str]
     testing: frozenset[str]
     videos: Mapping[str, int]
-    """How many videos of each subset there are in all."""
+    """Number of videos by subset."""
 
 
 @dataclass(frozen=True)
@@ -38,40 +38,40 @@ class Dataset:
     name: str
     title: str
     classes: tuple[str, ...]
-    """The position is the class id."""
+    """Names, in the order of the class ids."""
     time_unit: str
-    """Of the published annotations: `seconds` or `frames`."""
+    """Unit of the published annotations: `seconds` or `frames`."""
     video_id: re.Pattern[str]
-    """The form of its video ids."""
-    videos: Mapping[str, int]
-    """How many videos of each subset there are, where no split is a rule."""
+    """Form of the video ids."""
+    videos: Mapping[str, int] = field(default_factory=dict)
+    """Number of videos by subset, if there are no splits by rule."""
     fps: float | None = None
-    """Frames a second of the recordings, where annotations count frames."""
-    first_ids: tuple[int, ...] = (0,)
-    """The numbers from which class ids count in the files that are about."""
+    """Frame rate of the recordings, if annotations count frames."""
+    first_ids: Sequence[int] = (0,)
+    """Numbers of the first class in the files in circulation."""
     splits: Mapping[str, Split] = field(default_factory=dict)
-    """By name, the usual one first."""
+    """Splits by name, the default first."""
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """Class names in its annotation files that stand for one of `classes`."""
+    """Other spellings of the `classes` in annotation files."""
 
     def owns(self, id: str) -> bool:
-        """Whether the id has the form of this dataset's ids."""
+        """Return whether an id has the form of this dataset's ids."""
         return self.video_id.fullmatch(id) is not None
 
     def split(self, name: str | None = None) -> Split | None:
-        """The split of this name, or the usual one; None where the files say the subsets.
+        """Return a split, by default the first; None if the files define the subsets.
 
-        Raises UsageError, with the choices, for a name that is none of its splits.
+        Raises UsageError for an unknown name.
         """
         if name is None:
             return next(iter(self.splits.values()), None)
         if name not in self.splits:
-            choices = ", ".join(self.splits) or "none: its files say the subsets"
-            raise UsageError(f"{self.title} has no split {name!r}; there is {choices}")
+            choices = ", ".join(self.splits) or "none, because its files define the subsets"
+            raise UsageError(f"{self.title} has no split {name!r}; available: {choices}")
         return self.splits[name]
 
     def subset(self, id: str, split: Split) -> str | None:
-        """`training` or `testing`; None for an id that the split does not name."""
+        """Return `training` or `testing`, or None for an id that the split does not cover."""
         found = self.video_id.fullmatch(id)
         part = found and found[split.group]
         if part in split.training:
@@ -81,41 +81,23 @@ class Dataset:
 
 @cache
 def load_dataset(name: str) -> Dataset:
-    """The dataset of this name. Raises UsageError for a name that is not one of DATASETS."""
+    """Load a dataset. Raises UsageError for a name that is not one of DATASETS."""
     if name not in DATASETS:
-        raise UsageError(f"unknown dataset {name!r}; known are {', '.join(DATASETS)}")
-    text = (
-        resources.files("mstemba.data_manifests")
-        .joinpath(f"{name}.toml")
-        .read_text(encoding="utf-8")
-    )
-    data: dict[str, Any] = tomllib.loads(text)
-    splits = {
-        key: Split(
-            key,
-            rule["group"],
-            frozenset(rule["training"]),
-            frozenset(rule["testing"]),
-            rule["videos"],
-        )
+        raise UsageError(f"unknown dataset {name!r}; available: {', '.join(DATASETS)}")
+    file = resources.files("mstemba.data_manifests").joinpath(f"{name}.toml")
+    data: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    subsets = ("training", "testing")
+    data["splits"] = {
+        key: Split(key, **rule | {subset: frozenset(rule[subset]) for subset in subsets})
         for key, rule in data.get("splits", {}).items()
     }
-    return Dataset(
-        name=data["name"],
-        title=data["title"],
-        classes=tuple(data["classes"]),
-        time_unit=data["time_unit"],
-        video_id=re.compile(data["video_id"], re.ASCII),
-        videos=data.get("videos", {}),
-        fps=data.get("fps"),
-        first_ids=tuple(data.get("first_ids", (0,))),
-        splits=splits,
-        aliases=data.get("aliases", {}),
-    )
+    data["classes"] = tuple(data["classes"])
+    data["video_id"] = re.compile(data["video_id"], re.ASCII)
+    return Dataset(**data)
 
 
 def recognise(ids: Iterable[str]) -> Dataset | None:
-    """The dataset whose form of id nearly all of these have, if there is one."""
+    """Return the dataset whose form of id at least nine tenths of these ids have."""
     known = list(ids)
     for name in DATASETS:
         dataset = load_dataset(name)

@@ -1,4 +1,4 @@
-"""The manifest: one JSON file that names the videos, their classes, subsets and actions once.
+"""The manifest: one JSON file with all videos, their classes, subsets and actions.
 
 {"format": "mstemba-manifest", "version": 1, "dataset": ..., "classes": [...],
  "time_unit": "seconds" | "frames", "fps": optional,
@@ -24,27 +24,8 @@ from mstemba.errors import ManifestError
 FORMAT = "mstemba-manifest"
 VERSION = 1
 TIME_UNITS = ("seconds", "frames")
-VIDEO_SUFFIXES = frozenset(
-    [
-        ".3gp",
-        ".asf",
-        ".avi",
-        ".flv",
-        ".gif",
-        ".m2ts",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".ogv",
-        ".ts",
-        ".webm",
-        ".wmv",
-    ]
-)
+_VIDEO_FORMATS = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv"
+VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEO_FORMATS.split())
 _SUBSETS = {"train": "training", "val": "validation", "valid": "validation", "test": "testing"}
 
 
@@ -62,30 +43,30 @@ class Video:
 
     id: str
     path: Path | None
-    """None when the annotations name the video but no file was found for it."""
+    """None if no file was found for an annotated video."""
     subset: str | None
-    """`training`, `validation`, `testing`, or None for a video without annotation."""
+    """`training`, `validation`, `testing`, another name, or None."""
     duration: float | None
     actions: tuple[Action, ...] = ()
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The videos of a workspace, by id, in the manifest's order."""
+    """The videos of a workspace by id, in order."""
 
     dataset: str
     classes: tuple[str, ...]
     time_unit: str
     videos: dict[str, Video]
     fps: float | None = None
-    """Frames a second of the recordings, where that is known and times count frames."""
+    """Frame rate of the recordings, if it is known and times count frames."""
 
     def __post_init__(self) -> None:
         if twice := [name for name, count in Counter(self.classes).items() if count > 1]:
-            raise ManifestError(f"class name {twice[0]!r} is there twice; names must differ")
+            raise ManifestError(f"class name {twice[0]!r} appears twice; names must differ")
 
     def subset(self, name: str) -> list[Video]:
-        """The videos of a subset, with a file or without."""
+        """Return the videos of a subset, with or without a file."""
         return [v for v in self.videos.values() if v.subset == name]
 
 
@@ -121,8 +102,8 @@ class VideoIndex:
         return {file.resolve(): video for file, video in self._files}
 
 
-def subset_name(name: Any) -> str | None:
-    """`training`, `validation` or `testing` for the spellings in use; others stay as they are."""
+def normalise_subset(name: Any) -> str | None:
+    """Return `training`, `validation` or `testing` for the usual spellings; keep other names."""
     if name is None or str(name).strip() == "":
         return None
     spelling = str(name).strip().lower()
@@ -132,14 +113,14 @@ def subset_name(name: Any) -> str | None:
 def load_manifest(path: Path) -> Manifest:
     """Read and check a manifest. Video paths are relative to its folder.
 
-    Raises ManifestError naming the entry that is wrong.
+    Raises ManifestError that names the entry in question.
     """
     data = read_json_object(path)
     _refuse_repeated(str(path), data)
     if data.get("format") != FORMAT or data.get("version") != VERSION:
         found = f"format {data.get('format')!r}, version {data.get('version')!r}"
         raise ManifestError(
-            f"{path}: {found}; expected {FORMAT!r}, version {VERSION}. Make one with `mstemba init`"
+            f"{path}: {found}; expected {FORMAT!r}, version {VERSION}. `mstemba init` writes one"
         )
     classes = data.get("classes")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
@@ -153,7 +134,7 @@ def load_manifest(path: Path) -> Manifest:
     _refuse_repeated(f"{path}: `videos`", data["videos"])
     fps = data.get("fps")
     if fps is not None and not (is_finite(fps) and fps > 0):
-        raise ManifestError(f"{path}: `fps` is {fps!r}, expected frames a second")
+        raise ManifestError(f"{path}: `fps` is {fps!r}, expected frames per second")
     videos = {
         id: _read_video(path, id, entry, len(classes)) for id, entry in data["videos"].items()
     }
@@ -189,30 +170,30 @@ def _read_video(manifest: Path, id: str, entry: Any, classes: int) -> Video:
     return Video(
         id=id,
         path=None if file is None else manifest.parent / str(file),
-        subset=subset_name(entry.get("subset")),
+        subset=normalise_subset(entry.get("subset")),
         duration=duration,
         actions=tuple(actions),
     )
 
 
 def is_finite(value: Any) -> TypeGuard[int | float]:
-    """Whether this is a number that a float can hold; true and false are none."""
+    """Return whether this is a finite number within the range of a float; bool is not."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and abs(value) <= sys.float_info.max
 
 
 def is_duration(value: Any) -> TypeGuard[int | float]:
-    """Whether this can be how long a video is, in either time unit."""
+    """Return whether this can be the duration of a video."""
     return is_finite(value) and value >= 0
 
 
 def _refuse_repeated(where: str, data: dict[str, Any]) -> None:
     if names := repeated(data):
-        raise ManifestError(f"{where}: {names[0]!r} is there twice, expected once; delete one")
+        raise ManifestError(f"{where}: {names[0]!r} appears twice; delete one")
 
 
 def parse_action(item: Any) -> Action:
-    """[class, start, end] with an integer class and finite times; ValueError says what is wrong."""
+    """Parse [class, start, end] with an integer class and finite times. Raises ValueError."""
     if not isinstance(item, (list, tuple)) or len(item) != 3:
         raise ValueError(f"expected [class, start, end], found {item!r}")
     class_id, start, end = item
@@ -224,14 +205,14 @@ def parse_action(item: Any) -> Action:
     try:
         action = Action(class_id, float(start), float(end))
     except OverflowError:
-        raise ValueError("a time is beyond any float") from None
+        raise ValueError("a time is too large") from None
     if not (math.isfinite(action.start) and math.isfinite(action.end)):
         raise ValueError(f"{item!r} has a time that is not finite")
     return action
 
 
-def save_text(manifest: Manifest, folder: Path) -> str:
-    """The manifest as JSON text, one video a line; paths below `folder` are relative to it."""
+def manifest_json(manifest: Manifest, folder: Path) -> str:
+    """Return the manifest as JSON, one video per line; paths below `folder` are relative to it."""
     lines = []
     for video in manifest.videos.values():
         entry = {
@@ -255,7 +236,7 @@ def save_text(manifest: Manifest, folder: Path) -> str:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """The path from the folder on if it lies below it, as it is written or with links followed."""
+    """Return the path relative to a folder above it, as written or with links followed."""
     for form in (os.path.abspath, os.path.realpath):
         whole, above = Path(form(path)), Path(form(folder))
         if whole.is_relative_to(above):
@@ -264,10 +245,10 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; ManifestError when there is none.
+    """Read the JSON object in a file. Raises ManifestError if there is none.
 
-    In it, and in the objects in it, the first of several members of one name counts; `repeated`
-    tells their names.
+    Of several members with the same name the first counts, also in nested objects; `repeated`
+    returns these names.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -282,7 +263,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 class _Repeating(dict[str, Any]):
-    """A JSON object with several members of one name."""
+    """A JSON object that has several members with the same name."""
 
     names: list[str]
 
@@ -291,33 +272,33 @@ def _keep_first(members: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(members)
     if len(unique) == len(members):
         return unique
-    first = _Repeating(unique | dict(reversed(members)))  # in the file's order
+    first = _Repeating(unique | dict(reversed(members)))  # in the order of the file
     counts = Counter(name for name, _ in members)
     first.names = [name for name, count in counts.items() for _ in range(count - 1)]
     return first
 
 
 def repeated(data: dict[str, Any]) -> list[str]:
-    """The names of members that a JSON object has again, once for each time that they are."""
+    """Return the names of repeated members, once per repetition."""
     return data.names if isinstance(data, _Repeating) else []
 
 
 def _is_video(path: Path) -> bool:
-    # macOS leaves `._name.mp4` files that hold no video.
+    # macOS leaves `._name.mp4` files that are not videos.
     leftover = path.name.startswith("._")
     return path.suffix.lower() in VIDEO_SUFFIXES and not leftover
 
 
 def files_below(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
-    """The wanted files below a folder, in order; links to folders are followed, to each one once.
+    """Return the wanted files below a folder, in order; links are followed, to each folder once.
 
-    Links that lead nowhere are among them: who reads one fails, and says which.
-    Raises ManifestError for a folder that cannot be listed, unless it is hidden or of the system.
+    Broken links are among them, so that reading one fails with its name. Raises ManifestError for a
+    folder that cannot be listed, unless it is hidden or belongs to the system.
     """
     found: list[Path] = []
     seen: set[str] = set()
     waiting = [folder]
-    for top in waiting:  # links come after all else, so that a folder's own path is preferred
+    for top in waiting:  # links come last, so that the own path of a folder is preferred
         for place, folders, names in os.walk(top, onerror=_refuse_unreadable):
             if (real := os.path.realpath(place)) in seen:
                 folders.clear()
@@ -326,11 +307,11 @@ def files_below(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
             below = Path(place)
             waiting += [below / name for name in sorted(folders) if (below / name).is_symlink()]
             found += filter(wanted, (below / name for name in names))
-    # Neither pipes nor devices; what does not exist is a link.
+    # Pipes and devices are left out; what does not exist is a broken link.
     return sorted(f for f in found if os.path.isfile(f) or not os.path.exists(f))
 
 
-# Of the system, at the root of a disk, and often closed to its users.
+# At the root of a disk, and often not readable by users.
 _SYSTEM_FOLDERS = {"lost+found", "System Volume Information", "$RECYCLE.BIN"}
 
 
@@ -340,13 +321,13 @@ def _refuse_unreadable(error: OSError) -> None:
         return
     if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
         raise ManifestError(
-            f"{error.filename}: this folder cannot be read ({error.strerror}), so what is in it "
-            f"would be missing; make it readable, or name the other files and folders"
+            f"{error.filename}: this folder cannot be read ({error.strerror}), and its files would "
+            f"be missing; make it readable, or pass the other files and folders"
         )
 
 
 def as_paths(given: str | Path | Iterable[str | Path]) -> list[Path]:
-    """One path or several, as a list."""
+    """Return one or several paths as a list."""
     return [Path(given)] if isinstance(given, (str, Path)) else [Path(path) for path in given]
 
 
@@ -361,17 +342,16 @@ _SPELLINGS: tuple[Callable[[Path, Path], str], ...] = (
 def _real(file: Path) -> Path:
     try:
         return file.resolve()
-    except RuntimeError:  # from Python 3.13 on it is an OSError of who opens it
-        raise ManifestError(f"{file}: a link that leads to itself; delete it") from None
+    except RuntimeError:  # from Python 3.13 on, opening it raises OSError
+        raise ManifestError(f"{file}: a link to itself; delete it") from None
 
 
 def find_videos(inputs: Iterable[Path]) -> dict[str, Path]:
-    """Video files by id: those given, and those below the folders given.
+    """Return the given video files, and those below the given folders, by id.
 
-    The id is the file's stem; where two files share it, the path below the folder tells them
-    apart, so that two videos of one name never collide.
-    Raises ManifestError for a path that does not exist, and for a folder without a video or with
-    one that cannot be read.
+    The id is the stem of the file, or the path below the folder if two files have the same stem.
+    Raises ManifestError for a path that does not exist, and for a folder that cannot be read or has
+    no video.
     """
     found: list[tuple[Path, Path]] = []
     for given in inputs:
@@ -380,7 +360,7 @@ def find_videos(inputs: Iterable[Path]) -> dict[str, Path]:
             if not files:
                 raise ManifestError(
                     f"{given}: no video in this folder; "
-                    f"looked for {', '.join(sorted(VIDEO_SUFFIXES))}"
+                    f"expected {', '.join(sorted(VIDEO_SUFFIXES))}"
                 )
             found += [(file, file.relative_to(given)) for file in files]
         elif given.exists():
@@ -399,7 +379,7 @@ def find_videos(inputs: Iterable[Path]) -> dict[str, Path]:
             else:
                 clashing.append(pair)
         found = clashing
-    for file, _ in found:  # its own path is the id of another: number it
+    for file, _ in found:  # another video has its path as id
         number = next(n for n in itertools.count(2) if f"{file} ({n})" not in ids)
         ids[f"{file} ({number})"] = file
     return dict(sorted(ids.items(), key=lambda item: str(item[1])))

@@ -1,4 +1,4 @@
-"""Putting annotations and videos into a manifest that there is."""
+"""Merge annotations and videos into an existing manifest."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from pathlib import Path
 
 from mstemba.data_manifests.class_ids import normalise_name
 from mstemba.data_manifests.manifest import Action, Manifest, VideoIndex
-from mstemba.data_manifests.readers.parsed import Report
+from mstemba.data_manifests.readers.parsed import AnnotationReport
 from mstemba.errors import ManifestError
 
 
-def merged(former: Manifest, given: Manifest, report: Report) -> Manifest:
-    """The former manifest with these annotations: of their videos they replace the actions.
+def merge(former: Manifest, given: Manifest, report: AnnotationReport) -> Manifest:
+    """Return the former manifest with new annotations, which replace the actions of their videos.
 
-    New classes come last, so that the numbers of the former ones stay.
-    Raises ManifestError where one of the two is in seconds and the other in frames, and where not
-    every annotation could be read: what it would have replaced is not given up for less.
+    New classes come last, so that the ids of the former ones stay. Raises ManifestError if the time
+    units differ, and if annotations were skipped, because they would replace complete ones.
     """
-    if report.left_out:
-        kind, count = next(iter(report.left_out.items()))
+    if report.skipped:
+        kind, count = next(iter(report.skipped.items()))
         raise ManifestError(
-            f"{given.dataset}: nothing is merged, because {report.left_out.total()} annotations "
+            f"{given.dataset}: nothing is merged, because {report.skipped.total()} annotations "
             f"cannot be used: {kind} ({count}, for example {report.examples[kind]})"
         )
     if given.time_unit != former.time_unit:
         raise ManifestError(
-            f"{given.dataset}: times in {given.time_unit}, and the manifest to merge them into has "
-            f"{former.time_unit}: name the right --time-unit, or bring them into one"
+            f"{given.dataset}: times in {given.time_unit}, but the manifest to merge into has "
+            f"{former.time_unit}: pass the right --time-unit, or convert them"
         )
     same = _names(former.classes, given.classes)
     new = [name for name in dict.fromkeys(same) if name not in former.classes]
@@ -44,19 +43,19 @@ def merged(former: Manifest, given: Manifest, report: Report) -> Manifest:
         sum(len(manifest.videos[id].actions) for id in again) for manifest in (given, former)
     )
     report.notes.append(
-        f"videos annotated anew: {len(again)} (actions: {new_actions} in place of {old_actions}), "
-        f"added: {len(given.videos) - len(again)}; "
+        f"videos annotated again: {len(again)} (actions: {new_actions} in place of "
+        f"{old_actions}), added: {len(given.videos) - len(again)}; "
         f"new classes: {', '.join(map(repr, new)) or 'none'}"
     )
     return replace(former, classes=classes, videos=videos)
 
 
 def _names(former: tuple[str, ...], given: tuple[str, ...]) -> list[str]:
-    """The given names as the former manifest spells them; two that are given stay two."""
-    folds = {normalise_name(name): name for name in former}
+    """Return the given names in the spelling of the former manifest, without merging any."""
+    spellings = {normalise_name(name): name for name in former}
     alike = Counter(map(normalise_name, given))
     return [
-        folds.get(normalise_name(name), name)
+        spellings.get(normalise_name(name), name)
         if name not in former and alike[normalise_name(name)] == 1
         else name
         for name in given

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Polygon
 from numpy.typing import NDArray
 
-from mstemba.data_manifests.manifest import Action, Manifest, Video, save_text
+from mstemba.data_manifests.manifest import Action, Manifest, Video, manifest_json
 from mstemba.pipeline.caching.files import write_atomically, write_text
 from mstemba.pipeline.decode.pyav import write_video
 from mstemba.pipeline.detect.stage import DetectResult, detect
@@ -108,7 +108,7 @@ def render(folder: Path) -> Path:
         videos[id] = Video(id, path, subset, float(SECONDS), actions)
     manifest = Manifest("demo", CLASSES, "seconds", videos)
     annotations = folder / "annotations.json"
-    write_text(annotations, save_text(manifest, folder))
+    write_text(annotations, manifest_json(manifest, folder))
     return annotations
 
 

@@ -1,4 +1,4 @@
-"""Making a workspace: videos and annotations to a manifest, and what is odd in them."""
+"""The command `init`: make a workspace whose manifest joins videos and annotations."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from mstemba.data_manifests.manifest import (
     as_paths,
     find_videos,
     load_manifest,
-    save_text,
+    manifest_json,
 )
-from mstemba.data_manifests.merging import known_files, merged
-from mstemba.data_manifests.readers.parsed import Report
+from mstemba.data_manifests.merging import known_files, merge
+from mstemba.data_manifests.readers.parsed import AnnotationReport
 from mstemba.errors import DecodeError, UsageError
 from mstemba.pipeline.caching.files import as_local, write_text
 from mstemba.pipeline.caching.keys import Fingerprints
@@ -29,30 +29,30 @@ from mstemba.pipeline.caching.locks import StoreLocks
 from mstemba.pipeline.features.sources import FeatureSource, NpyFolder, open_features
 from mstemba.pipeline.workspace import Workspace, create_workspace, open_workspace, set_current
 
-# Videos that are looked into when nothing else tells how long they are.
+# Number of videos that are opened to find durations that nothing else defines.
 _PROBED = 3
 
 
 @dataclass(frozen=True)
 class InitResult:
-    """What was found."""
+    """The result of `init`."""
 
     workspace: Workspace
     manifest: Manifest
-    report: Report
+    report: AnnotationReport
     backup: Path | None
-    """Where the former manifest was kept, if there was another one."""
+    """Copy of the previous manifest, if it was different."""
     features: int = 0
-    """Videos of the manifest that have published features."""
+    """Number of videos that have published features."""
 
     @property
     def subsets(self) -> dict[str, int]:
-        """Videos by subset, whether they have a file or not."""
+        """Number of videos by subset, with or without a file."""
         return dict(Counter(map(_subset, self.manifest.videos.values())))
 
     @property
     def actions(self) -> dict[str, int]:
-        """Actions by subset."""
+        """Number of actions by subset."""
         counts = dict.fromkeys(self.subsets, 0)
         for video in self.manifest.videos.values():
             counts[_subset(video)] += len(video.actions)
@@ -60,7 +60,7 @@ class InitResult:
 
     @property
     def without_file(self) -> int:
-        """Annotated videos for which no file was found."""
+        """Number of annotated videos without a file."""
         return sum(video.path is None for video in self.manifest.videos.values())
 
 
@@ -76,29 +76,37 @@ def init(
     features: str | Path | None = None,
     merge: bool = False,
 ) -> InitResult:
-    """Make `root` a workspace whose manifest joins these videos with their annotations.
+    """Make `root` a workspace whose manifest joins videos with their annotations.
 
-    Either may be left out: there is a manifest without actions, or one without files for published
-    features. `features` is a folder of `<video id>.npy`, or a store, which `train` and `evaluate`
-    take then.
-    `annotations` is a file or a folder in any of the forms that `read_annotations` reads;
-    `dataset`, `time_unit` and `split` are as there. `classes` is a text file with one class name a
-    line, for annotation files that have numbers only. With `merge` all of it is put into the
-    manifest there is: of a video that is annotated anew the actions are replaced, further videos
-    and classes are added, all else stays.
-    Raises ManifestError for a path that is not there, a folder without videos, or annotations that
-    cannot be right as a whole, or, to be merged, in any part; UsageError for options that do not
-    fit. Odd entries are reported.
+    Args:
+        videos: Files or folders; without them the manifest is for published features.
+        annotations: A file or folder in any of the forms that `read_annotations` reads; without it
+            the manifest has no actions.
+        root: Folder that becomes the workspace.
+        dataset, time_unit, split: See `read_annotations`.
+        classes: A text file with one class name per line, for annotations with numbers only.
+        features: A folder of `<video id>.npy` files or a store, for `train` and `evaluate`.
+        merge: Add to the existing manifest: new annotations of a video replace its former ones, new
+            videos and classes are added, and everything else stays.
+
+    Returns:
+        The workspace, its manifest, and a report of problems in single entries.
+
+    Raises:
+        ManifestError: A path does not exist, a folder has no videos, or annotations cannot be used
+            as a whole or, with `merge`, in any part.
+        UsageError: Options do not fit each other.
     """
     folder = as_local(root) or Path()
     paths = as_paths(videos)
     if not paths and annotations is None:
         raise UsageError(
-            "name at least one video or folder with --videos, or annotations with --annotations"
+            "nothing to read: pass videos or folders with --videos, or annotations with "
+            "--annotations"
         )
     for option, given in (("classes", classes), ("time-unit", time_unit), ("split", split)):
         if given and annotations is None:
-            raise UsageError(f"--{option} {given} is of annotations: name them by --annotations")
+            raise UsageError(f"--{option} requires --annotations")
     files = find_videos(paths)
     with _former(folder, dataset, features) if merge else nullcontext() as former:
         if annotations is None:
@@ -107,51 +115,51 @@ def init(
             names = None if classes is None else _class_names(Path(classes))
             read = partial(read_annotations, Path(annotations), dataset, names, time_unit, split)
             manifest, report = _annotated(Path(annotations), read, former, files)
-        return _make(folder, manifest, report, features)
+        return _write_workspace(folder, manifest, report, features)
 
 
 @contextmanager
 def _former(folder: Path, dataset: str | None, features: str | Path | None) -> Iterator[Manifest]:
-    """The manifest to merge into; while it is held, no other process merges."""
+    """Load the manifest to merge into, and keep other processes from merging meanwhile."""
     workspace = open_workspace(folder)
     with StoreLocks(workspace.manifest).lock_store():
         if not workspace.manifest.is_file():
-            raise UsageError(f"{workspace.manifest}: no manifest to merge into: leave --merge out")
+            raise UsageError(f"{workspace.manifest}: no such file; --merge requires a manifest")
         former = load_manifest(workspace.manifest)
         if features is not None:
-            raise UsageError("--features are of a new manifest: leave them, or --merge, out")
+            raise UsageError("--features cannot be combined with --merge")
         if dataset is not None and dataset.casefold() != former.dataset.casefold():
             raise UsageError(
-                f"--dataset {dataset}: the manifest to merge into is of {former.dataset!r}; name "
-                f"that, or leave --dataset out"
+                f"--dataset {dataset}: the manifest to merge into has {former.dataset!r}; pass "
+                f"that, or omit --dataset"
             )
         yield former
 
 
 def _annotated(
     path: Path,
-    read: Callable[[dict[str, Path], Manifest | None], tuple[Manifest, Report]],
+    read: Callable[[dict[str, Path], Manifest | None], tuple[Manifest, AnnotationReport]],
     former: Manifest | None,
     files: dict[str, Path],
-) -> tuple[Manifest, Report]:
+) -> tuple[Manifest, AnnotationReport]:
     known = {}
     if former:
         files = known_files(former, files)
         known = {v.id: v.path for v in former.videos.values() if v.path}
     manifest, report = read(known | files, former)
     annotated = list(manifest.videos)
-    manifest = merged(former, manifest, report) if former else manifest
+    manifest = merge(former, manifest, report) if former else manifest
     manifest = join(manifest, files, report) if files else manifest
     probed = {id: manifest.videos[id] for id in annotated}
     _check_units_by_probing(path, replace(manifest, videos=probed), report)
     return manifest, report
 
 
-def _make(
-    folder: Path, manifest: Manifest, report: Report, features: str | Path | None
+def _write_workspace(
+    folder: Path, manifest: Manifest, report: AnnotationReport, features: str | Path | None
 ) -> InitResult:
     source = None if features is None else open_features(Path(features))
-    # Nothing is made before all is checked, so the workspace may be none yet.
+    # Nothing is written before everything is checked: the workspace may not exist yet.
     fingerprints = Fingerprints(Workspace(folder, folder).fingerprints)
     matched = 0 if source is None else _match_features(source, manifest, fingerprints, report)
     workspace = create_workspace(folder)
@@ -164,8 +172,8 @@ def _make(
 
 def _without_annotations(
     former: Manifest | None, files: dict[str, Path], dataset: str | None
-) -> tuple[Manifest, Report]:
-    report = Report()
+) -> tuple[Manifest, AnnotationReport]:
+    report = AnnotationReport()
     if former:
         return join(former, known_files(former, files), report), report
     videos = {id: Video(id, path, None, None) for id, path in files.items()}
@@ -173,11 +181,11 @@ def _without_annotations(
 
 
 def _match_features(
-    source: FeatureSource, manifest: Manifest, fingerprints: Fingerprints, report: Report
+    source: FeatureSource, manifest: Manifest, fingerprints: Fingerprints, report: AnnotationReport
 ) -> int:
-    """Report which videos have no features and the reverse; how many have them.
+    """Report videos without features and the reverse; return the number of videos with them.
 
-    Of a store, which may be shared, only the videos of the manifest are looked up.
+    A store may be shared: only the videos of the manifest are looked up in it.
     """
     folder = source if isinstance(source, NpyFolder) else None
     if folder is None:
@@ -191,26 +199,26 @@ def _match_features(
         expected = next(iter(manifest.videos), "VIDEO")
         if folder is None:
             raise UsageError(
-                f"{source.root}: no features of any video of the annotations in this store; "
-                f"expected for example those of {expected}"
+                f"{source.root}: this store has no features of any annotated video; expected "
+                f"for example those of {expected}"
             )
         raise UsageError(
-            f"{source.root}: not one of its {len(found)} files is named after a video of the "
-            f"annotations; found {next(iter(found))}.npy, expected for example {expected}.npy"
+            f"{source.root}: none of its {len(found)} files is named after an annotated video; "
+            f"found {next(iter(found))}.npy, expected for example {expected}.npy"
         )
     for id, video in manifest.videos.items():
         if id not in found:
-            report.count(report.kept, "annotated video without features", id)
-        elif folder and not video.duration:  # a store knows when its rows are
-            report.count(report.kept, "features of a video without a duration", id)
+            report.keep("annotated video without features", id)
+        elif folder and not video.duration:  # a store has the times of its rows
+            report.keep("features of a video without a duration", id)
     for id in found:
         if id not in manifest.videos:
-            report.count(report.kept, "features without annotation (not used)", id)
+            report.keep("features without annotation (not used)", id)
     return len(known)
 
 
 def _name(features: Path, workspace: Workspace) -> str:
-    """How the workspace names features: from its own folder, so that it can be moved with them."""
+    """Return the path of features relative to the workspace, if they are inside."""
     inside = features.resolve().is_relative_to(workspace.root.resolve())
     return os.path.relpath(features, workspace.features) if inside else str(features.resolve())
 
@@ -219,8 +227,10 @@ def _subset(video: Video) -> str:
     return video.subset or "not annotated"
 
 
-def _check_units_by_probing(annotations: Path, manifest: Manifest, report: Report) -> None:
-    """Look into a few videos of unknown duration: their actions must not end far beyond them."""
+def _check_units_by_probing(
+    annotations: Path, manifest: Manifest, report: AnnotationReport
+) -> None:
+    """Check the time unit against the durations of a few videos, if nothing else defines them."""
     from mstemba.pipeline.decode.pyav import probe
 
     unknown = (v for v in manifest.videos.values() if v.path and v.actions and not v.duration)
@@ -230,7 +240,7 @@ def _check_units_by_probing(annotations: Path, manifest: Manifest, report: Repor
         try:
             found[video.id] = replace(video, duration=probe(video.path).duration)
         except DecodeError:
-            continue  # `extract` tells of files that are no video
+            continue  # `extract` reports files that are not videos
     check_units(annotations, manifest.time_unit, found, report)
 
 
@@ -238,19 +248,19 @@ def _class_names(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--classes {path}: cannot be read: {error}") from None
+        raise UsageError(f"--classes {path}: not readable as text: {error}") from None
     return tuple(line.strip() for line in lines if line.strip())
 
 
 def _write(workspace: Workspace, manifest: Manifest) -> Path | None:
-    text = save_text(manifest, workspace.manifest.parent)
+    text = manifest_json(manifest, workspace.manifest.parent)
     backup = None
     if workspace.manifest.is_file():
-        former = workspace.manifest.read_text(encoding="utf-8")
-        if former == text:
+        previous = workspace.manifest.read_text(encoding="utf-8")
+        if previous == text:
             return None
-        # It may have been edited by hand.
+        # The previous one may have been edited by hand.
         backup = workspace.manifest.with_suffix(".json.bak")
-        write_text(backup, former)
+        write_text(backup, previous)
     write_text(workspace.manifest, text)
     return backup

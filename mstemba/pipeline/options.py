@@ -1,12 +1,13 @@
-"""The options of each stage: their defaults, what they mean, and which of them change numbers.
+"""The options of each stage, with their defaults and their help on the command line.
 
-No heavy import here: the command line reads its defaults from these classes.
+Nothing heavy is imported here: the command line reads its defaults from these classes.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from mstemba.errors import UsageError
@@ -17,12 +18,12 @@ TRACKERS = ("tensorboard", "wandb", "none")
 
 
 def _option(default: Any, help: str, flag: str | None = None) -> Any:
-    """A field with the help of its command-line option, and its name if that is not the field's."""
+    """Return a field with the help of its option; `flag` is the option's name if it differs."""
     return field(default=default, metadata={"help": help, "flag": flag})
 
 
 def help_of(options: type, name: str) -> str:
-    """The one-line help of an option."""
+    """Return the help of an option."""
     return str(next(f for f in fields(options) if f.name == name).metadata["help"])
 
 
@@ -33,33 +34,29 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """What decides the numbers of feature rows: each option is in the cache key."""
+    """Options that decide the numbers of feature rows: all are in the cache key."""
 
     backbone: str = _option("clip", "Backbone; `mstemba backbones` lists them.")
     model: str | None = _option(
-        None, "Model of the backbone's family [default: ViT-L-14-quickgelu for clip]."
+        None, "Model of the backbone [default: ViT-L-14-quickgelu for clip]."
     )
-    weights: str | None = _option(None, "A published tag of that model, or a local weights file.")
-    window: int | None = _option(
-        None, "Frames of one feature row, averaged or seen at once [default: 16]."
-    )
+    weights: str | None = _option(None, "Weights of the backbone: a published tag or a local file.")
+    window: int | None = _option(None, "Frames per feature row [default: 16].")
     stride: int | None = _option(
         None, "Frames from one row to the next [default: 16; i3d-whole-clip: 8]."
     )
-    frame_step: int = _option(1, "Use every N-th frame; window and stride count the frames used.")
+    frame_step: int = _option(1, "Use every N-th frame; --window and --stride count these.")
     precision: str = _option(
         "auto",
         "Arithmetic of the backbone: float32, bfloat16, float16, or auto (that of the existing "
-        "store, otherwise the smallest that the device has instructions for).",
+        "store, otherwise the smallest with hardware support).",
     )
-    dtype: str = _option("float32", "Numbers in the store: float32 or float16.")
-    decoder: str = _option("auto", "auto (av, and decord if that hangs), av or decord.")
+    dtype: str = _option("float32", "Number format in the store: float32 or float16.")
+    decoder: str = _option("auto", "Decoder: av, decord, or auto (av, and decord if av hangs).")
 
     def __post_init__(self) -> None:
         _require_finite(self)
-        for name in ("window", "stride", "frame_step"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"{name} is {value}, expected 1 or more")
+        _at_least(1, self, "window", "stride", "frame_step")
         _one_of("precision", self.precision, ("auto", *PRECISIONS))
         _one_of("dtype", self.dtype, ("float32", "float16"))
         _one_of("decoder", self.decoder, ("auto", "decord", "av"))
@@ -67,118 +64,123 @@ class FeatureOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and how fast features are extracted: no option changes a number or a cache key."""
+    """Options of where and how features are computed: none changes a number or a cache key."""
 
     batch_size: int | None = _option(
-        None, "Frames in one pass of the backbone [default: by backbone and device]."
+        None, "Frames per pass of the backbone [default: by backbone and device]."
     )
-    device: str = _option("auto", "auto (every GPU, otherwise the CPU), cpu, cuda, cuda:1, mps.")
+    device: str = _option(
+        "auto", "Device: cpu, cuda, cuda:1, mps, or auto (every GPU, otherwise the CPU)."
+    )
     workers: int | None = _option(None, "Decoder processes [default: by cores and devices].")
     decode_timeout: float = _option(
-        120.0, "Seconds without a frame after which a decoder is given up."
+        120.0, "Seconds without a frame after which a decoder is stopped."
     )
-    engine: str = _option("local", "local, or ray to use every machine of a Ray cluster.")
+    engine: str = _option("local", "local (this machine) or ray (every machine of a Ray cluster).")
     address: str | None = _option(
-        None, "Ray cluster to join, auto for the running one [default: start one here]."
+        None, "Ray cluster to join; auto for the running one [default: start one here]."
     )
 
     def __post_init__(self) -> None:
         _require_finite(self)
-        for name in ("batch_size", "workers"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"{name} is {value}, expected 1 or more")
+        _at_least(1, self, "batch_size", "workers")
         timeout = self.decode_timeout
         _require(timeout > 0, f"decode_timeout is {timeout}, expected more than 0 s")
         _one_of("engine", self.engine, ("local", "ray"))
         _require(
             self.address is None or self.engine == "ray",
-            f"address is {self.address!r}, but the engine is {self.engine}: add --engine ray",
+            f"address is {self.address!r}, which requires --engine ray",
         )
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """How published features were made, as far as that is known."""
+    """How published features were made, as far as this is known."""
 
-    backbone: str | None = _option(None, "Backbone they came from.")
-    model: str | None = _option(None, "Model of the backbone's family.")
-    weights: str | None = _option(None, "Its weights: a published tag, or a local file.")
-    window: int | None = _option(None, "Frames of one row [default: the backbone's].")
-    stride: int | None = _option(None, "Frames from one row to the next [default: likewise].")
-    fps: float | None = _option(None, "Frames a second, where the manifest does not say.")
+    backbone: str | None = _option(None, "Backbone that the features come from.")
+    model: str | None = _option(None, "Model of the backbone.")
+    weights: str | None = _option(None, "Weights of the backbone: a published tag or a local file.")
+    window: int | None = _option(None, "Frames per feature row [default: the backbone's].")
+    stride: int | None = _option(None, "Frames from one row to the next [default: the backbone's].")
+    fps: float | None = _option(None, "Frames per second, if the manifest does not contain it.")
 
     def __post_init__(self) -> None:
         _require_finite(self)
         for name in ("window", "stride", "fps"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"{name} is {value}, expected more than 0")
-        odd = [name for name in ("model", "weights", "window") if getattr(self, name) is not None]
-        _require(self.backbone is not None or not odd, f"{'/'.join(odd)} is of a backbone: name it")
+        for name in ("model", "weights", "window"):
+            unused = self.backbone is None and getattr(self, name) is not None
+            _require(not unused, f"--{name} requires --backbone")
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a network is trained. Lengths count feature rows, rates are per optimiser step."""
+    """Options that decide the trained weights: all are in the cache key."""
 
     arch: str = _option(
         "mstemba",
-        "mstemba (v1), mstemba-v3, or for comparison ms-tct (87 M parameters), pdan or linear.",
+        "Network: mstemba (v1), mstemba-v3, or a baseline: ms-tct (87 M parameters), pdan, linear.",
     )
-    width: float = _option(1.0, "Share of the published numbers of channels: smaller, faster.")
+    width: float = _option(1.0, "Fraction of the published number of channels.")
     labels: str = _option(
         "strict",
-        "Rows that an action makes positive: strict (the field's: their start is inside it) or "
-        "overlap (every row it touches).",
+        "Rows that an action labels: strict (rows that start inside it, as in the literature) or "
+        "overlap (every row that it touches).",
     )
     epochs: int = _option(50, "Passes over the training videos.")
-    min_steps: int = _option(300, "Train at least this many steps, however few the videos.")
-    max_steps: int = _option(0, "Train at most this many steps, however many epochs; 0 for all.")
-    batch_size: int = _option(4, "Clips in one step of all processes, at most the training videos.")
-    clip_length: int = _option(512, "Longest random temporal crop, in feature rows.")
-    min_crop: float = _option(0.5, "Shortest random crop, as a share of the longest possible.")
+    min_steps: int = _option(300, "Minimum number of training steps.")
+    max_steps: int = _option(0, "Maximum number of training steps; 0 for no limit.")
+    batch_size: int = _option(
+        4, "Clips per step over all processes, at most one per training video."
+    )
+    clip_length: int = _option(512, "Longest random crop in time, in feature rows.")
+    min_crop: float = _option(0.5, "Shortest random crop, as a fraction of the longest possible.")
     lr: float = _option(5e-4, "Peak learning rate of AdamW.")
     schedule: str = _option(
         "cosine",
-        "cosine (by step), or released (the authors' code as it runs: by validation loss).",
+        "Learning rate schedule: cosine, or released (by validation loss, like the authors' code).",
     )
-    warmup: float = _option(0.1, "Share of the steps in which the rate rises to --lr.")
-    warmup_lr: float = _option(0.0, "Learning rate at which the warm-up begins.")
-    min_lr: float = _option(0.0, "Learning rate at which the schedule ends.")
+    warmup: float = _option(0.1, "Fraction of the steps in which the learning rate rises to --lr.")
+    warmup_lr: float = _option(0.0, "Learning rate at the start of the warm-up.")
+    min_lr: float = _option(0.0, "Learning rate at the end of the schedule.")
     weight_decay: float = _option(0.05, "AdamW weight decay of the matrices.")
-    clip_grad: float = _option(1.0, "Largest norm of the gradient; 0 leaves it as it is.")
+    clip_grad: float = _option(1.0, "Maximum norm of the gradient; 0 for no clipping.")
     ema: float = _option(
-        0.995, "Decay of the averaged weights, which are the ones kept; 0 for the last weights."
+        0.995, "Decay of the moving average of the weights, which is saved; 0 for none."
     )
-    drop_path: float = _option(0.1, "MS-Temba: chance to skip a block's branch while training.")
-    dropout: float = _option(0.1, "Dropout of the features (pdan: of its blocks) while training.")
+    drop_path: float = _option(
+        0.1, "MS-Temba: probability of skipping the branch of a block in training."
+    )
+    dropout: float = _option(0.1, "Dropout of the features (pdan: of its blocks) in training.")
     prior: float = _option(
-        0.02, "Probability that an untrained network gives every class; the authors' code has 0.5."
+        0.02, "Probability of every class in an untrained network; 0.5 in the authors' code."
     )
-    auxiliary_weight: float = _option(0.02, "mstemba-v3: weight of each scale's own loss.")
+    auxiliary_weight: float = _option(0.02, "mstemba-v3: weight of the loss of each scale.")
     consistency_weight: float = _option(
-        0.1, "mstemba-v3: weight of the consistency of the streams."
+        0.1, "mstemba-v3: weight of the loss for consistency of the streams."
     )
-    heatmap_weight: float = _option(0.05, "ms-tct: weight of the heat map of the actions' centres.")
-    val_fraction: float = _option(0.1, "Training videos held out to choose the best checkpoint.")
+    heatmap_weight: float = _option(0.05, "ms-tct: weight of the loss of the action centres.")
+    val_fraction: float = _option(
+        0.1, "Fraction of the training videos held out to choose the best checkpoint."
+    )
     patience: int = _option(
-        0, "Stop after this many checks of validation mAP without a better one; 0 for never."
+        0, "Validations without improvement after which training stops; 0 for never."
     )
     seed: int = _option(0, "Seed of weights, crops and dropout.")
-    precision: str = _option("auto", "auto (bf16 on a GPU that has it), no or bf16.")
+    precision: str = _option(
+        "auto", "Mixed precision: bf16, no, or auto (bf16 on a GPU that has it)."
+    )
 
     def __post_init__(self) -> None:
         _require_finite(self)
-        for name in ("epochs", "min_steps", "batch_size", "clip_length"):
-            value = getattr(self, name)
-            _require(value >= 1, f"{name} is {value}, expected 1 or more")
+        _at_least(1, self, "epochs", "min_steps", "batch_size", "clip_length")
         for name in ("warmup", "drop_path", "dropout", "val_fraction", "ema"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"{name} is {value}, expected 0 <= {name} < 1")
         _require(0 < self.min_crop <= 1, f"min_crop is {self.min_crop}, expected 0 < min_crop <= 1")
         weights = ("auxiliary_weight", "consistency_weight", "heatmap_weight")
-        for name in ("weight_decay", "clip_grad", "patience", "max_steps", *weights):
-            value = getattr(self, name)
-            _require(value >= 0, f"{name} is {value}, expected 0 or more")
+        _at_least(0, self, "weight_decay", "clip_grad", "patience", "max_steps", *weights)
         _require(0 <= self.seed < 2**32, f"seed is {self.seed}, expected 0 <= seed < 2^32")
         _require(self.lr > 0, f"lr is {self.lr}, expected more than 0")
         for name in ("warmup_lr", "min_lr"):
@@ -194,13 +196,13 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class TrainRunOptions:
-    """Where a training runs and where its metrics go: no option changes a number or a cache key."""
+    """Options of where training runs and logs: none changes a number or a cache key."""
 
-    checkpoint_seconds: float = _option(20.0, "Least time between two resumable states.")
+    checkpoint_seconds: float = _option(20.0, "Minimum time between two saved training states.")
     trackers: str = _option(
-        "tensorboard", "Where metrics go as well: tensorboard, wandb, both by a comma, or none."
+        "tensorboard", "Experiment trackers, separated by commas: tensorboard, wandb, or none."
     )
-    device: str = _option("auto", "auto, cpu, cuda, mps.")
+    device: str = _option("auto", "Device: auto, cpu, cuda, mps.")
 
     def __post_init__(self) -> None:
         _require_finite(self)
@@ -209,7 +211,7 @@ class TrainRunOptions:
 
     @property
     def tracker_names(self) -> tuple[str, ...]:
-        """What `trackers` lists; nothing for `none`."""
+        """The names in `trackers`, without `none`."""
         return tuple(n for part in self.trackers.split(",") if (n := part.strip()) != "none")
 
 
@@ -217,52 +219,54 @@ class TrainRunOptions:
 class EvaluateOptions:
     """What `evaluate` and `report` measure, and on which videos."""
 
-    subset: str = _option("testing", "Subset of the manifest to score.")
-    checkpoint: str | None = _option(
+    subset: str = _option("testing", "Subset of the manifest to measure on.")
+    checkpoint: str | Path | None = _option(
         None, "Checkpoint folder [default: the workspace's last training]."
     )
     released: bool = _option(
         False,
-        "The checkpoint is a file of the authors' weights: pad, cut and split as their code does.",
-        flag="--released",
+        "Treat the checkpoint as a file of the authors' weights: pad, crop and split like their "
+        "code.",
     )
-    predictions: str | None = _option(
-        None, "Measure this file instead of a checkpoint: pickle, .npz or JSON by video."
+    predictions: str | Path | None = _option(
+        None, "File of predictions to measure instead of a checkpoint: pickle, .npz or JSON."
     )
-    manifest: str | None = _option(None, "Manifest file [default: the workspace's].")
-    features: str | None = _option(
-        None, "Features, a store or a folder of .npy [default: those the checkpoint needs]."
+    manifest: str | Path | None = _option(None, "Manifest file [default: the workspace's].")
+    features: str | Path | None = _option(
+        None,
+        "Feature store or folder of .npy files [default: those that the checkpoint was trained "
+        "on].",
     )
-    device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps.")
+    device: str = _option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
 
     def __post_init__(self) -> None:
-        if self.checkpoint is not None and self.predictions is not None:
-            raise UsageError(
-                f"--checkpoint {self.checkpoint} cannot be combined with --predictions "
-                f"{self.predictions}: pass one of them"
-            )
-        if self.released and self.checkpoint is None:
-            raise UsageError("--released requires --checkpoint, the file of released weights")
+        _require(
+            self.checkpoint is None or self.predictions is None,
+            f"--checkpoint {self.checkpoint} cannot be combined with --predictions "
+            f"{self.predictions}: pass one of them",
+        )
+        _require(
+            not self.released or self.checkpoint is not None,
+            "--released requires --checkpoint, the file of released weights",
+        )
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How dense scores become segments, and segments files."""
+    """How dense scores are cut into segments, and which files are written."""
 
-    threshold: float = _option(0.5, "A segment begins where a class is at least this likely.")
+    threshold: float = _option(0.5, "Probability at which a segment starts.")
     low: float | None = _option(
         None,
-        "A segment continues while its class is at least this likely [default: 0.6 x threshold].",
+        "Probability below which a segment ends [default: 0.6 x threshold].",
     )
-    min_length: float = _option(0.0, "Shortest segment that is kept, in seconds.")
+    min_length: float = _option(0.0, "Minimum length of a segment, in seconds.")
     formats: tuple[str, ...] | str = _option(
         ("json", "csv", "png", "html"),
-        "Files to write, separated by commas; docs/formats.md lists them all.",
+        "File formats, separated by commas; docs/formats.md lists them all.",
         flag="--format",
     )
-    embed: bool = _option(
-        False, "html: put the video into the page, which otherwise links to it.", flag="--embed"
-    )
+    embed: bool = _option(False, "html: embed the video in the page instead of linking to it.")
 
     def __post_init__(self) -> None:
         _require_finite(self)
@@ -279,40 +283,38 @@ class ExportOptions:
         _require(self.min_length >= 0, f"min_length is {self.min_length}, expected 0 s or more")
         _require(
             "html" in self.formats or not self.embed,
-            "embed is of the page, and html is not among the formats: add html to --format",
+            "--embed requires html in --format",
         )
 
     @property
     def low_threshold(self) -> float:
+        """The probability below which a segment ends: `low` or its default."""
         return 0.6 * self.threshold if self.low is None else self.low
 
 
 @dataclass(frozen=True)
 class ZeroShotOptions:
-    """How labels in words are looked for in a video, with no training; see docs/zero-shot.md.
+    """How `detect` scores labels without training; see docs/zero-shot.md.
 
-    `templates` and `background` are sentences, or a text as the command line gives it: sentences
-    separated by commas, or the name of a file with one a line.
+    `templates` and `background` are sentences, or one string as on the command line: sentences
+    separated by commas, or the name of a file with one per line.
     """
 
-    backbone: str = _option("clip", "With --labels: backbone, one that has a text tower.")
+    backbone: str = _option("clip", "With --labels: backbone with a text tower.")
     model: str | None = _option(
-        None, "With --labels: model of the family [default: ViT-L-14-quickgelu for clip]."
+        None, "With --labels: model of the backbone [default: ViT-L-14-quickgelu for clip]."
     )
-    window: int | None = _option(
-        None, "With --labels: frames of one feature row, averaged [default: 16]."
-    )
+    window: int | None = _option(None, "With --labels: frames per feature row [default: 16].")
     stride: int | None = _option(
-        None,
-        "With --labels: frames from one row to the next; fewer for short actions [default: 16].",
+        None, "With --labels: frames from one row to the next [default: 16]."
     )
     smoothing: float = _option(
-        1.0, "With --labels: seconds of deviation of the Gaussian that smooths over time; 0: none."
+        1.0, "With --labels: standard deviation of the temporal smoothing, in seconds; 0 for none."
     )
     contrast: float = _option(
         0.5,
-        "With --labels: 0 compares a label with the background only, 1 with its own median over "
-        "the video only.",
+        "With --labels: from 0 (compare a label with the background) to 1 (with its own median "
+        "over the video).",
     )
     templates: tuple[str, ...] | str = _option(
         (
@@ -321,8 +323,8 @@ class ZeroShotOptions:
             "a video of {}.",
             "a video of a person {}.",
         ),
-        "With --labels: sentences with {} for a label, separated by commas, or a text file with "
-        "one a line.",
+        "With --labels: sentences with {} in place of a label, separated by commas, or a text file "
+        "with one per line.",
     )
     background: tuple[str, ...] | str = _option(
         (
@@ -332,14 +334,13 @@ class ZeroShotOptions:
             "a photo of a person.",
             "a photo of a person doing nothing.",
         ),
-        "With --labels: sentences for moments without a label, given likewise.",
+        "With --labels: sentences for moments without a label, separated by commas, or a text "
+        "file with one per line.",
     )
 
     def __post_init__(self) -> None:
         _require_finite(self)
-        for name in ("window", "stride"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"{name} is {value}, expected 1 or more")
+        _at_least(1, self, "window", "stride")
         _require(self.smoothing >= 0, f"smoothing is {self.smoothing}, expected 0 s or more")
         _require(
             0 <= self.contrast <= 1, f"contrast is {self.contrast}, expected 0 <= contrast <= 1"
@@ -350,6 +351,12 @@ def _require_finite(options: Any) -> None:
     for name, value in asdict(options).items():
         finite = not isinstance(value, float) or math.isfinite(value)
         _require(finite, f"{name} is {value}, expected a number")
+
+
+def _at_least(least: int, options: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        _require(value is None or value >= least, f"{name} is {value}, expected {least} or more")
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

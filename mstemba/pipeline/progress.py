@@ -1,4 +1,4 @@
-"""How a stage tells what it is doing: events to a callback."""
+"""Progress of a stage, reported as events to a callback."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# Seconds over which speed is measured: what was slow an hour ago says little of what is left.
+# Seconds over which speed is measured: the speed of an hour ago says little about what is left.
 SPAN = 60.0
-# Seconds that are measured before anything is said of speed: a first batch tells nothing.
+# Seconds of measurement before a speed is reported: a first batch says nothing.
 SETTLED = 3.0
 # Control characters (which a terminal obeys) and the separators of lines and paragraphs.
 _UNPRINTED = {"Cc", "Zl", "Zp"}
@@ -18,47 +18,47 @@ _UNPRINTED = {"Cc", "Zl", "Zp"}
 
 @dataclass(frozen=True)
 class Event:
-    """One piece of news: progress when it has a `total`, else a line to show."""
+    """A message from a stage: progress if it has a `total`, otherwise a line to show."""
 
     stage: str
-    """`extract`, `train`, `evaluate`, `detect`, ...: what is under way."""
+    """Name of the stage: `extract`, `train`, `evaluate`, `detect`, ..."""
     message: str = ""
-    """For people: one line, without the stage's name, the share done and the time left."""
+    """One line to show, without the name of the stage, the share done and the time left."""
     done: float = 0.0
-    """Of `total`, in a unit of the stage's own: only their ratio means something."""
+    """Amount of `total` that is done; only their ratio has a meaning."""
     total: float | None = None
-    """None for a piece of news that is no progress."""
+    """None for a message that is not progress."""
     warning: bool = False
-    """Whether it is something that the user should look at."""
+    """Whether the user should look at it."""
     video: str | None = None
-    """Id of the video that it is about."""
+    """Id of the video in question."""
     count: int | None = None
-    """What this call has worked off so far, in `unit`."""
+    """What this call has processed so far, in `unit`."""
     unit: str = ""
-    """What `count` and `rate` count: frames, steps, videos."""
+    """Unit of `count` and `rate`: frames, steps or videos."""
     rate: float | None = None
-    """`unit` a second, over the last minute; None in the first seconds."""
+    """`unit` per second over the last minute; None in the first seconds."""
     eta: float | None = None
-    """Seconds left of this stage; None in the first seconds."""
+    """Estimated seconds left in this stage; None in the first seconds."""
 
     @property
     def share(self) -> float | None:
-        """The part that is done, 0 to 1; None for news that is no progress."""
+        """Fraction that is done, 0 to 1; None for a message that is not progress."""
         if self.total is None:
             return None
         return min(1.0, self.done / self.total) if self.total else 1.0
 
 
 EventHandler = Callable[[Event], None]
-"""What a stage calls, in the thread that called the stage. What it raises ends the stage."""
+"""A callback for events, in the thread that called the stage. Its exceptions end the stage."""
 
 
 def ignore_events(event: Event) -> None:
-    """The listener that ignores everything."""
+    """Ignore an event."""
 
 
 class ProgressReporter:
-    """Progress of one stage, with its speed and the time left."""
+    """Reports the progress of one stage with its speed and the time left."""
 
     def __init__(
         self,
@@ -69,20 +69,20 @@ class ProgressReporter:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` gives seconds."""
+        """`clock` returns seconds."""
         self._stage, self._total, self._unit = stage, total, unit
-        self._listen, self._clock = on_event, clock
-        # From the first progress on: what came before it, loading and compiling, comes once.
+        self._on_event, self._clock = on_event, clock
+        # Times before the first progress, of loading and compiling, are not measured.
         self._samples = deque[tuple[float, float, int]]()
 
     def update(self, what: str, done: float, count: int, video: str | None = None) -> None:
-        """`done` of the total is reached, and this call has worked off `count`."""
+        """Report that `done` of the total is reached, and that this call has processed `count`."""
         now = self._clock()
         rate, eta = self._speed(now, done, count) if count else (None, None)
         if done >= self._total:
             eta = 0.0
         speed = "" if rate is None else f", {_short(rate)} {self._unit}/s"
-        self._listen(
+        self._on_event(
             Event(
                 self._stage,
                 what + speed,
@@ -97,7 +97,7 @@ class ProgressReporter:
         )
 
     def _speed(self, now: float, done: float, count: int) -> tuple[float | None, float | None]:
-        """Of the last minute, and the seconds left at this speed; None where unknown."""
+        """Return the rate of the last minute and the seconds left at it; None if unknown."""
         while len(self._samples) > 1 and self._samples[1][0] <= now - SPAN:
             self._samples.popleft()
         if not self._samples or now - self._samples[-1][0] >= SPAN / 60:
@@ -112,21 +112,21 @@ class ProgressReporter:
 
 
 def one_line(text: str) -> str:
-    r"""The text as one line that every terminal prints: names may hold anything.
+    r"""Return text, such as a name, as one line that is safe to print on any terminal.
 
-    Control characters and bytes that are no text are shown as Python writes them, `\n`, `\x1b`.
+    Control characters and undecodable bytes are escaped as in Python, `\n`, `\x1b`.
     """
     shown = "".join(repr(c)[1:-1] if unicodedata.category(c) in _UNPRINTED else c for c in text)
     return shown.encode("utf-8", "backslashreplace").decode()
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """`1 video`, `2 videos`; `many` where the plural is not made with an s."""
+    """Return `1 video` or `2 videos`; `many` is the plural if it does not end in s."""
     return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
 def in_words(seconds: float) -> str:
-    """A length of time for people: `42 s`, `7:03 min`, `2:05:00 h`."""
+    """Return a duration for people: `42 s`, `7:03 min`, `2:05:00 h`."""
     whole = round(seconds)
     minutes, rest = divmod(whole, 60)
     hours, minutes_left = divmod(minutes, 60)

@@ -8,15 +8,17 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 import mstemba as package
+from mstemba.__main__ import main
 from mstemba.pipeline.caching.keys import file_sha256
 from mstemba.pipeline.decode.pyav import write_video
 from mstemba.pipeline.features.store import FeatureStore
@@ -71,6 +73,49 @@ def mstemba(
     assert "Traceback" not in said, said
     assert expect in (None, result.returncode), f"exit code {result.returncode}: {said}"
     return result
+
+
+class Runner(Protocol):
+    """Runs `mstemba` with these words."""
+
+    def __call__(
+        self,
+        *args: str | Path,
+        cwd: Path,
+        expect: int | None = 0,
+        env: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture(name="mstemba")
+def in_this_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Runner:
+    """Return `mstemba` in this process, which is faster; an exception fails the test."""
+    monkeypatch.delenv("MSTEMBA_WORKSPACE", raising=False)
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])  # the decoder is a process
+
+    def run(
+        *args: str | Path,
+        cwd: Path,
+        expect: int | None = 0,
+        env: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        for name, value in (env or {}).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["mstemba", *map(str, args)])
+        capfd.readouterr()
+        # A process would print warnings on standard error.
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            with pytest.raises(SystemExit) as ended:
+                main()
+        said = capfd.readouterr()
+        assert [str(w.message) for w in warned if w.category is UserWarning] == []
+        code = ended.value.code or 0
+        assert expect in (None, code), said
+        return subprocess.CompletedProcess(args, int(code), said.out, said.err)
+
+    return run
 
 
 # What else may stand on stderr: lists, and what a stage is doing.

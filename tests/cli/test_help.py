@@ -6,11 +6,13 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import DETECT, EXTRACT, TRAIN, environment, mstemba
+from mstemba.pipeline.options import RunOptions
+from tests.cli.conftest import DETECT, EXTRACT, TRAIN, complaint, environment, mstemba
 
 COMMANDS = (
     "init", "extract", "import", "train", "evaluate", "detect", "export", "report", "status",
@@ -54,6 +56,30 @@ def test_every_option_of_every_command_says_what_it_means(tmp_path: Path) -> Non
         options = re.findall(r"^  (-\S.*?)(?:\s\s+|$)(\S*)", said, re.MULTILINE)
         assert options
         assert [option for option, meaning in options if not meaning] == []
+
+
+def test_no_help_continues_another_one(tmp_path: Path) -> None:
+    for name in COMMANDS:
+        said = mstemba(name, "--help", cwd=tmp_path).stdout
+        meanings = re.findall(r"^  \S.*?\s\s+(\S.*)$", said.split("Options:")[1], re.MULTILINE)
+        assert meanings
+        assert [text for text in meanings if text.startswith("...") or "likewise" in text] == []
+
+
+def test_the_former_name_of_an_option_is_refused_with_its_new_name(tmp_path: Path) -> None:
+    refused = mstemba("extract", "--every", "2", cwd=tmp_path, expect=2)
+    assert complaint(refused) == (
+        "mstemba: --every is now called --frame-step: pass --frame-step 2"
+    )
+    assert "--every" not in mstemba("extract", "--help", cwd=tmp_path).stdout
+
+
+def test_detect_runs_where_and_how_extract_does(tmp_path: Path) -> None:
+    extract, detect = (mstemba(c, "--help", cwd=tmp_path).stdout for c in ("extract", "detect"))
+    for field in fields(RunOptions):
+        flag = f"--{field.name.replace('_', '-')} "
+        assert flag in extract
+        assert flag in detect
 
 
 def test_version(tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ def test_a_corrected_video_is_merged_and_learnt_from(workspace: Path) -> None:
     (workspace / "v0.annotations.json").write_text(json.dumps(corrected))
     merge = ("init", "--annotations", "v0.annotations.json", "--merge")
     said = mstemba(*merge, cwd=workspace).stdout
-    anew = "videos annotated anew: 1 (actions: 2 in place of 3), added: 0; new classes: 'waves'"
+    anew = "videos annotated again: 1 (actions: 2 in place of 3), added: 0; new classes: 'waves'"
     assert anew in said
-    assert "the former manifest was different and is kept as manifest.json.bak" in said
+    assert "the previous manifest was different and is kept as manifest.json.bak" in said
     after = json.loads((workspace / "manifest.json").read_text())
     assert after["classes"] == [*CLASSES, "waves"]
     assert after["videos"].pop("v0") == {
@@ -63,7 +63,7 @@ def test_a_corrected_video_is_merged_and_learnt_from(workspace: Path) -> None:
     assert "name the manifest of those" in complaint(mstemba("evaluate", cwd=workspace, expect=2))
     assert "0 extracted, 3 cached" in mstemba(*EXTRACT, cwd=workspace).stdout
     assert ": trained in " in mstemba(*TRAIN, cwd=workspace).stdout
-    assert "the former manifest" not in mstemba(*merge, cwd=workspace).stdout
+    assert "the previous manifest" not in mstemba(*merge, cwd=workspace).stdout
 
 
 def test_nothing_is_merged_where_there_is_no_workspace(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_another_threshold_or_format_uses_the_kept_scores(workspace: Path) -> No
     again = mstemba(
         "detect", "videos/v2.mp4", "--threshold", "0.99", "--format", "json", cwd=workspace
     )
-    assert "v2: 0 segments (from kept scores)" in again.stdout
+    assert "v2: 0 segments (from saved scores)" in again.stdout
     assert str(Path("detections", "v2.json")) in again.stdout
     after = contents(out)
     assert {name for name in after if after[name] != before[name]} == {"v2.json"}

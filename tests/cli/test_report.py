@@ -52,7 +52,7 @@ def test_report_on_predictions_and_on_released_weights(workspace: Path) -> None:
     for args in (("--checkpoint", "authors.pth", "--released"), ("--predictions", "dense.json")):
         taken = (*args, "--json", "report-testing.html")
         result = mstemba("report", *taken, cwd=workspace, expect=2)
-        assert "the page goes there already" in complaint(result)
+        assert "the page and --json point to the same file" in complaint(result)
     one_of = mstemba(
         "report", "--predictions", "dense.json", "--checkpoint", "x", cwd=workspace, expect=2
     )

@@ -35,6 +35,6 @@ def test_the_commands_show_a_bar_and_close_with_a_summary(fresh: Path) -> None:
 def test_detect_closes_with_how_many_were_done_kept_and_failed(workspace: Path) -> None:
     (workspace / "videos" / "broken.mp4").write_text("no video")
     result = mstemba(*DETECT, "videos", "--format", "csv", cwd=workspace, expect=1)
-    summary = r"^detections: 2 detected, 1 from kept scores, 1 failed, [\d.]+ s$"
+    summary = r"^detections: 2 detected, 1 from saved scores, 1 failed, [\d.]+ s$"
     assert re.search(summary, result.stdout, re.MULTILINE), result.stdout
     assert re.search(r"^failed: broken: .*not a readable video", result.stderr, re.MULTILINE)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from mstemba.cli import app
 from mstemba.pipeline.detect import stage
 from mstemba.pipeline.detect.stage import DetectResult
 from mstemba.pipeline.options import ExportOptions, RunOptions, ZeroShotOptions
-from tests.cli.conftest import complaint, film, mstemba
+from tests.cli.conftest import Runner, complaint, film, mstemba
+
+Asked = Callable[..., dict[str, Any]]
 
 
-def asked(monkeypatch: pytest.MonkeyPatch, *args: str) -> dict[str, Any]:
-    """What the command asks the pipeline for."""
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, mstemba: Runner, tmp_path: Path) -> Asked:
+    """Run `detect`, and return the arguments that the pipeline gets."""
     seen: dict[str, Any] = {}
 
     def detect(videos: Any, options: Any, run_options: Any, **more: Any) -> DetectResult:
@@ -24,14 +26,16 @@ def asked(monkeypatch: pytest.MonkeyPatch, *args: str) -> dict[str, Any]:
         return DetectResult(Path("out"))
 
     monkeypatch.setattr(stage, "detect", detect)
-    result = CliRunner().invoke(app, ["detect", "video.mp4", *args])
-    assert result.exit_code == 0, result.output
-    return seen
+
+    def run(*args: str) -> dict[str, Any]:
+        mstemba("detect", "video.mp4", *args, cwd=tmp_path)
+        return seen
+
+    return run
 
 
-def test_every_option_reaches_the_detector(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_reaches_the_detector(asked: Asked) -> None:
     found = asked(
-        monkeypatch,
         *("--labels", "opening a door, drinking", "--threshold", "0.4", "--weights", "laion400m"),
         *("--model", "ViT-B-32", "--stride", "8", "--smoothing", "0.5", "--contrast", "0"),
         *("--templates", "a {}, a drawing of {}", "--background", "nothing"),
@@ -54,11 +58,11 @@ def test_every_option_reaches_the_detector(monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
-def test_without_labels_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = asked(monkeypatch)
+def test_without_labels_nothing_changes(asked: Asked) -> None:
+    found = asked()
     assert (found["labels"], found["weights"]) == (None, None)
     assert found["zero_shot"] is None
-    assert found["run_options"] in (None, RunOptions())
+    assert found["run_options"] == RunOptions()
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,10 @@ def test_without_labels_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None
         (("--labels", "sit", "--backbone", "efficientnet-lite0"), "no text tower"),
         (("--labels", "sit", "--checkpoint", "run"), "pass --labels or --checkpoint"),
         # The defaults, too: who names one wants labels to be looked for.
-        (("--backbone", "clip", "--contrast", "0.5"), "no use for --backbone, --contrast: add"),
+        (
+            ("--backbone", "clip", "--contrast", "0.5"),
+            "--backbone, --contrast cannot be used without --labels",
+        ),
         (("--labels", "sit", "--templates", "my, lines.txt"), "my, lines.txt: no such file"),
     ],
     ids=["image-only", "checkpoint", "no-labels", "file-with-comma"],

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mstemba.data_manifests.annotations import Report, join, read_annotations
+from mstemba.data_manifests.annotations import join, read_annotations
 from mstemba.data_manifests.datasets import DATASETS, load_dataset
 from mstemba.data_manifests.manifest import Action, load_manifest
+from mstemba.data_manifests.readers.parsed import AnnotationReport
 from mstemba.errors import ManifestError, UsageError
 from mstemba.pipeline.decode.pyav import write_video
 from mstemba.pipeline.features.import_npy import ImportOptions, import_features
@@ -75,9 +76,9 @@ def test_given_classes_decide_the_numbers_of_activitynets_labels(tmp_path: Path)
     path = write(tmp_path, {"database": {"v": DATABASE}})
     manifest, report = read_annotations(path, classes=("stand", "run"))
     assert manifest.videos["v"].actions == (Action(0, 1.0, 3.0),)
-    assert report.left_out == {"unknown class name": 1}
+    assert report.skipped == {"unknown class name": 1}
     assert report.examples["unknown class name"] == "['sit', 0.0, 2.5] in v"
-    with pytest.raises(ManifestError, match="none of its class names is known: found 'sit'"):
+    with pytest.raises(ManifestError, match="all class names are unknown: found 'sit'"):
         read_annotations(path, classes=("run", "jump"))
 
 
@@ -93,7 +94,7 @@ def test_the_files_own_time_unit_is_read(tmp_path: Path) -> None:
     [
         ([0, 3.0, 1.0], "action that ends before it starts", True),
         ([0, 1.0, 1.0], "action without length", True),
-        ([0, 1.0, 4.5], "action that ends past the video's end", True),
+        ([0, 1.0, 4.5], "action that ends after the video", True),
         ([-1, 1.0, 2.0], "class id outside 0 to 1", False),
         ([0, 1.0], "malformed action", False),
         ([0, "1", 2.0], "malformed action", False),
@@ -114,11 +115,11 @@ def test_an_odd_action_is_counted_by_kind_and_the_rest_is_read(
     videos = {"odd": entry, "fine": ENTRY}
     data = {"classes": ["sit", "stand"], "videos": videos} if named else videos
     manifest, report = read_annotations(write(tmp_path, data))
-    assert (report.kept if kept else report.left_out) == {kind: 1}
+    assert (report.kept if kept else report.skipped) == {kind: 1}
     assert len(manifest.videos["odd"].actions) == 2 + kept
     assert len(manifest.videos["fine"].actions) == 2
     (line,) = report.lines()
-    assert line.startswith(f"{kind}: 1 {'kept' if kept else 'left out'}, for example")
+    assert line.startswith(f"{kind}: 1 {'kept' if kept else 'skipped'}, for example")
     assert "in odd" in line
 
 
@@ -126,7 +127,7 @@ def test_a_class_past_the_named_ones_is_counted_and_left_out(tmp_path: Path) -> 
     entry = {**ENTRY, "actions": [*ACTIONS, [7, 1.0, 2.0]]}
     path = write(tmp_path, {"classes": ["sit", "stand"], "videos": {"v": entry}})
     manifest, report = read_annotations(path)
-    assert report.left_out == {"class id outside 0 to 1": 1}
+    assert report.skipped == {"class id outside 0 to 1": 1}
     assert len(manifest.videos["v"].actions) == 2
 
 
@@ -158,7 +159,7 @@ def test_an_odd_activitynet_annotation_is_reported_and_the_rest_is_read(
     path = write(tmp_path, {"database": {"odd": odd, "fine": DATABASE}})
     manifest, report = read_annotations(path)
     assert len(manifest.videos["fine"].actions) == 2
-    assert report.left_out == {"malformed action": 1}
+    assert report.skipped == {"malformed action": 1}
 
 
 @pytest.mark.parametrize(
@@ -194,7 +195,7 @@ def test_of_a_video_that_is_there_twice_the_first_entry_counts(tmp_path: Path, f
     manifest, report = read_annotations(path)
     assert list(manifest.videos) == ["v", "w"]
     assert len(manifest.videos["v"].actions) == 2
-    assert report.left_out == {"second entry of a video": 1}
+    assert report.skipped == {"second entry of a video": 1}
     assert report.examples["second entry of a video"] == "'v' in labels.json"
 
 
@@ -204,12 +205,12 @@ def test_of_any_name_that_is_there_twice_the_first_value_counts(tmp_path: Path) 
     path.write_text(text.replace('{"classes"', '{"time_unit": "frames", "time_unit": 3, "classes"'))
     manifest, report = read_annotations(path)
     assert (manifest.time_unit, manifest.videos["v"].subset) == ("frames", "training")
-    assert report.left_out == {"second value of a name": 3}
+    assert report.skipped == {"second value of a name": 3}
     assert report.examples["second value of a name"] == "'time_unit' in labels.json"
     path = write(tmp_path, {"database": {"v": DATABASE}})
     path.write_text(path.read_text().replace('"label": "sit"', '"label": "sit", "label": "run"'))
     manifest, report = read_annotations(path)
-    assert report.left_out == {"malformed action": 1}
+    assert report.skipped == {"malformed action": 1}
     assert manifest.classes == ("stand",)
 
 
@@ -224,7 +225,7 @@ def test_videos_and_annotations_are_joined_and_what_lacks_its_partner_is_counted
     tmp_path: Path,
 ) -> None:
     annotated, _ = read_annotations(write(tmp_path, {"a": ENTRY, "b": ENTRY}))
-    report = Report()
+    report = AnnotationReport()
     joined = join(annotated, {"a": Path("a.mp4"), "c": Path("c.mp4")}, report)
     assert {id: v.path for id, v in joined.videos.items()} == {
         "a": Path("a.mp4"),
@@ -247,7 +248,7 @@ PUBLISHED = {
         {"training": 7985, "testing": 1863},
         66_500,
         {
-            "action that ends past the video's end": 19_623,
+            "action that ends after the video": 19_623,
             "action that ends before it starts": 7,
             "video without actions": 223,
         },
@@ -262,7 +263,7 @@ PUBLISHED = {
         "multithumos",
         {"training": 200, "testing": 211},
         38_625,
-        {"action that ends past the video's end": 43, "action without length": 7},
+        {"action that ends after the video": 43, "action without length": 7},
     ),
 }
 
@@ -279,7 +280,7 @@ def test_the_published_files_are_read_whole_and_quickly(shared: Path, dataset: s
     assert Counter(v.subset for v in manifest.videos.values()) == subsets
     assert sum(len(v.actions) for v in manifest.videos.values()) == actions
     assert report.kept == odd
-    assert not report.left_out
+    assert not report.skipped
     assert report.notes == []
 
 
@@ -289,7 +290,7 @@ def test_the_published_files_are_read_without_their_name_as_well(shared: Path) -
     assert manifest.classes[-1] == "class_156"
     (note,) = report.notes
     assert "--dataset charades" in note
-    with pytest.raises(ManifestError, match="whose times are frames: say --dataset tsu"):
+    with pytest.raises(ManifestError, match="whose times are frames: pass --dataset tsu"):
         read_annotations(folder / "smarthome.json")
     assert read_annotations(folder / "smarthome.json", time_unit="frames")[0].fps is None
 
@@ -302,7 +303,7 @@ def test_class_ids_that_count_from_1_are_recognised(tmp_path: Path) -> None:
     last = {name: {"subset": "testing", "actions": [[1, 0.0, 1.0], [65, 2.0, 3.0]]}}
     manifest, report = read_annotations(write(tmp_path, last), "multithumos")
     assert manifest.videos[name].actions == (Action(0, 0.0, 1.0), Action(64, 2.0, 3.0))
-    assert "class ids count from 1 in this file, up to 65; they are read so" in report.notes
+    assert "class ids count from 1 in this file, up to 65" in report.notes
     # The same annotations, counted from 0.
     last[name]["actions"] = [[0, 0.0, 1.0], [64, 2.0, 3.0]]
     assert read_annotations(write(tmp_path, last), "multithumos")[0].videos == manifest.videos
@@ -312,13 +313,13 @@ def test_class_ids_that_tell_nothing_count_from_0_and_that_is_said(tmp_path: Pat
     data = {"video_test_0000004": {"subset": "testing", "actions": [[1, 0.0, 1.0]]}}
     manifest, report = read_annotations(write(tmp_path, data), "multithumos")
     assert manifest.videos["video_test_0000004"].actions == (Action(1, 0.0, 1.0),)
-    assert "no class id is 0 or 65: they are taken to count from 0" in report.notes
+    assert "no class id is 0 or 65: they are assumed to count from 0" in report.notes
 
 
 def test_one_id_too_many_beside_a_0_is_left_out(tmp_path: Path) -> None:
     data = {"video_test_0000004": {"actions": [[0, 0.0, 1.0], [65, 0.0, 1.0]]}}
     _, report = read_annotations(write(tmp_path, data), "multithumos")
-    assert report.left_out == {"class id outside 0 to 64": 1}
+    assert report.skipped == {"class id outside 0 to 64": 1}
 
 
 @pytest.mark.parametrize(
@@ -333,7 +334,9 @@ def test_annotations_of_another_dataset_are_refused_by_its_name(
     tmp_path: Path, dataset: str, id: str, whose: str
 ) -> None:
     path = write(tmp_path, {id: ENTRY})
-    with pytest.raises(ManifestError, match=f"look like the annotations of {whose}, such as.*{id}"):
+    with pytest.raises(
+        ManifestError, match=f"look like the annotations of {whose}, for .* {id}, not of"
+    ):
         read_annotations(path, dataset)
 
 
@@ -341,9 +344,9 @@ def test_ids_of_ones_own_in_a_known_dataset_are_counted(tmp_path: Path) -> None:
     manifest, report = read_annotations(write(tmp_path, {"v": ENTRY}), "Charades")
     assert manifest.dataset == "charades"
     assert manifest.classes[1] == "Putting clothes somewhere"
-    assert report.kept == {"video id of another form than Charades's": 1}
+    assert report.kept == {"video id that Charades would not have": 1}
     (note,) = report.notes
-    assert note == "Charades has 7985 training and 1863 testing videos, here are 1 training"
+    assert note == "Charades has 7985 training and 1863 testing videos, found 1 training"
 
 
 def test_a_split_takes_the_place_of_the_files_own_subsets(tmp_path: Path) -> None:
@@ -352,11 +355,11 @@ def test_a_split_takes_the_place_of_the_files_own_subsets(tmp_path: Path) -> Non
     assert subsets(path, None) == ["training", "training"]  # its own, and the usual one
     assert subsets(path, "cross-subject") == ["testing", "training"]
     assert subsets(path, "cross-view") == ["testing", "training"]
-    with pytest.raises(UsageError, match="'cross-eyed'; there is cross-subject, cross-view"):
+    with pytest.raises(UsageError, match="'cross-eyed'; available: cross-subject, cross-view"):
         subsets(path, "cross-eyed")
     with pytest.raises(UsageError, match="Charades has no split"):
         read_annotations(write(tmp_path, {"7UPGT": ENTRY}), "charades", split="cross-view")
-    with pytest.raises(UsageError, match="name the dataset"):
+    with pytest.raises(UsageError, match="--split cross-view requires --dataset"):
         read_annotations(write(tmp_path, {"v": ENTRY}), "mine", split="cross-view")
 
 
@@ -382,7 +385,7 @@ def test_thumos_validation_videos_are_for_training_whatever_the_file_calls_them(
         "testing",
         "validation",
     ]
-    kind = "subset changed to what MultiTHUMOS has it for"
+    kind = "subset changed to that of MultiTHUMOS"
     assert report.kept[kind] == 2
     assert report.examples[kind] == "'validation' to 'training' of video_validation_0000051"
 
@@ -406,13 +409,13 @@ def test_seconds_that_end_far_beyond_the_durations_are_frames(tmp_path: Path) ->
         read_annotations(path)
     manifest, report = read_annotations(path, time_unit="frames")
     assert manifest.time_unit == "frames"
-    assert report.notes == ["the durations look like seconds; they should count frames, too"]
+    assert report.notes == ["the durations look like seconds; expected frames, like the actions"]
 
 
 def test_a_few_ends_far_beyond_are_merely_counted(tmp_path: Path) -> None:
     odd = {**ENTRY, "actions": [[0, 1.0, 4000.36]]}
     _, report = read_annotations(write(tmp_path, {"a": ENTRY, "b": odd, "c": ENTRY}))
-    assert report.kept == {"action that ends past the video's end": 1}
+    assert report.kept == {"action that ends after the video": 1}
 
 
 def test_without_a_duration_the_files_tell_how_long_the_videos_are(tmp_path: Path) -> None:
@@ -423,7 +426,7 @@ def test_without_a_duration_the_files_tell_how_long_the_videos_are(tmp_path: Pat
     (tmp_path / "videos" / "c.mp4").touch()  # no video: that is told by `extract`
     table = tmp_path / "labels.csv"
     table.write_text("video,start,end,label\na,1,9,x\nb,0,8,x\nc,0,8,x\n")
-    with pytest.raises(ManifestError, match=r"2 of 2 videos.*say --time-unit frames"):
+    with pytest.raises(ManifestError, match=r"2 of 2 videos.*pass --time-unit frames"):
         init([tmp_path / "videos"], table, root=tmp_path / "w")
     assert not (tmp_path / "w").exists()
     made = init([tmp_path / "videos"], table, root=tmp_path / "w", time_unit="frames")
@@ -546,7 +549,7 @@ def test_merged_annotations_replace_those_of_their_videos_and_leave_the_rest(
     assert c.actions == (Action(1, 3.0, 4.0),)
     assert (new.path, new.subset, new.actions) == (None, "training", ())
     assert made.report.notes == [
-        "videos annotated anew: 2 (actions: 3 in place of 2), added: 1; new classes: 'jump'"
+        "videos annotated again: 2 (actions: 3 in place of 2), added: 1; new classes: 'jump'"
     ]
     assert list(made.report.kept) == ["video without actions"]
 
@@ -620,10 +623,10 @@ def test_a_file_does_not_take_another_video_s_place_unless_that_is_gone(
     made = init([more], root=root, merge=True)
     assert made.manifest.videos["a"].path == more / "a.mp4"
     assert made.manifest.videos["a"].actions == (Action(0, 0.0, 2.5), Action(1, 1.0, 3.0))
-    assert made.report.kept["video whose file is another one now"] == 1
+    assert made.report.kept["video whose file has changed"] == 1
     monkeypatch.chdir(tmp_path)
     again = init(["more"], root="w", merge=True)
-    assert "video whose file is another one now" not in again.report.kept
+    assert "video whose file has changed" not in again.report.kept
 
 
 FRAMES = {"time_unit": "frames", "videos": {"a": ENTRY}}
@@ -632,12 +635,12 @@ FRAMES = {"time_unit": "frames", "videos": {"a": ENTRY}}
 @pytest.mark.parametrize(
     ("content", "more", "message"),
     [
-        (FRAMES, {}, "times in frames, and the manifest to merge them into has seconds"),
-        ({"a": {"actions": [[0, 10, 900]]}}, {}, "these look like frames: say --time-unit frames"),
-        ({"a": {"subset": "testing"}}, {}, "nothing is merged, .*does not say its actions"),
+        (FRAMES, {}, "times in frames, but the manifest to merge into has seconds"),
+        ({"a": {"actions": [[0, 10, 900]]}}, {}, "these look like frames: pass --time-unit frames"),
+        ({"a": {"subset": "testing"}}, {}, "nothing is merged, .*entry without a list of actions"),
         ({"a": {"actions": [[1, 0, 1], [2, 0, 1]]}}, {}, r"class id outside 0 to 1 \(1, for ex"),
-        ({"a": ENTRY}, {"dataset": "other"}, "--dataset other: the manifest .* is of 'mine'"),
-        ({"a": ENTRY}, {"features": "npy"}, "--features are of a new manifest"),
+        ({"a": ENTRY}, {"dataset": "other"}, "--dataset other: the manifest .* has 'mine'"),
+        ({"a": ENTRY}, {"features": "npy"}, "--features cannot be combined with --merge"),
     ],
 )
 def test_what_cannot_be_merged_leaves_the_manifest(
@@ -657,7 +660,7 @@ def test_there_must_be_a_manifest_to_merge_into(tmp_path: Path) -> None:
         init(annotations=labels, root=tmp_path / "nowhere", merge=True)
     root = merging(tmp_path)
     (root / "manifest.json").unlink()
-    with pytest.raises(UsageError, match=r"no manifest to merge into: leave --merge out"):
+    with pytest.raises(UsageError, match="no such file; --merge requires a manifest"):
         init(annotations=labels, root=root, merge=True)
 
 
@@ -667,7 +670,7 @@ def test_times_without_a_unit_are_seconds_and_do_not_become_frames(tmp_path: Pat
     init(annotations=labels, root=root, dataset="tsu")
     table = tmp_path / "t.csv"
     table.write_text("video,start,end,label\nP02T01C06,1,2,walk\n")
-    with pytest.raises(ManifestError, match=r"times in seconds, and .* has frames"):
+    with pytest.raises(ManifestError, match=r"times in seconds, but .* has frames"):
         init(annotations=table, root=root, merge=True)
     made = init(annotations=table, root=root, merge=True, time_unit="frames")
     assert (made.manifest.time_unit, made.manifest.fps) == ("frames", 20)
@@ -734,17 +737,17 @@ def test_class_names_of_ones_own_in_a_known_dataset_are_noted(tmp_path: Path) ->
     path = write(tmp_path, {"classes": ["sit", "stand"], "videos": {"7UPGT": ENTRY}})
     manifest, report = read_annotations(path, "charades")
     assert manifest.classes == ("sit", "stand")
-    assert report.notes[0] == "the class names are not those that are known of Charades"
+    assert report.notes[0] == "the class names differ from those of Charades"
 
 
 def test_init_with_a_split_of_nothing_is_refused(tmp_path: Path) -> None:
     folder = make_videos(tmp_path / "videos", "a.mp4")
-    with pytest.raises(UsageError, match="--split cross-view is of annotations"):
+    with pytest.raises(UsageError, match="--split requires --annotations"):
         init([folder], root=tmp_path / "w", dataset="tsu", split="cross-view")
 
 
 def test_init_without_a_video_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"at least one video.*--annotations"):
+    with pytest.raises(UsageError, match=r"pass videos .*--videos, .*--annotations"):
         init([], root=tmp_path)
 
 
@@ -789,6 +792,8 @@ def test_init_takes_a_store_as_features(tmp_path: Path) -> None:
     source = find_features(None, again.workspace)
     assert (source.root.resolve(), source.values("b").shape) == (store.resolve(), (6, 2))
     other = write(tmp_path, {"y": ENTRY})
-    with pytest.raises(UsageError, match=r"x\.zarr: no features of any video .* those of y"):
+    with pytest.raises(
+        UsageError, match=r"x\.zarr: this store has no features of any .* those of y"
+    ):
         init(annotations=other, root=tmp_path / "v", features=store)
     assert not (tmp_path / "v").exists()

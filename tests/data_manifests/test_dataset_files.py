@@ -51,9 +51,9 @@ def test_charades_is_read_from_its_folder(tmp_path: Path) -> None:
         (Action(77, 12.1, 18.0),),
     )
     assert report.kept == {"video without actions": 1}
-    assert not report.left_out
+    assert not report.skipped
     assert report.notes == [
-        "Charades has 7985 training and 1863 testing videos, here are 2 training and 1 testing"
+        "Charades has 7985 training and 1863 testing videos, found 2 training and 1 testing"
     ]
 
 
@@ -81,7 +81,7 @@ def test_a_file_of_charades_with_other_content_is_counted(tmp_path: Path, text: 
     (folder / "Charades_v1_test.csv").write_text(text)
     manifest, report = read_annotations(folder)
     assert set(manifest.videos) == {"46GP8", "N11GT"}
-    assert report.left_out == {"file of an unknown form": 1}
+    assert report.skipped == {"file of an unknown form": 1}
     assert report.examples["file of an unknown form"] == "Charades_v1_test.csv"
 
 
@@ -94,7 +94,7 @@ def test_malformed_parts_of_charades_are_counted_with_file_and_line(tmp_path: Pa
     )
     manifest, report = read_annotations(charades(tmp_path / "c", train))
     assert manifest.videos["46GP8"].actions == (Action(92, 11.9, 21.2),)
-    assert report.left_out == {
+    assert report.skipped == {
         "malformed action": 3,
         "class id outside 0 to 156": 1,
         "malformed duration": 1,
@@ -135,7 +135,7 @@ def test_tsu_is_read_from_its_folder_and_the_pairs_of_classes_are_merged(tmp_pat
     assert (one.subset, two.subset) == ("testing", "training")
     assert one.duration is None
     assert not report.kept
-    assert not report.left_out
+    assert not report.skipped
 
 
 def test_tsu_has_a_cross_view_split_as_well(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_odd_parts_of_tsu_are_counted_with_file_and_line(tmp_path: Path) -> None
     }
     manifest, report = read_annotations(lay_out(tmp_path / "Annotation", files))
     assert set(manifest.videos) == {"P02T01C06", "P02T02C03", "P03T02C05"}
-    assert report.left_out == {
+    assert report.skipped == {
         "malformed row": 2,
         "unknown class name": 1,
         "file with other columns": 1,
@@ -172,7 +172,7 @@ def test_an_empty_file_of_tsu_is_counted(tmp_path: Path, text: str) -> None:
     files = {**TSU, "P02/P02T04C03.csv": text}
     manifest, report = read_annotations(lay_out(tmp_path / "Annotation", files))
     assert set(manifest.videos) == {"P02T01C06", "P03T02C05"}
-    assert report.left_out == {"empty file": 1}
+    assert report.skipped == {"empty file": 1}
     assert report.examples["empty file"] == "P02T04C03.csv"
 
 
@@ -210,7 +210,7 @@ def test_multithumos_is_read_from_its_folder_and_validation_videos_train(tmp_pat
     assert training.actions == (Action(0, 67.5, 75.9), Action(24, 70.0, 71.5))
     assert testing.actions == (Action(0, 1.0, 2.0),)
     assert not report.kept
-    assert not report.left_out
+    assert not report.skipped
     assert any("63 of the 65 classes have no file" in note for note in report.notes)
 
 
@@ -218,7 +218,7 @@ def test_malformed_lines_of_multithumos_are_counted_with_file_and_line(tmp_path:
     files = {"Run.txt": "video_test_0000324 1.0\nvideo_test_0000324 a b\nvideo_test_0000324 1 2\n"}
     manifest, report = read_annotations(lay_out(tmp_path, files))
     assert manifest.videos["video_test_0000324"].actions == (Action(24, 1.0, 2.0),)
-    assert report.left_out == {"malformed row": 2}
+    assert report.skipped == {"malformed row": 2}
     assert report.examples["malformed row"] == "'video_test_0000324,1.0' in Run.txt, line 1"
 
 
@@ -232,7 +232,7 @@ def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
 def test_multithumos_has_one_split(tmp_path: Path) -> None:
     folder = lay_out(tmp_path, MULTITHUMOS)
     assert read_annotations(folder, split="thumos")[0].videos
-    with pytest.raises(UsageError, match="there is thumos"):
+    with pytest.raises(UsageError, match="available: thumos"):
         read_annotations(folder, split="cross-subject")
 
 

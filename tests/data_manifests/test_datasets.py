@@ -57,7 +57,7 @@ def test_every_dataset_loads(name: str) -> None:
 
 
 def test_an_unknown_name_lists_the_choices() -> None:
-    with pytest.raises(UsageError, match="'thumos'; known are charades, tsu, multithumos"):
+    with pytest.raises(UsageError, match="'thumos'; available: charades, tsu, multithumos"):
         load_dataset("thumos")
 
 
@@ -104,7 +104,7 @@ def test_an_id_beyond_the_split_has_no_subset() -> None:
 
 
 def test_an_unknown_split_lists_the_choices() -> None:
-    with pytest.raises(UsageError, match="there is cross-subject, cross-view"):
+    with pytest.raises(UsageError, match="available: cross-subject, cross-view"):
         load_dataset("tsu").split("random")
 
 

@@ -22,7 +22,7 @@ def corrected(folder: Path) -> pympi.Elan.Eaf:
 
 def test_detections_come_back_as_annotations(tmp_path: Path) -> None:
     manifest, report = read_annotations(write("eaf", SOME, tmp_path))
-    assert report.left_out.total() == 0
+    assert report.skipped.total() == 0
     assert (list(manifest.videos), manifest.time_unit) == (["walk"], "seconds")
     found = sorted(
         (a.start, a.end, manifest.classes[a.class_id]) for a in manifest.videos["walk"].actions
@@ -32,7 +32,7 @@ def test_detections_come_back_as_annotations(tmp_path: Path) -> None:
 
 def test_odd_names_come_back(tmp_path: Path) -> None:
     manifest, report = read_annotations(write("eaf", CASES["odd names"], tmp_path))
-    assert report.left_out.total() == 0
+    assert report.skipped.total() == 0
     # An empty annotation is of its tier's class.
     expected = {names.get("eaf", name).strip() or "(no name)" for name, names in NAMES.items()}
     assert set(manifest.classes) == expected
@@ -70,8 +70,8 @@ def test_annotations_without_times_of_their_own_are_counted(tmp_path: Path) -> N
     eaf.to_file(str(path))
     manifest, report = read_annotations(path)
     kind = "ELAN annotation of a dependent tier without times of its own"
-    assert (report.passed_over, report.left_out.total()) == ({kind: 1}, 0)
-    assert "passed over, for example 'sure?' in notes.eaf, annotation a" in report.lines()[-1]
+    assert (report.ignored, report.skipped.total()) == ({kind: 1}, 0)
+    assert "ignored, for example 'sure?' in notes.eaf, annotation a" in report.lines()[-1]
     assert len(manifest.videos["walk"].actions) == len(SOME.segments)
 
 
@@ -100,7 +100,7 @@ def test_an_annotation_that_should_have_times_and_has_none_is_left_out(tmp_path:
     path = write("eaf", SOME, tmp_path)
     path.write_text(re.sub('(TIME_SLOT_ID="ts1") TIME_VALUE="[0-9]+"', r"\1", path.read_text()))
     _, report = read_annotations(path)
-    assert report.left_out == {"ELAN annotation without times of its own": 1}
+    assert report.skipped == {"ELAN annotation without times of its own": 1}
 
 
 @pytest.mark.parametrize("name", ["100%", "100%25", "a%2Fb", "caf\udce9", "two\nlines"])

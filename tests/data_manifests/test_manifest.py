@@ -19,8 +19,8 @@ from mstemba.data_manifests.manifest import (
     Video,
     find_videos,
     load_manifest,
-    save_text,
-    subset_name,
+    manifest_json,
+    normalise_subset,
 )
 from mstemba.data_manifests.readers.eaf import eaf_files
 from mstemba.data_manifests.readers.tables import tables_below
@@ -76,7 +76,7 @@ def test_a_manifest_comes_back_as_it_was_saved(
         for id, v in manifest.videos.items()
     }
     whole = Manifest(manifest.dataset, manifest.classes, manifest.time_unit, below)
-    (folder / "m.json").write_text(save_text(whole, folder), encoding="utf-8")
+    (folder / "m.json").write_text(manifest_json(whole, folder), encoding="utf-8")
     assert load_manifest(folder / "m.json") == whole
 
 
@@ -85,7 +85,9 @@ def test_paths_below_the_manifest_are_written_relative_so_that_the_folder_can_mo
 ) -> None:
     inside, outside = tmp_path / "w" / "videos" / "a.mp4", tmp_path / "b.mp4"
     videos = {"a": Video("a", inside, None, None), "b": Video("b", outside, None, None)}
-    saved = json.loads(save_text(Manifest("d", (), "seconds", videos), tmp_path / "w"))["videos"]
+    saved = json.loads(manifest_json(Manifest("d", (), "seconds", videos), tmp_path / "w"))[
+        "videos"
+    ]
     assert saved["a"]["path"] == "videos/a.mp4"
     assert Path(saved["b"]["path"]) == outside.resolve()
     moved = write(tmp_path, {"a": saved["a"]})
@@ -186,9 +188,9 @@ def test_a_duration_is_a_number_or_not_known(tmp_path: Path, duration: Any) -> N
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ('"b": {', '"a": {', "`videos`: 'a' is there twice"),
-        ('"subset": "testing"', '"duration": 2', "video 'b': 'duration' is there twice"),
-        ('"format"', '"time_unit": "frames", "format"', "'time_unit' is there twice"),
+        ('"b": {', '"a": {', "`videos`: 'a' appears twice"),
+        ('"subset": "testing"', '"duration": 2', "video 'b': 'duration' appears twice"),
+        ('"format"', '"time_unit": "frames", "format"', "'time_unit' appears twice"),
     ],
 )
 def test_what_is_there_twice_in_a_manifest_is_refused(
@@ -229,7 +231,7 @@ def test_negative_and_reversed_times_are_kept_because_real_annotations_have_them
     ],
 )
 def test_subsets_have_one_name(spelling: str | None, name: str | None) -> None:
-    assert subset_name(spelling) == name
+    assert normalise_subset(spelling) == name
 
 
 def test_a_subset_holds_its_videos_with_a_file_or_without() -> None:
@@ -304,7 +306,7 @@ def test_links_to_folders_are_followed_once_and_those_to_nowhere_are_found(tmp_p
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="it is found, and fails when it is read")
 def test_a_link_to_itself_is_named(tmp_path: Path) -> None:
     (tmp_path / "loop.mp4").symlink_to("loop.mp4")
-    with pytest.raises(ManifestError, match=r"loop\.mp4: a link that leads to itself"):
+    with pytest.raises(ManifestError, match=r"loop\.mp4: a link to itself"):
         find_videos([tmp_path])
 
 

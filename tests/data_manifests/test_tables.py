@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mstemba.data_manifests.annotations import read_annotations
 from mstemba.data_manifests.manifest import Action
-from mstemba.data_manifests.readers.parsed import Report
+from mstemba.data_manifests.readers.parsed import AnnotationReport
 from mstemba.data_manifests.readers.tables import parse_time
 from mstemba.errors import ManifestError
 
@@ -42,7 +42,7 @@ def test_a_plain_table_is_read(tmp_path: Path) -> None:
     assert (tuesday.id, tuesday.subset, tuesday.duration) == ("tuesday", "testing", None)
     assert (calm.subset, calm.duration, calm.actions) == ("testing", 12.5, ())
     assert report.kept == {"video without actions": 1}
-    assert not report.left_out
+    assert not report.skipped
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_plain_table_may_be_written_in_other_ways(tmp_path: Path, text: str) -
     plain, _ = read_annotations(write(tmp_path, PLAIN))
     manifest, report = read_annotations(write(tmp_path / "other", text))
     assert manifest == plain
-    assert not report.left_out
+    assert not report.skipped
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -80,7 +80,7 @@ def test_given_classes_decide_the_numbers_of_the_labels(tmp_path: Path) -> None:
     path = write(tmp_path, PLAIN)
     manifest, report = read_annotations(path, classes=("stir", "run"))
     assert manifest.videos["monday"].actions == (Action(0, 2.0, 4.25),)
-    assert report.left_out == {"unknown class name": 1}
+    assert report.skipped == {"unknown class name": 1}
     assert report.examples["unknown class name"] == "['pour', 1.5, 3.0] in labels.csv, line 2"
 
 
@@ -92,7 +92,7 @@ def test_a_malformed_row_is_counted_with_its_file_and_line(tmp_path: Path, row: 
     manifest, report = read_annotations(
         write(tmp_path, f"video,start,end,label\na,1,2,sit\n{row}\nb,1,2,sit\n")
     )
-    assert report.left_out == {"malformed row": 1}
+    assert report.skipped == {"malformed row": 1}
     assert report.examples["malformed row"].endswith("in labels.csv, line 3")
     assert [len(v.actions) for v in manifest.videos.values()] == [1, 1]
 
@@ -102,7 +102,7 @@ def test_rows_that_do_not_agree_on_their_video_are_counted(tmp_path: Path) -> No
     path = write(tmp_path, "video,start,end,label,subset,duration\n" + rows)
     manifest, report = read_annotations(path)
     assert (manifest.videos["a"].subset, manifest.videos["a"].duration) == ("training", 60.0)
-    assert report.left_out == {
+    assert report.skipped == {
         "second subset of a video": 1,
         "second duration of a video": 1,
         "malformed duration": 1,
@@ -159,7 +159,7 @@ def test_a_folder_of_tables_is_read_as_one(tmp_path: Path) -> None:
         "b": (Action(0, 1.0, 2.0),),
         "a": (Action(1, 1.0, 2.0),),
     }
-    assert report.left_out == {"file of an unknown form": 2}
+    assert report.skipped == {"file of an unknown form": 2}
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_where_commas_part_the_cells_they_are_no_decimal_marks(tmp_path: Path, t
     path = write(tmp_path, f'video,start,end,label\na,0,"{text}",sit\na,1,2,sit\n')
     manifest, report = read_annotations(path)
     assert manifest.videos["a"].actions == (Action(0, 1.0, 2.0),)
-    assert report.left_out == {"malformed row": 1}
+    assert report.skipped == {"malformed row": 1}
     assert report.examples["malformed row"].endswith("in labels.csv, line 2")
     semicolons = f"video;start;end;label\na;0;{text};sit\n"
     assert len(read_annotations(write(tmp_path, semicolons))[0].videos["a"].actions) == 1
@@ -247,7 +247,7 @@ def test_what_is_written_as_a_table_comes_back(
     writer.writerows((id, repr(start), repr(stop), label) for id, start, stop, label in rows)
     path = write(tmp_path_factory.mktemp("t"), text.getvalue())
     manifest, report = read_annotations(path)
-    assert not report.left_out
+    assert not report.skipped
     assert [
         (id, start, stop, label) for id, start, stop, label in sorted(rows, key=lambda row: row[0])
     ] == [
@@ -308,7 +308,7 @@ def test_aggregated_events_of_boris_are_read(tmp_path: Path) -> None:
     assert manifest.videos["cage1"].duration == 30.0
     assert manifest.videos["obs2"].actions == (Action(0, 0.5, 2.0),)
     assert report.kept == {"action without length": 1, "video without a subset": 2}
-    assert not report.left_out
+    assert not report.skipped
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_tabular_events_of_boris_are_paired(tmp_path: Path, text: str, name: str
     (video,) = manifest.videos.values()
     assert (video.id, video.duration) == ("cage1", 30.0)
     assert video.actions == (Action(0, 1.25, 2.75), Action(1, 4.0, 4.0))
-    assert not report.left_out
+    assert not report.skipped
 
 
 def test_events_of_two_subjects_or_modifiers_are_not_paired_with_each_other(
@@ -344,7 +344,7 @@ def test_events_of_two_subjects_or_modifiers_are_not_paired_with_each_other(
         Action(0, 2.0, 6.0),
         Action(0, 3.0, 5.0),
     ]
-    assert not report.left_out
+    assert not report.skipped
 
 
 def test_events_of_boris_without_partner_are_counted_with_file_and_line(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_events_of_boris_without_partner_are_counted_with_file_and_line(tmp_path
     )
     manifest, report = read_annotations(write(tmp_path, events))
     assert manifest.videos["cage1"].actions == (Action(0, 2.0, 4.0),)
-    assert report.left_out == {
+    assert report.skipped == {
         "BORIS STOP without its partner": 1,
         "BORIS START without its partner": 2,
         "malformed row": 2,
@@ -373,7 +373,7 @@ def test_boris_observations_whose_times_are_not_the_videos_are_told(tmp_path: Pa
     row = tabular(*events, source="player #1:a.mp4;b.mp4", offset="12.5")
     manifest, report = read_annotations(write(tmp_path, row))
     assert list(manifest.videos) == ["obs1"]
-    assert report.kept["BORIS observation of several media files in a row"] == 1
+    assert report.kept["BORIS observation of several consecutive media files"] == 1
     assert report.kept["BORIS observation with a time offset"] == 1
 
 
@@ -399,7 +399,7 @@ def test_an_export_of_elan_without_header_is_read(tmp_path: Path) -> None:
     assert manifest.classes == ("digging", "groom", "rear up")
     assert list(manifest.videos) == ["cage 1"]  # named by the media line
     assert list(manifest.videos["cage 1"].actions) == ELAN_ACTIONS
-    assert not report.left_out
+    assert not report.skipped
 
 
 def test_without_a_media_line_the_file_names_the_video(tmp_path: Path) -> None:
@@ -421,7 +421,7 @@ def test_an_export_of_elan_with_a_column_a_tier_is_read(tmp_path: Path, text: st
     manifest, report = read_annotations(write(tmp_path, text, "session.txt"))
     assert list(manifest.videos) == ["session"]
     assert list(manifest.videos["session"].actions) == ELAN_ACTIONS
-    assert not report.left_out
+    assert not report.skipped
 
 
 @pytest.mark.parametrize(
@@ -455,13 +455,13 @@ def test_an_export_of_several_files_names_them_in_a_column(tmp_path: Path) -> No
 def test_odd_rows_of_elan_are_counted_with_file_and_line(tmp_path: Path) -> None:
     rows = ELAN_ROWS + "actor\tanna\t4.0\tgroom\n"
     _, report = read_annotations(write(tmp_path, rows, "s.txt"))
-    assert report.left_out == {"malformed row": 1}
+    assert report.skipped == {"malformed row": 1}
     assert report.examples["malformed row"].endswith("in s.txt, line 5")
     _, report = read_annotations(write(tmp_path, ELAN_COLUMNS + "\t\t\t\t\t\tgroom\t\n", "s.txt"))
-    assert report.left_out == {"malformed row": 1}
+    assert report.skipped == {"malformed row": 1}
 
 
 def test_an_offset_of_elans_media_is_told(tmp_path: Path) -> None:
     text = ELAN_ROWS.replace("offset: 0", "offset: 1500")
-    report: Report = read_annotations(write(tmp_path, text, "s.txt"))[1]
+    report: AnnotationReport = read_annotations(write(tmp_path, text, "s.txt"))[1]
     assert report.kept["ELAN media file with an offset"] == 1

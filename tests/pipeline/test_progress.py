@@ -182,7 +182,7 @@ def test_warnings_and_failures_are_told_even_when_quiet(
     urgent = [r"warning: a: odd\nframes", r'failed: a\n"b": not a readable video\x1b[2J']
     lines = said.err.splitlines()
     assert (lines if quiet else lines[2:]) == urgent
-    summary = "out: 0 detected, 0 from kept scores, 1 failed, 3.0 s\n"
+    summary = "out: 0 detected, 0 from saved scores, 1 failed, 3.0 s\n"
     assert said.out == ("" if quiet else summary)
 
 
@@ -280,7 +280,7 @@ def test_ctrl_c_is_told_in_one_line(tmp_path: Path) -> None:
     said = process.communicate(timeout=60)
     assert pipe is not None
     os.close(pipe)
-    advice = "What was finished is kept: the same command again does the rest"
+    advice = "What was finished is kept: run the same command again to continue"
     assert said == ("", f"mstemba: interrupted. {advice}\n")
     assert process.returncode == 130
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mstemba.data_manifests.manifest import Manifest, Video, save_text
+from mstemba.data_manifests.manifest import Manifest, Video, manifest_json
 from mstemba.errors import ManifestError, UsageError
 from mstemba.pipeline.caching.keys import entry_key, file_sha256
 from mstemba.pipeline.features.store import FeatureStore
@@ -48,7 +48,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def write_manifest(workspace: Workspace, videos: dict[str, Video]) -> None:
-    text = save_text(Manifest("d", ("sit",), "seconds", videos), workspace.root)
+    text = manifest_json(Manifest("d", ("sit",), "seconds", videos), workspace.root)
     workspace.manifest.write_text(text, encoding="utf-8")
 
 

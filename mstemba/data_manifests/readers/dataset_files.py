@@ -1,4 +1,4 @@
-"""The annotation files of Charades, TSU and MultiTHUMOS as their authors hand them out."""
+"""Read the annotation files of Charades, TSU and MultiTHUMOS as their authors publish them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from mstemba.data_manifests.datasets import load_dataset
 from mstemba.data_manifests.readers.parsed import (
     ParsedAnnotations,
     RawAction,
-    Report,
     example_files,
 )
 from mstemba.data_manifests.readers.tables import (
@@ -30,62 +29,62 @@ _TSU_COLUMNS = ("event", "start_frame", "end_frame")
 
 
 def is_charades(header: tuple[str, ...]) -> bool:
-    """Whether these are the columns of Charades_v1_train.csv."""
+    """Return whether these are the columns of Charades_v1_train.csv."""
     return {"id", "actions", "length"} <= set(header)
 
 
 def is_tsu(header: tuple[str, ...]) -> bool:
-    """Whether these are the columns of TSU's annotation of a video."""
+    """Return whether these are the columns of a TSU annotation file."""
     return set(_TSU_COLUMNS) <= set(header)
 
 
 def charades_files(files: list[Path]) -> list[Path]:
-    """Those that are Charades' annotations."""
+    """Return the annotation files of Charades."""
     return [file for file in files if file.name in _CHARADES_FILES]
 
 
 def tsu_files(files: list[Path]) -> list[Path]:
-    """Those that are named as TSU's annotations are, one a video: P02/P02T01C06.csv, ..."""
+    """Return the files with the name of a TSU video: P02/P02T01C06.csv, ..."""
     tsu = load_dataset("tsu")
     return [file for file in files if file.suffix.lower() == ".csv" and tsu.owns(file.stem)]
 
 
 def multithumos_files(files: list[Path]) -> list[Path]:
-    """Those that are named as MultiTHUMOS' are, one a class: annotations/BaseballPitch.txt, ..."""
+    """Return the files with the name of a MultiTHUMOS class: annotations/BaseballPitch.txt, ..."""
     classes = load_dataset("multithumos").classes
     return [file for file in files if file.suffix.lower() == ".txt" and file.stem in classes]
 
 
-def read_charades(table: Table, found: ParsedAnnotations, report: Report) -> None:
-    """Read Charades_v1_train.csv or Charades_v1_test.csv; the file's name says the subset.
+def read_charades(table: Table, parsed: ParsedAnnotations) -> None:
+    """Read Charades_v1_train.csv or Charades_v1_test.csv; the name determines the subset.
 
     A row is a video; `actions` is "c092 11.90 21.20;c147 0.00 12.60", `length` is in seconds.
-    Charades_v1_classes.txt beside it names the classes, if it is there.
+    Charades_v1_classes.txt in the same folder lists the classes, if it exists.
     """
-    found.dataset, found.time_unit = "charades", "seconds"
+    parsed.dataset, parsed.time_unit = "charades", "seconds"
     names = table.path.with_name(_CHARADES_CLASSES)
     if names.is_file():
-        found.classes = _charades_classes(names)
+        parsed.classes = _charades_classes(names)
     parts = re.split(r"[^a-z]+", table.path.stem.lower())
     subset = next((part for part in parts if part in ("train", "test")), None)
     id, actions, length = (table.column(name) for name in ("id", "actions", "length"))
     for row in table.rows[1:]:
         if not row[id]:
-            malformed(report, row)
+            malformed(parsed, row)
             continue
-        entry = found.new(row[id], row.where, report)
-        if entry is None:
+        video = parsed.new_video(row[id], row.where)
+        if video is None:
             continue
-        entry.subset = subset
-        entry.duration = parse_duration(row[length], row.decimal_comma)
-        if entry.duration is None:
-            report.count(report.left_out, "malformed duration", f"{row[length]!r} {row.where}")
+        video.subset = subset
+        video.duration = parse_duration(row[length], row.decimal_comma)
+        if video.duration is None:
+            parsed.report.skip("malformed duration", f"{row[length]!r} {row.where}")
         for text in filter(None, row[actions].split(";")):
             action = _charades_action(text, row)
             if action:
-                entry.actions.append(action)
+                video.actions.append(action)
             else:
-                report.count(report.left_out, "malformed action", f"{text!r} {row.where}")
+                parsed.report.skip("malformed action", f"{text!r} {row.where}")
 
 
 def _charades_action(text: str, row: Row) -> RawAction | None:
@@ -99,7 +98,7 @@ def _charades_action(text: str, row: Row) -> RawAction | None:
 
 
 def _charades_classes(path: Path) -> tuple[str, ...]:
-    """Names from lines such as `c000 Holding some clothes`, in the order of their ids."""
+    """Parse lines such as `c000 Holding some clothes`, in the order of the ids."""
     lines = [line.strip() for line in read_text(path).splitlines()]
     names: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -114,49 +113,49 @@ def _charades_classes(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def read_tsu(table: Table, found: ParsedAnnotations, report: Report) -> None:
-    """Read TSU's annotation of one video: `event,start_frame,end_frame`, the file named by it."""
-    found.dataset, found.time_unit = "tsu", "frames"
+def read_tsu(table: Table, parsed: ParsedAnnotations) -> None:
+    """Read `event,start_frame,end_frame` from a file named after its video."""
+    parsed.dataset, parsed.time_unit = "tsu", "frames"
     event, start, end = (table.column(name) for name in _TSU_COLUMNS)
-    entry = found.new(table.path.stem, f"in {table.path}", report)
-    if entry is not None:
+    id = table.path.stem
+    if parsed.new_video(id, f"in {table.path}"):
         for row in table.rows[1:]:
-            add_action(entry, report, row, row[event], row[start], row[end])
+            add_action(parsed, id, row, row[event], row[start], row[end])
 
 
-def read_tsu_files(files: list[Path], found: ParsedAnnotations, report: Report) -> None:
-    """Read TSU's annotations, one file a video; one with other columns, or none, is counted."""
+def read_tsu_files(files: list[Path], parsed: ParsedAnnotations) -> None:
+    """Read annotations of TSU, one file per video."""
     for file in files:
         table = find_table(file)
         if table is None:
-            report.count(report.left_out, "empty file", file.name)
+            parsed.report.skip("empty file", file.name)
         elif is_tsu(tuple(cell.casefold() for cell in table.header)):
-            read_tsu(table, found, report)
+            read_tsu(table, parsed)
         else:
             example = (
                 f"{','.join(table.header)!r} in {file.name}, expected {','.join(_TSU_COLUMNS)}"
             )
-            report.count(report.left_out, "file with other columns", example)
-    if not found.entries:
+            parsed.report.skip("file with other columns", example)
+    if not parsed.videos:
         raise ManifestError(
-            f"{example_files(files)}: named as TSU's annotations are, but none has the columns "
+            f"{example_files(files)}: named like annotations of TSU, but none has the columns "
             f"{', '.join(_TSU_COLUMNS)}"
         )
 
 
-def read_multithumos_files(files: list[Path], found: ParsedAnnotations, report: Report) -> None:
-    """Read MultiTHUMOS: one file a class, in it lines `video_validation_0000051 67.50 75.90`."""
-    found.dataset, found.time_unit = "multithumos", "seconds"
+def read_multithumos_files(files: list[Path], parsed: ParsedAnnotations) -> None:
+    """Read one file per class, with lines like `video_validation_0000051 67.50 75.90`."""
+    parsed.dataset, parsed.time_unit = "multithumos", "seconds"
     for file in files:
         for number, line in enumerate(read_text(file).splitlines(), 1):
             row = Row(tuple(line.split()), f"in {file.name}, line {number}")
             if len(row.cells) == 3:
-                add_action(found.entry(row[0]), report, row, file.stem, row[1], row[2])
+                add_action(parsed, row[0], row, file.stem, row[1], row[2])
             elif row.cells:
-                malformed(report, row)
+                malformed(parsed, row)
     classes = load_dataset("multithumos").classes
     if missing := set(classes) - {file.stem for file in files}:
-        report.notes.append(
+        parsed.report.notes.append(
             f"{len(missing)} of the {len(classes)} classes have no file, for example "
             f"{min(missing)}.txt"
         )

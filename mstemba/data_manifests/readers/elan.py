@@ -1,12 +1,12 @@
-"""Tab-delimited text exports of ELAN (archive.mpi.nl/tla/elan), and its CSV of the same columns.
+"""Read tab-delimited text exports of ELAN (archive.mpi.nl/tla/elan), and CSV of the same columns.
 
-With a column a tier there is a header: `Begin Time - ss.msec`, `End Time - ss.msec`, ..., then the
-tiers' names. Else there is none: tier, participant, the times, the annotation; these are told apart
-by their form, hh:mm:ss.ms, which ELAN exports unless told otherwise.
+With one column per tier there is a header: `Begin Time - ss.msec`, `End Time - ss.msec`, ..., and
+the names of the tiers. Otherwise there is none: tier, participant, times and annotation are told
+apart by the form of the times, hh:mm:ss.ms, which is ELAN's default.
 
-The class is the annotation's text, or the tier's name where an annotation is empty. A file is one
-video, named by its media line (`"#file:///videos/a.mp4 -- offset: 0"`) if it has one, else by the
-file; an export of several files names them in a column.
+The class is the text of an annotation, or the name of the tier if that is empty. A file is one
+video, named by its media line (`"#file:///videos/a.mp4 -- offset: 0"`) if there is one, otherwise
+by the file; an export of several files names them in a column.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-from mstemba.data_manifests.readers.parsed import ParsedAnnotations, Report
+from mstemba.data_manifests.readers.parsed import ParsedAnnotations
 from mstemba.data_manifests.readers.tables import (
     Row,
     Table,
@@ -27,19 +27,19 @@ from mstemba.data_manifests.readers.tables import (
 _CLOCK = re.compile(r"\d+:\d\d:\d\d[.,]\d+", re.ASCII)
 _MEDIA_LINE = re.compile(r"#(.*?)(?: -- offset: (-?\d+))?", re.DOTALL)
 _FORMATS = (("ss.msec", 1), ("hh:mm:ss.ms", 1), ("msec", 1000))
-"""The formats that are read, and how many of their units a second has."""
+"""Supported time formats, with the number of their units per second."""
 _FILE = ("file name", "file path", "filename", "file")
 _OTHER = ("tier", "tier name", "participant", "annotation", *_FILE)
 
 
-def read_export(table: Table, found: ParsedAnnotations, report: Report) -> bool:
-    """Read an export of ELAN; False where the table is none."""
+def read_export(table: Table, parsed: ParsedAnnotations) -> bool:
+    """Read an export of ELAN; return False for other tables."""
     first = [row for row in table.rows if not row.cells[0].startswith("#")][:1]
     if whole := table.from_header(_is_header):
         above = table.rows[: len(table.rows) - len(whole.rows)]
-        _read_with_header(whole, above, found, report)
+        _read_with_header(whole, above, parsed)
     elif first and sum(_CLOCK.fullmatch(cell) is not None for cell in first[0].cells) >= 2:
-        _read_without_header(table, found, report)
+        _read_without_header(table, parsed)
     else:
         return False
     return True
@@ -49,10 +49,8 @@ def _is_header(header: tuple[str, ...]) -> bool:
     return all(any(c.startswith(f"{time} time - ") for c in header) for time in ("begin", "end"))
 
 
-def _read_with_header(
-    table: Table, media: tuple[Row, ...], found: ParsedAnnotations, report: Report
-) -> None:
-    """Read an export with a column a tier; `media` are the rows above the header."""
+def _read_with_header(table: Table, media: tuple[Row, ...], parsed: ParsedAnnotations) -> None:
+    """Read an export with one column per tier; `media` are the rows above the header."""
     begin, units = _time_column(table, "begin")
     end, _ = _time_column(table, "end")
     file = table.column(*_FILE)
@@ -63,41 +61,39 @@ def _read_with_header(
         for number, name in enumerate(table.header)
         if not name.casefold().startswith(times) and name.casefold() not in _OTHER
     ]
-    video = _Video(table, media, found, report)
+    video = _Video(table, media, parsed)
     for row in table.rows[1:]:
         if video.is_media(row):
             continue
-        entry = found.entry(video.id(row[file]))
+        id = video.id(row[file])
         labels = [row[column] for column in tiers if row[column]]
         if annotation is not None:
             labels = [row[annotation] or row[tier]]
         if not labels:
-            malformed(report, row)
+            malformed(parsed, row)
         for label in labels:
             start, stop = (_seconds(row[column], units) for column in (begin, end))
-            add_action(entry, report, row, label, start, stop)
+            add_action(parsed, id, row, label, start, stop)
 
 
-def _read_without_header(table: Table, found: ParsedAnnotations, report: Report) -> None:
-    """Read an export of the form tier, participant, begin, end, duration, annotation."""
-    video = _Video(table, (), found, report)
+def _read_without_header(table: Table, parsed: ParsedAnnotations) -> None:
+    """Read an export with the columns tier, participant, begin, end, duration, annotation."""
+    video = _Video(table, (), parsed)
     for row in table.rows:
         if video.is_media(row):
             continue
         clocks = [n for n, cell in enumerate(row.cells) if _CLOCK.fullmatch(cell)]
         if len(clocks) < 2:
-            malformed(report, row)
+            malformed(parsed, row)
             continue
         begin, end = clocks[:2]
-        # Each of begin, end and duration is given in the same formats.
+        # Begin, end and duration have the same number of columns each, one per format.
         text = end + (end - begin)
         if text in clocks:
             text += end - begin
         file = next((cell for cell in row.cells[text + 1 :] if cell.endswith(".eaf")), "")
         tier = row.cells[0] if begin else ""
-        add_action(
-            found.entry(video.id(file)), report, row, row[text] or tier, row[begin], row[end]
-        )
+        add_action(parsed, video.id(file), row, row[text] or tier, row[begin], row[end])
 
 
 def _time_column(table: Table, name: str) -> tuple[int | None, int]:
@@ -105,7 +101,7 @@ def _time_column(table: Table, name: str) -> tuple[int | None, int]:
         column = table.column(f"{name} time - {form}")
         if column is not None:
             return column, units
-    return None, 1  # other formats only: every row is malformed
+    return None, 1  # no supported format: every row is malformed
 
 
 def _seconds(text: str, units: int) -> str:
@@ -113,19 +109,17 @@ def _seconds(text: str, units: int) -> str:
 
 
 class _Video:
-    """The video that the rows belong to, as far as they have been read."""
+    """The video that the current rows belong to."""
 
-    def __init__(
-        self, table: Table, media: tuple[Row, ...], found: ParsedAnnotations, report: Report
-    ) -> None:
-        self._known, self._report = found.known, report
-        self._current = video_id(table.path.stem, found.known)
+    def __init__(self, table: Table, media: tuple[Row, ...], parsed: ParsedAnnotations) -> None:
+        self._known, self._report = parsed.known, parsed.report
+        self._current = video_id(table.path.stem, parsed.known)
         self._named = False
         for row in media:
             self.is_media(row)
 
     def is_media(self, row: Row) -> bool:
-        """Take a line that names a media file; the first one before some rows counts."""
+        """Return whether a row names a media file; the first of consecutive ones counts."""
         if not row.cells[0].startswith("#"):
             return False
         line = _MEDIA_LINE.fullmatch(row.cells[0])
@@ -134,11 +128,11 @@ class _Video:
             self._named = True
             if line[2] and int(line[2]):
                 kind = "ELAN media file with an offset"
-                self._report.count(self._report.kept, kind, f"{row.cells[0]!r} {row.where}")
+                self._report.keep(kind, f"{row.cells[0]!r} {row.where}")
         return True
 
     def id(self, file: str) -> str:
-        """The video of a row that names this file, which is empty where none is named."""
+        """Return the id of a row's video; `file` is empty if the row names none."""
         self._named = False
         return self._id(file) if file else self._current
 

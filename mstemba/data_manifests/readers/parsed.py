@@ -1,4 +1,4 @@
-"""What every reader of annotation files hands over, and the report of what was odd."""
+"""What the readers of annotation files return: videos with their raw actions, and a report."""
 
 from __future__ import annotations
 
@@ -10,99 +10,112 @@ from typing import NamedTuple
 
 
 @dataclass
-class Report:
-    """What was odd, counted by kind, with the first example of each."""
+class AnnotationReport:
+    """Problems in annotations, counted by kind, with the first example of each."""
 
     kept: Counter[str] = field(default_factory=Counter)
-    """Odd, and in the manifest as it is."""
-    passed_over: Counter[str] = field(default_factory=Counter)
-    """In order, and not in the manifest, because it needs no second place there or none at all."""
-    left_out: Counter[str] = field(default_factory=Counter)
-    """Not usable, and not in the manifest."""
+    """Unusual entries that are in the manifest as they are."""
+    ignored: Counter[str] = field(default_factory=Counter)
+    """Valid entries that the manifest does not need, such as duplicates."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Unusable entries that are not in the manifest."""
     examples: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    """How the files were understood, where that was not plain."""
+    """How the files were interpreted, where there was a choice."""
 
-    def count(self, table: Counter[str], kind: str, example: str) -> None:
-        table[kind] += 1
+    def keep(self, kind: str, example: str) -> None:
+        """Count an unusual entry."""
+        self._count(self.kept, kind, example)
+
+    def ignore(self, kind: str, example: str) -> None:
+        """Count an entry that the manifest does not need."""
+        self._count(self.ignored, kind, example)
+
+    def skip(self, kind: str, example: str) -> None:
+        """Count an unusable entry."""
+        self._count(self.skipped, kind, example)
+
+    def _count(self, counts: Counter[str], kind: str, example: str) -> None:
+        counts[kind] += 1
         self.examples.setdefault(kind, example)
 
     def lines(self) -> list[str]:
-        """One line a kind; the notes are not in it."""
-        tables = (
-            (self.kept, "kept"),
-            (self.passed_over, "passed over"),
-            (self.left_out, "left out"),
-        )
+        """Return one line per kind of problem, without the notes."""
         return [
             f"{kind}: {count} {fate}, for example {self.examples[kind]}"
-            for table, fate in tables
-            for kind, count in table.items()
+            for fate in ("kept", "ignored", "skipped")
+            for kind, count in getattr(self, fate).items()
         ]
 
 
 class RawAction(NamedTuple):
-    """One action as a file says it: times are finite, the class is not looked up yet."""
+    """An action as in a file: its times are finite, its class is not looked up yet."""
 
     label: int | str
-    """A class id, which counts as in the file, or a class name."""
+    """Class id as in the file, or class name."""
     start: float
     end: float
     where: str
-    """`in <video>`, or `in <file>, line <number>`."""
+    """Origin, for messages: `in <video>` or `in <file>, line <number>`."""
     file: Path | None = None
-    """The file, where several may tell of one video."""
+    """The file, where several may describe one video."""
 
 
 @dataclass
 class ParsedVideo:
-    """One video as a file says it."""
+    """A video as in the annotation files."""
 
     subset: str | None = None
     duration: float | None = None
     actions: list[RawAction] = field(default_factory=list)
     media: Path | None = None
-    """The video's file, as the first file to tell of it names it."""
-    ignore_events: bool = False
-    """Whether the file says nothing of its actions, not even that there are none."""
+    """Path of the video in the first file that names it."""
+    lacks_actions: bool = False
+    """Whether the file has no list of actions at all, not even an empty one."""
 
-    def told_of(self, media: Path, where: str, report: Report) -> None:
-        """Take by what path a file names the video, and count one that is another video's."""
+    def set_media(self, media: Path, where: str, report: AnnotationReport) -> None:
+        """Set the path of the video; report one that is the path of another video."""
         self.media = self.media or media
-        # One file says `walk.mp4`, another one where that is.
+        # One file may have `walk.mp4`, and another one its whole path.
         shared = min(len(self.media.parts), len(media.parts))
         if self.media.parts[-shared:] != media.parts[-shared:]:
             example = f"{str(self.media)!r} and {str(media)!r} {where}"
-            report.count(report.kept, "two media files taken for one video", example)
+            report.keep("two media files taken for one video", example)
 
 
 @dataclass
 class ParsedAnnotations:
-    """What a reader found in a file or folder."""
+    """The content of an annotation file or of a folder of them."""
 
-    entries: dict[str, ParsedVideo] = field(default_factory=dict)
     known: Mapping[str, str] = field(default_factory=dict)
-    """Ids of the videos that are there, by what a file of annotations may call them."""
+    """Ids of the video files, by the names that annotations may use for them."""
+    videos: dict[str, ParsedVideo] = field(default_factory=dict)
+    report: AnnotationReport = field(default_factory=AnnotationReport)
     classes: tuple[str, ...] | None = None
     """Class names, if the files list them in the order of their ids."""
     time_unit: str | None = None
-    """If the files or their form say so."""
+    """`seconds` or `frames`, if the files define it."""
     dataset: str | None = None
-    """If the form is one dataset's own."""
+    """Name of the dataset, if only that one has files of this form."""
 
-    def entry(self, id: str) -> ParsedVideo:
-        """The video of this id, made where it is new."""
-        return self.entries.setdefault(id, ParsedVideo())
+    @property
+    def actions(self) -> list[RawAction]:
+        """The actions of all videos."""
+        return [action for video in self.videos.values() for action in video.actions]
 
-    def new(self, id: str, where: str, report: Report) -> ParsedVideo | None:
-        """A video that its files name once; None, counted, for one that is there already."""
-        if id in self.entries:
-            report.count(report.left_out, "second entry of a video", f"{id!r} {where}")
+    def video(self, id: str) -> ParsedVideo:
+        """Return the video with this id; create it if it is new."""
+        return self.videos.setdefault(id, ParsedVideo())
+
+    def new_video(self, id: str, where: str) -> ParsedVideo | None:
+        """Create a video that files must not repeat; return None and report one that they do."""
+        if id in self.videos:
+            self.report.skip("second entry of a video", f"{id!r} {where}")
             return None
-        return self.entry(id)
+        return self.video(id)
 
 
 def example_files(files: Iterable[Path], count: int = 3) -> str:
-    """The names of the first few files, for a message."""
+    """Return the names of the first few files, for a message."""
     names = [file.name for file in files]
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

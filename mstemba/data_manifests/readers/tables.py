@@ -1,7 +1,7 @@
-"""Tables of annotations, CSV or tab-separated: the parser, and the plain form of users' own data.
+"""Parse tables of annotations, CSV or tab-separated, and read those in mstemba's own form.
 
-The plain form has the columns `video`, `start`, `end`, `label`, and may have `subset` and
-`duration`. A row with a video and nothing else names a video without actions.
+That form has the columns `video`, `start`, `end`, `label` and optionally `subset` and `duration`.
+A row with nothing but a video names a video without actions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from mstemba.data_manifests.manifest import VIDEO_SUFFIXES, files_below
-from mstemba.data_manifests.readers.parsed import ParsedAnnotations, ParsedVideo, RawAction, Report
+from mstemba.data_manifests.readers.parsed import (
+    AnnotationReport,
+    ParsedAnnotations,
+    ParsedVideo,
+    RawAction,
+)
 from mstemba.errors import ManifestError
 
 SUFFIXES = frozenset({".csv", ".tsv", ".txt"})
@@ -28,42 +33,42 @@ COLUMNS = {
     "subset": ("subset", "split"),
     "duration": ("duration",),
 }
-"""The plain form's columns, with the spellings that are read."""
+"""The columns of mstemba's own form, with their accepted spellings."""
 REQUIRED = ("video", "start", "end", "label")
 
 _PREAMBLE = 100
-# The first field may be any number, as minutes are in 90:15.
+# The first field has no limit: 90:15 is 90 minutes.
 _CLOCK = re.compile(r"(\d+)(?::([0-5]?\d))?:([0-5]?\d(?:\.\d+)?)", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
-"""A comma that may part thousands as well as be the decimal mark."""
-_LITERAL = re.compile(r"'+[=+\-@\t\r]")
+"""A number whose comma may separate thousands or be the decimal mark."""
+_ESCAPED = re.compile(r"'+[=+\-@\t\r]")
 _DETECTIONS = ("video", "start", "end", "label", "class_id", "score")
-"""The columns that `detect` writes."""
+"""The columns of the CSV files that `detect` writes."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: cells without the space around them, and where it stands."""
+    """One row of a table: its cells, stripped of white space, and its place in the file."""
 
     cells: tuple[str, ...]
     where: str
     decimal_comma: bool = True
-    """Whether a comma in a number may be the decimal mark: it is not what parts the cells."""
+    """Whether a comma may be the decimal mark: False if commas separate the cells."""
     file: Path | None = None
 
     def __getitem__(self, column: int | None) -> str:
-        """The cell of a column; empty for a column that the table, or a short row, lacks."""
+        """Return the cell of a column; empty if the table or a short row does not have it."""
         return "" if column is None or column >= len(self.cells) else self.cells[column]
 
     def time(self, text: str) -> float:
-        """The time that text of this row says. Raises ValueError as `parse_time`."""
+        """Parse a cell of this row. Raises ValueError like `parse_time`."""
         return parse_time(text, self.decimal_comma)
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a file that hold something, from the header on if there is one."""
+    """The rows of a file that are not empty, from the header on if there is one."""
 
     path: Path
     rows: tuple[Row, ...]
@@ -73,12 +78,12 @@ class Table:
         return self.rows[0].cells
 
     def column(self, *names: str) -> int | None:
-        """The first column of the header with one of these names, in any case."""
+        """Return the first column with one of these names, ignoring case."""
         header = [cell.casefold() for cell in self.header]
         return next((header.index(n.casefold()) for n in names if n.casefold() in header), None)
 
     def from_header(self, is_header: Callable[[tuple[str, ...]], bool]) -> Table | None:
-        """The table from its header on, which may be below some lines; None where it has none."""
+        """Return the table from its header on, which may be below other lines, or None."""
         for number, row in enumerate(self.rows[:_PREAMBLE]):
             if is_header(tuple(cell.casefold() for cell in row.cells)):
                 return Table(self.path, self.rows[number:])
@@ -86,7 +91,7 @@ class Table:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file: UTF-8, or UTF-16 with its mark. ManifestError when it is none."""
+    """Read UTF-8, or UTF-16 with a byte order mark. Raises ManifestError for other files."""
     try:
         raw = path.read_bytes()
         return raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -96,18 +101,10 @@ def read_text(path: Path) -> str:
         raise ManifestError(f"{path}: not readable as text: {error}") from None
 
 
-def read_table(path: Path) -> Table:
-    """The table in a file. Raises ManifestError as `find_table`, and when the file is empty."""
-    table = find_table(path)
-    if table is None:
-        raise ManifestError(f"{path}: the file is empty; expected a table of annotations")
-    return table
-
-
 def find_table(path: Path) -> Table | None:
-    """The table in a file, with commas, semicolons or tabs between cells; None where all are empty.
+    """Read a table with commas, semicolons or tabs between cells; return None if all are empty.
 
-    Raises ManifestError, with the line where there is one, when the file is no table.
+    Raises ManifestError, with the line if possible, for a file that is not a table.
     """
     text = read_text(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
@@ -126,9 +123,9 @@ def find_table(path: Path) -> Table | None:
 
 
 def parse_time(text: str, decimal_comma: bool = True) -> float:
-    """Seconds or frames: `12.5`, `1e3`, `1:02.5` or `00:01:02.500`; `12,5` with `decimal_comma`.
+    """Parse `12.5`, `1e3`, `1:02.5` or `00:01:02.500`; with `decimal_comma` also `12,5`.
 
-    Raises ValueError for others, among them `1,234`, which may be a thousand.
+    Raises ValueError for anything else, including the ambiguous `1,234`.
     """
     plain = text.replace(",", ".") if decimal_comma and not _THOUSANDS.fullmatch(text) else text
     if clock := _CLOCK.fullmatch(plain):
@@ -145,7 +142,7 @@ def parse_time(text: str, decimal_comma: bool = True) -> float:
 
 
 def video_id(text: str, known: Mapping[str, str] | None = None) -> str:
-    """The id of a video that a table names: a known one's, or without the ending of a video."""
+    """Return the id of the video with this name: a known one, or the name without its suffix."""
     if known and text in known:
         return known[text]
     path = PurePosixPath(text)
@@ -153,41 +150,49 @@ def video_id(text: str, known: Mapping[str, str] | None = None) -> str:
 
 
 def media_id(text: str, known: Mapping[str, str] | None = None) -> str:
-    """The id of a video that a tool names by a path or URL of its own: by the file's name."""
+    """Return the id of the video with this path or URL, from the name of the file."""
     return video_id(re.split(r"[/\\]", text)[-1], known)
 
 
 def media_path(text: str, file: Path | None) -> Path:
-    """The path of a video that `file` names by a path, maybe from its own folder, or a URL."""
+    """Return the path of a video from a path, maybe relative to the folder of `file`, or a URL."""
     plain = re.sub("^file:/*", "/", text.replace("\\", "/"))
     return Path(os.path.abspath(file.parent / plain)) if file and plain[:1] == "." else Path(plain)
 
 
-def without_apostrophe(text: str) -> str:
-    """A cell of a table of detections without what keeps a spreadsheet from running it."""
-    return text[1:] if _LITERAL.match(text) else text
+def escape_formula(text: str) -> str:
+    """Return a cell that no spreadsheet program runs as a formula."""
+    formula = text.lstrip("'").startswith(("=", "+", "-", "@", "\t", "\r"))
+    text = "'" + text if formula else text
+    return text.replace("\r", " ")  # the csv module does not quote it
+
+
+def unescape_formula(text: str) -> str:
+    """Undo `escape_formula` for a cell of a table of detections."""
+    return text[1:] if _ESCAPED.match(text) else text
 
 
 def add_action(
-    entry: ParsedVideo, report: Report, row: Row, label: str | int, start: str, end: str
+    parsed: ParsedAnnotations, id: str, row: Row, label: str | int, start: str, end: str
 ) -> None:
-    """Take a row's action, or count the row as malformed."""
+    """Add the action of a row to a video, or report the row as malformed."""
+    video = parsed.video(id)
     try:
         if label == "":
             raise ValueError
         times = row.time(start), row.time(end)
-        entry.actions.append(RawAction(label, *times, row.where, row.file))
+        video.actions.append(RawAction(label, *times, row.where, row.file))
     except ValueError:
-        malformed(report, row)
+        malformed(parsed, row)
 
 
-def malformed(report: Report, row: Row) -> None:
-    """Count a row that cannot be read."""
-    report.count(report.left_out, "malformed row", f"{','.join(row.cells)!r} {row.where}")
+def malformed(parsed: ParsedAnnotations, row: Row) -> None:
+    """Report a row that cannot be read."""
+    parsed.report.skip("malformed row", f"{','.join(row.cells)!r} {row.where}")
 
 
 def parse_duration(text: str, decimal_comma: bool = True) -> float | None:
-    """A positive duration; None where the cell is empty or says otherwise."""
+    """Parse a positive duration; return None for anything else."""
     try:
         duration = parse_time(text, decimal_comma)
     except ValueError:
@@ -196,56 +201,51 @@ def parse_duration(text: str, decimal_comma: bool = True) -> float | None:
 
 
 def is_plain(header: Iterable[str]) -> bool:
-    """Whether these are the plain form's columns."""
+    """Return whether these are the columns of mstemba's own form."""
     names = set(header)
     return all(names.intersection(COLUMNS[column]) for column in REQUIRED)
 
 
-def read_plain(table: Table, found: ParsedAnnotations, report: Report) -> None:
-    """Read users' own data (this module's heading tells the form)."""
+def read_plain(table: Table, parsed: ParsedAnnotations) -> None:
+    """Read a table in mstemba's own form, described at the top of this module."""
     at = {name: table.column(*spellings) for name, spellings in COLUMNS.items()}
-    cell = without_apostrophe if table.header == _DETECTIONS else str
+    cell = unescape_formula if table.header == _DETECTIONS else str
     for row in table.rows[1:]:
         if not row[at["video"]]:
-            malformed(report, row)
+            malformed(parsed, row)
             continue
-        video = cell(row[at["video"]])
-        entry = found.entry(video_id(video, found.known))
-        if video != video_id(video):
-            entry.told_of(Path(video), row.where, report)
-        _agree(entry, row, row[at["subset"]], row[at["duration"]], report)
+        name = cell(row[at["video"]])
+        id = video_id(name, parsed.known)
+        video = parsed.video(id)
+        if name != video_id(name):
+            video.set_media(Path(name), row.where, parsed.report)
+        _set_facts(video, row, row[at["subset"]], row[at["duration"]], parsed.report)
         action = cell(row[at["label"]]), row[at["start"]], row[at["end"]]
         if any(action):
-            add_action(entry, report, row, *action)
+            add_action(parsed, id, row, *action)
 
 
-def _agree(entry: ParsedVideo, row: Row, subset: str, duration: str, report: Report) -> None:
-    """Take what a row says of its video; where rows differ, the first one counts."""
+def _set_facts(
+    video: ParsedVideo, row: Row, subset: str, duration: str, report: AnnotationReport
+) -> None:
+    """Set subset and duration of a video; if rows differ, the first one counts."""
     if subset:
-        entry.subset = entry.subset or subset
-        if entry.subset != subset:
-            example = f"{entry.subset!r} and {subset!r} {row.where}"
-            report.count(report.left_out, "second subset of a video", example)
+        video.subset = video.subset or subset
+        if video.subset != subset:
+            example = f"{video.subset!r} and {subset!r} {row.where}"
+            report.skip("second subset of a video", example)
     if duration:
         length = parse_duration(duration, row.decimal_comma)
-        entry.duration = entry.duration or length
+        video.duration = video.duration or length
         if length is None:
-            report.count(report.left_out, "malformed duration", f"{duration!r} {row.where}")
-        elif entry.duration != length:
-            example = f"{entry.duration} and {length} {row.where}"
-            report.count(report.left_out, "second duration of a video", example)
+            report.skip("malformed duration", f"{duration!r} {row.where}")
+        elif video.duration != length:
+            example = f"{video.duration} and {length} {row.where}"
+            report.skip("second duration of a video", example)
 
 
 def tables_below(folder: Path) -> list[Path]:
-    """The files below a folder that may hold tables, in order."""
+    """Return the files below a folder that may be tables, in order."""
     return files_below(
         folder, lambda file: file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
     )
-
-
-def escape_formula(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    # A spreadsheet would run a cell that begins like a formula. `init` takes one apostrophe off.
-    formula = text.lstrip("'").startswith(("=", "+", "-", "@", "\t", "\r"))
-    text = "'" + text if formula else text
-    return text.replace("\r", " ")  # the csv module does not quote it

@@ -127,7 +127,7 @@ def _scores_files(given: list[Path], workspace: Workspace | None, catalog: Catal
     if not given:
         if workspace is None:
             raise UsageError(
-                f"no workspace here: name kept scores (VIDEO{SUFFIX}), or their folder"
+                f"no workspace here: pass saved scores (VIDEO{SUFFIX}) or their folder"
             )
         given = [workspace.detections]
     files: dict[Path, Path] = {}
@@ -135,7 +135,7 @@ def _scores_files(given: list[Path], workspace: Workspace | None, catalog: Catal
         found = _in_folder(place) if place.is_dir() else [_find_scores(place, workspace, catalog)]
         if not found:
             raise UsageError(
-                f"no kept scores (*{SUFFIX}) in {place}: `mstemba detect` makes them from a video"
+                f"no saved scores (*{SUFFIX}) in {place}: `mstemba detect` makes them from a video"
             )
         for file in found:
             files.setdefault(file.resolve(), file)
@@ -174,8 +174,8 @@ def _find_scores(given: Path, workspace: Workspace | None, catalog: Catalog) -> 
     for file in itertools.chain(found, alike):
         return file
     raise UsageError(
-        f"{given}: no kept scores of it in {', '.join(map(str, folders))}; name a video, its id, a "
-        f"file *{SUFFIX} or a folder of them. `mstemba detect` makes them from a video"
+        f"{given}: no saved scores of it in {', '.join(map(str, folders))}; pass a video, an id, "
+        f"a file *{SUFFIX} or a folder of them. `mstemba detect` makes them from a video"
     )
 
 

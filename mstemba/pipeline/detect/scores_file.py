@@ -108,7 +108,7 @@ def read_scores(path: str | Path) -> SavedScores:
         raise StoreError(f"{path}: no such file") from None
     except _DAMAGE as error:
         raise StoreError(
-            f"{path}: not readable as kept scores ({error}); `mstemba detect` makes them again"
+            f"{path}: not readable as saved scores ({error}); `mstemba detect` makes them again"
         ) from None
 
 

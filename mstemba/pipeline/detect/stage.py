@@ -96,7 +96,7 @@ class DetectResult:
     def __repr__(self) -> str:
         return (
             f"DetectResult({str(self.output)!r}, {counted(len(self.detections), 'video')}, "
-            f"{len(self.cached)} from kept scores, {len(self.failed)} failed)"
+            f"{len(self.cached)} from saved scores, {len(self.failed)} failed)"
         )
 
     def _repr_html_(self) -> str:

@@ -313,7 +313,7 @@ class InputLoader:
         self._on_event(Event("evaluate", message, warning=True))
 
 
-def _find_manifest(given: str | None, workspace: Workspace | None) -> Manifest:
+def _find_manifest(given: str | Path | None, workspace: Workspace | None) -> Manifest:
     if given is not None:
         return load_manifest(Path(given))
     if workspace is None:

@@ -1,4 +1,4 @@
-"""`mstemba export`: which kept scores it takes, where it writes, what it says when it cannot."""
+"""`mstemba export`: which saved scores it takes, where it writes, what it says when it cannot."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_another_video_of_the_same_name_is_not_taken_for_it(
     other = workspace.root / "other" / "a.mp4"
     other.parent.mkdir()
     other.touch()
-    with pytest.raises(UsageError, match=r"other/a\.mp4: no kept scores of it in .*detections"):
+    with pytest.raises(UsageError, match=r"other/a\.mp4: no saved scores of it in .*detections"):
         export(other, PLAIN, workspace=workspace)
     keep(other, workspace.detections / "a@01234567.scores.npz")
     assert list(export(other, PLAIN, workspace=workspace).files) == ["a@01234567"]
@@ -163,7 +163,7 @@ def test_another_video_of_the_same_name_is_not_taken_for_it(
 
 
 def test_a_namesake_in_a_folder_that_is_not_there_is_not_taken(workspace: Workspace) -> None:
-    with pytest.raises(UsageError, match="no kept scores of it"):
+    with pytest.raises(UsageError, match="no saved scores of it"):
         export("zzz/b.mp4", PLAIN, workspace=workspace)
 
 
@@ -189,7 +189,7 @@ def test_videos_of_one_name_stay_apart_from_scores_to_annotations(tmp_path: Path
     again = init(made.root / "videos", made.detections, root=tmp_path / "again")
     actions = {id: len(video.actions) for id, video in again.manifest.videos.items()}
     assert actions == {"a/walk": 1, "b/walk": 1}
-    assert (again.without_file, again.report.left_out.total()) == (0, 0)
+    assert (again.without_file, again.report.skipped.total()) == (0, 0)
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "eaf"])
@@ -311,7 +311,7 @@ def test_damaged_scores_stop_no_others(workspace: Workspace) -> None:
     (workspace.detections / "a.scores.npz").write_bytes(b"PK damaged")
     result = export(options=PLAIN, workspace=workspace)
     assert list(result.files) == ["b"]
-    assert "not readable as kept scores" in result.failed["a"]
+    assert "not readable as saved scores" in result.failed["a"]
     assert "a" in export("a", PLAIN, workspace=workspace).failed
 
 
@@ -378,7 +378,7 @@ def test_without_a_workspace_the_scores_must_be_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="no workspace here: name kept scores"):
+    with pytest.raises(UsageError, match="no workspace here: pass saved scores"):
         export()
 
 
@@ -438,7 +438,7 @@ def test_damaged_scores_are_listed_and_the_exit_code_is_1(run: Run) -> None:
     code, _, said = run("export", "--format", "csv")
     assert code == 1
     assert "failed: a: " in said
-    assert "1 of 2 videos failed, the rest are done" in said
+    assert "1 of 2 videos failed, the others are done" in said
     assert Path("detections/b.csv").is_file()
 
 
@@ -461,7 +461,7 @@ def test_a_slip_is_one_line_and_the_exit_code_is_2(
 
 
 def test_exporting_imports_nothing_heavy(workspace: Workspace) -> None:
-    # Detect with kept scores is no more than an export.
+    # Detect with saved scores is no more than an export.
     argv = ["mstemba", "export", "--workspace", str(workspace.root), "--format", ",".join(WRITERS)]
     code = f"import sys; sys.argv = {argv}; import mstemba.pipeline.detect.stage"
     code += "; import mstemba.__main__ as m"

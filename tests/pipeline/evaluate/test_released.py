@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from mstemba.data_manifests.datasets import load_dataset
-from mstemba.data_manifests.manifest import Action, Manifest, Video, save_text
+from mstemba.data_manifests.manifest import Action, Manifest, Video, manifest_json
 from mstemba.errors import CheckpointError, UsageError
 from mstemba.model.config import ModelConfig
 from mstemba.model.mstemba import MSTemba
@@ -55,7 +55,7 @@ def folder(tmp_path: Path, model: MSTemba) -> Path:
         values = np.random.default_rng(number).normal(size=(rows, 1, 1, WIDTH))
         np.save(tmp_path / "npy" / f"{id}.npy", values.astype(np.float32))
     manifest = Manifest("charades", CLASSES, "seconds", VIDEOS)
-    (tmp_path / "manifest.json").write_text(save_text(manifest, tmp_path))
+    (tmp_path / "manifest.json").write_text(manifest_json(manifest, tmp_path))
     torch.save(model.state_dict(), tmp_path / "best_model.pth")
     return tmp_path
 
@@ -143,7 +143,7 @@ def test_without_the_option_bare_weights_are_refused(folder: Path) -> None:
 def test_training_and_evaluation_run_on_published_features_alone(folder: Path) -> None:
     videos = {id: replace(v, subset="training") for id, v in VIDEOS.items()}
     manifest = folder / "own.json"
-    manifest.write_text(save_text(Manifest("own", CLASSES, "seconds", videos), folder))
+    manifest.write_text(manifest_json(Manifest("own", CLASSES, "seconds", videos), folder))
     short = TrainOptions(epochs=1, min_steps=2, width=0.05)
     here = TrainRunOptions(trackers="none", device="cpu")
     result = train(short, here, manifest=manifest, features=folder / "npy", output=folder / "run")

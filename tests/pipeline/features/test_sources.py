@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mstemba.data_manifests.annotations import read_annotations
-from mstemba.data_manifests.manifest import Action, Manifest, Video, save_text
+from mstemba.data_manifests.manifest import Action, Manifest, Video, manifest_json
 from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.caching.keys import Fingerprints, entry_key
 from mstemba.pipeline.dataset.clips import load_clips, with_features
@@ -173,7 +173,7 @@ def test_published_features_have_the_authors_labels(
             np.save(folder / f"{id}.npy", np.zeros((rows, 1, 1, 2), np.float32))
         source: FeatureSource = open_features(folder)
         if imported:
-            (tmp_path / "m.json").write_text(save_text(manifest, tmp_path))
+            (tmp_path / "m.json").write_text(manifest_json(manifest, tmp_path))
             store = tmp_path / f"{turn}.zarr"
             import_features(
                 folder, ImportOptions(fps=25.0), manifest=tmp_path / "m.json", store=store
@@ -215,7 +215,7 @@ def test_a_video_file_may_have_any_name(tmp_path: Path, name: str) -> None:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     workspace = create_workspace(tmp_path / "w")
-    workspace.manifest.write_text(save_text(manifest_of(A), workspace.root))
+    workspace.manifest.write_text(manifest_json(manifest_of(A), workspace.root))
     return workspace
 
 
@@ -276,14 +276,14 @@ def test_features_of_another_width_than_the_backbones_are_refused(
 def test_what_does_not_match_is_counted(folder: Path, workspace: Workspace) -> None:
     np.save(folder / "extra.npy", VALUES)
     videos = manifest_of(A, Video("absent", None, "testing", 3.0))
-    workspace.manifest.write_text(save_text(videos, workspace.root))
+    workspace.manifest.write_text(manifest_json(videos, workspace.root))
     result = import_features(folder, workspace=workspace)
     assert (result.made, result.unknown, result.missing) == (["a"], ["extra"], ["absent"])
 
 
 def test_features_of_none_of_the_videos_are_refused(folder: Path, workspace: Workspace) -> None:
     other = manifest_of(Video("b", None, "training", 3.0))
-    workspace.manifest.write_text(save_text(other, workspace.root))
+    workspace.manifest.write_text(manifest_json(other, workspace.root))
     with pytest.raises(UsageError, match=r"found a.npy, expected for example b.npy"):
         import_features(folder, workspace=workspace)
 
@@ -291,7 +291,7 @@ def test_features_of_none_of_the_videos_are_refused(folder: Path, workspace: Wor
 def test_a_damaged_file_does_not_stop_the_rest(folder: Path, workspace: Workspace) -> None:
     (folder / "b.npy").write_bytes(b"nothing")
     both = manifest_of(A, Video("b", None, "training", 3.0))
-    workspace.manifest.write_text(save_text(both, workspace.root))
+    workspace.manifest.write_text(manifest_json(both, workspace.root))
     result = import_features(folder, workspace=workspace)
     assert result.made == ["a"]
     assert "b.npy: not readable" in result.failed["b"]
@@ -318,7 +318,7 @@ def test_the_times_of_the_rows_come_from_the_duration_or_the_stride(
     missing: str | None,
 ) -> None:
     videos = manifest_of(Video("a", None, "training", duration), unit=unit)
-    workspace.manifest.write_text(save_text(videos, workspace.root))
+    workspace.manifest.write_text(manifest_json(videos, workspace.root))
     options = ImportOptions(**given)
     result: ImportResult = import_features(folder, options, workspace=workspace)
     if missing:
@@ -334,5 +334,5 @@ def test_a_workspace_can_point_at_a_folder(folder: Path, workspace: Workspace) -
 
 
 def test_options_of_a_backbone_need_one() -> None:
-    with pytest.raises(UsageError, match="window is of a backbone: name it"):
+    with pytest.raises(UsageError, match="--window requires --backbone"):
         ImportOptions(window=8)

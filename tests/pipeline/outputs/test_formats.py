@@ -148,7 +148,7 @@ def read_tsv(path: Path) -> list[Found]:
         if len(list(csv.reader(file, delimiter="\t"))) == 1:
             return []
     manifest, report = read_annotations(path)
-    assert report.left_out.total() == 0, report.lines()
+    assert report.skipped.total() == 0, report.lines()
     (video,) = manifest.videos.values()
     return [_found(a.start, a.end, manifest.classes[a.class_id]) for a in video.actions]
 
@@ -328,7 +328,7 @@ def test_videos_of_one_name_and_formulas_come_back_as_they_were(form: str, tmp_p
     manifest, report = read_annotations(tmp_path)
     assert set(manifest.videos) == {"a/walk", "=b/walk"}
     assert set(manifest.classes) == set(labels)
-    assert report.left_out.total() == report.passed_over.total() == 0
+    assert report.skipped.total() == report.ignored.total() == 0
 
 
 def test_users_own_tables_keep_their_apostrophes(tmp_path: Path) -> None:
@@ -344,8 +344,8 @@ def test_the_formats_of_one_detection_are_read_once(tmp_path: Path) -> None:
     manifest, report = read_annotations(tmp_path)
     found = len(CASES["late"].segments)
     assert len(manifest.videos["walk"].actions) == found
-    assert report.passed_over == {"action that another file has, too": 2 * found}
-    assert report.left_out.total() == 0
+    assert report.ignored == {"action that is in another file, too": 2 * found}
+    assert report.skipped.total() == 0
     write("csv", CASES["late"], tmp_path).write_text("video,start,end,label\n" + 2 * "walk,1,2,a\n")
     doubled = read_annotations(tmp_path)[0].videos["walk"]  # one file's own repetition is its own
     assert len(doubled.actions) == found + 2
@@ -365,7 +365,7 @@ def test_two_media_files_taken_for_one_video_are_told(form: str, tmp_path: Path)
 def test_tables_are_read_back_by_init(tmp_path: Path) -> None:
     for form in ("csv", "tsv"):
         manifest, report = read_annotations(write(form, SOME, tmp_path))
-        assert report.left_out.total() == 0
+        assert report.skipped.total() == 0
         assert list(manifest.videos) == ["walk"]
         assert manifest.time_unit == "seconds"
         assert set(manifest.classes) == {s.label for s in SOME.segments}

@@ -283,6 +283,6 @@ DAMAGE = {
 def test_damaged_scores_are_not_read(tmp_path: Path, damage: str) -> None:
     path = keep(tmp_path)
     DAMAGE[damage](path)
-    with pytest.raises(StoreError, match="not readable as kept scores"):
+    with pytest.raises(StoreError, match="not readable as saved scores"):
         read_scores(path)
     assert open_scores(path) is None or damage in ("overwritten", "without a field")

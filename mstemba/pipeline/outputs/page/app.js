@@ -1,17 +1,17 @@
-// The state of the page, and what changes it. Everything that is on show follows from here.
+// The state of the page, and the actions that change it.
 
 class App {
   constructor(facts, scores, segments) {
     this.facts = facts;
     this.scores = scores;
-    // What is outside the video can be neither seen nor corrected.
+    // Parts outside the video can be neither seen nor corrected.
     this.truth = facts.truth?.map(([classId, start, end]) =>
       ({ start: Math.max(0, start), end: Math.min(end, facts.duration), classId, score: 1, labelled: true }))
       .filter(({ start, end }) => start < end) ?? null;
-    this.truthByClass = bySegments(this.truth || []);
+    this.truthByClass = groupByClass(this.truth || []);
     this.thresholds = new Thresholds(facts, scores, segments);
     this.corrections = new Corrections(
-      { detections: () => this.thresholds.segments(), labels: () => this.truth || [], empty: () => [] },
+      { detections: () => this.thresholds.getSegments(), labels: () => this.truth || [], empty: () => [] },
       facts.classes,
     );
     this.query = "";
@@ -23,8 +23,8 @@ class App {
     this.seen = 0; // the time that was shown last
     this.view = new View(facts.duration, () => this.timeline?.draw());
     this.player = new Player(byId("video"), facts.duration, {
-      moved: (time) => this.moved(time),
-      failed: (otherLength) => this.bar.showNoVideo(otherLength),
+      onTime: (time) => this.updateTime(time),
+      onFailure: (otherLength) => this.bar.showNoVideo(otherLength),
     });
     this.timeline = new Timeline(this);
     this.list = new SegmentList(this);
@@ -33,11 +33,11 @@ class App {
     this.pointer = new Pointer(this, this.timeline);
   }
 
-  /** Show the segments as they are now. */
+  /** Show the current segments. */
   refresh() {
-    this.itemsByClass = bySegments(this.corrections.items);
+    this.itemsByClass = groupByClass(this.corrections.items);
     if (this.selected && !this.corrections.items.includes(this.selected)) this.selected = null;
-    this.rows = ordered(classesToShow(this), this.order, this);
+    this.rows = sortClasses(selectClasses(this), this.order, this);
     if (!this.rows.includes(this.markedClass)) this.markedClass = this.rows[0] ?? null;
     this.timeline.setRows(this.rows);
     this.list.fill();
@@ -47,7 +47,7 @@ class App {
 
   setThreshold(value) {
     this.thresholds.set(value);
-    this.corrections.follow();
+    this.corrections.resetToBase();
     this.refresh();
   }
 
@@ -68,9 +68,9 @@ class App {
 
   // Time
 
-  moved(time) {
-    // Not where the user has moved the view away from the playhead, to look at something else.
-    if (this.player.playing && this.view.holds(this.seen)) this.view.follow(time);
+  updateTime(time) {
+    // Not if the user has moved the view away from the playhead to look at something else.
+    if (this.player.playing && this.view.contains(this.seen)) this.view.follow(time);
     this.seen = time;
     this.timeline.movePlayhead(time);
     this.list.markTime(time);
@@ -81,7 +81,7 @@ class App {
     this.player.seek(time);
   }
 
-  /** Go by rows of scores. */
+  /** Move the playhead by rows of scores. */
   seekRows(count) {
     const { starts } = this.scores;
     if (!starts.length) return;
@@ -103,8 +103,8 @@ class App {
     this.list.reveal(segment);
   }
 
-  /** To the next segment (1) or the previous one (-1) of the classes shown. */
-  goBy(direction) {
+  /** Go to the next (1) or previous (-1) segment of the classes shown. */
+  goToNext(direction) {
     const shownItems = this.corrections.items.filter((item) => this.rows.includes(item.classId));
     const time = this.player.time;
     let at = shownItems.indexOf(this.selected) + direction;
@@ -131,19 +131,19 @@ class App {
     this.timeline.draw();
   }
 
-  markBy(direction) {
+  markNext(direction) {
     if (!this.rows.length) return;
     const at = clamp(this.rows.indexOf(this.markedClass) + direction, 0, this.rows.length - 1);
     this.markClass(this.rows[at]);
     if (this.timeline.labelFocused) this.timeline.focusMarked();
   }
 
-  /** Up or down: from a focused row of the table to the next one, else to the next class. */
+  /** Move up or down: in the table if one of its rows has the focus, otherwise by class. */
   stepBy(direction) {
-    if (!this.list.stepBy(direction)) this.markBy(direction);
+    if (!this.list.stepBy(direction)) this.markNext(direction);
   }
 
-  /** Leave what is under way, else select nothing. */
+  /** Cancel a drag, or clear the selection. */
   escape() {
     if (this.pointer.drag) this.pointer.cancel();
     else this.select(null);
@@ -165,19 +165,19 @@ class App {
 
   /** Set the selected segment's "start" or "end" to the playhead. */
   setEdge(edge) {
-    if (this.selected) this.editor.retime(edge, this.player.time);
+    if (this.selected) this.editor.setTime(edge, this.player.time);
   }
 
   add(segment) {
     this.show(this.corrections.add(segment));
   }
 
-  /** Add a segment at the playhead: as long as the view has room for, at least one row. */
+  /** Add a segment at the playhead, a twentieth of the view long, but at least one row. */
   addHere() {
     const { facts, scores, player } = this;
     if (!this.corrections.classes.length) return;
     if (this.query.trim() && !this.rows.length) {
-      this.editor.tell("No class matches the search.");
+      this.editor.showProblem("No class matches the search.");
       return;
     }
     const length = clamp(this.view.span / 20, facts.step, 2);
@@ -195,15 +195,15 @@ class App {
   }
 
   undo() {
-    this.travel(() => this.corrections.undo());
+    this.restore(() => this.corrections.undo());
   }
 
   redo() {
-    this.travel(() => this.corrections.redo());
+    this.restore(() => this.corrections.redo());
   }
 
-  /** Go to another state, and show the segment that it brings back. */
-  travel(go) {
+  /** Change to another state, and show the segment that it restores. */
+  restore(go) {
     this.pointer.cancel();
     const facts = ({ classId, start, end }) => `${classId} ${start} ${end}`;
     const before = new Set(this.corrections.items.map(facts));
@@ -226,8 +226,8 @@ class App {
   }
 
   download() {
-    const text = annotationText(this.facts, this.scores, this.corrections, byId("subset").value);
-    download(text, fileName(this.facts.id));
+    const text = formatAnnotations(this.facts, this.scores, this.corrections, byId("subset").value);
+    saveFile(text, formatFileName(this.facts.id));
     this.corrections.saved = this.corrections.items;
     this.bar.show();
   }

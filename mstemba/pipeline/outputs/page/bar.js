@@ -6,8 +6,8 @@ class Bar {
   constructor(app) {
     this.app = app;
     const { facts } = app;
-    document.title = `${shown(facts.video.name)} · mstemba`;
-    byId("title").textContent = shown(facts.video.name);
+    document.title = `${formatName(facts.video.name)} · mstemba`;
+    byId("title").textContent = formatName(facts.video.name);
     this.setUpThreshold();
     this.setUpCorrections();
     this.setUpVideo();
@@ -19,11 +19,11 @@ class Bar {
     on("order", "change", () => app.sort(byId("order").value));
     on("zoom-in", "click", () => this.zoom(2));
     on("zoom-out", "click", () => this.zoom(0.5));
-    on("zoom-all", "click", () => app.view.all());
+    on("zoom-all", "click", () => app.view.showAll());
     this.showLegend();
   }
 
-  /** Around the playhead where it is in view, else around the middle. */
+  /** Zoom around the playhead if it is in view, otherwise around the middle. */
   zoom(factor) {
     const { view, player } = this.app;
     const seen = view.from <= player.time && player.time <= view.to;
@@ -37,7 +37,7 @@ class Bar {
       byId(id).max = id === "threshold" ? 0.99 : 1;
       byId(id).value = facts.threshold;
     }
-    // One computation a frame, however often the slider tells of itself.
+    // Compute once per frame, however many events the slider sends.
     let waiting = false;
     byId("threshold").addEventListener("input", () => {
       if (waiting) return;
@@ -61,10 +61,10 @@ class Bar {
     const { app } = this, { facts } = app;
     const known = facts.subset && !SUBSETS.includes(facts.subset) ? [facts.subset] : [];
     byId("subset").replaceChildren(
-      ...[...SUBSETS, ...known].map((name) => element("option", { value: name, textContent: shown(name) })),
-      element("option", { value: "", textContent: "none" }),
+      ...[...SUBSETS, ...known].map((name) => createElement("option", { value: name, textContent: formatName(name) })),
+      createElement("option", { value: "", textContent: "none" }),
     );
-    // A video that the manifest does not know is corrected to be learnt from.
+    // Corrections of a video that is not in the manifest are for training.
     byId("subset").value = facts.subset ?? "training";
     for (const option of byId("base").options) {
       if (option.value === "labels") option.disabled = !app.truth;
@@ -93,19 +93,19 @@ class Bar {
     byId("choose-again").addEventListener("click", () => byId("file").click());
   }
 
-  /** The video is not there, is one that this browser cannot decode, or another one. */
+  /** Explain that the video is missing, cannot be decoded by this browser, or is another one. */
   showNoVideo(otherLength) {
     const { video, duration } = this.app.facts;
     byId("video").hidden = byId("choose-again").hidden = true;
     byId("no-video").hidden = false;
     const name = this.chosen ?? video.name;
-    // A name may hold characters that turn the direction of all text after them.
-    const isolated = (text) => element("bdi", { textContent: shown(text) });
+    // A name may contain characters that change the direction of the text after them.
+    const isolated = (text) => createElement("bdi", { textContent: formatName(text) });
     const moved = this.chosen === undefined ? "no longer where it was when this page was made, or " : "";
     const other = otherLength !== undefined;
     const there = (video.found || this.chosen !== undefined) && !other;
     byId("no-video-reason").replaceChildren(...(other
-      ? ["“", isolated(name), `” lasts ${clock(otherLength)}, and this page is of a video of ${clock(duration)}. ` +
+      ? ["“", isolated(name), `” lasts ${formatTime(otherLength)}, and this page is of a video of ${formatTime(duration)}. ` +
         "Choose that one:"]
       : there
       ? ["“", isolated(name), `” cannot be played here: it is ${moved}in a format that browsers ` +
@@ -113,24 +113,24 @@ class Bar {
       : ["“", isolated(name), "” was not found when this page was made (", isolated(video.path), "). Put it " +
         "there and make the page again with “mstemba export --format html”, or choose the file:"]));
     byId("no-video-command").hidden = !there;
-    byId("no-video-command").textContent = shown(playableCopy(name, video.playable));
+    byId("no-video-command").textContent = formatName(formatCopyCommand(name, video.playable));
   }
 
   setUpDialogs() {
-    byId("help-button").addEventListener("click", () => this.help());
+    byId("help-button").addEventListener("click", () => this.showHelp());
     byId("about-button").addEventListener("click", () => {
       this.fillAbout();
       byId("about").showModal();
     });
   }
 
-  help() {
+  showHelp() {
     byId("help").showModal();
   }
 
   fillAbout() {
     const { facts, thresholds, corrections } = this.app;
-    // As float32, which scores are, nine digits are exact.
+    // Scores are float32: nine digits are exact.
     const digits = (value) => Number(value.toPrecision(9));
     const line = `mstemba export --threshold ${digits(thresholds.value)} --low ${digits(thresholds.low)}` +
       (facts.min_length ? ` --min-length ${facts.min_length}` : "");
@@ -140,8 +140,8 @@ class Bar {
       ...facts.provenance,
     });
     byId("provenance").replaceChildren(...rows.flatMap(([name, value]) => [
-      element("dt", { textContent: shown(name), dir: "auto" }),
-      element("dd", { textContent: shown(typeof value === "string" ? value : JSON.stringify(value)), dir: "auto" }),
+      createElement("dt", { textContent: formatName(name), dir: "auto" }),
+      createElement("dd", { textContent: formatName(typeof value === "string" ? value : JSON.stringify(value)), dir: "auto" }),
     ]));
   }
 
@@ -161,21 +161,21 @@ class Bar {
     if (this.app.truth) names.labelled = "labelled";
     names.corrected = "corrected";
     byId("legend").replaceChildren(...Object.entries(names).map(([kind, text]) =>
-      element("li", { className: kind, textContent: text })));
+      createElement("li", { className: kind, textContent: text })));
   }
 
   showTime(time) {
     const { player, facts } = this.app;
     time = Math.min(time, facts.duration); // a video may last a little longer
-    byId("time").textContent = `${clock(time)} / ${clock(facts.duration)}`;
+    byId("time").textContent = `${formatTime(time)} / ${formatTime(facts.duration)}`;
     byId("play").textContent = player.playing ? "Pause" : "Play";
     const ruler = byId("ruler-lane");
     ruler.setAttribute("aria-valuemax", facts.duration.toFixed(1));
     ruler.setAttribute("aria-valuenow", time.toFixed(1));
-    ruler.setAttribute("aria-valuetext", clock(time));
+    ruler.setAttribute("aria-valuetext", formatTime(time));
   }
 
-  /** Counts, and what can be done now. */
+  /** Show counts, and enable the actions that are possible now. */
   show() {
     const { corrections, thresholds, rows, scores, list } = this.app;
     const hidden = corrections.classes.length - rows.length;
@@ -183,31 +183,31 @@ class Bar {
     const all = corrections.items.length, listed = list.segments.length;
     byId("summary").textContent =
       (listed < all ? `${listed.toLocaleString("en")} of ` : "") +
-      `${plural(all, "segment")} · ${plural(rows.length, "class", "classes")}` +
+      `${formatCount(all, "segment")} · ${formatCount(rows.length, "class", "classes")}` +
       (hidden ? ` (${hidden.toLocaleString("en")} more ${why})` : "");
     byId("threshold").value = thresholds.value;
-    byId("threshold-number").value = short(thresholds.value);
+    byId("threshold-number").value = formatThreshold(thresholds.value);
     const disabled = corrections.locked || !scores.levels.size;
     byId("threshold").disabled = byId("threshold-number").disabled = disabled;
-    byId("threshold-note").textContent = `goes on at ${Number(thresholds.low.toFixed(3))}`;
+    byId("threshold-note").textContent = `continues at ${Number(thresholds.low.toFixed(3))}`;
     byId("base").value = corrections.base;
     byId("add").disabled = !corrections.classes.length;
     byId("undo").disabled = !corrections.past.length;
     byId("redo").disabled = !corrections.future.length;
     byId("locked").hidden = !corrections.locked;
     const reason = corrections.count
-      ? `The threshold is locked, to keep ${plural(corrections.count, "correction")}.`
+      ? `The threshold is locked, to keep ${formatCount(corrections.count, "correction")}.`
       : "The threshold is locked: these segments do not come from the scores.";
     byId("locked-reason").textContent = reason + (corrections.unsaved ? " Not downloaded yet." : "");
     byId("discard").textContent = corrections.count ? "Discard corrections" : "Back to the detections";
     byId("canvas").setAttribute("aria-label",
-      `Timeline of ${plural(rows.length, "class", "classes")}; the table lists the segments`);
+      `Timeline of ${formatCount(rows.length, "class", "classes")}; the table lists the segments`);
     this.showTime(this.app.player.time);
   }
 }
 
-/** The shell command that makes a copy of a video which every browser plays. */
-function playableCopy(name, encoding) {
+/** Return the shell command for a copy of the video that every browser plays. */
+function formatCopyCommand(name, encoding) {
   const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
   const path = name.startsWith("-") ? `./${name}` : name;
   const copy = `${path.replace(/(?<=[^/])\.[^.]*$/, "")}.playable.mp4`;

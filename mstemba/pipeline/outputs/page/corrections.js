@@ -1,22 +1,22 @@
-// Segments as the user corrects them, and the annotation file that comes of it.
+// Segments as the user corrects them, and the annotation file with the result.
 
 /**
- * The segments on show, and every former state of them.
+ * The segments shown, with their former states.
  *
- * Until the first correction they are those of `base`: the detections (whatever the threshold gives),
- * the labels, or none. A state is never changed in place, so that a step back is the former one.
+ * Until the first correction they are those of `base`: the detections at the current threshold, the
+ * labels, or none. A state is never changed in place, so undo can return to it.
  */
 class Corrections {
   constructor(bases, classes) {
-    this.bases = bases; // functions that give segments, by name
+    this.bases = bases; // functions that return segments, by name
     this.known = classes;
     this.past = [];
     this.start("detections");
     this.saved = this.items;
   }
 
-  /** Take the base's segments, as there are no corrections to keep. */
-  follow() {
+  /** Show the segments of the base; there must be no corrections. */
+  resetToBase() {
     this.items = this.bases[this.base]();
     this.future = [];
   }
@@ -32,18 +32,18 @@ class Corrections {
   start(base) {
     this.base = base;
     this.classes = [...this.known];
-    this.count = 0; // of corrections to the base
-    this.relabelled = null; // what the last step relabelled, if that is all it did
-    this.follow();
+    this.count = 0; // number of corrections to the base
+    this.relabelled = null; // the segment that the last step relabelled, if it did nothing else
+    this.resetToBase();
   }
 
-  /** Leave the corrections for a base; a step like any other. */
+  /** Replace the corrections by a base, as a step that can be undone. */
   begin(base) {
     this.past.push(this.state);
     this.start(base);
   }
 
-  /** All that a step changes: what undo and redo bring back. */
+  /** Everything that a step changes and undo restores. */
   get state() {
     const { items, classes, base, count } = this;
     return { items, classes, base, count };
@@ -52,7 +52,7 @@ class Corrections {
   set state(state) {
     Object.assign(this, state);
     this.relabelled = null;
-    // The threshold may be another one than it was.
+    // The threshold may have changed since.
     if (!this.locked) this.items = this.bases[this.base]();
   }
 
@@ -64,20 +64,20 @@ class Corrections {
 
   add(segment) {
     const made = { ...segment, score: null, corrected: true };
-    this.step([...this.items, made].sort(inOrder));
+    this.step([...this.items, made].sort(compareSegments));
     return made;
   }
 
   change(segment, changes, classes = this.classes) {
     if (Object.entries(changes).every(([name, value]) => segment[name] === value)) return segment;
     const made = { ...segment, ...changes, corrected: true };
-    this.step(this.items.map((item) => (item === segment ? made : item)).sort(inOrder), classes);
+    this.step(this.items.map((item) => (item === segment ? made : item)).sort(compareSegments), classes);
     return made;
   }
 
   /**
-   * Another class for a segment. Arrow keys pass through many: all of them are one step, which takes
-   * the place of the one before; none if they come back to where they began.
+   * Set the class of a segment. Arrow keys pass through several classes: together they are one step,
+   * or none if they return to the first class.
    */
   relabel(segment, classId, classes) {
     if (classId === segment.classId && !classes) return segment;
@@ -89,10 +89,10 @@ class Corrections {
     return made;
   }
 
-  /** The class of this name for a segment; a new one if there is none yet. */
+  /** Set the class of a segment by name; create the class if it is new. */
   rename(segment, name) {
     if (name === this.classes[segment.classId]) return segment;
-    // A new class that the step before has made goes with that step.
+    // A new class of the previous step disappears with that step.
     const { classes } = segment === this.relabelled?.made ? this.past.at(-1) : this;
     const known = classes.indexOf(name);
     if (known >= 0) return this.relabel(segment, known);
@@ -116,21 +116,21 @@ class Corrections {
   }
 }
 
-/** Why a segment cannot be from `start` to `end`; empty when it can. */
-function whyNot(start, end, duration) {
+/** Return why a segment cannot last from `start` to `end`, or an empty text. */
+function findProblem(start, end, duration) {
   if (!Number.isFinite(start) || !Number.isFinite(end)) return "Start and end must be numbers of seconds.";
   if (start < 0 || end > duration) return `The video lasts from 0 to ${Number(duration.toFixed(3))} s.`;
   if (!(start < end)) return `The start (${start} s) must be before the end (${end} s).`;
   return "";
 }
 
-/** The text of an annotation file as `mstemba init --annotations` reads it, in the manifest's unit. */
-function annotationText(facts, scores, corrections, subset) {
+/** Return the text of an annotation file for `mstemba init`, in the time unit of the manifest. */
+function formatAnnotations(facts, scores, corrections, subset) {
   const perRow = facts.frames_per_row;
   const time = perRow === null ? (seconds) => seconds : (seconds) => scores.frameAt(seconds, perRow);
   const actions = corrections.items.map(({ classId, start, end }) => [classId, time(start), time(end)]);
   const entry = { subset: subset || null, duration: time(facts.duration), actions };
-  // Computed, so that a video called __proto__ is an entry like any other.
+  // A computed key, so that a video called __proto__ is an entry like any other.
   const content = {
     classes: corrections.classes,
     time_unit: perRow === null ? "seconds" : "frames",
@@ -139,15 +139,15 @@ function annotationText(facts, scores, corrections, subset) {
   return JSON.stringify(content, null, 1) + "\n";
 }
 
-function download(text, name) {
+function saveFile(text, name) {
   const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-  const link = element("a", { href: url, download: name });
+  const link = createElement("a", { href: url, download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
-/** A file name that every system takes. */
-function fileName(id) {
+/** Return a file name that is valid on every system. */
+function formatFileName(id) {
   const name = id.replace(/[\ud800-\udfff]/gu, "_").replace(/[\x00-\x1f\\/:*?"<>|]/g, "_");
   return `${[...name].slice(0, 60).join("") || "video"}.annotations.json`;
 }

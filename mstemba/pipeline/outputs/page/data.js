@@ -1,4 +1,4 @@
-// What html_page.py put into the page, and how names and times are shown.
+// The data that html_page.py writes into the page, and formatting of names and times.
 
 const LEVELS = 1000; // probabilities are whole numbers from 0 to this
 
@@ -6,7 +6,7 @@ function byId(id) {
   return document.getElementById(id);
 }
 
-function fromBase64(text) {
+function decodeBase64(text) {
   const binary = atob(text);
   const bytes = new Uint8Array(binary.length);
   for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
@@ -14,13 +14,13 @@ function fromBase64(text) {
 }
 
 /**
- * Inflate the rows' scores and the detected segments, which lie one column after the other:
+ * Inflate the scores and the detected segments, stored column after column:
  * T starts of rows; N starts and N ends of segments, their class ids, their scores in
  * ten-thousandths; then the levels of T rows class by class, first the low bytes of all of them,
  * then the high bytes, which deflate packs better than pairs.
  */
 async function unpack(text, facts) {
-  const stream = new Blob([fromBase64(text)]).stream();
+  const stream = new Blob([decodeBase64(text)]).stream();
   const inflated = stream.pipeThrough(new DecompressionStream("deflate"));
   const buffer = await new Response(inflated).arrayBuffer();
   let at = 0;
@@ -56,10 +56,10 @@ class Scores {
       }
       this.levels.set(classId, column);
     });
-    this.peaks = new Map([...this.levels].map(([id, column]) => [id, highest(column)]));
+    this.peaks = new Map([...this.levels].map(([id, column]) => [id, findPeak(column)]));
   }
 
-  /** The row at a time; -1 before the first. */
+  /** Return the row at a time; -1 before the first. */
   rowAt(seconds) {
     let low = 0, high = this.starts.length;
     while (low < high) {
@@ -69,7 +69,7 @@ class Scores {
     return low - 1;
   }
 
-  /** Seconds as a frame number, from 0, where rows are so many frames apart: by the rows' real times. */
+  /** Convert seconds to a frame number, from 0, by the real times of the rows. */
   frameAt(seconds, framesPerRow) {
     const row = Math.max(0, this.rowAt(seconds)), start = this.starts[row];
     const next = this.starts[row + 1] ?? start + this.step;
@@ -77,7 +77,7 @@ class Scores {
     return Math.max(0, Math.round(frame * 1e6) / 1e6);
   }
 
-  /** The nearest edge of a row; the time itself where there are no rows. */
+  /** Return the nearest edge of a row, or the time itself if there are no rows near it. */
   snap(seconds) {
     const row = this.rowAt(seconds), distance = (time) => Math.abs(time - seconds);
     const near = [this.starts[row], this.ends[row], this.starts[row + 1]]
@@ -86,7 +86,7 @@ class Scores {
   }
 }
 
-function highest(column) {
+function findPeak(column) {
   let peak = 0;
   for (const level of column) if (level > peak) peak = level;
   return peak;
@@ -96,36 +96,36 @@ function clamp(value, low, high) {
   return Math.max(low, Math.min(high, value));
 }
 
-/** A name in one line, with what cannot be seen made visible. */
-function shown(name) {
+/** Return a name as one line, with visible symbols for control characters. */
+function formatName(name) {
   if (name.trim() === "") return `“${name}”`;
   return name
     .replace(/\r\n|[\n\r\u2028\u2029]/g, "⏎")
     .replace(/\t/g, "⇥")
     .replace(/[\x00-\x1f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
-    // Python writes bytes of a file name that are no UTF-8 as lone surrogates.
+    // Python represents undecodable bytes of a file name as lone surrogates.
     .replace(/[\ud800-\udfff]/gu, (c) => `\\x${(c.charCodeAt(0) & 0xff).toString(16)}`);
 }
 
-/** Seconds as 1:02:03.4, with so many decimals. */
-function clock(seconds, decimals = 1) {
+/** Format seconds as 1:02:03.4. */
+function formatTime(seconds, decimals = 1) {
   const whole = Number(Math.max(0, seconds).toFixed(decimals));
   const hours = Math.floor(whole / 3600), minutes = Math.floor(whole / 60) % 60;
   const rest = (whole % 60).toFixed(decimals).padStart(decimals ? 3 + decimals : 2, "0");
   return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${rest}` : `${minutes}:${rest}`;
 }
 
-/** A threshold in four digits. */
-function short(value) {
+/** Format a threshold with four digits. */
+function formatThreshold(value) {
   return String(Number(value.toPrecision(4)));
 }
 
-function element(tag, properties = {}, ...children) {
+function createElement(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
   made.append(...children);
   return made;
 }
 
-function plural(count, one, many = `${one}s`) {
+function formatCount(count, one, many = `${one}s`) {
   return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 }

@@ -1,11 +1,11 @@
 // The table of segments, and the form that changes the selected one.
 
-const LIST_ROWS = 100; // of the table at a time, so that the slider stays quick
+const LIST_ROWS = 100; // rows of the table at a time, to keep the slider fast
 
 class SegmentList {
   constructor(app) {
     this.app = app;
-    this.first = 0; // of the segments, the one in the first row
+    this.first = 0; // index of the segment in the first row
     this.body = byId("segments");
     this.segments = [];
     this.lines = new Map();
@@ -36,12 +36,12 @@ class SegmentList {
     const [from, to, all] = range.map((number) => number.toLocaleString("en"));
     byId("page-range").textContent = `${from} to ${to} of ${all}`;
     byId("none").hidden = segments.length > 0;
-    byId("none").textContent = this.whyNone();
+    byId("none").textContent = this.explainEmpty();
     this.markSelected();
     this.markTime(this.app.player.time);
   }
 
-  whyNone() {
+  explainEmpty() {
     const { corrections, scores } = this.app;
     if (corrections.items.length) return "No segment of these classes.";
     if (!corrections.classes.length) return "There are no classes.";
@@ -50,10 +50,10 @@ class SegmentList {
     return "No segments at this threshold: lower it to see some.";
   }
 
-  /** Show these segments. Rows that stay are left alone: one may be being pressed just now. */
+  /** Show these segments. Existing rows are kept: one may be pressed at this moment. */
   replace(segments) {
     const focused = [...this.lines.values()].findIndex((line) => line.contains(document.activeElement));
-    const lines = new Map(segments.map((segment) => [segment, this.lines.get(segment) || this.line(segment)]));
+    const lines = new Map(segments.map((segment) => [segment, this.lines.get(segment) || this.createRow(segment)]));
     for (const [segment, line] of this.lines) if (!lines.has(segment)) line.remove();
     let next = this.body.firstChild;
     for (const line of lines.values()) {
@@ -66,7 +66,7 @@ class SegmentList {
     (near?.querySelector("button") || byId("list")).focus({ preventScroll: true });
   }
 
-  /** From the focused row to the one above (-1) or below (1); false if no row has the focus. */
+  /** Move from the focused row up (-1) or down (1); return false if no row has the focus. */
   stepBy(direction) {
     const [segment] = [...this.lines].find(([, line]) => line.contains(document.activeElement)) || [];
     if (!segment) return false;
@@ -78,22 +78,22 @@ class SegmentList {
     return true;
   }
 
-  line(segment) {
-    const name = shown(this.app.corrections.classes[segment.classId]);
-    const button = element("button", { type: "button", textContent: name, dir: "auto", title: name });
+  createRow(segment) {
+    const name = formatName(this.app.corrections.classes[segment.classId]);
+    const button = createElement("button", { type: "button", textContent: name, dir: "auto", title: name });
     const score = segment.score === null || segment.corrected ? "corrected" : segment.score.toFixed(2);
-    const line = element(
+    const line = createElement(
       "tr", {},
-      element("th", { scope: "row" }, button),
-      element("td", { textContent: clock(segment.start, 2) }),
-      element("td", { textContent: clock(segment.end, 2) }),
-      element("td", { textContent: segment.labelled && !segment.corrected ? "label" : score }),
+      createElement("th", { scope: "row" }, button),
+      createElement("td", { textContent: formatTime(segment.start, 2) }),
+      createElement("td", { textContent: formatTime(segment.end, 2) }),
+      createElement("td", { textContent: segment.labelled && !segment.corrected ? "label" : score }),
     );
     line.addEventListener("click", () => this.app.goTo(segment));
     return line;
   }
 
-  /** Mark the selected segment; one row alone is reached by Tab: its row, or the first. */
+  /** Mark the selected segment; Tab reaches only its row, or the first. */
   markSelected() {
     const reached = this.lines.has(this.app.selected) ? this.app.selected : this.lines.keys().next().value;
     for (const [segment, line] of this.lines) {
@@ -121,7 +121,7 @@ class SegmentList {
   }
 }
 
-/** The form with the selected segment's class and times, for exact numbers. */
+/** The form for the class and the exact times of the selected segment. */
 class Editor {
   constructor(app) {
     this.app = app;
@@ -130,7 +130,7 @@ class Editor {
     this.classes.addEventListener("change", () => this.relabel());
     byId("edit-new-class").addEventListener("change", () => this.nameClass());
     for (const edge of ["start", "end"]) {
-      byId(`edit-${edge}`).addEventListener("change", (event) => this.retime(edge, event.target.valueAsNumber));
+      byId(`edit-${edge}`).addEventListener("change", (event) => this.setTime(edge, event.target.valueAsNumber));
     }
     byId("edit-delete").addEventListener("click", () => {
       app.remove();
@@ -144,13 +144,13 @@ class Editor {
     this.segment = selected;
     byId("editor-fields").disabled = !selected;
     byId("editor-legend").textContent = selected ? "Selected segment, in seconds" : "No segment selected";
-    this.tell("");
+    this.showProblem("");
     byId("new-class-label").hidden = true;
     byId("edit-new-class").value = "";
     this.listClasses();
     this.classes.value = selected ? String(selected.classId) : "";
     for (const edge of ["start", "end"]) {
-      byId(`edit-${edge}`).value = selected ? rounded(selected[edge]) : "";
+      byId(`edit-${edge}`).value = selected ? roundSeconds(selected[edge]) : "";
     }
   }
 
@@ -160,8 +160,8 @@ class Editor {
     if (listed === this.listed) return;
     this.listed = listed;
     const options = classes.map((name, id) =>
-      element("option", { value: String(id), textContent: shown(name), dir: "auto" }));
-    this.classes.replaceChildren(...options, element("option", { value: "new", textContent: "a new class …" }));
+      createElement("option", { value: String(id), textContent: formatName(name), dir: "auto" }));
+    this.classes.replaceChildren(...options, createElement("option", { value: "new", textContent: "a new class …" }));
   }
 
   relabel() {
@@ -174,7 +174,7 @@ class Editor {
   nameClass() {
     const name = byId("edit-new-class").value.trim();
     if (!name) {
-      this.tell("Give the new class a name.");
+      this.showProblem("Give the new class a name.");
       return;
     }
     const focused = document.activeElement === byId("edit-new-class");
@@ -182,24 +182,24 @@ class Editor {
     if (focused) this.classes.focus(); // the field is hidden now
   }
 
-  /** Move one edge to a time; the other one is what its field says, which may have been refused before. */
-  retime(edge, time) {
+  /** Move one edge to a time; the other one is set from its field, which may have been refused before. */
+  setTime(edge, time) {
     const other = edge === "start" ? "end" : "start", own = this.segment[other];
     const typed = byId(`edit-${other}`).valueAsNumber;
-    // A field is rounded: what was not typed stays exactly what it was.
-    const { start, end } = { [edge]: time, [other]: typed === rounded(own) ? own : typed };
-    const problem = whyNot(start, end, this.app.facts.duration);
-    this.tell(problem);
+    // Fields are rounded: a value that was not typed stays exact.
+    const { start, end } = { [edge]: time, [other]: typed === roundSeconds(own) ? own : typed };
+    const problem = findProblem(start, end, this.app.facts.duration);
+    this.showProblem(problem);
     if (!problem) this.app.change(this.segment, { start, end });
   }
 
-  /** Say what cannot be done. */
-  tell(problem) {
+  /** Show a problem below the form. */
+  showProblem(problem) {
     byId("editor-problem").textContent = problem;
   }
 }
 
-/** Seconds as the form shows them. */
-function rounded(seconds) {
+/** Round seconds as the form shows them. */
+function roundSeconds(seconds) {
   return Number(seconds.toFixed(3));
 }

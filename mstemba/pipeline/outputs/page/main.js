@@ -1,13 +1,13 @@
-// The page's main path: read what it was given, show it, listen to the keyboard.
+// Entry point: read the data, show it, and listen to the keyboard.
 
-function notice(text) {
-  byId("notices").append(element("p", { className: "notice", textContent: text }));
+function showNotice(text) {
+  byId("notices").append(createElement("p", { className: "notice", textContent: text }));
 }
 
 const TYPED_IN = "input:is([type=text], [type=number], [type=search])";
 
-/** What keys do where nothing is being typed. */
-function keys(app) {
+/** Return the actions of keys outside text fields. */
+function keyActions(app) {
   const { player } = app;
   return {
     " ": () => player.toggle(),
@@ -19,25 +19,25 @@ function keys(app) {
     End: () => app.seekShown(app.facts.duration),
     ",": () => app.seekRows(-1),
     ".": () => app.seekRows(1),
-    "[": () => app.goBy(-1),
-    "]": () => app.goBy(1),
+    "[": () => app.goToNext(-1),
+    "]": () => app.goToNext(1),
     "+": () => app.bar.zoom(2),
     "=": () => app.bar.zoom(2), // + without Shift
     "-": () => app.bar.zoom(0.5),
-    0: () => app.view.all(),
+    0: () => app.view.showAll(),
     "/": () => byId("search").focus(),
     n: () => app.addHere(),
     i: () => app.setEdge("start"),
     o: () => app.setEdge("end"),
     Delete: () => app.remove(),
     Backspace: () => app.remove(),
-    "?": () => app.bar.help(),
+    "?": () => app.bar.showHelp(),
     Escape: () => app.escape(),
   };
 }
 
-/** Whether a field in which nothing is typed does something of its own with a key. */
-function takes(target, key) {
+/** Return whether a control other than a text field handles a key itself. */
+function usesKey(target, key) {
   const moves = /^(Arrow|Page|Home$|End$)/.test(key);
   if (target.matches("select")) return moves || key.length === 1; // a letter chooses by name
   if (target.matches("input[type=range]")) return moves;
@@ -45,22 +45,22 @@ function takes(target, key) {
 }
 
 function listenToKeys(app) {
-  const act = keys(app);
-  // The button that the pointer pressed: it keeps the focus, but Space is for the video then.
+  const act = keyActions(app);
+  // The button that the pointer pressed keeps the focus, but Space then belongs to the video.
   let pointed = null;
   addEventListener("click", (event) => { pointed = event.detail ? event.target.closest("button") : null; }, true);
   addEventListener("focusout", () => { pointed = null; }, true);
   const letter = (event) => (event.key.length === 1 ? event.key.toLowerCase() : event.key);
-  // Captured: a focused video would take space and arrows for itself.
+  // Captured, because a focused video would handle space and arrows itself.
   addEventListener("keydown", (event) => {
     const { target } = event;
     if (document.querySelector("dialog[open]")) return;
     if (event.key === "Escape" && target.matches("input, select")) {
-      // What was typed goes first: leaving the field would take it.
+      // Discard what was typed first: leaving the field would apply it.
       if (target.id === "search") {
         target.value = "";
         app.search("");
-        event.preventDefault(); // some browsers do the same, and tell nobody
+        event.preventDefault(); // some browsers do the same without an event
       }
       app.editor.show();
       app.bar.show();
@@ -68,7 +68,7 @@ function listenToKeys(app) {
       return;
     }
     const control = event.ctrlKey || event.metaKey;
-    if (target.matches(TYPED_IN) || (!control && takes(target, event.key))) return;
+    if (target.matches(TYPED_IN) || (!control && usesKey(target, event.key))) return;
     if (control && letter(event) === "z") {
       if (event.shiftKey) app.redo(); else app.undo();
     } else if (control && letter(event) === "y") {
@@ -86,17 +86,17 @@ function listenToKeys(app) {
 
 async function start() {
   if (typeof DecompressionStream === "undefined") {
-    notice("This browser is too old: it cannot unpack the scores (it has no DecompressionStream).");
+    showNotice("This browser is too old: it cannot unpack the scores (it has no DecompressionStream).");
     return;
   }
   const facts = JSON.parse(byId("facts").textContent);
   const app = new App(facts, ...(await unpack(byId("packed").textContent, facts)));
-  byId("packed").remove(); // the text is of no use any more
+  byId("packed").remove(); // free the memory
   app.refresh();
   listenToKeys(app);
-  app.player.load(embeddedVideo() || (facts.video.found ? facts.video.source : null));
-  app.moved(0);
-  window.mstemba = app; // for the tests, and for the curious
+  app.player.load(openEmbeddedVideo() || (facts.video.found ? facts.video.source : null));
+  app.updateTime(0);
+  window.mstemba = app; // for tests and the console
 }
 
 await start();

@@ -1,4 +1,4 @@
-// Mouse and touch on the timeline: go there, select, drag an edge, move, add, zoom, pan.
+// Mouse and touch on the timeline: seek, select, drag an edge, move, add, zoom, pan.
 
 const DRAG_FROM = 4; // pixels before a press becomes a drag
 
@@ -21,7 +21,7 @@ class Pointer {
     });
   }
 
-  /** Call `go` with the place that is pressed, and with every one it is dragged to. */
+  /** Call `go` with the position of a press and of every move after it. */
   scrub(target, go) {
     const at = (event) => {
       const box = target.getBoundingClientRect();
@@ -37,26 +37,26 @@ class Pointer {
     });
   }
 
-  place(event) {
+  locate(event) {
     const box = this.timeline.canvas.getBoundingClientRect();
     return this.timeline.locate(event.clientX - box.left, event.clientY - box.top);
   }
 
-  /** Say what the probability is under the pointer. */
-  read(event) {
-    const { time, classId } = this.place(event), { scores } = this.app;
+  /** Show the probability under the pointer. */
+  showProbability(event) {
+    const { time, classId } = this.locate(event), { scores } = this.app;
     const levels = scores.levels.get(classId), row = scores.rowAt(time);
     const known = levels && row >= 0 && time < scores.ends[row];
     byId("corner").textContent = known
-      ? `${clock(time, 2)}: probability ${(levels[row] / LEVELS).toFixed(2)}`
+      ? `${formatTime(time, 2)}: probability ${(levels[row] / LEVELS).toFixed(2)}`
       : "";
   }
 
   press(event) {
     if (event.button !== 0) return;
-    // What is being typed belongs to the segment that is selected now.
+    // Apply what is being typed to the segment that is selected now.
     if (byId("editor").contains(document.activeElement)) document.activeElement.blur();
-    const place = this.place(event), { app } = this;
+    const place = this.locate(event), { app } = this;
     if (place.classId === undefined) return;
     this.timeline.canvas.setPointerCapture(event.pointerId);
     let kind = "seek";
@@ -68,7 +68,7 @@ class Pointer {
     if (event.pointerType !== "touch") this.begin();
   }
 
-  /** What a press does, before it is known whether it becomes a drag. */
+  /** Act on a press before it is known whether it becomes a drag. */
   begin() {
     const { drag, app } = this;
     if (drag.begun) return;
@@ -80,28 +80,28 @@ class Pointer {
 
   move(event) {
     if (!this.drag) {
-      const { edge, item, inBand } = this.place(event);
+      const { edge, item, inBand } = this.locate(event);
       const grab = item && item === this.app.selected && inBand ? "grab" : "pointer";
       this.timeline.canvas.style.cursor = edge ? "ew-resize" : grab;
-      this.read(event);
+      this.showProbability(event);
       return;
     }
     const { drag, app } = this;
     drag.moved ||= Math.abs(event.clientX - drag.x) >= DRAG_FROM;
     if (!drag.moved) return;
     this.begin();
-    const { time } = this.place(event);
+    const { time } = this.locate(event);
     if (drag.kind === "seek") {
       app.seek(time);
       return;
     }
-    const segment = this.dragged(time, event.altKey);
+    const segment = this.dragSegment(time, event.altKey);
     app.draft = { item: drag.item, segment };
     this.timeline.draw();
   }
 
-  /** The segment as it becomes if the drag ends at this time, at a row's edge unless it is `free`. */
-  dragged(time, free) {
+  /** Return the segment after a drag to this time, snapped to the rows unless `free`. */
+  dragSegment(time, free) {
     const { drag, app } = this;
     const end = app.facts.duration;
     const snap = (t) => (free ? t : app.scores.snap(t));
@@ -112,7 +112,7 @@ class Pointer {
       return { classId: drag.classId, start: Math.min(from, to), end: Math.max(from, to), corrected: true };
     }
     const item = { ...drag.item, corrected: true };
-    // No further than to one row: an edge does not cross the other one. What is shorter stays so.
+    // Keep one row between the edges, or the present length if it is shorter.
     if (drag.kind === "start") {
       const last = snap(item.end - shortest);
       return { ...item, start: Math.min(to, last < item.end ? Math.max(item.start, last) : item.start) };
@@ -129,7 +129,7 @@ class Pointer {
   release(event) {
     const { drag, app } = this;
     if (!drag) return;
-    this.move(event); // a busy browser leaves out moves: it counts where the button was let go
+    this.move(event); // a busy browser skips moves: the position of the release counts
     this.begin();
     this.drag = null;
     const draft = app.draft;
@@ -138,7 +138,7 @@ class Pointer {
       if (draft.item) app.change(draft.item, { start: draft.segment.start, end: draft.segment.end });
       else app.add(draft.segment);
     } else if (!drag.moved && drag.kind !== "seek") {
-      app.seek(this.place(event).time);
+      app.seek(this.locate(event).time);
     }
     this.timeline.draw();
   }

@@ -1,8 +1,8 @@
-// Which classes the timeline shows, and in which order.
+// Selection and order of the classes in the timeline.
 
-const ACTIVE_LEVEL = 50; // a class that never gets so likely is shown for its segments only
+const ACTIVE_LEVEL = 50; // a class that stays below is shown only if it has segments
 
-function bySegments(segments) {
+function groupByClass(segments) {
   const found = new Map();
   for (const segment of segments) {
     if (!found.has(segment.classId)) found.set(segment.classId, []);
@@ -11,29 +11,29 @@ function bySegments(segments) {
   return found;
 }
 
-function folded(text) {
+function normaliseText(text) {
   return text.normalize("NFKC").toLocaleLowerCase();
 }
 
 /**
- * The ids of the classes to show: those that are active, detected or labelled; where something is
- * searched for, all classes whose name holds it, and the selected segment's.
+ * Return the ids of the classes to show: those that are active, detected or labelled, or, in a
+ * search, those whose name contains the text, and that of the selected segment.
  */
-function classesToShow({ corrections, scores, itemsByClass, truthByClass, query, selected }) {
+function selectClasses({ corrections, scores, itemsByClass, truthByClass, query, selected }) {
   const ids = [...corrections.classes.keys()];
-  const wanted = folded(query.trim());
+  const wanted = normaliseText(query.trim());
   return ids.filter((id) =>
     wanted
-      ? folded(corrections.classes[id]).includes(wanted) || id === selected?.classId
+      ? normaliseText(corrections.classes[id]).includes(wanted) || id === selected?.classId
       : itemsByClass.has(id) || truthByClass.has(id) || scores.peaks.get(id) >= ACTIVE_LEVEL);
 }
 
-/** The same ids by "class", "name", "first" appearance or total "time", longest first. */
-function ordered(ids, order, { corrections, itemsByClass, truthByClass }) {
+/** Sort ids by "class", "name", "first" appearance or total "time", longest first. */
+function sortClasses(ids, order, { corrections, itemsByClass, truthByClass }) {
   const segments = (id) => itemsByClass.get(id) || truthByClass.get(id) || [];
   const keys = {
     class: (id) => id,
-    name: (id) => folded(corrections.classes[id]),
+    name: (id) => normaliseText(corrections.classes[id]),
     first: (id) => segments(id).reduce((first, s) => Math.min(first, s.start), Infinity),
     time: (id) => -segments(id).reduce((sum, s) => sum + s.end - s.start, 0),
   };

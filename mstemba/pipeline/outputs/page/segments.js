@@ -1,14 +1,14 @@
-// Scores to segments: the same rule as mstemba/pipeline/segments.py, on levels.
+// Scores to segments: the same rule as pipeline/detect/segments.py, on levels.
 
-function inOrder(a, b) {
+function compareSegments(a, b) {
   return a.start - b.start || a.end - b.end || a.classId - b.classId;
 }
 
 /**
- * The segments of every class, by start, then end, then class.
+ * Return the segments of every class, by start, then end, then class.
  *
- * A segment is a longest run of rows at `low` or above that holds a row at `threshold` or above;
- * both are levels. Shorter ones than `minLength` seconds are dropped. The score is the mean.
+ * A segment is a longest sequence of rows at `low` or above that contains a row at `threshold` or
+ * above; both are levels. Shorter ones than `minLength` seconds are dropped. The score is the mean.
  */
 function findSegments(scores, threshold, low, minLength) {
   const found = [];
@@ -22,7 +22,7 @@ function findSegments(scores, threshold, low, minLength) {
       } else if (first >= 0) {
         const start = scores.starts[first], end = scores.ends[row - 1];
         if (peak >= threshold && end > start && end - start >= minLength) {
-          // A level stands for probabilities from it to the next: half of one more on average.
+          // A level covers the probabilities up to the next: half a level more on average.
           const score = Math.min(1, (sum / (row - first) + 0.5) / LEVELS);
           found.push({ start, end, classId, score });
         }
@@ -30,10 +30,10 @@ function findSegments(scores, threshold, low, minLength) {
       }
     }
   }
-  return found.sort(inOrder);
+  return found.sort(compareSegments);
 }
 
-/** How the threshold of the page becomes segments. */
+/** The threshold of the page, and the segments at it. */
 class Thresholds {
   constructor(facts, scores, own) {
     this.facts = facts;
@@ -42,20 +42,20 @@ class Thresholds {
     this.value = facts.threshold;
   }
 
-  /** Take a threshold: the detection's own to the last digit, any other one in whole levels. */
+  /** Set the threshold: that of the detection exactly, others in whole levels. */
   set(value) {
     const own = Math.abs(value - this.facts.threshold) < 0.5 / LEVELS;
     this.value = own ? this.facts.threshold : Math.round(value * LEVELS) / LEVELS;
   }
 
-  /** Where a segment goes on: in the proportion of the detection's own two thresholds. */
+  /** The threshold at which a segment continues, in the proportion of the detection's two. */
   get low() {
     if (this.value === this.facts.threshold) return this.facts.low;
     return Math.round((this.facts.low / this.facts.threshold) * this.value * LEVELS) / LEVELS;
   }
 
-  /** At the detection's own threshold its own segments, to the last digit. */
-  segments() {
+  /** Return the segments; at the threshold of the detection exactly those of the detection. */
+  getSegments() {
     return this.value === this.facts.threshold ? this.own : this.recompute();
   }
 

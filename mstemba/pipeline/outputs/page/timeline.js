@@ -1,4 +1,4 @@
-// The drawing of the timeline: only what is visible, at the screen's own resolution.
+// Drawing of the timeline: only what is visible, at the resolution of the screen.
 
 const RULER_HEIGHT = 26;
 const BANDS = { items: [3, 10], shade: [14, 9], labels: [24, 7] }; // y and height in a row, CSS pixels
@@ -22,9 +22,9 @@ class Timeline {
     this.useTheme();
   }
 
-  /** Read the colours from the style sheet: a canvas does not follow it by itself. */
+  /** Read the colours from the style sheet, which a canvas does not use by itself. */
   useTheme() {
-    const probe = document.body.appendChild(element("i", { className: "swatch" }));
+    const probe = document.body.appendChild(createElement("i", { className: "swatch" }));
     const colour = (name) => {
       probe.style.color = `var(--${name})`;
       return getComputedStyle(probe).color;
@@ -47,7 +47,7 @@ class Timeline {
     this.names = names;
     const focused = this.labelFocused;
     if (!same) {
-      this.labels.replaceChildren(...ids.map((id, i) => this.label(id, names[i])));
+      this.labels.replaceChildren(...ids.map((id, i) => this.createLabel(id, names[i])));
     }
     this.markRow();
     if (focused) this.focusMarked();
@@ -63,13 +63,13 @@ class Timeline {
     (this.labels.children[row]?.firstChild || this.scroller).focus({ preventScroll: true });
   }
 
-  label(id, name) {
-    const button = element("button", { type: "button", textContent: shown(name), dir: "auto", title: shown(name) });
+  createLabel(id, name) {
+    const button = createElement("button", { type: "button", textContent: formatName(name), dir: "auto", title: formatName(name) });
     button.addEventListener("click", () => this.app.markClass(id));
-    return element("li", {}, button);
+    return createElement("li", {}, button);
   }
 
-  /** Show which class is marked; it alone is reached by Tab. */
+  /** Show which class is marked; Tab reaches only this one. */
   markRow() {
     const marked = Math.max(0, this.rows.indexOf(this.app.markedClass));
     [...this.labels.children].forEach((item, i) => {
@@ -104,7 +104,7 @@ class Timeline {
     return this.lane.clientWidth || 1;
   }
 
-  /** What is under a point of the canvas: time, class, the segment and which edge of it. */
+  /** Return the time, class, segment and its edge at a point of the canvas. */
   locate(x, y) {
     const inRows = y + this.scroller.scrollTop;
     const classId = this.rows[Math.floor(inRows / this.rowHeight)];
@@ -112,7 +112,7 @@ class Timeline {
     const time = this.timeAt(x);
     const near = (edge) => Math.abs(this.x(edge) - x);
     const mine = this.app.corrections.items.filter((item) => item.classId === classId);
-    // Of those on top of each other the selected one, else the shortest.
+    // Of overlapping ones prefer the selected, then the shortest.
     const rank = (item) => (item === this.app.selected ? -1 : item.end - item.start);
     const best = (found) => found.sort((a, b) => rank(a) - rank(b))[0] || null;
     const reach = (item) => Math.min(6, Math.max(2, (this.x(item.end) - this.x(item.start)) / 3));
@@ -127,7 +127,7 @@ class Timeline {
     return { time, classId, inBand, item: inside || (edge ? touched : null), edge };
   }
 
-  /** Paint in the next frame, once however often it is asked for. */
+  /** Paint once in the next frame. */
   draw() {
     this.frame ||= requestAnimationFrame(() => this.paint());
   }
@@ -138,8 +138,8 @@ class Timeline {
     const below = this.scroller.clientHeight - RULER_HEIGHT;
     const height = clamp(below, 0, this.rows.length * this.rowHeight);
     this.lane.style.height = `${height}px`;
-    this.paintRuler(fit(byId("ruler"), this.width, RULER_HEIGHT));
-    this.paintRows(fit(this.canvas, this.width, height), height);
+    this.paintRuler(resizeCanvas(byId("ruler"), this.width, RULER_HEIGHT));
+    this.paintRows(resizeCanvas(this.canvas, this.width, height), height);
     this.paintOverview();
     this.movePlayhead(this.app.player.time);
   }
@@ -156,7 +156,7 @@ class Timeline {
     for (let i = Math.floor(view.from / step); i * step <= view.to; i++) {
       const x = Math.round(this.x(i * step));
       pen.fillRect(x, RULER_HEIGHT - 6, 1, 6);
-      pen.fillText(clock(i * step, step < 1 ? 1 : 0), x + 3, RULER_HEIGHT - 9);
+      pen.fillText(formatTime(i * step, step < 1 ? 1 : 0), x + 3, RULER_HEIGHT - 9);
     }
   }
 
@@ -202,7 +202,7 @@ class Timeline {
       pen.fillStyle = this.colours[this.kindOf(segment)];
       pen.fillRect(left, y, width, height);
       if (segment.corrected) {
-        // A line through it tells it apart without colour.
+        // A line through it distinguishes it without colour.
         pen.fillStyle = this.colours.background;
         pen.fillRect(left, y + height / 2 - 1, width, 2);
       }
@@ -214,7 +214,7 @@ class Timeline {
     }
   }
 
-  /** Probabilities as shade: the highest of the rows of scores that fall into a pixel. */
+  /** Paint probabilities as shade: the highest of the rows in a pixel. */
   paintShades(pen, ids, y) {
     const { scores } = this.app;
     const columns = Math.round(this.width * devicePixelRatio);
@@ -248,12 +248,12 @@ class Timeline {
     });
   }
 
-  /** All segments of the classes shown, over the whole video, and the part that is in view. */
+  /** Paint all segments of the classes shown over the whole video, and the part in view. */
   paintOverview() {
     const canvas = byId("overview"), { view, truthByClass, itemsByClass } = this.app;
     const width = canvas.clientWidth, height = canvas.clientHeight;
     if (!width || !height) return;
-    const pen = fit(canvas, width, height);
+    const pen = resizeCanvas(canvas, width, height);
     const x = (time) => (time / view.duration) * width;
     // Pixel by pixel: the canvas takes many times as long for a hundred thousand small bars.
     const image = new ImageData(canvas.width, canvas.height), pixels = new Uint32Array(image.data.buffer);
@@ -282,8 +282,8 @@ class Timeline {
   }
 }
 
-/** Give a canvas this size in CSS pixels and a clean sheet; what is drawn counts CSS pixels. */
-function fit(canvas, width, height) {
+/** Clear a canvas and set its size in CSS pixels, in which drawing counts. */
+function resizeCanvas(canvas, width, height) {
   const ratio = devicePixelRatio;
   canvas.width = Math.round(width * ratio);
   canvas.height = Math.round(height * ratio);

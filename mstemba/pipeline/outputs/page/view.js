@@ -3,9 +3,9 @@
 const SHORTEST_VIEW = 1;
 
 class View {
-  constructor(duration, changed) {
+  constructor(duration, onChange) {
     this.duration = Math.max(duration, 1e-3);
-    this.changed = changed;
+    this.onChange = onChange;
     this.from = 0;
     this.to = this.duration;
   }
@@ -18,14 +18,14 @@ class View {
     span = clamp(span, Math.min(SHORTEST_VIEW, this.duration), this.duration);
     this.from = clamp(from, 0, this.duration - span);
     this.to = this.from + span;
-    this.changed();
+    this.onChange();
   }
 
-  all() {
+  showAll() {
     this.show(0, this.duration);
   }
 
-  /** Show so many times less; the time `at` stays where it is. */
+  /** Zoom in by a factor; the time `at` stays in its place. */
   zoom(factor, at) {
     const share = clamp((at - this.from) / this.span, 0, 1);
     const span = clamp(this.span / factor, Math.min(SHORTEST_VIEW, this.duration), this.duration);
@@ -36,16 +36,16 @@ class View {
     this.show(this.from + seconds, this.span);
   }
 
-  holds(time) {
+  contains(time) {
     return this.from <= time && time <= this.to;
   }
 
-  /** Move on if this time is not shown. */
+  /** Move on if a time is not shown. */
   follow(time) {
-    if (!this.holds(time)) this.show(time - 0.1 * this.span, this.span);
+    if (!this.contains(time)) this.show(time - 0.1 * this.span, this.span);
   }
 
-  /** Show a segment with what is around it. */
+  /** Show a segment with its surroundings. */
   reveal({ start, end }) {
     if (start >= this.from && end <= this.to) return;
     const span = Math.max(this.span, 1.5 * (end - start));

@@ -231,7 +231,7 @@ def test_the_playhead_follows_the_video(opened: Browser) -> None:
     opened.js("mstemba.view.show(4, 1)")  # the user looks elsewhere
     opened.wait("mstemba.player.video.currentTime > 0.6")
     assert opened.get("mstemba.view.from") == 4
-    opened.js("mstemba.view.all()")
+    opened.js("mstemba.view.showAll()")
     opened.wait(f"{place} > 5")
     assert opened.text("play") == "Pause"
     opened.find("play").click()
@@ -269,7 +269,7 @@ def test_what_lasts_now_is_marked_and_the_view_goes_along(
     chromium.wait("mstemba.player.time > 10.8")
     assert 10.6 <= chromium.js("mstemba.seek(10.6); return mstemba.player.time") < 10.7
     chromium.wait("mstemba.player.time > 11.2")
-    assert chromium.get("mstemba.view.holds(mstemba.player.time)")
+    assert chromium.get("mstemba.view.contains(mstemba.player.time)")
     chromium.press(SPACE)
 
 

@@ -163,7 +163,7 @@ def test_a_video_that_is_too_large_to_embed_is_refused(
 
 
 def test_embedding_is_of_the_page() -> None:
-    with pytest.raises(UsageError, match="add html to --format"):
+    with pytest.raises(UsageError, match="--embed requires html in --format"):
         ExportOptions(formats=("json",), embed=True)
 
 
