@@ -80,7 +80,7 @@ def test_a_workspace_and_the_formats_may_be_text(workspace: Workspace) -> None:
     options = ExportOptions(formats="csv, json")
     assert options == PLAIN
     assert set(export(options=options, workspace=str(workspace.root)).files) == {"a", "b"}
-    with pytest.raises(UsageError, match="no mstemba workspace"):
+    with pytest.raises(UsageError, match="not a workspace"):
         export(workspace=workspace.root / "videos")
 
 

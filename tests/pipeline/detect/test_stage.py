@@ -127,7 +127,7 @@ def test_damaged_features_fail_their_video_and_no_other(loaded: list[str], tmp_p
     writer.finish(whole.grid.step, decoder=entry["decoder"], **{f: entry[f] for f in facts})
     result = run(videos, tmp_path / "out", ["red"], workspace=workspace)
     assert list(result.detections) == ["blue"]
-    assert "entry 'red' is damaged: NaN in it" in result.failed["red"]
+    assert "entry 'red' is damaged: it contains NaN" in result.failed["red"]
 
 
 def test_it_must_be_clear_what_detects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
