@@ -67,7 +67,7 @@ OUTPUTS_MAY_IMPORT = {
 
 # The packages that one module keeps to itself.
 SOLE_IMPORTER = {
-    "av": {"mstemba.pipeline.decode.pyav"},
+    "av": {"mstemba.pipeline.decode.pyav", "mstemba.pipeline.decode.resize"},
     "decord": {"mstemba.pipeline.decode.decord"},
     "ray": {"mstemba.pipeline.extract.ray_engine"},
     "zarr": {"mstemba.pipeline.features.store"},

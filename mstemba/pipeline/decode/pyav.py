@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 
 import av
-import av.filter
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from mstemba.errors import DecodeError
+from mstemba.pipeline.decode.resize import FrameResizer
 from mstemba.pipeline.decode.settings import (
     DecodedFrame,
     DecoderFailed,
@@ -74,7 +74,7 @@ def decode(path: Path, info: VideoInfo, settings: DecodeSettings) -> Iterator[De
         stream = _video_stream(container, path)
         stream.thread_type = "SLICE" if single_threaded else "AUTO"
         stream.codec_context.thread_count = 1 if single_threaded else settings.threads
-        convert = _Converter(stream, info.rotation, settings.size)
+        resize = FrameResizer(stream, info.rotation, settings.size)
         for packet in container.demux(stream):
             settings.heartbeat()
             try:
@@ -86,7 +86,7 @@ def decode(path: Path, info: VideoInfo, settings: DecodeSettings) -> Iterator[De
                 continue
             for frame in frames:
                 if number % settings.frame_step == 0:
-                    yield DecodedFrame(_time(frame, stream, info, number), partial(convert, frame))
+                    yield DecodedFrame(_time(frame, stream, info, number), partial(resize, frame))
                 number += 1
     if damaged:
         settings.warnings.append(f"{damaged} damaged packets skipped, {number} frames decoded")
@@ -100,47 +100,6 @@ def _time(frame: VideoFrame, stream: VideoStream, info: VideoInfo, number: int) 
     if frame.pts is not None:
         return float(frame.pts * float(stream.time_base or 0) - info.offset)
     return number / (info.rate or 1)
-
-
-class _Converter:
-    """Decoded frames to upright, resized RGB pixels.
-
-    It is swscale in a filter graph: the conversion of decord, bit for bit on 8-bit H.264.
-    """
-
-    def __init__(self, stream: VideoStream, rotation: int, size: tuple[int, int]) -> None:
-        self._stream = stream
-        self._turns = rotation // 90
-        self._size = size[::-1] if self._turns % 2 else size
-        self._graph: av.filter.Graph | None = None
-        self._format: tuple[int, int, str] | None = None
-
-    def __call__(self, frame: VideoFrame) -> Image:
-        frame_format = (frame.width, frame.height, frame.format.name)
-        if self._graph is None or frame_format != self._format:  # the size may change midway
-            self._graph = self._build(frame)
-            self._format = frame_format
-        self._graph.push(frame)
-        scaled = self._graph.pull()
-        assert isinstance(scaled, VideoFrame)
-        plane = scaled.planes[0]
-        lines = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
-        image: Image = lines[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
-        return np.rot90(image, self._turns)
-
-    def _build(self, frame: VideoFrame) -> av.filter.Graph:
-        graph = av.filter.Graph()
-        source = graph.add_buffer(
-            width=frame.width,
-            height=frame.height,
-            format=frame.format,
-            time_base=self._stream.time_base,
-        )
-        width, height = self._size
-        scale = graph.add("scale", f"{width}:{height}:flags=bilinear")
-        rgb = graph.add("format", "rgb24")
-        graph.link_nodes(source, scale, rgb, graph.add("buffersink")).configure()
-        return graph
 
 
 def _video_stream(container: av.container.InputContainer, path: Path) -> VideoStream:

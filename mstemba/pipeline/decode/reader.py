@@ -10,6 +10,7 @@ import numpy as np
 
 from mstemba.errors import DecodeError, UsageError
 from mstemba.pipeline.decode import decord, pyav
+from mstemba.pipeline.decode.resize import resized
 from mstemba.pipeline.decode.settings import (
     Decoder,
     DecoderFailed,
@@ -148,13 +149,6 @@ def _choose(request: DecodeRequest, info: VideoInfo) -> str:
 
 def _refusal(request: DecodeRequest, reason: str) -> DecodeError:
     return DecodeError(f"{request.path}: decord cannot read it: {reason}. Try --decoder auto")
-
-
-def resized(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Return (W, H) with the short side at `short_side`, the other in proportion."""
-    if width <= height:
-        return short_side, max(short_side, round(height * short_side / width))
-    return max(short_side, round(width * short_side / height)), short_side
 
 
 class _ResumeMismatch(Exception):

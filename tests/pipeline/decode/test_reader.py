@@ -21,8 +21,8 @@ from mstemba.pipeline.decode.reader import (
     Restart,
     Resume,
     decode,
-    resized,
 )
+from mstemba.pipeline.decode.resize import resized
 from mstemba.pipeline.decode.settings import DecodedFrame, DecodeSettings, VideoInfo
 from mstemba.records import Frames
 from tests.videos import encode, encode_at, moving
