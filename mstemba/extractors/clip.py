@@ -169,7 +169,7 @@ def _endpoint() -> str:
 
 
 def config_folder() -> Path:
-    """Return the folder of open_clip's model configurations. Raises UsageError without open_clip."""
+    """Return the folder of open_clip's model configurations; UsageError if it is missing."""
     package = importlib.util.find_spec("open_clip")
     if package is None or package.origin is None:
         raise UsageError("open_clip is not installed; run `pip install open_clip_torch`")
