@@ -167,7 +167,7 @@ def test_zero_shot(folder: Path, run: Run, tmp_path: Path, monkeypatch: pytest.M
     # Random weights of a tiny model: what it finds means nothing, that it runs does.
     (tmp_path / "example-clip.json").write_text(json.dumps(TINY_CLIP))
     open_clip.add_model_config(tmp_path / "example-clip.json")
-    monkeypatch.setattr(clip, "_configs", lambda: tmp_path)
+    monkeypatch.setattr(clip, "config_folder", lambda: tmp_path)
     torch.save(open_clip.create_model("example-clip").state_dict(), tmp_path / "weights.pt")
     said = run(
         "zero_shot.py", folder / "new.mp4", "--labels", "a square runs, <b>sits</b>",

@@ -36,7 +36,7 @@ def describe(model: str) -> BackboneSpec:
     Raises:
         UsageError: open_clip has no such model; similar names are listed.
     """
-    folder = _configs()
+    folder = config_folder()
     file = folder / f"{model}.json"
     if not file.is_file():
         raise UsageError(
@@ -168,7 +168,8 @@ def _endpoint() -> str:
     return str(constants.ENDPOINT)
 
 
-def _configs() -> Path:
+def config_folder() -> Path:
+    """Return the folder of open_clip's model configurations; UsageError if it is missing."""
     package = importlib.util.find_spec("open_clip")
     if package is None or package.origin is None:
         raise UsageError("open_clip is not installed; run `pip install open_clip_torch`")
