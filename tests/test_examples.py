@@ -184,7 +184,7 @@ def test_zero_shot(folder: Path, run: Run, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("correct_and_retrain.py . nope.json", "no mstemba workspace"),
+        ("correct_and_retrain.py . nope.json", "not a workspace, it has no"),
         ("detect_one_video.py nope.mp4 --checkpoint runs", "nope.mp4: no such file or folder"),
         ("rethreshold_and_export.py nope.scores.npz", "no such file"),
         ("your_own_annotations.py nope nope.csv", "nope: no such file or folder"),

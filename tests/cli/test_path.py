@@ -69,7 +69,7 @@ def test_a_corrected_video_is_merged_and_learnt_from(workspace: Path) -> None:
 def test_nothing_is_merged_where_there_is_no_workspace(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"v": {"actions": []}}')
     said = mstemba("init", "--annotations", "a.json", "--merge", cwd=tmp_path, expect=2)
-    assert "no mstemba workspace" in complaint(said)
+    assert "not a workspace, it has no mstemba.toml" in complaint(said)
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 

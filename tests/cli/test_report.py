@@ -56,8 +56,8 @@ def test_report_on_predictions_and_on_released_weights(workspace: Path) -> None:
     one_of = mstemba(
         "report", "--predictions", "dense.json", "--checkpoint", "x", cwd=workspace, expect=2
     )
-    assert "pass one of them" in complaint(one_of)
-    assert "--released requires --checkpoint" in complaint(
+    assert "cannot be combined with --predictions dense.json: pass one of them" in complaint(one_of)
+    assert "--released requires --checkpoint, the file of released weights" in complaint(
         mstemba("report", "--released", cwd=workspace, expect=2)
     )
 

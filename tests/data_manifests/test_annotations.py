@@ -656,7 +656,7 @@ def test_what_cannot_be_merged_leaves_the_manifest(
 
 def test_there_must_be_a_manifest_to_merge_into(tmp_path: Path) -> None:
     labels = write(tmp_path, {"a": ENTRY})
-    with pytest.raises(UsageError, match="no mstemba workspace"):
+    with pytest.raises(UsageError, match=r"not a workspace, it has no mstemba\.toml"):
         init(annotations=labels, root=tmp_path / "nowhere", merge=True)
     root = merging(tmp_path)
     (root / "manifest.json").unlink()
