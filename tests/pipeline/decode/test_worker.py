@@ -361,26 +361,26 @@ def test_a_decoder_that_is_held_back_is_not_taken_for_one_that_hangs(
 @needs_signals
 def test_a_decoder_that_shows_signs_of_life_is_left_alone(long: Path, children: Children) -> None:
     # One batch of the whole video by a process that rarely runs: nothing but signs of life.
-    done = threading.Event()
+    done, pause, pauses = threading.Event(), 0.3, 0
 
     def slow_down() -> None:
+        nonlocal pauses
         while not done.wait(0.01):
             children[0].send_signal(signal.SIGSTOP)
-            done.wait(0.3)
+            pauses += not done.wait(pause)
             children[0].send_signal(signal.SIGCONT)
 
     events = decode_all([DecodeRequest(long, SIZE, batch_size=900, decoder="av")], timeout=2)
     found = [next(events)[1]]
     brake = threading.Thread(target=slow_down)
     brake.start()
-    begin = time.monotonic()
     try:
         found += [event for _, event in events]
     finally:
         done.set()
         brake.join()
     assert gather(iter(found)).report.frames == 900
-    assert time.monotonic() - begin > 3, "longer than the timeout"
+    assert pauses * pause > 2, "held back for less than the timeout"
 
 
 # Consumers that stop
@@ -399,9 +399,7 @@ def test_a_consumer_that_stops_early_leaves_no_process_and_no_thread(
     if stopped:
         for child in children:
             child.send_signal(signal.SIGSTOP)
-    begin = time.monotonic()
     pool.close()
-    assert time.monotonic() - begin < 2
     assert all(child.returncode is not None for child in children)
     assert threading.active_count() == threads
 
