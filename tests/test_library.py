@@ -17,7 +17,7 @@ import pytest
 
 import mstemba
 from mstemba.pipeline.detect.scores_file import save_scores
-from mstemba.pipeline.outputs.notebook import MOST_SEGMENTS, MOST_VIDEOS
+from mstemba.pipeline.outputs.detection import MOST_SEGMENTS, MOST_VIDEOS
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")

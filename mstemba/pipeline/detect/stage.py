@@ -32,6 +32,7 @@ from mstemba.pipeline.features.spec import store_name
 from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.options import ExportOptions, RunOptions, ZeroShotOptions
 from mstemba.pipeline.outputs import Detection
+from mstemba.pipeline.outputs.detection import results_as_html
 from mstemba.pipeline.outputs.html_page import check_embeddable
 from mstemba.pipeline.progress import Event, EventHandler, ProgressReporter, counted, ignore_events
 from mstemba.pipeline.workspace import Workspace, find_workspace
@@ -100,14 +101,7 @@ class DetectResult:
         )
 
     def _repr_html_(self) -> str:
-        from mstemba.pipeline.outputs.notebook import failures_as_html, videos_as_html
-
-        if len(self.detections) == 1:
-            shown = next(iter(self))._repr_html_()
-        else:
-            videos = {id: (d.scores.duration, d.segments) for id, d in self.detections.items()}
-            shown = videos_as_html(videos)
-        return f"<div>{shown}{failures_as_html(self.failed)}</div>"
+        return results_as_html(self.detections, self.failed)
 
 
 def detect(

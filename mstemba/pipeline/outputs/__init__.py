@@ -4,17 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mstemba.pipeline.outputs.activitynet_file import write_activitynet
-from mstemba.pipeline.outputs.boris_table import write_tsv
-from mstemba.pipeline.outputs.csv_table import write_csv
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.editing import write_edl, write_otio
 from mstemba.pipeline.outputs.elan_file import write_eaf
 from mstemba.pipeline.outputs.html_page import missing_video, write_html
-from mstemba.pipeline.outputs.json_file import write_json_file
-from mstemba.pipeline.outputs.npz_file import write_npz
-from mstemba.pipeline.outputs.png_file import write_png
+from mstemba.pipeline.outputs.simple import (
+    write_activitynet,
+    write_json_file,
+    write_npz,
+    write_png,
+)
 from mstemba.pipeline.outputs.subtitles import write_srt, write_vtt
+from mstemba.pipeline.outputs.tables import write_csv, write_tsv
 
 
 @dataclass(frozen=True)

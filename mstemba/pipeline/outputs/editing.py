@@ -10,6 +10,7 @@ from mstemba.pipeline.caching.files import to_json, write_text
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.fields import clock, distinct, media_url, milliseconds
 from mstemba.pipeline.progress import one_line
+from mstemba.records import Segment
 
 # Colours that both formats have; neighbouring classes differ.
 COLOURS = ("BLUE", "YELLOW", "MAGENTA", "GREEN", "RED", "CYAN", "WHITE")
@@ -75,7 +76,7 @@ def write_otio(detection: Detection, path: Path) -> None:
         source_range=whole,
         media_references={"DEFAULT_MEDIA": media},
         active_media_reference_key="DEFAULT_MEDIA",
-        markers=_markers(detection),
+        markers=[_marker(segment) for segment in detection.segments],
     )
     track = _object("Track.1", name="video", kind="Video", children=[clip])
     timeline = _object(
@@ -89,33 +90,21 @@ def write_otio(detection: Detection, path: Path) -> None:
     write_text(path, text)
 
 
-def _markers(detection: Detection) -> list[dict[str, Any]]:
-    markers = []
-    for segment in detection.segments:
-        start, end = milliseconds(segment)
-        markers.append(
-            _object(
-                "Marker.2",
-                name=segment.label.replace("\0", r"\x00"),  # where its reader would stop
-                color=_colour(segment.class_id),
-                marked_range=_range(start, end - start),
-                metadata={
-                    "mstemba": {"class_id": segment.class_id, "score": round(segment.score, 6)}
-                },
-            )
-        )
-    return markers
+def _marker(segment: Segment) -> dict[str, Any]:
+    start, end = milliseconds(segment)
+    own = {"class_id": segment.class_id, "score": round(segment.score, 6)}
+    return _object(
+        "Marker.2",
+        name=segment.label.replace("\0", r"\x00"),  # where its reader would stop
+        color=_colour(segment.class_id),
+        marked_range=_range(start, end - start),
+        metadata={"mstemba": own},
+    )
 
 
 def _range(start: int, duration: int) -> dict[str, Any]:
-    times = {"start_time": start, "duration": duration}
-    return _object(
-        "TimeRange.1",
-        **{
-            name: _object("RationalTime.1", value=float(value), rate=1000.0)
-            for name, value in times.items()
-        },
-    )
+    times = (_object("RationalTime.1", value=float(ms), rate=1000.0) for ms in (start, duration))
+    return _object("TimeRange.1", **dict(zip(("start_time", "duration"), times, strict=True)))
 
 
 def _object(schema: str, **fields: Any) -> dict[str, Any]:

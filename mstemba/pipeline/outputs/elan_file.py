@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mimetypes
 import re
+from itertools import groupby
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -29,16 +30,24 @@ def write_eaf(detection: Detection, path: Path) -> None:
     Two annotations of one tier cannot overlap in ELAN; segments of one class never do.
     """
     ordered = sorted(detection.segments, key=lambda segment: segment.class_id)
-    slots = _slots(ordered)
+    # Two for each segment: ELAN would move segments that share one.
+    slots = [time for segment in ordered for time in milliseconds(segment)]
     document = ET.Element(
         "ANNOTATION_DOCUMENT",
         {"AUTHOR": "mstemba", "DATE": _DATE, "FORMAT": "3.0", "VERSION": "3.0"}
         | {_SCHEMA_ATTRIBUTE: _SCHEMA},
     )
     header = ET.SubElement(document, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
-    media = _media(detection.scores.video, path)
-    ET.SubElement(header, "MEDIA_DESCRIPTOR", media)
-    url = media["RELATIVE_MEDIA_URL"]
+    # ELAN does not percent-encode the paths in its URLs.
+    video = Path(detection.scores.video)
+    url = xml_text(media_path(detection.scores.video, path))
+    ET.SubElement(
+        header,
+        "MEDIA_DESCRIPTOR",
+        MEDIA_URL=xml_text(f"file:///{video.absolute().as_posix().lstrip('/')}"),
+        MIME_TYPE=mimetypes.guess_type(video.name)[0] or "unknown",
+        RELATIVE_MEDIA_URL=url,
+    )
     if (id := detection.id or path.stem) != named_video(url):
         # Names the video as long as the media file is not replaced by another one.
         about = json.dumps({"id": id, "file": file_name(url)})
@@ -60,40 +69,22 @@ def write_eaf(detection: Detection, path: Path) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
-def _slots(segments: list[Segment]) -> list[int]:
-    """Return the milliseconds of all starts and ends; ELAN would move segments that share one."""
-    return [time for segment in segments for time in milliseconds(segment)]
-
-
-def _media(video: str, path: Path) -> dict[str, str]:
-    # ELAN does not percent-encode the paths in its URLs.
-    absolute = Path(video).absolute().as_posix().lstrip("/")
-    return {
-        "MEDIA_URL": xml_text(f"file:///{absolute}"),
-        "MIME_TYPE": mimetypes.guess_type(Path(video).name)[0] or "unknown",
-        "RELATIVE_MEDIA_URL": xml_text(media_path(video, path)),
-    }
-
-
 def _add_tiers(document: ET.Element, segments: list[Segment], classes: tuple[str, ...]) -> None:
     """Add a tier for each class that has a segment; `segments` are in the order of the classes."""
     # ELAN identifies a tier by its name.
     names = distinct(xml_text(name) for name in classes)
-    tiers: dict[int, ET.Element] = {}
-    for number, segment in enumerate(segments):
-        tier = tiers.get(segment.class_id)
-        if tier is None:
-            tier = tiers[segment.class_id] = ET.SubElement(
-                document, "TIER", LINGUISTIC_TYPE_REF=_TYPE, TIER_ID=names[segment.class_id]
+    numbered = enumerate(segments, 1)
+    for class_id, annotations in groupby(numbered, key=lambda item: item[1].class_id):
+        tier = ET.SubElement(document, "TIER", LINGUISTIC_TYPE_REF=_TYPE, TIER_ID=names[class_id])
+        for number, segment in annotations:
+            annotation = ET.SubElement(
+                ET.SubElement(tier, "ANNOTATION"),
+                "ALIGNABLE_ANNOTATION",
+                ANNOTATION_ID=f"a{number}",
+                TIME_SLOT_REF1=f"ts{2 * number - 1}",
+                TIME_SLOT_REF2=f"ts{2 * number}",
             )
-        annotation = ET.SubElement(
-            ET.SubElement(tier, "ANNOTATION"),
-            "ALIGNABLE_ANNOTATION",
-            ANNOTATION_ID=f"a{number + 1}",
-            TIME_SLOT_REF1=f"ts{2 * number + 1}",
-            TIME_SLOT_REF2=f"ts{2 * number + 2}",
-        )
-        ET.SubElement(annotation, "ANNOTATION_VALUE").text = xml_text(segment.label)
+            ET.SubElement(annotation, "ANNOTATION_VALUE").text = xml_text(segment.label)
 
 
 def xml_text(text: str) -> str:

@@ -11,7 +11,7 @@ import html
 import json
 import shlex
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 from typing import Any, BinaryIO
@@ -78,10 +78,12 @@ def check_embeddable(video: Path) -> None:
     """Raise UsageError for a video that is too large to embed."""
     size = video.stat().st_size
     if size > LARGEST_EMBEDDED:
+        name = f"./{video.name}" if video.name.startswith("-") else video.name
+        copy = shlex.quote(str(Path(name).with_suffix(".playable.mp4")))
         raise UsageError(
             f"{video}: {size / 1e9:.1f} GB, expected at most {LARGEST_EMBEDDED / 1e9:g} GB to "
             f"embed; omit --embed and keep the video next to the page, or embed a smaller copy: "
-            f"{_playable_copy(video, '-vf scale=-2:480 ')}"
+            f"ffmpeg -i {shlex.quote(name)} -vf scale=-2:480 {_PLAYABLE} {copy}"
         )
 
 
@@ -184,27 +186,13 @@ def pack(scores: Scores, class_ids: NDArray[np.intp], segments: Sequence[Segment
 def _as_script(data: Any) -> str:
     """Return JSON that cannot close the element around it."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # ASCII only
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _playable_copy(video: Path, filters: str = "") -> str:
-    """Return the command that makes a copy which every browser plays."""
-    name = video.name if not video.name.startswith("-") else f"./{video.name}"
-    copy = Path(name).with_suffix(".playable.mp4")
-    return f"ffmpeg -i {shlex.quote(name)} {filters}{_PLAYABLE} {shlex.quote(str(copy))}"
+    return text.translate({ord(character): f"\\u{ord(character):04x}" for character in "<>&"})
 
 
 def _embed(video: Path, file: BinaryIO) -> None:
     """Write the video as base64 in parts, because browsers limit the length of a text."""
-    for part in _parts(video):
-        file.write(b'<script type="text/plain" class="video-part">')
-        file.write(base64.b64encode(part))
-        file.write(b"</script>\n")
-
-
-def _parts(video: Path) -> Iterator[bytes]:
     with video.open("rb") as source:
         while part := source.read(_PART):
-            yield part
+            file.write(b'<script type="text/plain" class="video-part">')
+            file.write(base64.b64encode(part))
+            file.write(b"</script>\n")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from html import escape
 from pathlib import Path
 
 from mstemba.pipeline.caching.files import write_text
@@ -18,59 +20,43 @@ _LOOKS_ALIKE = {"<": "＜", "{": "｛", "-->": "→"}  # noqa: RUF001
 
 def write_vtt(detection: Detection, path: Path) -> None:
     """Write WebVTT (www.w3.org/TR/webvtt1), the subtitles of web browsers."""
-    names = distinct(_escaped(one_line(name)) for name in detection.scores.classes)
-    cues = [
-        f"{_time(start, '.')} --> {_time(end, '.')}\n" + "\n".join(names[c] for c in classes)
-        for start, end, classes in under_way(detection)
-    ]
+    cues = _cues(detection, ".", lambda name: escape(name, quote=False))
     write_text(path, "\n\n".join(["WEBVTT", *cues]) + "\n")
 
 
 def write_srt(detection: Detection, path: Path) -> None:
     """Write SubRip, the subtitles of video players."""
-    names = distinct(_without_markup(one_line(name)) for name in detection.scores.classes)
-    cues = [
-        f"{number}\n{_time(start, ',')} --> {_time(end, ',')}\n"
-        + "\n".join(names[c] for c in classes)
-        for number, (start, end, classes) in enumerate(under_way(detection), 1)
-    ]
-    write_text(path, "\n\n".join(cues) + "\n")
+
+    def without_markup(name: str) -> str:
+        return _MARKUP.sub(lambda found: _LOOKS_ALIKE[found[0]], name)
+
+    cues = _cues(detection, ",", without_markup)
+    write_text(path, "\n\n".join(f"{n}\n{cue}" for n, cue in enumerate(cues, 1)) + "\n")
 
 
-def under_way(detection: Detection) -> Iterator[tuple[int, int, list[int]]]:
-    """Yield the stretches between two changes, as start, end (milliseconds) and active classes.
+def _cues(detection: Detection, mark: str, escaped: Callable[[str], str]) -> Iterator[str]:
+    """Yield the text of each stretch between two changes: its times, then the active classes.
 
     The classes are in their own order, so that a line stays in place while others come and go.
     Stretches without an action are omitted.
     """
-    changes: dict[int, list[int]] = {}
+    names = distinct(escaped(one_line(name)) for name in detection.scores.classes)
+    starting, ending = defaultdict[int, set[int]](set), defaultdict[int, set[int]](set)
     for segment in detection.segments:
         start, end = milliseconds(segment)
-        # Counts from 1: 0 has no sign.
-        changes.setdefault(start, []).append(segment.class_id + 1)
-        changes.setdefault(end, []).append(-segment.class_id - 1)
+        starting[start].add(segment.class_id)
+        ending[end].add(segment.class_id)
     active: set[int] = set()
     since = 0
-    for time in sorted(changes):
+    for time in sorted(starting.keys() | ending.keys()):
         if active:
-            yield since, time, sorted(active)
+            times = f"{_time(since, mark)} --> {_time(time, mark)}"
+            yield "\n".join([times, *(names[class_id] for class_id in sorted(active))])
         since = time
-        # Ends first: a class may start again in the millisecond in which it ended.
-        for change in sorted(changes[time]):
-            if change > 0:
-                active.add(change - 1)
-            else:
-                active.discard(-change - 1)
+        # A class may start again in the millisecond in which it ended.
+        active = (active - ending[time]) | starting[time]
 
 
 def _time(milliseconds: int, mark: str) -> str:
     """Return `00:01:02.345`, with `mark` before the milliseconds."""
     return f"{clock(milliseconds // 1000)}{mark}{milliseconds % 1000:03d}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _without_markup(text: str) -> str:
-    return _MARKUP.sub(lambda found: _LOOKS_ALIKE[found[0]], text)
