@@ -57,21 +57,23 @@ class Catalog:
     @cached_property
     def videos(self) -> list[CatalogVideo]:
         """The videos in the order of `files`. The first access reads every new file."""
-        return [self._video(id, path) for id, path in self._files.items()]
+        videos = []
+        for id, path in self._files.items():
+            named = self._index.get(id)
+            listed = named if named and named.path == path else self.listed(path)
+            fingerprint = problem = ""
+            try:
+                fingerprint = self.fingerprints.of(path)
+            except OSError as error:
+                problem = f"{path}: {error.strerror}"
+            videos.append(CatalogVideo(id, path, listed, fingerprint, problem))
+        return videos
 
     @property
     def without_file(self) -> list[str]:
         """Ids of the manifest's videos that name no file."""
         videos = self.manifest.videos.values() if self.manifest else ()
         return [video.id for video in videos if video.path is None]
-
-    def _video(self, id: str, path: Path) -> CatalogVideo:
-        named = self._index.get(id)
-        listed = named if named and named.path == path else self.listed(path)
-        try:
-            return CatalogVideo(id, path, listed, self.fingerprints.of(path))
-        except OSError as error:
-            return CatalogVideo(id, path, listed, "", problem=f"{path}: {error.strerror}")
 
     def listed(self, path: Path) -> Video | None:
         """Return the manifest's entry of a file."""

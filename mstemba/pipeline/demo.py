@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, Polygon
+from matplotlib.patches import Circle, RegularPolygon
 from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import Action, Manifest, Video, manifest_json
@@ -63,12 +63,8 @@ def demo(
 ) -> DemoResult:
     """Render the videos below `folder` and run init, extract, train, evaluate and detect there."""
     begin = time.perf_counter()
-    on_event(
-        Event(
-            "demo",
-            f"rendering {TRAINING_CLIPS + TEST_CLIPS} clips of {SECONDS} s below {folder}",
-        )
-    )
+    clips = TRAINING_CLIPS + TEST_CLIPS
+    on_event(Event("demo", f"rendering {clips} clips of {SECONDS} s below {folder}"))
     annotations = render(folder)
     workspace = init([folder / "videos"], annotations, root=folder).workspace
     extraction = extract(
@@ -165,13 +161,10 @@ def _disc(action: str, t: float, colour: NDArray[np.floating]) -> Circle:
     return Circle((x, y), radius, color=colour)
 
 
-def _triangle(action: str, t: float, colour: NDArray[np.floating]) -> Polygon:
+def _triangle(action: str, t: float, colour: NDArray[np.floating]) -> RegularPolygon:
     x, y, angle = 0.7, 0.75, math.pi / 2
     if action == "triangle spins":
         angle += 2 * math.pi * 0.8 * t
     elif action == "triangle shakes":
         x += 0.12 * math.sin(2 * math.pi * 2 * t)
-    corners = [angle + i * 2 * math.pi / 3 for i in range(3)]
-    return Polygon(
-        [(x + 0.16 * math.cos(a), y + 0.16 * math.sin(a)) for a in corners], color=colour
-    )
+    return RegularPolygon((x, y), 3, radius=0.16, orientation=angle - math.pi / 2, color=colour)

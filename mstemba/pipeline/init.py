@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from mstemba.data_manifests.manifest import (
     load_manifest,
     manifest_json,
 )
-from mstemba.data_manifests.merging import known_files, merge
+from mstemba.data_manifests.merging import known_files
+from mstemba.data_manifests.merging import merge as merge_manifests
 from mstemba.data_manifests.readers.parsed import AnnotationReport
 from mstemba.errors import DecodeError, UsageError
 from mstemba.pipeline.caching.files import as_local, write_text
@@ -109,12 +109,20 @@ def init(
             raise UsageError(f"--{option} requires --annotations")
     files = find_videos(paths)
     with _former(folder, dataset, features) if merge else nullcontext() as former:
+        files = known_files(former, files) if former else files
         if annotations is None:
             manifest, report = _without_annotations(former, files, dataset)
         else:
+            path = Path(annotations)
             names = None if classes is None else _class_names(Path(classes))
-            read = partial(read_annotations, Path(annotations), dataset, names, time_unit, split)
-            manifest, report = _annotated(Path(annotations), read, former, files)
+            known = {v.id: v.path for v in former.videos.values() if v.path} if former else {}
+            manifest, report = read_annotations(
+                path, dataset, names, time_unit, split, known | files, former
+            )
+            annotated = list(manifest.videos)
+            manifest = merge_manifests(former, manifest, report) if former else manifest
+            manifest = join(manifest, files, report) if files else manifest
+            _check_units_by_probing(path, manifest, annotated, report)
         return _write_workspace(folder, manifest, report, features)
 
 
@@ -136,25 +144,6 @@ def _former(folder: Path, dataset: str | None, features: str | Path | None) -> I
         yield former
 
 
-def _annotated(
-    path: Path,
-    read: Callable[[dict[str, Path], Manifest | None], tuple[Manifest, AnnotationReport]],
-    former: Manifest | None,
-    files: dict[str, Path],
-) -> tuple[Manifest, AnnotationReport]:
-    known = {}
-    if former:
-        files = known_files(former, files)
-        known = {v.id: v.path for v in former.videos.values() if v.path}
-    manifest, report = read(known | files, former)
-    annotated = list(manifest.videos)
-    manifest = merge(former, manifest, report) if former else manifest
-    manifest = join(manifest, files, report) if files else manifest
-    probed = {id: manifest.videos[id] for id in annotated}
-    _check_units_by_probing(path, replace(manifest, videos=probed), report)
-    return manifest, report
-
-
 def _write_workspace(
     folder: Path, manifest: Manifest, report: AnnotationReport, features: str | Path | None
 ) -> InitResult:
@@ -166,7 +155,11 @@ def _write_workspace(
     backup = _write(workspace, manifest)
     if source is not None:
         fingerprints.save()
-        set_current(workspace.features, _name(source.root, workspace))
+        # Relative to the workspace if they are inside.
+        path = source.root.resolve()
+        inside = path.is_relative_to(workspace.root.resolve())
+        name = os.path.relpath(source.root, workspace.features) if inside else str(path)
+        set_current(workspace.features, name)
     return InitResult(workspace, manifest, report, backup, matched)
 
 
@@ -175,7 +168,7 @@ def _without_annotations(
 ) -> tuple[Manifest, AnnotationReport]:
     report = AnnotationReport()
     if former:
-        return join(former, known_files(former, files), report), report
+        return join(former, files, report), report
     videos = {id: Video(id, path, None, None) for id, path in files.items()}
     return Manifest(dataset or "videos", (), "seconds", videos), report
 
@@ -217,23 +210,18 @@ def _match_features(
     return len(known)
 
 
-def _name(features: Path, workspace: Workspace) -> str:
-    """Return the path of features relative to the workspace, if they are inside."""
-    inside = features.resolve().is_relative_to(workspace.root.resolve())
-    return os.path.relpath(features, workspace.features) if inside else str(features.resolve())
-
-
 def _subset(video: Video) -> str:
     return video.subset or "not annotated"
 
 
 def _check_units_by_probing(
-    annotations: Path, manifest: Manifest, report: AnnotationReport
+    annotations: Path, manifest: Manifest, ids: list[str], report: AnnotationReport
 ) -> None:
     """Check the time unit against the durations of a few videos, if nothing else defines them."""
     from mstemba.pipeline.decode.pyav import probe
 
-    unknown = (v for v in manifest.videos.values() if v.path and v.actions and not v.duration)
+    videos = (manifest.videos[id] for id in ids)
+    unknown = (v for v in videos if v.path and v.actions and not v.duration)
     found = {}
     for video in islice(unknown, _PROBED if manifest.time_unit == "seconds" else 0):
         assert video.path is not None
@@ -253,6 +241,7 @@ def _class_names(path: Path) -> tuple[str, ...]:
 
 
 def _write(workspace: Workspace, manifest: Manifest) -> Path | None:
+    """Write the manifest; return where the previous one was copied to, if it was different."""
     text = manifest_json(manifest, workspace.manifest.parent)
     backup = None
     if workspace.manifest.is_file():

@@ -13,14 +13,13 @@ from pathlib import Path
 
 from mstemba.data_manifests.manifest import as_paths
 from mstemba.errors import StoreError, UsageError
-from mstemba.pipeline.caching.files import as_local, check_folder, describe_error, ends_the_run
+from mstemba.pipeline.caching.files import as_local, check_folder
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.catalog import Catalog, file_stem, workspace_manifest
 from mstemba.pipeline.detect.ground_truth import GroundTruth
-from mstemba.pipeline.detect.results import check_formats, make_detection, write_files
+from mstemba.pipeline.detect.results import check_formats, make_detection, recording, write_files
 from mstemba.pipeline.detect.scores_file import (
     SUFFIX,
-    SavedScores,
     ScoresFile,
     name_of,
     open_scores,
@@ -95,31 +94,18 @@ def export(
             continue
         # Scores of one name from several folders must not overwrite each other.
         name = catalog.stem(own, saved.fingerprint)
-        detection = _cut(saved, catalog, truth, options)
+        dense, listed = saved.scores, catalog.listed_path(saved.id)
+        if listed is not None and listed.is_file() and not Path(dense.video).is_file():
+            dense = replace(dense, video=str(listed))  # the video has moved
+        video = catalog.listed(Path(dense.video))
+        detection = make_detection(dense, saved.id, saved.provenance, video, truth, options)
         target = (file.parent, own) if folder is None else (folder, name)
-        try:
+        with recording(result.failed, name, UsageError):  # a video that is too large to embed
             result.files[name] = write_files(detection, *target, on_event)
-        except UsageError as error:  # a video that is too large to embed
-            result.failed[name] = str(error)
-        except OSError as error:
-            if ends_the_run(error):
-                raise
-            result.failed[name] = describe_error(error)
-        else:
             result.detections[name] = detection
     truth.warn("export", on_event)
     progress.update(counted(len(files), "video"), len(files), len(files))
     return result
-
-
-def _cut(
-    saved: SavedScores, catalog: Catalog, truth: GroundTruth, options: ExportOptions
-) -> Detection:
-    scores, listed = saved.scores, catalog.listed_path(saved.id)
-    if listed is not None and listed.is_file() and not Path(scores.video).is_file():
-        scores = replace(scores, video=str(listed))  # the video has moved
-    video = catalog.listed(Path(scores.video))
-    return make_detection(scores, saved.id, saved.provenance, video, truth, options)
 
 
 def _scores_files(given: list[Path], workspace: Workspace | None, catalog: Catalog) -> list[Path]:
@@ -150,9 +136,8 @@ def _find_scores(given: Path, workspace: Workspace | None, catalog: Catalog) -> 
     """Return the scores file that is named, itself or by its video's path or id."""
     if given.name.endswith(SUFFIX) and given.is_file():
         return given
-    folders = [workspace.detections, workspace.zero_shot] if workspace else [Path("detections")]
-    folders += [given.parent, given.parent / "detections"]
-    folders = list(dict.fromkeys(folders))
+    usual = [workspace.detections, workspace.zero_shot] if workspace else [Path("detections")]
+    folders = list(dict.fromkeys([*usual, given.parent, given.parent / "detections"]))
     files = [file for folder in folders for file in _in_folder(folder)]
     video = given if given.is_file() else catalog.listed_path(str(given))
     path = str(video.resolve()) if video else ""

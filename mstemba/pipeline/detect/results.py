@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mstemba.data_manifests.manifest import Video
-from mstemba.errors import UsageError
+from mstemba.errors import MstembaError, UsageError
+from mstemba.pipeline.caching.files import describe_error, ends_the_run
 from mstemba.pipeline.detect.ground_truth import GroundTruth
 from mstemba.pipeline.detect.segments import find_segments
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.outputs import WRITERS, Detection
 from mstemba.pipeline.outputs.html_page import check_embeddable
-from mstemba.pipeline.progress import Event, EventHandler, ignore_events
+from mstemba.pipeline.progress import Event, EventHandler
 from mstemba.records import Scores
+
+
+@contextmanager
+def recording(failed: dict[str, str], name: str, *expected: type[MstembaError]) -> Iterator[None]:
+    """Record why a video fails, so that it does not stop the others, as a full disk does.
+
+    Args:
+        failed: Receives the reason.
+        name: The video's in `failed`.
+        expected: The errors to record, in addition to an OSError.
+    """
+    try:
+        yield
+    except expected as error:
+        failed[name] = str(error)
+    except OSError as error:
+        if ends_the_run(error):
+            raise
+        failed[name] = describe_error(error)
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -48,16 +69,12 @@ def make_detection(
     spec = provenance.get("features", {})
     stride = spec.get("stride")
     frames_per_row = stride and stride * spec.get("every", 1)
-    cut = {
-        "threshold": options.threshold,
-        "low": options.low_threshold,
-        "min_length": options.min_length,
-    }
+    threshold, low, min_length = options.threshold, options.low_threshold, options.min_length
     return Detection(
         scores,
-        find_segments(scores, **cut),
+        find_segments(scores, threshold, low, min_length),
         truth.segments(video, scores, frames_per_row),
-        {**provenance, **cut},
+        {**provenance, "threshold": threshold, "low": low, "min_length": min_length},
         id=video.id if video else id,
         subset=video.subset if video else None,
         options=options,
@@ -66,7 +83,7 @@ def make_detection(
 
 
 def write_files(
-    detection: Detection, folder: Path, stem: str, on_event: EventHandler = ignore_events
+    detection: Detection, folder: Path, stem: str, on_event: EventHandler
 ) -> list[Path]:
     """Write the formats that the options name, as `<stem>.<suffix>`.
 

@@ -6,19 +6,20 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mstemba.data_manifests.manifest import as_paths, find_videos
 from mstemba.errors import MstembaError, StoreError, UsageError
 from mstemba.extractors import registry
-from mstemba.pipeline.caching.files import as_local, check_folder, describe_error, ends_the_run
+from mstemba.pipeline.caching.files import as_local, check_folder
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key, entry_key
 from mstemba.pipeline.catalog import Catalog, CatalogVideo, file_stem, workspace_manifest
 from mstemba.pipeline.checkpoint import find_checkpoint
 from mstemba.pipeline.detect.detector import Detector, Score, TrainedDetector
 from mstemba.pipeline.detect.ground_truth import GroundTruth
-from mstemba.pipeline.detect.results import check_formats, make_detection, write_files
+from mstemba.pipeline.detect.results import check_formats, make_detection, recording, write_files
 from mstemba.pipeline.detect.scores_file import (
     SUFFIX,
     SavedScores,
@@ -71,10 +72,9 @@ class DetectResult:
         """
         ids = [*self.detections, *self.failed]
         if len(ids) != 1:
-            named = ", ".join(map(repr, ids[:MOST_NAMED])) or "none"
-            more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
+            named = _named(map(repr, ids)) or "none"
             raise UsageError(
-                f"the result has {len(ids)} videos ({named}{more}), not one: take each from "
+                f"the result has {len(ids)} videos ({named}), not one: take each from "
                 f"`detections` by its id"
             )
         for id, reason in self.failed.items():
@@ -163,23 +163,18 @@ def detect(
         detector = zero_shot_detector(labels, zero_shot, weights, stores, run_options, fingerprints)
     catalog = Catalog(files, workspace_manifest(workspace), fingerprints)
     scorer = _Scorer(detector, catalog, stores, run_options, on_event)
-    return _detect(catalog, scorer, options, folder, on_event)
+    return _detect(scorer, options, folder)
 
 
-def _detect(
-    catalog: Catalog,
-    scorer: _Scorer,
-    options: ExportOptions,
-    folder: Path,
-    on_event: EventHandler,
-) -> DetectResult:
+def _detect(scorer: _Scorer, options: ExportOptions, folder: Path) -> DetectResult:
     begin = time.perf_counter()
     result = DetectResult(folder)
-    jobs = _make_jobs(catalog, scorer.detector, options, result)
-    _report_replaced(jobs, folder, on_event)
+    provenance = scorer.detector.provenance()  # of the checkpoint as it is now
+    jobs = _make_jobs(scorer.catalog, scorer.detector, options, result)
+    _report_replaced(jobs, folder, scorer.on_event)
     scorer.prepare([job.video for job in jobs if not job.is_scored])
-    _write_results(jobs, scorer, GroundTruth(catalog.manifest), options, result, on_event)
-    catalog.fingerprints.save()
+    _write_results(jobs, scorer, provenance, options, result)
+    scorer.catalog.fingerprints.save()
     result.seconds = time.perf_counter() - begin
     return result
 
@@ -217,10 +212,10 @@ class _Job:
     """A video to detect in."""
 
     video: CatalogVideo
-    stem: str
-    """Of its result files."""
     key: str
     """Cache key of its scores."""
+    stem: str
+    """Of its result files."""
     saved: ScoresFile | None
     """The scores file under its stem."""
 
@@ -241,30 +236,24 @@ def _make_jobs(
     catalog: Catalog, detector: Detector, options: ExportOptions, result: DetectResult
 ) -> list[_Job]:
     """Find the saved scores of every video; one that cannot be read is a failure."""
-    jobs: list[_Job] = []
+    jobs = []
     key_parts = detector.key_parts()
     for video in catalog.videos:
-        try:
+        with recording(result.failed, video.id, UsageError):
             if video.problem:
                 raise UsageError(video.problem)
             if options.embed:
                 check_embeddable(video.path)  # before it costs anything
-        except UsageError as error:
-            result.failed[video.id] = str(error)
-        except OSError as error:
-            result.failed[video.id] = f"{video.path}: {error.strerror}"
-        else:
-            jobs.append(_make_job(video, catalog, detector, key_parts, result.output))
+            features = entry_key(detector.spec, video.fingerprint)
+            key = cache_key("detect", **key_parts, features=features)
+            jobs.append(_Job(video, key, *_find_stem(video, catalog, result.output)))
     return jobs
 
 
-def _make_job(
-    video: CatalogVideo,
-    catalog: Catalog,
-    detector: Detector,
-    key_parts: dict[str, Any],
-    folder: Path,
-) -> _Job:
+def _find_stem(
+    video: CatalogVideo, catalog: Catalog, folder: Path
+) -> tuple[str, ScoresFile | None]:
+    """Return the stem of a video's result files, and the scores file under it."""
     opened: dict[str, ScoresFile | None] = {}
 
     def is_taken(stem: str) -> bool:
@@ -273,8 +262,7 @@ def _make_job(
 
     name = file_stem(video.id, video.fingerprint)
     stem = catalog.stem(name, video.fingerprint, is_taken)
-    features = entry_key(detector.spec, video.fingerprint)
-    return _Job(video, stem, cache_key("detect", **key_parts, features=features), opened[stem])
+    return stem, opened[stem]
 
 
 def _report_replaced(jobs: Sequence[_Job], folder: Path, on_event: EventHandler) -> None:
@@ -288,50 +276,44 @@ def _report_replaced(jobs: Sequence[_Job], folder: Path, on_event: EventHandler)
         and job.saved.fingerprint == job.video.fingerprint
     ]
     if replaced:
-        more = f" and {len(replaced) - MOST_NAMED} more" if len(replaced) > MOST_NAMED else ""
         message = (
-            f"replacing what another checkpoint or other labels found in "
-            f"{', '.join(replaced[:MOST_NAMED])}{more} ({folder}); another --output keeps both"
+            f"replacing what another checkpoint or other labels found in {_named(replaced)} "
+            f"({folder}); another --output keeps both"
         )
         on_event(Event("detect", message))
 
 
+def _named(videos: Iterable[str]) -> str:
+    """Return the first names, and how many more there are."""
+    names = list(videos)
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
+@dataclass
 class _Scorer:
     """A detector, and the features that it scores."""
 
-    def __init__(
-        self,
-        detector: Detector,
-        catalog: Catalog,
-        stores: Path,
-        run_options: RunOptions,
-        on_event: EventHandler,
-    ) -> None:
-        self.detector, self.provenance = detector, detector.provenance()
-        self._catalog, self._stores = catalog, stores
-        self._run_options, self._on_event = run_options, on_event
-        self._loaded: tuple[Score, registry.ResolvedBackbone, FeatureStore] | None = None
-        self._entries: dict[str, str] = {}
-        """Names of entries in the store, by video id."""
-        self._failed: dict[str, str] = {}
-        """Reasons by entry."""
+    detector: Detector
+    catalog: Catalog
+    stores: Path
+    run_options: RunOptions
+    on_event: EventHandler
+    _entries: dict[str, str] = field(default_factory=dict)
+    """Names of entries in the store, by video id."""
+    _failed: dict[str, str] = field(default_factory=dict)
+    """Reasons by entry."""
 
     def prepare(self, videos: Sequence[CatalogVideo]) -> None:
         """Load the detector and extract the features that these videos lack."""
         if not videos:
             return
         # Before the long part: a damaged checkpoint should not cost an extraction.
-        _, backbone, store = self._load()
-        entries = {video.id: self._catalog.entry_name(video, store) for video in videos}
-        self._entries |= entries
-        self._catalog.fingerprints.save()
-        extraction = extract_into(
-            store,
-            {entries[video.id]: video for video in videos},
-            backbone,
-            self._run_options,
-            self._on_event,
-        )
+        _, backbone, store = self._loaded
+        self._entries |= {video.id: self.catalog.entry_name(video, store) for video in videos}
+        self.catalog.fingerprints.save()
+        missing = {self._entries[video.id]: video for video in videos}
+        extraction = extract_into(store, missing, backbone, self.run_options, self.on_event)
         self._failed |= extraction.failed
 
     def score(self, video: CatalogVideo) -> Scores:
@@ -345,7 +327,7 @@ class _Scorer:
         entry = self._entries[video.id]
         if entry in self._failed:
             raise StoreError(self._failed[entry])
-        score, _, store = self._load()
+        score, _, store = self._loaded
         features = store.read(entry)
         return Scores(
             probabilities=score(features),
@@ -356,51 +338,41 @@ class _Scorer:
             fps=features.fps,
         )
 
-    def _load(self) -> tuple[Score, registry.ResolvedBackbone, FeatureStore]:
-        if self._loaded is None:
-            spec = self.detector.spec
-            score = self.detector.load(pick_device(self._run_options.device), self._on_event)
-            backbone = self.detector.backbone(self._catalog.fingerprints)
-            store = FeatureStore.prepare(self._stores / store_name(spec), spec, backbone.file)
-            self._loaded = score, backbone, store
-        return self._loaded
+    @cached_property
+    def _loaded(self) -> tuple[Score, registry.ResolvedBackbone, FeatureStore]:
+        spec = self.detector.spec
+        score = self.detector.load(pick_device(self.run_options.device), self.on_event)
+        backbone = self.detector.backbone(self.catalog.fingerprints)
+        store = FeatureStore.prepare(self.stores / store_name(spec), spec, backbone.file)
+        return score, backbone, store
 
 
 def _write_results(
     jobs: Sequence[_Job],
     scorer: _Scorer,
-    truth: GroundTruth,
+    provenance: dict[str, Any],
     options: ExportOptions,
     result: DetectResult,
-    on_event: EventHandler,
 ) -> None:
     """Score, cut and write one video after the other."""
-    progress = ProgressReporter("detect", len(jobs), "videos", on_event)
+    truth = GroundTruth(scorer.catalog.manifest)
+    progress = ProgressReporter("detect", len(jobs), "videos", scorer.on_event)
     for number, job in enumerate(jobs):
         video = job.video
         progress.update(video.id, number, number, video.id)
         scores_file = result.output / f"{job.stem}{SUFFIX}"
-        try:
+        with recording(result.failed, video.id, StoreError):
             scores = job.read_scores()
             is_cached = scores is not None
             if scores is None:
                 scores = scorer.score(video)
                 id = video.listed.id if video.listed else video.id
-                saved = SavedScores(scores, job.key, video.fingerprint, scorer.provenance, id)
+                saved = SavedScores(scores, job.key, video.fingerprint, provenance, id)
                 save_scores(scores_file, saved)
-            detection = make_detection(
-                scores, video.id, scorer.provenance, video.listed, truth, options
-            )
-            files = write_files(detection, result.output, job.stem, on_event)
-        except StoreError as error:
-            result.failed[video.id] = str(error)
-        except OSError as error:
-            if ends_the_run(error):
-                raise
-            result.failed[video.id] = describe_error(error)
-        else:
+            detection = make_detection(scores, video.id, provenance, video.listed, truth, options)
+            files = write_files(detection, result.output, job.stem, scorer.on_event)
             result.files[video.id] = [*files, scores_file]
             result.detections[video.id] = detection
             result.cached += [video.id] * is_cached
-    truth.warn("detect", on_event)
+    truth.warn("detect", scorer.on_event)
     progress.update(counted(len(jobs), "video"), len(jobs), len(jobs))

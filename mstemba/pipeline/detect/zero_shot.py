@@ -54,10 +54,16 @@ def read_phrases(given: str | Path | Iterable[str]) -> tuple[str, ...]:
     """
     if isinstance(given, str | Path):
         if os.path.isfile(given):
-            return _lines(str(given))
-        if isinstance(given, Path) or given.strip().endswith(".txt"):
+            try:
+                items = Path(given).read_text(encoding="utf-8-sig").split("\n")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(
+                    f"{given}: cannot be read as text with one phrase a line: {error}"
+                ) from None
+        elif isinstance(given, Path) or given.strip().endswith(".txt"):
             raise UsageError(f"{given}: no such file; expected a text file with one phrase a line")
-        items: list[str] = given.split(",")
+        else:
+            items = given.split(",")
     else:
         items = list(given)
     if odd := [item for item in items if not isinstance(item, str)]:
@@ -65,16 +71,6 @@ def read_phrases(given: str | Path | Iterable[str]) -> tuple[str, ...]:
             f"{odd[0]!r} is {type(odd[0]).__name__}, expected text: a label, a sentence"
         )
     return tuple(item.strip() for item in items if item.strip())
-
-
-def _lines(path: str) -> tuple[str, ...]:
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path}: cannot be read as text with one phrase a line: {error}"
-        ) from None
-    return tuple(line.strip() for line in text.split("\n") if line.strip())
 
 
 @dataclass(frozen=True)
@@ -100,13 +96,11 @@ class ZeroShotDetector:
     def load(self, device: str, on_event: EventHandler) -> Score:
         """Embed labels and background. Raises UsageError if the text tower cannot run here."""
         how, count = self.options, len(self.classes)
-        on_event(
-            Event(
-                "detect",
-                f"zero-shot: {count} labels in {len(how.templates)} sentences each, "
-                f"against {len(how.background)} of the background",
-            )
+        message = (
+            f"zero-shot: {count} labels in {len(how.templates)} sentences each, "
+            f"against {len(how.background)} of the background"
         )
+        on_event(Event("detect", message))
         # The text tower is freed on return: only its numbers are needed.
         text = self.resolved.load_text(device)
         texts, scale = _embed(text, self.classes, how), text.scale
@@ -149,11 +143,8 @@ def zero_shot_detector(
             tower.
     """
     options = options or ZeroShotOptions()
-    options = replace(
-        options,
-        templates=read_phrases(options.templates),
-        background=read_phrases(options.background),
-    )
+    templates, background = read_phrases(options.templates), read_phrases(options.background)
+    options = replace(options, templates=templates, background=background)
     classes = read_phrases(labels)
     _check(classes, options)
     resolved = registry.resolve(options.backbone, options.model, weights, fingerprints.of)

@@ -103,8 +103,11 @@ def _marker(segment: Segment) -> dict[str, Any]:
 
 
 def _range(start: int, duration: int) -> dict[str, Any]:
-    times = (_object("RationalTime.1", value=float(ms), rate=1000.0) for ms in (start, duration))
-    return _object("TimeRange.1", **dict(zip(("start_time", "duration"), times, strict=True)))
+    return _object("TimeRange.1", start_time=_time(start), duration=_time(duration))
+
+
+def _time(milliseconds: int) -> dict[str, Any]:
+    return _object("RationalTime.1", value=float(milliseconds), rate=1000.0)
 
 
 def _object(schema: str, **fields: Any) -> dict[str, Any]:

@@ -74,9 +74,9 @@ def _add_tiers(document: ET.Element, segments: list[Segment], classes: tuple[str
     # ELAN identifies a tier by its name.
     names = distinct(xml_text(name) for name in classes)
     numbered = enumerate(segments, 1)
-    for class_id, annotations in groupby(numbered, key=lambda item: item[1].class_id):
+    for class_id, of_class in groupby(numbered, key=lambda item: item[1].class_id):
         tier = ET.SubElement(document, "TIER", LINGUISTIC_TYPE_REF=_TYPE, TIER_ID=names[class_id])
-        for number, segment in annotations:
+        for number, segment in of_class:
             annotation = ET.SubElement(
                 ET.SubElement(tier, "ANNOTATION"),
                 "ALIGNABLE_ANNOTATION",
