@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib.util
 import os
 import pickle
 import ssl
@@ -11,7 +12,7 @@ import sys
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,11 +67,9 @@ def load_weights(
         UsageError: The file does not hold the weights of this network.
     """
     with reading(path, model):
-        found = {
-            name: value
-            for name, value in read_tensors(Path(path)).items()
-            if ignored_prefix is None or not name.startswith(ignored_prefix)
-        }
+        found = read_tensors(Path(path))
+        if ignored_prefix is not None:
+            found = {n: value for n, value in found.items() if not n.startswith(ignored_prefix)}
         expected = {
             name: value
             for name, value in network.state_dict().items()
@@ -98,14 +97,25 @@ def locate(weights: str, published: Mapping[str, str], name: str) -> str:
     return str(download(published[weights], f"{weights!r} of {name}"))
 
 
-def check_tag(tag: str, published: Iterable[str], name: str) -> None:
+def check_tag(tag: str, published: Collection[str], name: str) -> None:
     """Raise UsageError if a backbone has no published weights with this tag."""
-    tags = list(published)
-    if tag not in tags:
+    if tag not in published:
         raise UsageError(
-            f"no published weights {tag!r} of {name}; its tags: {', '.join(tags) or 'none'}. "
+            f"no published weights {tag!r} of {name}; its tags: {', '.join(published) or 'none'}. "
             f"Omit --weights, or pass a file"
         )
+
+
+def package_folder(package: str, distribution: str) -> Path:
+    """Return the folder of an installed package, without importing it.
+
+    Raises:
+        UsageError: It is not installed; the message names the distribution to install.
+    """
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise UsageError(f"{package} is not installed; run `pip install {distribution}`")
+    return Path(found.origin).parent
 
 
 def hub_file(url: str) -> Path:
