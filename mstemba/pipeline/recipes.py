@@ -56,9 +56,7 @@ def apply(
 ) -> TrainOptions:
     """Return the options with the recipe's values, except those that `given` names."""
     name = _known(dataset)
-    if recipe == "none" or name is None:
-        return options
-    values = load(name, recipe)
+    values = {} if recipe == "none" or name is None else load(name, recipe)
     return replace(options, **{k: v for k, v in values.items() if k not in given})
 
 
