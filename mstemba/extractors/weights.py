@@ -81,7 +81,7 @@ def load_weights(
 
 
 def locate(weights: str, published: Mapping[str, str], name: str) -> str:
-    """Return the path of a weights file, downloaded if need be.
+    """Return the path of a weights file, downloaded into the cache of torch's hub if need be.
 
     Args:
         weights: A local file, or a tag.
@@ -89,12 +89,27 @@ def locate(weights: str, published: Mapping[str, str], name: str) -> str:
         name: The backbone's, for messages.
 
     Raises:
-        UsageError: The tag is unknown, or the file is missing and cannot be downloaded.
+        UsageError: The tag is unknown, or the file is missing and cannot be downloaded. Without a
+            network this takes seconds.
     """
     if Path(weights).is_file():
         return weights
     check_tag(weights, published, name)
-    return str(download(published[weights], f"{weights!r} of {name}"))
+    url = published[weights]
+    file = hub_file(url)
+    if file.is_file():
+        return str(file)
+    reason = unreachable(url)
+    if reason is None:
+        from torch.hub import download_url_to_file
+
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            download_url_to_file(url, str(file), progress=sys.stderr.isatty())
+            return str(file)
+        except Exception as error:  # a server, a socket, a disk: each raises its own kinds
+            reason = first_line(error)
+    raise unavailable(f"{weights!r} of {name}", reason, url)
 
 
 def check_tag(tag: str, published: Collection[str], name: str) -> None:
@@ -123,28 +138,6 @@ def hub_file(url: str) -> Path:
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))
     return Path(home).expanduser() / "hub" / "checkpoints" / url.rsplit("/", 1)[1]
-
-
-def download(url: str, what: str) -> Path:
-    """Download a file into the cache of torch's hub, unless it is there, and return its path.
-
-    Raises:
-        UsageError: It cannot be downloaded. Without a network this takes seconds.
-    """
-    file = hub_file(url)
-    if file.is_file():
-        return file
-    reason = unreachable(url)
-    if reason is None:
-        from torch.hub import download_url_to_file
-
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            download_url_to_file(url, str(file), progress=sys.stderr.isatty())
-            return file
-        except Exception as error:  # a server, a socket, a disk: each raises its own kinds
-            reason = first_line(error)
-    raise unavailable(what, reason, url)
 
 
 def unavailable(what: str, reason: str, source: str) -> UsageError:

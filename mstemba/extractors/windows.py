@@ -167,7 +167,8 @@ class WholeClip:
     def runs(self, frames: int, ended: bool) -> Iterator[FrameRange]:
         while self._begin + self._chunk + self._stride + self._context <= frames:
             yield self._run(self._begin + self._chunk + self._stride + self._context, self._chunk)
-        while ended and (left := self._left(frames)) > 0:
+        rows = max(1, math.ceil(frames / self._stride) - 1)
+        while ended and (left := rows * self._stride - self._begin) > 0:
             # I3D pads odd lengths on another side. To pad all stretches alike, copies of the last
             # frame make the length a multiple of 4.
             yield self._run(frames, min(left, self._chunk), repeat=-frames % 4)
@@ -180,11 +181,6 @@ class WholeClip:
 
     def finish(self) -> FeatureArray:
         return np.empty((0, 0), np.float32)
-
-    def _left(self, frames: int) -> int:
-        """Return the number of frames whose rows are missing."""
-        rows = max(1, math.ceil(frames / self._stride) - 1)
-        return rows * self._stride - self._begin
 
     def _run(self, last: int, given: int, repeat: int = 0) -> FrameRange:
         run = FrameRange(self.needed(), last, repeat)

@@ -95,10 +95,7 @@ def train(
         as_local(manifest) or require_workspace(workspace, "--manifest").manifest
     )
     recipe = recipes.choose(labels.dataset, recipe or ("none" if options else "auto"))
-    options = options or TrainOptions()
-    given = given or recipes.changed(options)
-    description = recipes.describe(labels.dataset, recipe, given)
-    options = recipes.apply(options, labels.dataset, recipe, given)
+    options, description = recipes.apply(options or TrainOptions(), labels.dataset, recipe, given)
     run_options = run_options or TrainRunOptions()
     source = find_features(as_path(features), workspace)
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
@@ -107,13 +104,7 @@ def train(
     _check_run_folder(run, plan.key)
     cached = _is_done(run, plan)
     on_event(Event("train", description))
-    if cached:
-        done = read_done(run)
-    else:
-        check_installed(run_options.tracker_names)
-        for message in plan.warnings:
-            on_event(Event("train", message, warning=True))
-        done = _train(plan, recipe, source, labels, run, on_event)
+    done = read_done(run) if cached else _train(plan, recipe, source, labels, run, on_event)
     if workspace is not None and run.parent == workspace.runs and distributed.is_first():
         set_current(workspace.runs, run.name)
     return TrainResult(
@@ -182,9 +173,7 @@ def _make_plan(
             for clips in (training, validation)
         ],
     )
-    warnings = _warnings(options, training, missing)
-    if not validation:
-        warnings += _without_validation(options, reason)
+    warnings = _warnings(options, training, missing, reason)
     plan = TrainPlan(options, run_options, training, validation, warnings, key)
     processes = distributed.world_size()
     if processes > plan.batch_size:
@@ -196,7 +185,14 @@ def _make_plan(
     return plan
 
 
-def _warnings(options: TrainOptions, training: list[Clip], missing: list[str]) -> list[str]:
+def _warnings(
+    options: TrainOptions, training: list[Clip], missing: list[str], reason: str
+) -> list[str]:
+    """Return what a user should know before the run starts.
+
+    Raises:
+        UsageError: There are no validation clips, for the given reason, but the run needs them.
+    """
     warnings = []
     if missing:
         warnings.append(
@@ -210,6 +206,15 @@ def _warnings(options: TrainOptions, training: list[Clip], missing: list[str]) -
             f"{missed} of {actions} training actions fall between two rows, or outside the video, "
             f"and make no row positive{'' if options.labels == 'overlap' else hint}"
         )
+    if reason and options.schedule == "released":
+        raise UsageError(
+            "--schedule released follows the loss on validation videos, but there are none: mark "
+            "some as `validation` in the manifest, raise --val-fraction, or use --schedule cosine"
+        )
+    if reason:
+        warnings.append(f"{reason}: the last averaged weights are kept")
+        if options.patience:
+            warnings.append("--patience has no effect without validation videos")
     return warnings
 
 
@@ -245,23 +250,6 @@ def _split(
     else:
         reason = f"{len(training)} training videos are too few to hold some out for validation"
     return training, [], reason
-
-
-def _without_validation(options: TrainOptions, reason: str) -> list[str]:
-    """Return the warnings of a run without validation videos.
-
-    Raises:
-        UsageError: The run cannot do without them.
-    """
-    if options.schedule == "released":
-        raise UsageError(
-            "--schedule released follows the loss on validation videos, but there are none: mark "
-            "some as `validation` in the manifest, raise --val-fraction, or use --schedule cosine"
-        )
-    warnings = [f"{reason}: the last averaged weights are kept"]
-    if options.patience:
-        warnings.append("--patience has no effect without validation videos")
-    return warnings
 
 
 def _labels_sha256(clip: Clip) -> str:
@@ -318,6 +306,9 @@ def _train(
     on_event: EventHandler,
 ) -> dict[str, Any]:
     """Train, and return the content of done.json, which only the first process is sure to see."""
+    check_installed(plan.run_options.tracker_names)
+    for message in plan.warnings:
+        on_event(Event("train", message, warning=True))
     # torch is imported here: a finished run does not need it.
     from mstemba.pipeline.train.state import STATE
     from mstemba.pipeline.train.trainer import Trainer

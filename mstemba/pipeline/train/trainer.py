@@ -199,7 +199,13 @@ class Trainer:
         norm = accelerator.clip_grad_norm_(self._model.parameters(), largest)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self._update_average()
+        with torch.no_grad():
+            # At first the average follows closely; otherwise it would remember the random start.
+            decay = min(self._options.ema, (1 + state.step) / (10 + state.step))
+            model = accelerator.unwrap_model(self._model)
+            torch._foreach_lerp_(
+                list(self._average.parameters()), list(model.parameters()), 1 - decay
+            )
         state.step += 1
         not_finite = ~torch.isfinite(torch.stack([terms.total.detach(), norm]))
         self._first_bad = self._first_bad.masked_fill(
@@ -268,13 +274,6 @@ class Trainer:
             f"the learning rate was {self._rate(step - 1):.1e}.{saved} "
             f"Try a lower --lr, a longer --warmup, or --precision no"
         )
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        # At first the average follows closely; otherwise it would remember the random start.
-        decay = min(self._options.ema, (1 + self._state.step) / (10 + self._state.step))
-        model = self._accelerator.unwrap_model(self._model)
-        torch._foreach_lerp_(list(self._average.parameters()), list(model.parameters()), 1 - decay)
 
     def _check(self, run: Path) -> dict[str, float]:
         """Measure the mAP of the averaged weights, and save them if they are the best so far."""
