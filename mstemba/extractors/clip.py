@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib.util
 import json
 import logging
 from collections.abc import Iterator
@@ -13,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from mstemba.errors import UsageError
 from mstemba.extractors.backbone_spec import BackboneSpec
-from mstemba.extractors.weights import first_line, reading, unavailable, unreachable
+from mstemba.extractors.weights import (
+    first_line,
+    package_folder,
+    reading,
+    unavailable,
+    unreachable,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,9 +44,10 @@ def describe(model: str) -> BackboneSpec:
     folder = config_folder()
     file = folder / f"{model}.json"
     if not file.is_file():
+        names = sorted(file.stem for file in folder.glob("*.json"))
+        similar = ", ".join(difflib.get_close_matches(model, names, n=6, cutoff=0))
         raise UsageError(
-            f"unknown CLIP model {model!r}; the most similar models in {folder} "
-            f"are {', '.join(_similar(folder, model))}"
+            f"unknown CLIP model {model!r}; the most similar models in {folder} are {similar}"
         )
     config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     sizes = config["vision_cfg"].get("image_size", 224)
@@ -83,12 +89,10 @@ def load(model: str, weights: str, device: str, precision: str) -> FeatureExtrac
 
 def load_network(model: str, weights: str) -> Any:
     """Load open_clip's network with both towers, on the CPU. Raises UsageError as `load` does."""
-    return (_local if Path(weights).is_file() else _published)(model, weights)
-
-
-def _local(model: str, path: str) -> Any:
-    with reading(path, f"CLIP {model}"):
-        return _create(model, path, _pixels(model))
+    if not Path(weights).is_file():
+        return _published(model, weights)
+    with reading(weights, f"CLIP {model}"):
+        return _create(model, weights, _pixels(model))
 
 
 def _published(model: str, tag: str) -> Any:
@@ -170,15 +174,7 @@ def _endpoint() -> str:
 
 def config_folder() -> Path:
     """Return the folder of open_clip's model configurations; UsageError if it is missing."""
-    package = importlib.util.find_spec("open_clip")
-    if package is None or package.origin is None:
-        raise UsageError("open_clip is not installed; run `pip install open_clip_torch`")
-    return Path(package.origin).parent / "model_configs"
-
-
-def _similar(folder: Path, model: str) -> list[str]:
-    names = sorted(file.stem for file in folder.glob("*.json"))
-    return difflib.get_close_matches(model, names, n=6, cutoff=0)
+    return package_folder("open_clip", "open_clip_torch") / "model_configs"
 
 
 @contextlib.contextmanager

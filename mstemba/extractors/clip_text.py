@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,18 +51,13 @@ def load(model: str, weights: str, device: str) -> TextEncoder:
 
         _check_lengths(model, tokenize, sentences)
         with torch.inference_mode():
-            parts = [
-                network.encode_text(tokenize(list(part)).to(device), normalize=False).float().cpu()
-                for part in _batches(sentences)
-            ]
+            parts = []
+            for first in range(0, len(sentences), _BATCH):
+                tokens = tokenize(list(sentences[first : first + _BATCH])).to(device)
+                parts.append(network.encode_text(tokens, normalize=False).float().cpu())
         return torch.cat(parts).numpy()
 
     return TextEncoder(embed, float(network.logit_scale.exp()))
-
-
-def _batches(sentences: Sequence[str]) -> Iterator[Sequence[str]]:
-    for first in range(0, len(sentences), _BATCH):
-        yield sentences[first : first + _BATCH]
 
 
 def _tokenizer(model: str) -> Any:

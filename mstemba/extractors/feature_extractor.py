@@ -68,17 +68,14 @@ class FeatureExtractor:
 
     def _normalise(self, frames: Tensor) -> Tensor:
         """Return (x / 255 - mean) / std of uint8 frames, computed in float32."""
-        # Whole rows of pixels: broadcasting three numbers would be five times as slow on a CPU.
-        scale, shift = self._factors(frames.shape[-2])
-        values = frames.flatten(-2).float().mul_(scale).add_(shift)
-        return values.to(self._dtype).view(frames.shape)
-
-    def _factors(self, width: int) -> tuple[Tensor, Tensor]:
-        """Return scale and shift of the three colours, repeated `width` times."""
+        width = frames.shape[-2]
         if width not in self._repeated:
             scale, shift = 1 / (255 * self._std), -self._mean / self._std
             self._repeated[width] = (
                 scale.repeat(width).float().to(self.device),
                 shift.repeat(width).float().to(self.device),
             )
-        return self._repeated[width]
+        # Whole rows of pixels: broadcasting three numbers would be five times as slow on a CPU.
+        scale, shift = self._repeated[width]
+        values = frames.flatten(-2).float().mul_(scale).add_(shift)
+        return values.to(self._dtype).view(frames.shape)

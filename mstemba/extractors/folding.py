@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,22 +23,15 @@ def fold(network: nn.Module, pairs: Iterable[tuple[str, str]]) -> int:
         How many were folded.
     """
     network.eval()
-    pairs = tuple(pairs)
-    return sum(_fold(module, *pair) for module in list(network.modules()) for pair in pairs)
-
-
-def _fold(module: nn.Module, convolution: str, norm: str) -> bool:
-    first, second = _child(module, convolution), _child(module, norm)
-    if not isinstance(first, nn.Conv2d | nn.Conv3d) or not isinstance(second, _BatchNorm):
-        return False
-    # Fusing copies the whole convolution, so one that pads in its own way still does.
-    module.set_submodule(convolution, fuse_conv_bn_eval(first, second))
-    module.set_submodule(norm, nn.Identity())
-    return True
-
-
-def _child(module: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return module.get_submodule(path)
-    except AttributeError:
-        return None
+    folded = 0
+    for module, (convolution, norm) in product(list(network.modules()), pairs):
+        try:
+            first, second = module.get_submodule(convolution), module.get_submodule(norm)
+        except AttributeError:
+            continue
+        if isinstance(first, nn.Conv2d | nn.Conv3d) and isinstance(second, _BatchNorm):
+            # Fusing copies the whole convolution, so one that pads in its own way still does.
+            module.set_submodule(convolution, fuse_conv_bn_eval(first, second))
+            module.set_submodule(norm, nn.Identity())
+            folded += 1
+    return folded

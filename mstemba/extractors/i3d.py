@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mstemba.extractors.backbone_spec import BackboneSpec
@@ -36,18 +37,7 @@ def describe_whole_clip(model: str) -> BackboneSpec:
 
     `InceptionI3D.rows` says which rows of a pass over part of a video equal those of the video.
     """
-    return BackboneSpec(
-        width=1024,
-        input_size=224,
-        short_side=226,
-        kind="whole-clip",
-        cpu_batch=1,
-        gpu_batch=8,
-        window=16,
-        stride=8,
-        context=56,
-        chunk=128,
-    )
+    return replace(describe(model), kind="whole-clip", window=16, stride=8, context=56, chunk=128)
 
 
 def load(model: str, weights: str, device: str, precision: str) -> FeatureExtractor:

@@ -33,14 +33,11 @@ def _native_library_loads() -> bool:
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-        _forget_half_imported()
+        # Forget what is half imported.
+        for name in [n for n in sys.modules if n == "torchvision" or n.startswith("torchvision.")]:
+            del sys.modules[name]
         return False
     return True
-
-
-def _forget_half_imported() -> None:
-    for name in [n for n in sys.modules if n == "torchvision" or n.startswith("torchvision.")]:
-        del sys.modules[name]
 
 
 def _missing(name: str) -> Callable[..., torch.Tensor]:

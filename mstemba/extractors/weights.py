@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib.util
 import os
 import pickle
 import ssl
@@ -11,7 +12,7 @@ import sys
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,11 +67,9 @@ def load_weights(
         UsageError: The file does not hold the weights of this network.
     """
     with reading(path, model):
-        found = {
-            name: value
-            for name, value in read_tensors(Path(path)).items()
-            if ignored_prefix is None or not name.startswith(ignored_prefix)
-        }
+        found = read_tensors(Path(path))
+        if ignored_prefix is not None:
+            found = {n: value for n, value in found.items() if not n.startswith(ignored_prefix)}
         expected = {
             name: value
             for name, value in network.state_dict().items()
@@ -82,7 +81,7 @@ def load_weights(
 
 
 def locate(weights: str, published: Mapping[str, str], name: str) -> str:
-    """Return the path of a weights file, downloaded if need be.
+    """Return the path of a weights file, downloaded into the cache of torch's hub if need be.
 
     Args:
         weights: A local file, or a tag.
@@ -90,40 +89,16 @@ def locate(weights: str, published: Mapping[str, str], name: str) -> str:
         name: The backbone's, for messages.
 
     Raises:
-        UsageError: The tag is unknown, or the file is missing and cannot be downloaded.
+        UsageError: The tag is unknown, or the file is missing and cannot be downloaded. Without a
+            network this takes seconds.
     """
     if Path(weights).is_file():
         return weights
     check_tag(weights, published, name)
-    return str(download(published[weights], f"{weights!r} of {name}"))
-
-
-def check_tag(tag: str, published: Iterable[str], name: str) -> None:
-    """Raise UsageError if a backbone has no published weights with this tag."""
-    tags = list(published)
-    if tag not in tags:
-        raise UsageError(
-            f"no published weights {tag!r} of {name}; its tags: {', '.join(tags) or 'none'}. "
-            f"Omit --weights, or pass a file"
-        )
-
-
-def hub_file(url: str) -> Path:
-    """Return where torch's hub caches the file of an address. Imports no torch."""
-    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))
-    return Path(home).expanduser() / "hub" / "checkpoints" / url.rsplit("/", 1)[1]
-
-
-def download(url: str, what: str) -> Path:
-    """Download a file into the cache of torch's hub, unless it is there, and return its path.
-
-    Raises:
-        UsageError: It cannot be downloaded. Without a network this takes seconds.
-    """
+    url = published[weights]
     file = hub_file(url)
     if file.is_file():
-        return file
+        return str(file)
     reason = unreachable(url)
     if reason is None:
         from torch.hub import download_url_to_file
@@ -131,10 +106,38 @@ def download(url: str, what: str) -> Path:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             download_url_to_file(url, str(file), progress=sys.stderr.isatty())
-            return file
+            return str(file)
         except Exception as error:  # a server, a socket, a disk: each raises its own kinds
             reason = first_line(error)
-    raise unavailable(what, reason, url)
+    raise unavailable(f"{weights!r} of {name}", reason, url)
+
+
+def check_tag(tag: str, published: Collection[str], name: str) -> None:
+    """Raise UsageError if a backbone has no published weights with this tag."""
+    if tag not in published:
+        raise UsageError(
+            f"no published weights {tag!r} of {name}; its tags: {', '.join(published) or 'none'}. "
+            f"Omit --weights, or pass a file"
+        )
+
+
+def package_folder(package: str, distribution: str) -> Path:
+    """Return the folder of an installed package, without importing it.
+
+    Raises:
+        UsageError: It is not installed; the message names the distribution to install.
+    """
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise UsageError(f"{package} is not installed; run `pip install {distribution}`")
+    return Path(found.origin).parent
+
+
+def hub_file(url: str) -> Path:
+    """Return where torch's hub caches the file of an address. Imports no torch."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))
+    return Path(home).expanduser() / "hub" / "checkpoints" / url.rsplit("/", 1)[1]
 
 
 def unavailable(what: str, reason: str, source: str) -> UsageError:

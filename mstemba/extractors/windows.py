@@ -83,7 +83,7 @@ class Images:
     def __init__(self, window: int, stride: int, row: int = 0) -> None:
         self._window, self._stride = window, stride
         self._next = self.first = row * stride
-        self._pooler = WindowPooler(window, min(window, stride))
+        self._pending: FeatureArray | None = None
 
     def runs(self, frames: int, ended: bool) -> Iterator[FrameRange]:
         while self._next < frames:
@@ -100,10 +100,27 @@ class Images:
         return self._next
 
     def rows(self, features: FeatureArray) -> FeatureArray:
-        return self._pooler.add(features[:, 0])
+        features = features[:, 0]
+        if self._pending is not None:
+            features = np.concatenate([self._pending, features])
+        self._pending = features
+        return self._take(self._window)
 
     def finish(self) -> FeatureArray:
-        return self._pooler.finish()
+        return self._take(1)
+
+    def _take(self, least: int) -> FeatureArray:
+        """Return the rows whose windows have at least `least` frames so far."""
+        if self._pending is None:  # an earlier run had computed all rows
+            return np.empty((0, 0), np.float32)
+        step = min(self._window, self._stride)  # the frames of gaps are not among the features
+        count = max(0, math.ceil((len(self._pending) - least + 1) / step))
+        begins = range(0, count * step, step)
+        # Each summed in frame order, so the batches of frames do not change a bit.
+        rows = [self._pending[begin : begin + self._window].mean(axis=0) for begin in begins]
+        width = self._pending.shape[1]
+        self._pending = self._pending[count * step :]
+        return np.array(rows, np.float32).reshape(-1, width)
 
 
 class Clips:
@@ -144,14 +161,14 @@ class WholeClip:
         self._chunk, self._context, self._stride = chunk, context, stride
         self._begin = row * stride
         self.first = self.needed()
-        self._valid: deque[slice] = (
-            deque()
-        )  # the rows to keep of the ranges whose features are pending
+        # The rows to keep of the ranges whose features are pending.
+        self._valid = deque[slice]()
 
     def runs(self, frames: int, ended: bool) -> Iterator[FrameRange]:
         while self._begin + self._chunk + self._stride + self._context <= frames:
             yield self._run(self._begin + self._chunk + self._stride + self._context, self._chunk)
-        while ended and (left := self._left(frames)) > 0:
+        rows = max(1, math.ceil(frames / self._stride) - 1)
+        while ended and (left := rows * self._stride - self._begin) > 0:
             # I3D pads odd lengths on another side. To pad all stretches alike, copies of the last
             # frame make the length a multiple of 4.
             yield self._run(frames, min(left, self._chunk), repeat=-frames % 4)
@@ -165,47 +182,9 @@ class WholeClip:
     def finish(self) -> FeatureArray:
         return np.empty((0, 0), np.float32)
 
-    def _left(self, frames: int) -> int:
-        """Return the number of frames whose rows are missing."""
-        rows = max(1, math.ceil(frames / self._stride) - 1)
-        return rows * self._stride - self._begin
-
     def _run(self, last: int, given: int, repeat: int = 0) -> FrameRange:
         run = FrameRange(self.needed(), last, repeat)
         skipped = (self._begin - run.first) // self._stride
         self._valid.append(slice(skipped, skipped + given // self._stride))
         self._begin += given
         return run
-
-
-class WindowPooler:
-    """Averages a stream of (N, F) frame features over windows.
-
-    Every row is summed in frame order, so the batches of frames do not change a bit.
-    """
-
-    def __init__(self, window: int, stride: int) -> None:
-        self.window = window
-        self.stride = stride
-        self._features: FeatureArray | None = None
-
-    def add(self, features: FeatureArray) -> FeatureArray:
-        """Add (N, F) features, and return the (M, F) rows that are complete."""
-        if self._features is not None:
-            features = np.concatenate([self._features, features])
-        self._features = features
-        return self._take(self.window)
-
-    def finish(self) -> FeatureArray:
-        """Return the rows of the last, shorter windows."""
-        return self._take(1)
-
-    def _take(self, least: int) -> FeatureArray:
-        if self._features is None:  # an earlier run had computed all rows
-            return np.empty((0, 0), np.float32)
-        count = max(0, math.ceil((len(self._features) - least + 1) / self.stride))
-        begins = range(0, count * self.stride, self.stride)
-        rows = [self._features[begin : begin + self.window].mean(axis=0) for begin in begins]
-        width = self._features.shape[1]
-        self._features = self._features[count * self.stride :]
-        return np.array(rows, np.float32).reshape(-1, width)

@@ -50,13 +50,10 @@ def make_config(
     kind = _CONFIGS[arch]
     known = {field.name for field in fields(kind)}
     values: dict[str, Any] = {name: value for name, value in options.items() if name in known}
-    for name in sorted(known & set(_CHANNELS)):
-        published = next(field.default for field in fields(kind) if field.name == name)
-        values[name] = _scaled(published, width)
+    for field in fields(kind):
+        if field.name in ("width", "widths", "mixed"):
+            values[field.name] = _scaled(field.default, width)
     return kind(in_features, classes, arch, **values)
-
-
-_CHANNELS = ("width", "widths", "mixed")
 
 
 def _scaled(channels: Any, share: float) -> Any:

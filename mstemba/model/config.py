@@ -13,7 +13,6 @@ from mstemba.errors import CheckpointError, UsageError
 VERSIONS = ("mstemba", "mstemba-v3")
 SPLITS = ("interleaved", "contiguous")
 PADDINGS = ("masked", "released")
-_IN_WORDS = {3: "three", 4: "four"}
 
 
 @dataclass(frozen=True)
@@ -52,32 +51,33 @@ class _Config:
         except UsageError as error:
             raise CheckpointError(f"model configuration: {error}") from error
 
-    def _expect_positive_integers(self, *names: str) -> None:
-        for name in names:
-            _expect_positive_integer(name, getattr(self, name))
-
-    def _expect_probabilities(self, *names: str) -> None:
-        for name in names:
-            _expect_probability(name, getattr(self, name))
-
-    def _expect_widths(self, widths: object, count: int) -> None:
-        """Check ``widths``, and keep them as a tuple."""
-        expected = _IN_WORDS[count]
-        if not isinstance(widths, (tuple, list)):
-            raise UsageError(f"widths: found {widths!r}, expected {expected} positive integers")
-        if len(widths) != count:
-            raise UsageError(f"widths: found {len(widths)} of them, expected {expected}")
-        for index, width in enumerate(widths):
-            _expect_positive_integer(f"widths[{index}]", width)
-        object.__setattr__(self, "widths", tuple(widths))
+    def __post_init__(self) -> None:
+        """Check every value by the type of its field, and keep ``widths`` as a tuple."""
+        for field in dataclasses.fields(self):
+            name, found = field.name, getattr(self, field.name)
+            default: Any = field.default
+            if name == "arch":
+                _expect_choice(name, found, VERSIONS if default in VERSIONS else (default,))
+            elif name == "widths":
+                if not isinstance(found, (tuple, list)) or len(found) != len(default):
+                    expected = f"expected {len(default)} positive integers"
+                    raise UsageError(f"widths: found {found!r}, {expected}")
+                for index, width in enumerate(found):
+                    _expect_positive_integer(f"widths[{index}]", width)
+                object.__setattr__(self, "widths", tuple(found))
+            elif field.type == "int":
+                _expect_positive_integer(name, found)
+            elif field.type == "float":
+                number = isinstance(found, (int, float)) and not isinstance(found, bool)
+                if not number or not 0 <= found < 1:
+                    raise UsageError(f"{name}: found {found!r}, expected a number in [0, 1)")
 
 
 @dataclass(frozen=True)
 class ModelConfig(_Config):
     """The shape of an MS-Temba network (arXiv 2501.06138).
 
-    ``mstemba`` is version 1 of the paper, ``mstemba-v3`` its CVPR 2026 version. Raises UsageError,
-    naming what was found and what was expected, for a value no network can have.
+    ``mstemba`` is version 1 of the paper, ``mstemba-v3`` its CVPR 2026 version.
     """
 
     arch: str = "mstemba"
@@ -100,20 +100,14 @@ class ModelConfig(_Config):
     """Probability of zeroing an input feature in training."""
 
     def __post_init__(self) -> None:
-        _expect_choice("arch", self.arch, VERSIONS)
+        super().__post_init__()
         _expect_choice("split", self.split, SPLITS)
         _expect_choice("padding", self.padding, PADDINGS)
-        self._expect_widths(self.widths, 3)
-        self._expect_positive_integers("in_features", "classes", "state", "expand", "conv")
-        self._expect_probabilities("drop_path", "dropout")
 
 
 @dataclass(frozen=True)
 class MSTCTConfig(_Config):
-    """The shape of an MS-TCT network (arXiv 2112.03902); the defaults are the paper's.
-
-    Raises UsageError, naming what was found and what was expected, for a value no network can have.
-    """
+    """The shape of an MS-TCT network (arXiv 2112.03902); the defaults are the paper's."""
 
     arch: str = "ms-tct"
     widths: tuple[int, ...] = (256, 384, 576, 864)
@@ -130,11 +124,7 @@ class MSTCTConfig(_Config):
     """Probability of zeroing an input of the network or of its head in training (authors: 0.5)."""
 
     def __post_init__(self) -> None:
-        _expect_choice("arch", self.arch, ("ms-tct",))
-        self._expect_widths(self.widths, 4)
-        names = ("in_features", "classes", "blocks", "heads", "expand", "mixed")
-        self._expect_positive_integers(*names)
-        self._expect_probabilities("dropout")
+        super().__post_init__()
         if any(width % self.heads for width in self.widths):
             raise UsageError(
                 f"heads: found {self.heads}, expected a divisor of the widths "
@@ -144,10 +134,7 @@ class MSTCTConfig(_Config):
 
 @dataclass(frozen=True)
 class PDANConfig(_Config):
-    """The shape of a PDAN network (Dai et al., WACV 2021); the defaults are the paper's.
-
-    Raises UsageError, naming what was found and what was expected, for a value no network can have.
-    """
+    """The shape of a PDAN network (Dai et al., WACV 2021); the defaults are the paper's."""
 
     arch: str = "pdan"
     width: int = 512
@@ -157,27 +144,14 @@ class PDANConfig(_Config):
     dropout: float = 0.0
     """Probability of zeroing an output of a block's branch in training (authors: 0.5)."""
 
-    def __post_init__(self) -> None:
-        _expect_choice("arch", self.arch, ("pdan",))
-        self._expect_positive_integers("in_features", "classes", "width", "blocks")
-        self._expect_probabilities("dropout")
-
 
 @dataclass(frozen=True)
 class LinearConfig(_Config):
-    """A linear probe: every row alone, what the features say without any context.
-
-    Raises UsageError, naming what was found and what was expected, for a value no network can have.
-    """
+    """A linear probe: every row alone, what the features say without any context."""
 
     arch: str = "linear"
     dropout: float = 0.0
     """Probability of zeroing an input feature in training."""
-
-    def __post_init__(self) -> None:
-        _expect_choice("arch", self.arch, ("linear",))
-        self._expect_positive_integers("in_features", "classes")
-        self._expect_probabilities("dropout")
 
 
 Config: TypeAlias = ModelConfig | MSTCTConfig | PDANConfig | LinearConfig
@@ -197,8 +171,3 @@ def _expect_choice(name: str, found: object, choices: tuple[str, ...]) -> None:
 def _expect_positive_integer(name: str, found: object) -> None:
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise UsageError(f"{name}: found {found!r}, expected a positive integer")
-
-
-def _expect_probability(name: str, found: object) -> None:
-    if not isinstance(found, (int, float)) or isinstance(found, bool) or not 0 <= found < 1:
-        raise UsageError(f"{name}: found {found!r}, expected a number in [0, 1)")

@@ -34,11 +34,7 @@ def check_features(features: Tensor, mask: Tensor | None, in_features: int) -> T
         if bool(not_finite.any()):
             _raise_if_not_finite(features, not_finite)
         return None
-    if mask.dtype != torch.bool or tuple(mask.shape) != shape[:2]:
-        raise UsageError(
-            f"mask: found {mask.dtype} of shape {tuple(mask.shape)}, "
-            f"expected torch.bool of shape {shape[:2]}"
-        )
+    check_mask(mask, shape[:2])
     lengths = mask.sum(1)
     prefix = torch.arange(shape[1], device=mask.device) < lengths[:, None]
     not_finite = not_finite & mask
@@ -55,6 +51,15 @@ def check_features(features: Tensor, mask: Tensor | None, in_features: int) -> T
     if suspect:
         _raise_if_not_finite(features, not_finite)
     return None if whole else lengths
+
+
+def check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise UsageError if a mask is not of bool and of this shape."""
+    if mask.dtype != torch.bool or tuple(mask.shape) != shape:
+        raise UsageError(
+            f"mask: found {mask.dtype} of shape {tuple(mask.shape)}, "
+            f"expected torch.bool of shape {shape}"
+        )
 
 
 def padded_steps(lengths: Tensor | None, steps: int) -> Tensor | None:

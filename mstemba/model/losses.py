@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mstemba.errors import UsageError
+from mstemba.model.inputs import check_mask
 from mstemba.model.output import Output
 
 Reduction = Literal["steps", "elements", "released"]
@@ -73,7 +74,12 @@ def detection_loss(
     Raises:
         UsageError: labels or mask of another shape, no real step, or an unknown reduction.
     """
-    mask = _checked_mask(output, labels, mask)
+    shape = tuple(output.logits.shape)
+    if tuple(labels.shape) != shape:
+        raise UsageError(f"labels: found shape {tuple(labels.shape)}, expected {shape}")
+    if mask is None:
+        mask = torch.ones(shape[:2], dtype=torch.bool, device=labels.device)
+    check_mask(mask, shape[:2])
     real_steps = totals.steps if totals else int(mask.sum())
     if real_steps == 0:
         raise UsageError("mask: found no real step, expected at least one")
@@ -127,21 +133,6 @@ def center_heatmap(labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     centers[row, middle] = True
     shape = (clips, classes, steps)
     return heat.view(shape).transpose(1, 2), centers.view(shape).transpose(1, 2)
-
-
-def _checked_mask(output: Output, labels: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the given mask, or one of all steps. Raises UsageError for a wrong shape or type."""
-    shape = tuple(output.logits.shape)
-    if tuple(labels.shape) != shape:
-        raise UsageError(f"labels: found shape {tuple(labels.shape)}, expected {shape}")
-    if mask is None:
-        return torch.ones(shape[:2], dtype=torch.bool, device=labels.device)
-    if mask.dtype != torch.bool or tuple(mask.shape) != shape[:2]:
-        raise UsageError(
-            f"mask: found {mask.dtype} of shape {tuple(mask.shape)}, "
-            f"expected torch.bool of shape {shape[:2]}"
-        )
-    return mask
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:

@@ -26,7 +26,8 @@ def split_streams(x: Tensor, k: int, lengths: Tensor | None, split: str) -> Tens
     within = torch.arange(size, device=x.device)
     step = torch.arange(k, device=x.device)[:, None] * own + within
     step = torch.where(within < own, step, steps).clamp(max=steps)  # row ``steps`` is zero
-    return F.pad(x, (0, 0, 0, 1))[_rows(x)[:, None, None], step].transpose(0, 1)
+    clip = torch.arange(len(x), device=x.device)[:, None, None]
+    return F.pad(x, (0, 0, 0, 1))[clip, step].transpose(0, 1)
 
 
 def merge_streams(streams: Tensor, steps: int, lengths: Tensor | None, split: str) -> Tensor:
@@ -38,7 +39,8 @@ def merge_streams(streams: Tensor, steps: int, lengths: Tensor | None, split: st
     own = _own_sizes(streams, k, lengths, steps)[:, None]
     step = torch.arange(steps, device=streams.device)
     place = (step // own * size + step % own).clamp(max=k * size - 1)
-    return streams.flatten(1, 2)[_rows(streams)[:, None], place]
+    clip = torch.arange(len(streams), device=streams.device)[:, None]
+    return streams.flatten(1, 2)[clip, place]
 
 
 def stream_mask(lengths: Tensor, k: int, size: int, ragged: bool) -> Tensor:
@@ -55,7 +57,3 @@ def _own_sizes(x: Tensor, k: int, lengths: Tensor | None, steps: int | None = No
     if lengths is None:
         lengths = torch.full((len(x),), steps or x.shape[1], device=x.device)
     return (lengths + k - 1) // k
-
-
-def _rows(x: Tensor) -> Tensor:
-    return torch.arange(len(x), device=x.device)

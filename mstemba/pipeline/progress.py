@@ -81,7 +81,9 @@ class ProgressReporter:
         rate, eta = self._speed(now, done, count) if count else (None, None)
         if done >= self._total:
             eta = 0.0
-        speed = "" if rate is None else f", {_short(rate)} {self._unit}/s"
+        speed = ""
+        if rate is not None:
+            speed = f", {rate:{'.0f' if rate >= 10 else '.2g'}} {self._unit}/s"
         self._on_event(
             Event(
                 self._stage,
@@ -133,7 +135,3 @@ def in_words(seconds: float) -> str:
     if hours:
         return f"{hours}:{minutes_left:02d}:{rest:02d} h"
     return f"{minutes}:{rest:02d} min" if minutes else f"{whole} s"
-
-
-def _short(rate: float) -> str:
-    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"

@@ -29,7 +29,7 @@ def options_for(dataset: str, recipe: str = "auto", **given: Any) -> TrainOption
     Raises:
         UsageError: As `choose`, or an option has an invalid value.
     """
-    return apply(TrainOptions(**given), dataset, choose(dataset, recipe), given)
+    return apply(TrainOptions(**given), dataset, choose(dataset, recipe), given)[0]
 
 
 def choose(dataset: str, recipe: str) -> str:
@@ -53,28 +53,25 @@ def choose(dataset: str, recipe: str) -> str:
 
 def apply(
     options: TrainOptions, dataset: str, recipe: str, given: Collection[str] = ()
-) -> TrainOptions:
-    """Return the options with the recipe's values, except those that `given` names."""
+) -> tuple[TrainOptions, str]:
+    """Return the options with the values of a recipe, and a line that says which options those are.
+
+    Args:
+        options: The options that are given, the others at their defaults.
+        dataset: As a manifest calls it.
+        recipe: From `choose`.
+        given: Names of the options that take precedence over the recipe. Default: those that
+            differ from their defaults.
+    """
     name = _known(dataset)
     if recipe == "none" or name is None:
-        return options
+        return options, "recipe none: the given options and the defaults"
+    given = given or [f.name for f in fields(options) if getattr(options, f.name) != f.default]
     values = load(name, recipe)
-    return replace(options, **{k: v for k, v in values.items() if k not in given})
-
-
-def changed(options: TrainOptions) -> list[str]:
-    """Return the names of the options that differ from their defaults."""
-    return [f.name for f in fields(options) if getattr(options, f.name) != f.default]
-
-
-def describe(dataset: str, recipe: str, given: Collection[str] = ()) -> str:
-    """Return one line that says which options a run uses."""
-    name = _known(dataset)
-    if recipe == "none" or name is None:
-        return "recipe none: the given options and the defaults"
-    if overridden := sorted(set(given) & set(load(name, recipe))):
-        return f"recipe {recipe} of {name}, except for {', '.join(overridden)} as given"
-    return f"recipe {recipe} of {name}"
+    description = f"recipe {recipe} of {name}"
+    if overridden := sorted(set(given) & set(values)):
+        description += f", except for {', '.join(overridden)} as given"
+    return replace(options, **{k: v for k, v in values.items() if k not in given}), description
 
 
 @cache

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mstemba.data_manifests.manifest import Manifest, load_manifest
+from mstemba.data_manifests.manifest import Manifest, Video, load_manifest
 from mstemba.errors import MstembaError, StoreError
 from mstemba.pipeline.caching.keys import Fingerprints, entry_key
 from mstemba.pipeline.extract.jobs import read_failures
@@ -16,26 +16,18 @@ from mstemba.pipeline.features.store import FeatureStore, is_imported
 from mstemba.pipeline.runs import list_runs
 from mstemba.pipeline.workspace import Workspace, get_current
 
-
-@dataclass(frozen=True)
-class VideoStatus:
-    """A video in a feature store."""
-
-    video: str
-    subset: str | None
-    store: str
-    state: str
-    """done, missing, stale, failed, damaged, or no file."""
-    detail: str
-    """The reason, or what the entry holds."""
-    bytes: int
-    """Size on disk."""
-    made: str
-    """Date and time in UTC; empty if unknown."""
+COLUMNS = ("state", "detail", "bytes", "made")
 
 
 def status(workspace: Workspace) -> dict[str, Any]:
-    """Return the content of a workspace as plain data, for `mstemba status`."""
+    """Return the content of a workspace as plain data, for `mstemba status`.
+
+    Returns:
+        `dataset`, `stores`, `runs`, `detections` and the like. `videos`, for each store the videos
+        of the manifest: `state` is done, missing, stale, failed, damaged or no file; `detail` is
+        the reason, or what the entry holds; `bytes` is the size on disk; `made` is the date and
+        time in UTC, empty if unknown.
+    """
     manifest = load_manifest(workspace.manifest)
     fingerprints = Fingerprints(workspace.fingerprints)
     current = get_current(workspace.features)
@@ -74,23 +66,24 @@ def _features(
     root: Path, manifest: Manifest, fingerprints: Fingerprints
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the facts of a store (none for a folder of .npy files) and its videos."""
+    facts: dict[str, Any] = {}
     if root.suffix != ".zarr" and not (root / "zarr.json").exists():
-        return {}, _published(NpyFolder(root), manifest)
-    store, failures = FeatureStore.open(root), read_failures(root)
+        state_of = partial(_npy_state, NpyFolder(root))
+    else:
+        store = FeatureStore.open(root)
+        facts = store.spec.as_dict()
+        state_of = partial(_state, store, fingerprints, read_failures(root))
     videos = []
     for video in manifest.videos.values():
-        state = _state(store, video.id, video.path, fingerprints, failures)
-        videos.append(VideoStatus(video.id, video.subset, root.name, *state).__dict__)
-    return store.spec.as_dict(), videos
+        state = dict(zip(COLUMNS, state_of(video), strict=True))
+        videos.append({"video": video.id, "subset": video.subset, "store": root.name, **state})
+    return facts, videos
 
 
 def _state(
-    store: FeatureStore,
-    id: str,
-    path: Path | None,
-    fingerprints: Fingerprints,
-    failures: dict[str, str],
+    store: FeatureStore, fingerprints: Fingerprints, failures: dict[str, str], video: Video
 ) -> tuple[str, str, int, str]:
+    id, path = video.id, video.path
     try:
         entry = store.entry(id)
     except StoreError as error:
@@ -102,26 +95,17 @@ def _state(
         size, made = store.bytes_of(id), entry["made"]
         if not imported and path and entry["key"] != entry_key(store.spec, fingerprints.of(path)):
             return "stale", "the video has changed since", size, made
-        return (
-            "done",
-            "; ".join([f"{entry['rows']} rows, {entry['decoder']}", *entry["warnings"]]),
-            size,
-            made,
-        )
+        facts = [f"{entry['rows']} rows, {entry['decoder']}", *entry["warnings"]]
+        return "done", "; ".join(facts), size, made
     if id in failures:
         return "failed", failures[id], 0, ""
     return "missing", "", 0, ""
 
 
-def _published(source: NpyFolder, manifest: Manifest) -> list[dict[str, Any]]:
-    """Return the videos of a folder of published features, without reading its files."""
-    found = []
-    for video in manifest.videos.values():
-        size = source.bytes_of(video.id)
-        state = ("missing", "", 0, "") if size is None else ("done", "published", size, "")
-        status = VideoStatus(video.id, video.subset, source.root.name, *state)
-        found.append(status.__dict__)
-    return found
+def _npy_state(source: NpyFolder, video: Video) -> tuple[str, str, int, str]:
+    """Return the state of a video in a folder of published features, without reading its file."""
+    size = source.bytes_of(video.id)
+    return ("missing", "", 0, "") if size is None else ("done", "published", size, "")
 
 
 def _detections(folder: Path) -> list[dict[str, Any]]:

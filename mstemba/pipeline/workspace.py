@@ -72,7 +72,11 @@ def open_workspace(root: str | Path) -> Workspace:
         raise UsageError(
             f"{root}: not a workspace, it has no {MARKER}. Create one with `mstemba init`"
         )
-    return Workspace(root, root / _manifest_name(root / MARKER))
+    try:
+        data = tomllib.loads((root / MARKER).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{root / MARKER}: not readable as TOML: {error}") from None
+    return Workspace(root, root / str(data.get("manifest", "manifest.json")))
 
 
 def find_workspace(given: Workspace | str | Path | None = None) -> Workspace | None:
@@ -94,14 +98,6 @@ def require_workspace(workspace: Workspace | None, option: str) -> Workspace:
     if workspace is None:
         raise UsageError(f"no workspace here: pass {option}, or create one with `mstemba init`")
     return workspace
-
-
-def _manifest_name(marker: Path) -> str:
-    try:
-        data = tomllib.loads(marker.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{marker}: not readable as TOML: {error}") from None
-    return str(data.get("manifest", "manifest.json"))
 
 
 def set_current(folder: Path, name: str) -> None:

@@ -421,7 +421,7 @@ def test_published_weights_are_downloaded_once_into_the_cache_of_torchs_hub(
         raise urllib.error.HTTPError(url, 404, "Not Found", {}, None)  # type: ignore[arg-type]
 
     monkeypatch.setattr("torch.hub.download_url_to_file", refused)
-    with pytest.raises(UsageError, match=r"not here.*404.*rgb_charades\.pt.*--weights"):
+    with pytest.raises(UsageError, match=r"are missing.*404.*rgb_charades\.pt.*--weights"):
         weights.locate("charades", i3d.PUBLISHED, "i3d")
 
 

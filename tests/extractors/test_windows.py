@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mstemba.extractors.windows import Clips, FrameRange, Images, Sampling, WholeClip, WindowPooler
+from mstemba.extractors.windows import Clips, FrameRange, Images, Sampling, WholeClip
 
 Array = NDArray[np.float32]
 
@@ -141,8 +141,8 @@ def test_a_row_is_given_as_soon_as_its_window_is_full(make) -> None:  # type: ig
 
 
 def test_memory_holds_no_more_than_the_open_windows() -> None:
-    pooler = WindowPooler(window=4, stride=2)
+    images = Images(window=4, stride=2)
     for _ in range(1000):
-        pooler.add(np.zeros((1, 1), np.float32))
-        assert pooler._features is not None
-        assert len(pooler._features) < 4
+        images.rows(np.zeros((1, 1, 1), np.float32))
+        assert images._pending is not None
+        assert len(images._pending) < 4

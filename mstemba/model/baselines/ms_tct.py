@@ -149,16 +149,7 @@ class MSTCT(nn.Module):
         self._initialise()
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Output:
-        """Score every step of every clip.
-
-        Args:
-            features: (B, T, F), T >= 1, of any floating-point type, finite at real steps.
-            mask: (B, T) bool, True at real steps, which come first and are at least one a clip.
-                A clip's scores do not depend on how far it is padded, or with what.
-
-        Raises:
-            UsageError: see ``check_features``.
-        """
+        """Score every step (B, T, F) of every clip; arguments and errors as of ``MSTemba``."""
         lengths = check_features(features, mask, self.config.in_features)
         padding_mask = padded_steps(lengths, features.shape[1])
         x = self.dropout(zero_padding(features.to(self.fuse.weight.dtype), padding_mask))

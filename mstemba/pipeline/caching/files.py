@@ -144,29 +144,22 @@ def check_folder(folder: Path, option: str, what: str) -> None:
     # A dangling link counts as existing: no folder can be created in its place.
     places = (place for place in (folder, *folder.parents) if os.path.lexists(place))
     first = next(places, folder)
-    if not os.path.isdir(first):
-        named = "this" if first == folder else str(first)
-        raise UsageError(
-            f"{folder}: {named} is a file, expected a folder for {what}; name another one with "
-            f"{option}"
-        )
-    if not os.access(first, os.W_OK | os.X_OK):
-        named = "this folder" if first == folder else str(first)
-        raise UsageError(
-            f"{folder}: {named} may not be written to, expected a folder for {what}; name another "
-            f"one with {option}"
-        )
+    if os.path.isdir(first) and os.access(first, os.W_OK | os.X_OK):
+        return
+    named = "this" if first == folder else str(first)
+    problem = "may not be written to" if os.path.isdir(first) else "is a file"
+    raise UsageError(
+        f"{folder}: {named} {problem}, expected a folder for {what}; name another one with {option}"
+    )
 
 
 def check_kept(file: str | Path | None, option: str, *read: str | Path | None) -> None:
     """Raise UsageError if a result would overwrite one of the files that it is made from."""
     for source in read:
-        if source is not None and file is not None and _same(file, source):
+        if source is None or file is None:
+            continue
+        if os.path.realpath(file) == os.path.realpath(source):
             raise UsageError(f"{file} is also an input; choose another file with {option}")
-
-
-def _same(one: str | Path, other: str | Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def ends_the_run(error: OSError) -> bool:

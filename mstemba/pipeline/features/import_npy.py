@@ -14,11 +14,11 @@ from mstemba.pipeline.caching.keys import Fingerprints, cache_key
 from mstemba.pipeline.features.row_times import even_rows
 from mstemba.pipeline.features.sources import NpyFolder
 from mstemba.pipeline.features.spec import make_spec, store_name
-from mstemba.pipeline.features.store import FeatureStore
+from mstemba.pipeline.features.store import IMPORTED, FeatureStore
 from mstemba.pipeline.options import FeatureOptions, ImportOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, find_workspace, require_workspace, set_current
-from mstemba.records import FeatureSpec, TimeGrid
+from mstemba.records import FeatureSpec
 
 
 @dataclass
@@ -113,7 +113,7 @@ def _import_all(
     on_event: EventHandler,
 ) -> ImportResult:
     begin = time.perf_counter()
-    ids = source.ids()
+    ids, spec = source.ids(), target.spec
     result = ImportResult(
         target.root,
         missing=[id for id in manifest.videos if id not in set(ids)],
@@ -127,7 +127,26 @@ def _import_all(
         )
     for number, video in enumerate(known, 1):
         try:
-            _import_one(source, target, video, manifest, fingerprints, options, result)
+            values = source.values(video.id)
+            times = _times(video, len(values), manifest, options.fps, spec.stride or options.stride)
+            grid = even_rows(times["duration"], len(values))
+            key = cache_key(
+                "features",
+                spec=spec.as_dict(),
+                array=source.key(video, fingerprints),
+                step=grid.step,
+                frames=times["frames"],
+            )
+            result.rows += len(values)
+            entry = target.entry(video.id)
+            if entry is not None and entry["key"] == key:
+                result.cached.append(video.id)
+            else:
+                writer = target.writer(video.id, key, IMPORTED)
+                writer.append(values, grid.starts)
+                facts = {"source": IMPORTED, "decoder": IMPORTED, "warnings": []}
+                writer.finish(grid.step, **times, **facts)
+                result.made.append(video.id)
         except MstembaError as error:
             result.failed[video.id] = str(error)
         on_event(Event("import", video.id, number, len(known)))
@@ -135,62 +154,18 @@ def _import_all(
     return result
 
 
-def _import_one(
-    source: NpyFolder,
-    target: FeatureStore,
-    video: Video,
-    manifest: Manifest,
-    fingerprints: Fingerprints,
-    options: ImportOptions,
-    result: ImportResult,
-) -> None:
-    values = source.values(video.id)
-    stride = target.spec.stride or options.stride
-    timing = _timing(video, len(values), manifest, options.fps, stride)
-    key = cache_key(
-        "features",
-        spec=target.spec.as_dict(),
-        array=source.key(video, fingerprints),
-        step=timing.grid.step,
-        frames=timing.frames,
-    )
-    result.rows += len(values)
-    entry = target.entry(video.id)
-    if entry is not None and entry["key"] == key:
-        result.cached.append(video.id)
-        return
-    target.import_entry(
-        video.id,
-        key,
-        values,
-        timing.grid,
-        duration=timing.duration,
-        fps=timing.fps,
-        frames=timing.frames,
-    )
-    result.made.append(video.id)
-
-
-@dataclass(frozen=True)
-class _Timing:
-    """When the rows of a video are, and how many frames they stand for."""
-
-    grid: TimeGrid
-    duration: float
-    """Seconds."""
-    fps: float
-    frames: float
-
-
-def _timing(
+def _times(
     video: Video, rows: int, manifest: Manifest, fps: float | None, stride: int | None
-) -> _Timing:
-    """Work out the times from the manifest's duration, or from the stride if it has none."""
+) -> dict[str, float]:
+    """Return the duration in seconds, the frame rate, and the frames that a video's rows stand for.
+
+    They follow from the duration in the manifest, or from the stride if it has none.
+    """
     fps = fps or manifest.fps
     if manifest.time_unit == "seconds" and video.duration:
-        grid = even_rows(video.duration, rows)
-        rate = fps or (stride or 16) / grid.step  # only displayed, nothing is computed from it
-        return _Timing(grid, video.duration, rate, rate * video.duration)
+        # Only displayed, nothing is computed from it.
+        rate = fps or (stride or 16) / (video.duration / rows)
+        return {"duration": video.duration, "fps": rate, "frames": rate * video.duration}
     frames = video.duration or (stride * rows if stride else None)
     if not fps or not frames:
         missing = "--fps" if frames else "--stride and --fps" if not fps else "--stride"
@@ -199,4 +174,4 @@ def _timing(
             f"{'no duration' if not video.duration else 'only its length in frames'}; "
             f"pass {missing}"
         )
-    return _Timing(even_rows(frames / fps, rows), frames / fps, fps, frames)
+    return {"duration": frames / fps, "fps": fps, "frames": frames}

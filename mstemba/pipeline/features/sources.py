@@ -143,33 +143,24 @@ class NpyFolder:
         return list(video.actions), even_rows(video.duration, rows)
 
     def _open(self, id: str) -> NDArray[np.floating]:
-        """The array as (T, F), read when it is used."""
+        """Return an array as (T, F), which is read when it is used."""
         if id not in self._files:
             raise StoreError(f"{self.root}: no features of {id!r}, expected {id}.npy")
         file = self._files[id]
         try:
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
+            array: NDArray[np.floating] = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise StoreError(f"{file}: not readable as an array: {error}") from None
-        return _as_rows(array, file)
-
-
-def _as_rows(array: NDArray[np.floating], file: Path) -> NDArray[np.floating]:
-    """(T, F) of the shapes in use: lengths of 1 between, or one before, are left out."""
-    shape = array.shape
-    if len(shape) == 3 and shape[0] == 1 and shape[1] > 1:
-        shape = shape[1:]
-    if (
-        len(shape) < 2
-        or any(n != 1 for n in shape[1:-1])
-        or not array.size
-        or array.dtype.kind != "f"
-    ):
-        raise StoreError(
-            f"{file}: found {array.dtype} of shape {array.shape}, expected floating-point numbers "
-            f"of shape (T, F) or (T, 1, 1, F)"
-        )
-    return array.reshape(shape[0], shape[-1])
+        # Lengths of 1 between, or a single one before, are left out.
+        shape = array.shape
+        if len(shape) == 3 and shape[0] == 1 and shape[1] > 1:
+            shape = shape[1:]
+        if len(shape) < 2 or set(shape[1:-1]) - {1} or not array.size or array.dtype.kind != "f":
+            raise StoreError(
+                f"{file}: found {array.dtype} of shape {array.shape}, expected floating-point "
+                f"numbers of shape (T, F) or (T, 1, 1, F)"
+            )
+        return array.reshape(shape[0], shape[-1])
 
 
 def open_features(root: Path) -> FeatureSource:

@@ -47,8 +47,9 @@ VERSION = 1
 CHUNK_ROWS = 256
 SHARD_ROWS = 1024
 
+IMPORTED = "imported"
+"""The decoder of entries whose features were made elsewhere."""
 _METADATA = "zarr.json"
-_IMPORTED = "imported"
 # The exceptions that zarr, its codecs and the checks raise for damaged data.
 _DAMAGE = (KeyError, TypeError, ValueError, RuntimeError)
 
@@ -59,7 +60,7 @@ def is_imported(entry: dict[str, Any]) -> bool:
     The decoder tells: its names are ours. The source of an extracted entry is the name of a
     video file, which may be anything.
     """
-    return bool(entry.get("decoder") == _IMPORTED)
+    return bool(entry.get("decoder") == IMPORTED)
 
 
 class FeatureStore:
@@ -198,40 +199,6 @@ class FeatureStore:
             else:
                 _remove_beyond(path, resume.rows)
         return EntryWriter(path, key, resume)
-
-    def import_entry(
-        self,
-        id: str,
-        key: str,
-        values: FloatArray,
-        grid: TimeGrid,
-        *,
-        duration: float,
-        fps: float,
-        frames: float,
-    ) -> None:
-        """Write a whole entry of features that were made elsewhere.
-
-        Args:
-            id: The video's id.
-            key: The cache key of the entry.
-            values: (T, F) features.
-            grid: When the T rows are.
-            duration: Seconds.
-            fps: Mean frames a second.
-            frames: Frames for which the T rows stand.
-        """
-        writer = self.writer(id, key, _IMPORTED)
-        writer.append(values, grid.starts)
-        writer.finish(
-            step=grid.step,
-            duration=duration,
-            fps=fps,
-            frames=frames,
-            source=_IMPORTED,
-            decoder=_IMPORTED,
-            warnings=[],
-        )
 
     @cached_property
     def _empty_array(self) -> dict[str, Any]:

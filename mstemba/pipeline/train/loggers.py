@@ -10,7 +10,6 @@ import re
 import shutil
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from mstemba.errors import UsageError
@@ -44,7 +43,7 @@ class MetricsLogger:
         if "tensorboard" in names:
             board = _TensorBoard(run / "tensorboard")
             for line in kept:
-                board.write(json.loads(line))
+                board.write(**json.loads(line))
             self._trackers.append(board)
         if "wandb" in names:
             self._trackers.append(_WandB(run, key, options))
@@ -54,17 +53,12 @@ class MetricsLogger:
         with self._path.open("a") as file:
             file.write(json.dumps(values) + "\n")
         for tracker in self._trackers:
-            tracker.write(values)
+            tracker.write(**values)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         for tracker in self._trackers:
             tracker.close(failed=kind is not None)
 
@@ -86,18 +80,14 @@ class _TensorBoard:
         self._records = RecordWriter(self._file)
         self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
-    def write(self, values: dict[str, float]) -> None:
+    def write(self, step: float, **values: float) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         summary = Summary(
-            value=[
-                Summary.Value(tag=name, simple_value=value)
-                for name, value in values.items()
-                if name != "step"
-            ]
+            value=[Summary.Value(tag=n, simple_value=value) for n, value in values.items()]
         )
-        self._add(Event(wall_time=time.time(), step=int(values["step"]), summary=summary))
+        self._add(Event(wall_time=time.time(), step=int(step), summary=summary))
 
     def close(self, failed: bool) -> None:
         self._file.close()
@@ -119,25 +109,20 @@ class _WandB:
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "mstemba"),
             name=run.resolve().name,
-            id=_record_id(run, key),
+            # A resumed run continues its record. wandb refuses blanks at the ends of an id, some
+            # punctuation, and more than 128 characters.
+            id=re.sub(r"[^\w.-]", "-", f"{key[:16]}-{run.resolve().name}")[:128],
             resume="allow",
             dir=run,
             config=options,
             settings=wandb.Settings(silent=True),
         )
 
-    def write(self, values: dict[str, float]) -> None:
-        numbers = {name: value for name, value in values.items() if name != "step"}
-        self._run.log(numbers, step=int(values["step"]))
+    def write(self, step: float, **values: float) -> None:
+        self._run.log(values, step=int(step))
 
     def close(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
-
-
-def _record_id(run: Path, key: str) -> str:
-    """Return the id of a run's record, which a resumed run continues."""
-    # wandb refuses blanks at the ends, some punctuation, and more than 128 characters.
-    return re.sub(r"[^\w.-]", "-", f"{key[:16]}-{run.resolve().name}")[:128]
 
 
 def _step_of(line: str) -> float:

@@ -94,7 +94,8 @@ def train(
     labels = load_manifest(
         as_local(manifest) or require_workspace(workspace, "--manifest").manifest
     )
-    recipe, options, description = _apply_recipe(labels.dataset, recipe, options, given)
+    recipe = recipes.choose(labels.dataset, recipe or ("none" if options else "auto"))
+    options, description = recipes.apply(options or TrainOptions(), labels.dataset, recipe, given)
     run_options = run_options or TrainRunOptions()
     source = find_features(as_path(features), workspace)
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
@@ -103,29 +104,12 @@ def train(
     _check_run_folder(run, plan.key)
     cached = _is_done(run, plan)
     on_event(Event("train", description))
-    if cached:
-        done = read_done(run)
-    else:
-        check_installed(run_options.tracker_names)
-        for message in plan.warnings:
-            on_event(Event("train", message, warning=True))
-        done = _train(plan, recipe, source, labels, run, on_event)
+    done = read_done(run) if cached else _train(plan, recipe, source, labels, run, on_event)
     if workspace is not None and run.parent == workspace.runs and distributed.is_first():
         set_current(workspace.runs, run.name)
     return TrainResult(
         run, done["checkpoint"], done["score"], done["steps"], done["seconds"], cached
     )
-
-
-def _apply_recipe(
-    dataset: str, recipe: str | None, options: TrainOptions | None, given: Collection[str]
-) -> tuple[str, TrainOptions, str]:
-    """Return the recipe's name, the options with its values, and a line that describes them."""
-    recipe = recipes.choose(dataset, recipe or ("none" if options else "auto"))
-    options = options or TrainOptions()
-    given = given or recipes.changed(options)
-    description = recipes.describe(dataset, recipe, given)
-    return recipe, recipes.apply(options, dataset, recipe, given), description
 
 
 @dataclass(frozen=True)
@@ -184,17 +168,31 @@ def _make_plan(
         "train",
         options=asdict(options),
         classes=manifest.classes,
-        clips=[_clip_keys(source, clips, fingerprints) for clips in (training, validation)],
+        clips=[
+            [[source.key(clip.video, fingerprints), _labels_sha256(clip)] for clip in clips]
+            for clips in (training, validation)
+        ],
     )
-    warnings = _warnings(options, training, missing)
-    if not validation:
-        warnings += _without_validation(options, reason)
+    warnings = _warnings(options, training, missing, reason)
     plan = TrainPlan(options, run_options, training, validation, warnings, key)
-    _check_processes(plan.batch_size)
+    processes = distributed.world_size()
+    if processes > plan.batch_size:
+        raise UsageError(
+            f"{processes} processes share a batch of {plan.batch_size} clips (--batch-size, at "
+            f"most the number of training videos), expected at least one clip for each process: "
+            f"raise --batch-size or start fewer processes"
+        )
     return plan
 
 
-def _warnings(options: TrainOptions, training: list[Clip], missing: list[str]) -> list[str]:
+def _warnings(
+    options: TrainOptions, training: list[Clip], missing: list[str], reason: str
+) -> list[str]:
+    """Return what a user should know before the run starts.
+
+    Raises:
+        UsageError: There are no validation clips, for the given reason, but the run needs them.
+    """
     warnings = []
     if missing:
         warnings.append(
@@ -208,6 +206,15 @@ def _warnings(options: TrainOptions, training: list[Clip], missing: list[str]) -
             f"{missed} of {actions} training actions fall between two rows, or outside the video, "
             f"and make no row positive{'' if options.labels == 'overlap' else hint}"
         )
+    if reason and options.schedule == "released":
+        raise UsageError(
+            "--schedule released follows the loss on validation videos, but there are none: mark "
+            "some as `validation` in the manifest, raise --val-fraction, or use --schedule cosine"
+        )
+    if reason:
+        warnings.append(f"{reason}: the last averaged weights are kept")
+        if options.patience:
+            warnings.append("--patience has no effect without validation videos")
     return warnings
 
 
@@ -245,44 +252,8 @@ def _split(
     return training, [], reason
 
 
-def _without_validation(options: TrainOptions, reason: str) -> list[str]:
-    """Return the warnings of a run without validation videos.
-
-    Raises:
-        UsageError: The run cannot do without them.
-    """
-    if options.schedule == "released":
-        raise UsageError(
-            "--schedule released follows the loss on validation videos, but there are none: mark "
-            "some as `validation` in the manifest, raise --val-fraction, or use --schedule cosine"
-        )
-    warnings = [f"{reason}: the last averaged weights are kept"]
-    if options.patience:
-        warnings.append("--patience has no effect without validation videos")
-    return warnings
-
-
-def _check_processes(batch_size: int) -> None:
-    """Raise UsageError if there are more processes (of `torchrun`, say) than clips in a batch."""
-    processes = distributed.world_size()
-    if processes > batch_size:
-        raise UsageError(
-            f"{processes} processes share a batch of {batch_size} clips (--batch-size, at most the "
-            f"number of training videos), expected at least one clip for each process: raise "
-            f"--batch-size or start fewer processes"
-        )
-
-
-def _clip_keys(
-    source: FeatureSource, clips: Sequence[Clip], fingerprints: Fingerprints
-) -> list[list[str | None]]:
-    return [
-        [
-            source.key(clip.video, fingerprints),
-            hashlib.sha256(np.packbits(clip.labels).tobytes()).hexdigest(),
-        ]
-        for clip in clips
-    ]
+def _labels_sha256(clip: Clip) -> str:
+    return hashlib.sha256(np.packbits(clip.labels).tobytes()).hexdigest()
 
 
 def _check_run_folder(output: Path, key: str) -> None:
@@ -335,7 +306,11 @@ def _train(
     on_event: EventHandler,
 ) -> dict[str, Any]:
     """Train, and return the content of done.json, which only the first process is sure to see."""
+    check_installed(plan.run_options.tracker_names)
+    for message in plan.warnings:
+        on_event(Event("train", message, warning=True))
     # torch is imported here: a finished run does not need it.
+    from mstemba.pipeline.train.state import STATE
     from mstemba.pipeline.train.trainer import Trainer
 
     begin = time.perf_counter()
@@ -373,6 +348,6 @@ def _train(
     }
     if trainer.is_main:
         write_json(run / DONE, done)
-        trainer.delete_state(run)
+        (run / STATE).unlink(missing_ok=True)
     trainer.wait_for_everyone()
     return done

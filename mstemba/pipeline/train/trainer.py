@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,12 @@ class Trainer:
         optimizer = torch.optim.AdamW(_groups(model, options.weight_decay), lr=options.lr)
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
         self._state = TrainerState()
+        self._loss = partial(
+            detection_loss,
+            auxiliary_weight=options.auxiliary_weight,
+            consistency_weight=options.consistency_weight,
+            heatmap_weight=options.heatmap_weight,
+        )
         # The first steps at which the loss, and the gradient, were not finite; -1 for never. Read
         # only when something is logged: reading them at every step would wait for the device.
         self._first_bad = torch.full((2,), -1, device=device)
@@ -115,7 +122,9 @@ class Trainer:
                 cause; what was saved before stays.
         """
         if self.is_main:
-            _delete_temporary_files(run)
+            # A killed run leaves the files that it was writing; they are as large as the model.
+            for file in run.rglob(f"{TEMPORARY}*"):
+                file.unlink()
         if (run / STATE).is_file():
             self._state = load_state(run / STATE, key, *self._parts(), self._accelerator.device)
             on_event(Event("train", f"resuming from step {self._state.step} of {self._steps}"))
@@ -135,10 +144,6 @@ class Trainer:
     def wait_for_everyone(self) -> None:
         """Wait until every process of a distributed run is here."""
         self._accelerator.wait_for_everyone()
-
-    def delete_state(self, run: Path) -> None:
-        """Delete the resumable state of a finished run."""
-        (run / STATE).unlink(missing_ok=True)
 
     def _loop(
         self,
@@ -194,7 +199,13 @@ class Trainer:
         norm = accelerator.clip_grad_norm_(self._model.parameters(), largest)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self._update_average()
+        with torch.no_grad():
+            # At first the average follows closely; otherwise it would remember the random start.
+            decay = min(self._options.ema, (1 + state.step) / (10 + state.step))
+            model = accelerator.unwrap_model(self._model)
+            torch._foreach_lerp_(
+                list(self._average.parameters()), list(model.parameters()), 1 - decay
+            )
         state.step += 1
         not_finite = ~torch.isfinite(torch.stack([terms.total.detach(), norm]))
         self._first_bad = self._first_bad.masked_fill(
@@ -219,20 +230,7 @@ class Trainer:
         except UsageError as error:  # a network refuses features with NaN or infinity
             raise self._divergence(self._state.step + 1, str(error)) from error
         totals = BatchTotals(batch.clips, batch.rows, batch.actions)
-        return self._loss(output, labels, mask, totals)
-
-    def _loss(
-        self, output: Any, labels: Tensor, mask: Tensor | None, totals: BatchTotals | None = None
-    ) -> LossTerms:
-        return detection_loss(
-            output,
-            labels,
-            mask,
-            auxiliary_weight=self._options.auxiliary_weight,
-            consistency_weight=self._options.consistency_weight,
-            heatmap_weight=self._options.heatmap_weight,
-            totals=totals,
-        )
+        return self._loss(output, labels, mask, totals=totals)
 
     def _crops(self, step: int) -> list[tuple[Clip, slice]]:
         o = self._options
@@ -277,13 +275,6 @@ class Trainer:
             f"Try a lower --lr, a longer --warmup, or --precision no"
         )
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        # At first the average follows closely; otherwise it would remember the random start.
-        decay = min(self._options.ema, (1 + self._state.step) / (10 + self._state.step))
-        model = self._accelerator.unwrap_model(self._model)
-        torch._foreach_lerp_(list(self._average.parameters()), list(model.parameters()), 1 - decay)
-
     def _check(self, run: Path) -> dict[str, float]:
         """Measure the mAP of the averaged weights, and save them if they are the best so far."""
         measured = {"train_map": self._map(self._training[:TRAIN_MAP_CLIPS])}
@@ -323,7 +314,7 @@ class Trainer:
                 torch.from_numpy(a)[None].to(self._accelerator.device) for a in arrays
             )
             with _naming(clip):
-                own.append((i, float(self._loss(model(features), labels, None).total)))
+                own.append((i, float(self._loss(model(features), labels).total)))
         losses = [loss for _, loss in sorted(gather_object(own))]
         return math.fsum(losses) / len(losses)
 
@@ -352,9 +343,3 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         {"params": decayed, "weight_decay": weight_decay},
         {"params": free, "weight_decay": 0.0},
     ]
-
-
-def _delete_temporary_files(run: Path) -> None:
-    """Delete the files that a killed run was writing; they are as large as the model."""
-    for file in run.rglob(f"{TEMPORARY}*"):
-        file.unlink()
