@@ -4,16 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mstemba.pipeline.outputs.detection import Detection
-from mstemba.pipeline.outputs.editing import write_edl, write_otio
-from mstemba.pipeline.outputs.elan_file import write_eaf
-from mstemba.pipeline.outputs.html_page import missing_video, write_html
-from mstemba.pipeline.outputs.simple import (
+from mstemba.pipeline.outputs.basic_formats import (
     write_activitynet,
     write_json_file,
     write_npz,
     write_png,
 )
+from mstemba.pipeline.outputs.detection import Detection
+from mstemba.pipeline.outputs.editing import write_edl, write_otio
+from mstemba.pipeline.outputs.elan_file import write_eaf
+from mstemba.pipeline.outputs.html_page import missing_video, write_html
 from mstemba.pipeline.outputs.subtitles import write_srt, write_vtt
 from mstemba.pipeline.outputs.tables import write_csv, write_tsv
 
