@@ -8,7 +8,6 @@ second sorting. docs/metrics.md says where each metric comes from.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -160,17 +159,6 @@ def legacy_points(rows: int) -> Index:
     return np.arange(1, rows, rows // 25)[:25] if rows > 25 else np.zeros(0, np.int64)
 
 
-@dataclass(frozen=True)
-class Conditional:
-    """Action-conditional metrics in percent: the means over all pairs of classes that occur."""
-
-    precision: float
-    recall: float
-    f1: float
-    """Harmonic mean of the two means."""
-    map: float
-
-
 def action_conditional(
     scores: FloatArray,
     labels: Mask,
@@ -178,7 +166,7 @@ def action_conditional(
     taus: Sequence[int] = TAUS,
     threshold: float = 0.5,
     ranks: Ranks | None = None,
-) -> dict[int, Conditional]:
+) -> dict[int, dict[str, float]]:
     """Measure each class in the rows where another class is active, or just was.
 
     For every ordered pair of classes (i, j), class i is measured over the rows in which j is active
@@ -195,7 +183,8 @@ def action_conditional(
         ranks: `rank_scores(scores)`, if it is known already.
 
     Returns:
-        The metrics by tau; NaN where no pair counts.
+        By tau: `precision`, `recall`, `f1` (the harmonic mean of these two) and `map` in percent,
+        the means over all pairs; NaN where no pair counts.
     """
     positive, predicted = labels != 0, scores >= threshold
     keys = np.ascontiguousarray(_keys(rank_scores(scores) if ranks is None else ranks, positive).T)
@@ -207,8 +196,12 @@ def action_conditional(
             _measure_pairs(given_rows, other, keys, positive, predicted)
             for other, given_rows in enumerate(np.split(rows, begins))
         ]
-        precision, recall, ap = np.concatenate(pairs, axis=1)
-        result[tau] = _mean_over_pairs(precision, recall, ap)
+        measured = np.concatenate(pairs, axis=1)
+        means = measured.mean(axis=1) if measured.size else np.full(3, np.nan)
+        precision, recall, ap = means.tolist()
+        f1 = 2 * precision * recall / (precision + recall + 1e-9)
+        figures = {"precision": precision, "recall": recall, "f1": f1, "map": ap}
+        result[tau] = {name: 100 * value for name, value in figures.items()}
     return result
 
 
@@ -223,17 +216,9 @@ def _measure_pairs(
     support = true.sum(axis=0)
     support[other] = 0
     classes = np.flatnonzero(support)
-    hits, claims = ((true & claimed)[:, classes].sum(axis=0), claimed[:, classes].sum(axis=0))
+    hits, claims = (true & claimed)[:, classes].sum(axis=0), claimed[:, classes].sum(axis=0)
     ap = _precision_at_hits(keys[rows].T[classes])
     return np.stack([hits / np.maximum(claims, 1), hits / support[classes], ap])
-
-
-def _mean_over_pairs(precisions: FloatArray, recalls: FloatArray, ap: FloatArray) -> Conditional:
-    if not len(ap):
-        return Conditional(*[float("nan")] * 4)
-    precision, recall = float(precisions.mean()), float(recalls.mean())
-    f1 = 2 * precision * recall / (precision + recall + 1e-9)
-    return Conditional(100 * precision, 100 * recall, 100 * f1, 100 * float(ap.mean()))
 
 
 def _given_rows(positive: Mask, lengths: Sequence[int], tau: int) -> tuple[Index, Index]:

@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.data_manifests.manifest import Action, Manifest, Video, load_manifest
+from mstemba.data_manifests.manifest import Action, Video, load_manifest
 from mstemba.errors import CheckpointError, UsageError
 from mstemba.pipeline import recipes
 from mstemba.pipeline.caching.files import as_local, as_path
@@ -30,7 +31,7 @@ from mstemba.pipeline.features.row_times import even_rows
 from mstemba.pipeline.features.sources import FeatureSource, StoreFeatures, find_features
 from mstemba.pipeline.options import EvaluateOptions
 from mstemba.pipeline.progress import Event, EventHandler
-from mstemba.pipeline.workspace import Workspace
+from mstemba.pipeline.workspace import Workspace, require_workspace
 from mstemba.records import TimeGrid
 
 
@@ -78,22 +79,22 @@ class InputLoader:
         """
         self._options, self._workspace, self._on_event = options, workspace, on_event
         self._features = as_path(options.features)
-        checkpoint = None
-        if options.predictions is None and not options.released:
-            # Before the manifest: without a workspace, its message says more.
-            checkpoint = find_checkpoint(as_local(options.checkpoint), workspace)
-        self.manifest = _find_manifest(options.manifest, workspace)
-        self.model: Checkpoint | Predictions = checkpoint or self._open()
+        self.model: Checkpoint | Predictions
         """Where scores or segments come from."""
-
-    def _open(self) -> Checkpoint | Predictions:
-        options, manifest = self._options, self.manifest
-        if options.predictions is not None:
-            path = Path(str(as_local(options.predictions)))
-            return read_predictions(path, manifest.classes, manifest.videos.values())
-        spec = find_features(self._features, self._workspace).spec
-        rows = recipes.clip_length(manifest.dataset)
-        return open_released(Path(str(options.checkpoint)), manifest.classes, spec, rows)
+        predictions = as_local(options.predictions)
+        if predictions is None and not options.released:
+            # Before the manifest: without a workspace, its message says more.
+            self.model = find_checkpoint(as_local(options.checkpoint), workspace)
+        self.manifest = load_manifest(
+            as_local(options.manifest) or require_workspace(workspace, "--manifest").manifest
+        )
+        classes, videos = self.manifest.classes, self.manifest.videos.values()
+        if predictions is not None:
+            self.model = read_predictions(predictions, classes, videos)
+        elif options.released:
+            spec = find_features(self._features, workspace).spec
+            rows = recipes.clip_length(self.manifest.dataset)
+            self.model = open_released(Path(str(options.checkpoint)), classes, spec, rows)
 
     def load(self) -> ScoredSubset | DetectedSubset:
         """Return the videos of the subset with their scores, or their segments.
@@ -116,7 +117,7 @@ class InputLoader:
     def _run_checkpoint(self, checkpoint: Checkpoint) -> ScoredSubset:
         """Run the checkpoint on every video of the subset that has features."""
         if self.manifest.classes != checkpoint.classes:
-            raise CheckpointError(_class_difference(checkpoint, self.manifest.classes))
+            raise _class_difference(checkpoint, self.manifest.classes)
         source = self._matching_features(checkpoint)
         subset = self._subset_videos()
         fingerprints = Fingerprints(self._workspace.fingerprints if self._workspace else None)
@@ -140,7 +141,7 @@ class InputLoader:
                 self._scored_video(clip.video, clip.actions, clip.grid, clip.labels, scores)
             )
             self._on_event(Event("evaluate", clip.id, number, len(clips), video=clip.id))
-        return ScoredSubset(*self._about(str(checkpoint.folder), missing, source), scored)
+        return ScoredSubset(**self._about(checkpoint.folder, missing, source), videos=scored)
 
     def _matching_features(self, checkpoint: Checkpoint) -> FeatureSource:
         """Return the features that the checkpoint was trained on."""
@@ -165,7 +166,7 @@ class InputLoader:
             for video in videos
             if predictions.scores and video.id in predictions.scores
         ]
-        return ScoredSubset(*self._about(str(predictions.path), missing, source), scored)
+        return ScoredSubset(**self._about(predictions.path, missing, source), videos=scored)
 
     def _label_predictions(
         self, video: Video, path: Path, scores: NDArray[np.float32], source: FeatureSource | None
@@ -212,8 +213,8 @@ class InputLoader:
     def _load_segments(self, predictions: Predictions) -> DetectedSubset:
         source = self._named_features()
         wanted, missing = self._match_ids(predictions, "have no segments: all actions are missed")
-        about = self._about(str(predictions.path), missing, source)
-        if predictions.in_seconds and self._time_unit(source) != "seconds":
+        about = self._about(predictions.path, missing, source)
+        if predictions.in_seconds and about["time_unit"] != "seconds":
             raise UsageError(
                 f"{predictions.path}: its segments are in seconds, but the manifest is in "
                 f"{self.manifest.time_unit}. Pass --features, which relate the two"
@@ -230,21 +231,15 @@ class InputLoader:
             for number, video in enumerate(wanted)
             for s in (predictions.segments or {}).get(video.id, [])
         ]
-        segments = SegmentArray.from_rows(rows)
-        self._check_times(predictions, segments, np.array([video.duration for video in videos]))
-        return DetectedSubset(*about, videos, segments)
-
-    def _check_times(
-        self, predictions: Predictions, segments: SegmentArray, durations: NDArray[np.float64]
-    ) -> None:
-        late = int((segments.start >= durations[segments.video]).sum())
-        if 2 * late > len(segments):
+        late = sum(start >= videos[number].duration for number, _, start, _, _ in rows)
+        if 2 * late > len(rows):
             raise UsageError(
-                f"{predictions.path}: {late} of {len(segments)} segments begin after their video "
+                f"{predictions.path}: {late} of {len(rows)} segments begin after their video "
                 f"ends: they seem to be in another time unit than {self.manifest.time_unit}"
             )
         if late:
-            self._warn(f"{late} of {len(segments)} segments begin after their video ends")
+            self._warn(f"{late} of {len(rows)} segments begin after their video ends")
+        return DetectedSubset(**about, videos=videos, segments=SegmentArray.from_rows(rows))
 
     def _named_features(self) -> FeatureSource | None:
         """Return the features that --features names: they say when the rows of predictions are."""
@@ -280,11 +275,8 @@ class InputLoader:
                 f"{self._options.subset!r} of the manifest, which has {videos[0].id!r}"
             )
         unknown = [id for id in others if id not in self.manifest.videos]
-        if len(others) > len(unknown):
-            self._warn(
-                f"{len(others) - len(unknown)} predictions are of videos of other subsets, "
-                f"and not measured"
-            )
+        if elsewhere := len(others) - len(unknown):
+            self._warn(f"{elsewhere} predictions are of videos of other subsets, and not measured")
         if unknown:
             self._warn(
                 f"{len(unknown)} predictions are of videos that the manifest does not have, "
@@ -295,15 +287,18 @@ class InputLoader:
         return videos, missing
 
     def _about(
-        self, origin: str, missing: list[str], source: FeatureSource | None
-    ) -> tuple[str, tuple[str, ...], str, list[str], str]:
+        self, origin: Path, missing: list[str], source: FeatureSource | None
+    ) -> dict[str, Any]:
         """Return the fields of `Inputs`."""
-        unit = self._time_unit(source)
-        return self._options.subset, self.manifest.classes, origin, missing, unit
-
-    def _time_unit(self, source: FeatureSource | None) -> str:
-        """Return the unit of the grids: those of a store are in seconds."""
-        return "seconds" if isinstance(source, StoreFeatures) else self.manifest.time_unit
+        # The grids of a store are in seconds, also where the manifest is in frames.
+        in_seconds = isinstance(source, StoreFeatures)
+        return {
+            "subset": self._options.subset,
+            "classes": self.manifest.classes,
+            "origin": str(origin),
+            "missing": missing,
+            "time_unit": "seconds" if in_seconds else self.manifest.time_unit,
+        }
 
     def _warn_missing(self, missing: Sequence[str], count: int, consequence: str) -> None:
         if missing:
@@ -313,18 +308,10 @@ class InputLoader:
         self._on_event(Event("evaluate", message, warning=True))
 
 
-def _find_manifest(given: str | Path | None, workspace: Workspace | None) -> Manifest:
-    if given is not None:
-        return load_manifest(Path(given))
-    if workspace is None:
-        raise UsageError("no workspace here: pass --manifest, or make one with `mstemba init`")
-    return load_manifest(workspace.manifest)
-
-
-def _class_difference(checkpoint: Checkpoint, classes: tuple[str, ...]) -> str:
+def _class_difference(checkpoint: Checkpoint, classes: tuple[str, ...]) -> CheckpointError:
     odd = sorted(set(checkpoint.classes) ^ set(classes))
     what = f"for example {odd[0]!r} is in one of them only" if odd else "their order differs"
-    return (
+    return CheckpointError(
         f"{checkpoint.folder} was trained for {len(checkpoint.classes)} classes, the manifest has "
         f"{len(classes)}: {what}. Train for these classes, or name the manifest of those with "
         f"--manifest"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +22,9 @@ METRIC_GROUPS = ("frame", "charades", "conditional", "detection", "breakdown")
 BOUNDARY_ROWS = 2
 """Rows on either side of a boundary that are near it."""
 
-Columns = dict[str, NDArray[np.float64]]
+Table = tuple[dict[str, Any], dict[str, NDArray[np.float64]]]
+"""The metrics of a group: figures by name, and columns by name: (C,) AP in percent, NaN for a class
+that does not occur."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,6 @@ class ScoredVideo(LabelledVideo):
     """(T, C) which rows are positive."""
     scores: NDArray[np.float32]
     """(T, C) probabilities."""
-
-
-@dataclass(frozen=True)
-class MetricTable:
-    """The metrics of one group."""
-
-    figures: dict[str, Any]
-    """By name."""
-    columns: Columns = field(default_factory=dict)
-    """(C,) AP in percent by name; NaN for a class that does not occur."""
 
 
 class DenseRows:
@@ -113,13 +105,13 @@ class MatchedDetections:
         return chosen
 
 
-def measure_frames(rows: DenseRows) -> MetricTable:
+def measure_frames(rows: DenseRows) -> Table:
     """Compute the AP of all rows."""
     ap = frame_metrics.average_precision(rows.ranks, rows.labels)
-    return MetricTable(_means(ap, rows.positives), {"ap": _percent(ap, rows.positives)})
+    return _means(ap, rows.positives), {"ap": _percent(ap, rows.positives)}
 
 
-def measure_charades(rows: DenseRows) -> MetricTable:
+def measure_charades(rows: DenseRows) -> Table:
     """Compute the AP at Charades' 25 points a video, and at those of released code."""
     points = [
         frame_metrics.charades_points(v.scores, v.grid, v.actions, v.duration) for v in rows.videos
@@ -132,21 +124,19 @@ def measure_charades(rows: DenseRows) -> MetricTable:
     )
     legacy_labels = rows.labels[legacy]
     legacy_ap = frame_metrics.average_precision(rows.ranks[legacy], legacy_labels)
-    return MetricTable(
-        {**_means(ap, positives), "legacy": _means(legacy_ap, legacy_labels.sum(axis=0))},
-        {"charades_ap": _percent(ap, positives)},
-    )
+    figures = {**_means(ap, positives), "legacy": _means(legacy_ap, legacy_labels.sum(axis=0))}
+    return figures, {"charades_ap": _percent(ap, positives)}
 
 
-def measure_conditional(rows: DenseRows) -> MetricTable:
+def measure_conditional(rows: DenseRows) -> Table:
     """Compute the action-conditional metrics, by tau."""
     found = frame_metrics.action_conditional(
         rows.scores, rows.labels, rows.lengths, ranks=rows.ranks
     )
-    return MetricTable({str(tau): dict(vars(values)) for tau, values in found.items()})
+    return {str(tau): figures for tau, figures in found.items()}, {}
 
 
-def measure_detection(detections: MatchedDetections) -> MetricTable:
+def measure_detection(detections: MatchedDetections) -> Table:
     """Compute the AP of segments at each threshold of temporal IoU."""
     d = detections
     ap = segment_metrics.detection_average_precision(d.truth, d.found, d.matches, d.classes)
@@ -162,7 +152,7 @@ def measure_detection(detections: MatchedDetections) -> MetricTable:
         "detection_ap": _percent(ap.mean(axis=0), d.positives),
         "detection_ap_0.5": _percent(ap[TIOU.index(0.5)], d.positives),
     }
-    return MetricTable(figures, columns)
+    return figures, columns
 
 
 def measure_durations(detections: MatchedDetections) -> dict[str, Any]:
@@ -181,7 +171,7 @@ def measure_durations(detections: MatchedDetections) -> dict[str, Any]:
     return figures
 
 
-def measure_breakdown(rows: DenseRows) -> MetricTable:
+def measure_breakdown(rows: DenseRows) -> Table:
     """Compute the metrics by duration of the actions, and near boundaries and beyond."""
     durations, columns = measure_durations(rows.detections), {}
     for number, name in enumerate(BINS):
@@ -197,28 +187,26 @@ def measure_breakdown(rows: DenseRows) -> MetricTable:
     near = frame_metrics.near_boundary(rows.labels, rows.lengths, BOUNDARY_ROWS)
     boundary = {"near": _measure_part(rows, near), "far": _measure_part(rows, ~near)}
     figures = {"duration": durations, "boundary": {"rows": BOUNDARY_ROWS, **boundary}}
-    return MetricTable(figures, columns)
+    return figures, columns
 
 
-def measure_dense(rows: DenseRows, groups: Collection[str]) -> dict[str, MetricTable]:
+def measure_dense(rows: DenseRows, groups: Collection[str]) -> dict[str, Table]:
     """Compute the groups that are named; "frame" is always among them."""
-    functions: dict[str, Callable[[], MetricTable]] = {
-        "frame": lambda: measure_frames(rows),
-        "charades": lambda: measure_charades(rows),
-        "conditional": lambda: measure_conditional(rows),
-        "detection": lambda: measure_detection(rows.detections),
-        "breakdown": lambda: measure_breakdown(rows),
+    functions: dict[str, Callable[[DenseRows], Table]] = {
+        "frame": measure_frames,
+        "charades": measure_charades,
+        "conditional": measure_conditional,
+        "detection": lambda rows: measure_detection(rows.detections),
+        "breakdown": measure_breakdown,
     }
-    return {name: functions[name]() for name in METRIC_GROUPS if name in {"frame", *groups}}
+    return {name: functions[name](rows) for name in METRIC_GROUPS if name in {"frame", *groups}}
 
 
-def measure_segments(
-    detections: MatchedDetections, groups: Collection[str]
-) -> dict[str, MetricTable]:
+def measure_segments(detections: MatchedDetections, groups: Collection[str]) -> dict[str, Table]:
     """Compute the groups that exist for segments; "detection" is always among them."""
     tables = {"detection": measure_detection(detections)}
     if "breakdown" in groups:
-        tables["breakdown"] = MetricTable({"duration": measure_durations(detections)})
+        tables["breakdown"] = {"duration": measure_durations(detections)}, {}
     return tables
 
 

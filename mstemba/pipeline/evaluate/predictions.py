@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Predictions:
     """In the time unit of the annotations; in seconds if `mstemba detect` wrote them."""
     in_seconds: bool = False
     """Whether it is known that the segments are in seconds."""
-    warnings: tuple[str, ...] = ()
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def ids(self) -> list[str]:
@@ -73,8 +73,8 @@ def read_predictions(
     if isinstance(data.get("results"), dict):
         return _segments(path, data["results"], classes)
     if isinstance(data.get("segments"), list):
-        listed = {_video_id(path, data, VideoIndex(videos)): _as_activitynet(data)}
-        return replace(_segments(path, listed, classes), in_seconds=True)
+        listed = {_video_id(path, data, VideoIndex(videos)): data["segments"]}
+        return _segments(path, listed, classes, of_detect=True)
     return _dense(path, data, classes, classes_first=False)
 
 
@@ -93,17 +93,16 @@ def _read_folder(folder: Path, classes: Sequence[str], index: VideoIndex) -> Pre
                 f"{files[id]} and {file} are both of the video {id!r}: keep one of them, or pass "
                 f"the manifest in which they are two videos"
             )
-        files[id], listed[id] = file, _as_activitynet(data)
+        files[id], listed[id] = file, data["segments"]
     if not listed:
         raise UsageError(f"{folder}: no JSON of `mstemba detect` in it; expected one, or {FORMS}")
-    found = replace(_segments(folder, listed, classes), in_seconds=True)
-    if not others:
-        return found
-    warning = (
-        f"{folder}: {len(others)} JSON files are not of `mstemba detect` and are ignored, "
-        f"for example {others[0].name}"
-    )
-    return replace(found, warnings=(*found.warnings, warning))
+    found = _segments(folder, listed, classes, of_detect=True)
+    if others:
+        found.warnings.append(
+            f"{folder}: {len(others)} JSON files are not of `mstemba detect` and are ignored, "
+            f"for example {others[0].name}"
+        )
+    return found
 
 
 def _video_id(file: Path, data: Mapping[str, Any], index: VideoIndex) -> str:
@@ -124,16 +123,6 @@ def _video_id(file: Path, data: Mapping[str, Any], index: VideoIndex) -> str:
             if index.get(id):
                 return id
     return path.stem
-
-
-def _as_activitynet(data: Mapping[str, Any]) -> list[Any]:
-    """Return the segments that `mstemba detect` writes for one video in ActivityNet's form."""
-    return [
-        {**item, "segment": [item.get("start"), item.get("end")]}
-        if isinstance(item, dict)
-        else item  # `_segment` refuses it
-        for item in data["segments"]
-    ]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -173,20 +162,19 @@ def _dense(path: Path, raw: Any, classes: Sequence[str], classes_first: bool) ->
     axis = _class_axis(path, tables, len(classes), classes_first)
     if axis == 0:
         tables = {id: table.T for id, table in tables.items()}
-    odd = [id for id, table in tables.items() if not np.isfinite(table).all()]
-    if odd:
+    if odd := [id for id, table in tables.items() if not np.isfinite(table).all()]:
         raise UsageError(
             f"{path}: NaN or infinity in the scores of {len(odd)} of {len(tables)} videos, "
             f"for example {odd[0]!r}"
         )
     warnings = []
     if any(table.min() < 0 or table.max() > 1 for table in tables.values()):
-        warnings.append(
+        warnings = [
             f"{path}: scores outside 0 to 1 are treated as logits, and a sigmoid is applied"
-        )
+        ]
         tables = {id: 0.5 + 0.5 * np.tanh(table / 2) for id, table in tables.items()}
     scores = {id: table.astype(np.float32) for id, table in tables.items()}
-    return Predictions(path, scores=scores, warnings=tuple(warnings))
+    return Predictions(path, scores=scores, warnings=warnings)
 
 
 def _id(key: Any) -> str:
@@ -206,12 +194,11 @@ def _table(path: Path, id: Any, value: Any) -> NDArray[np.floating]:
         array = np.asarray(value)
     except ValueError:  # lists of different lengths
         array = np.array(None)
-    shape = array.shape
+    shape = list(array.shape)
     while len(shape) > 2 and 1 in shape:
-        first = shape.index(1)
-        shape = (*shape[:first], *shape[first + 1 :])
+        shape.remove(1)
     if len(shape) == 1:
-        shape = (1, *shape)  # one step, its axis squeezed away
+        shape.insert(0, 1)  # one step, its axis squeezed away
     if array.dtype.kind not in "fiub" or len(shape) != 2 or not array.size:
         raise UsageError(
             f"{path}: {_id(id)!r} is {array.dtype} of shape {array.shape}, "
@@ -242,8 +229,10 @@ def _class_axis(
     )
 
 
-def _segments(path: Path, results: Mapping[str, Any], classes: Sequence[str]) -> Predictions:
-    """Read the segments in {id: [{"label", "segment": [start, end], "score"}]}."""
+def _segments(
+    path: Path, results: Mapping[str, Any], classes: Sequence[str], of_detect: bool = False
+) -> Predictions:
+    """Read lists of segments by video id; `of_detect` tells how and in what unit they are."""
     numbers = {name: number for number, name in enumerate(classes)}
     unknown: Counter[str] = Counter()
     without_length = 0
@@ -253,7 +242,9 @@ def _segments(path: Path, results: Mapping[str, Any], classes: Sequence[str]) ->
             raise UsageError(f"{path}: {id!r} holds {_kind(listed)}, expected a list of segments")
         kept = segments.setdefault(id, [])
         for number, item in enumerate(listed):
-            label, start, end, score = _segment(f"{path}: segment {number} of {id!r}", item)
+            label, start, end, score = _segment(
+                f"{path}: segment {number} of {id!r}", item, of_detect
+            )
             if label not in numbers:
                 unknown[label] += 1
             elif end <= start:
@@ -273,17 +264,16 @@ def _segments(path: Path, results: Mapping[str, Any], classes: Sequence[str]) ->
         )
     if without_length:
         warnings.append(f"{path}: {without_length} segments without length are ignored")
-    return Predictions(path, segments=segments, warnings=tuple(warnings))
+    return Predictions(path, segments=segments, in_seconds=of_detect, warnings=warnings)
 
 
-def _segment(where: str, item: Any) -> tuple[str, float, float, float]:
+def _segment(where: str, item: Any, of_detect: bool) -> tuple[str, float, float, float]:
     try:
-        (start, end), score = map(float, item["segment"]), float(item["score"])
-        label = str(item["label"])
+        start, end = map(float, (item["start"], item["end"]) if of_detect else item["segment"])
+        label, score = str(item["label"]), float(item["score"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(
-            f'{where}: {error!r}; expected {{"label", "segment": [start, end], "score"}}'
-        ) from None
+        times = '"start", "end"' if of_detect else '"segment": [start, end]'
+        raise UsageError(f'{where}: {error!r}; expected {{"label", {times}, "score"}}') from None
     if not np.isfinite([start, end, score]).all():
         raise UsageError(f"{where}: start {start}, end {end}, score {score}: not all are finite")
     return label, start, end, score

@@ -5,15 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mstemba.data_manifests.readers.tables import escape_formula
-from mstemba.pipeline.evaluate.metric_groups import MetricTable
 
 
 @dataclass(frozen=True)
@@ -57,41 +52,6 @@ class Evaluation:
             cells = ["" if value is None else f"{value:.4f}" for value in values.values()]
             writer.writerow([escape_formula(name), self.positives[name], *cells])
         return text.getvalue()
-
-
-def make_evaluation(
-    tables: Mapping[str, MetricTable],
-    positives: NDArray[np.integer],
-    classes: Sequence[str],
-    **about: Any,
-) -> Evaluation:
-    """Combine the tables of all groups.
-
-    Args:
-        tables: By group.
-        positives: (C,) positive rows, or actions.
-        classes: (C,) names.
-        about: The other fields of `Evaluation`.
-    """
-    metrics = {name: table.figures for name, table in tables.items()}
-    # The columns of detection come last, as they always have in the CSV file.
-    ordered = sorted(tables, key=lambda group: group == "detection")
-    columns = {name: column for group in ordered for name, column in tables[group].columns.items()}
-    by_class = {
-        class_name: {
-            name: None if np.isnan(column[number]) else float(column[number])
-            for name, column in columns.items()
-        }
-        for number, class_name in enumerate(classes)
-    }
-    return Evaluation(
-        map=metrics.get("frame", {}).get("map", math.nan),
-        per_class={name: row.get("ap") for name, row in by_class.items()},
-        positives=dict(zip(classes, positives.tolist(), strict=True)),
-        metrics=metrics,
-        classes=by_class,
-        **about,
-    )
 
 
 def _without_nan(value: Any) -> Any:

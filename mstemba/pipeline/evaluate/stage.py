@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from mstemba.errors import UsageError
 from mstemba.pipeline.evaluate.inputs import DetectedSubset, InputLoader, ScoredSubset
@@ -14,7 +17,7 @@ from mstemba.pipeline.evaluate.metric_groups import (
     measure_dense,
     measure_segments,
 )
-from mstemba.pipeline.evaluate.result import Evaluation, make_evaluation
+from mstemba.pipeline.evaluate.result import Evaluation
 from mstemba.pipeline.options import EvaluateOptions
 from mstemba.pipeline.progress import EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, find_workspace
@@ -73,14 +76,27 @@ def measure(
         if not positives.any():
             raise UsageError(f"subset {inputs.subset!r} has no action: nothing to measure")
         tables = measure_segments(detections, groups)
-    return make_evaluation(
-        tables,
-        positives,
-        classes,
+    # The columns of detection come last, as they always have in the CSV file.
+    ordered = sorted(tables, key=lambda group: group == "detection")
+    columns = {name: column for group in ordered for name, column in tables[group][1].items()}
+    by_class = {
+        class_name: {
+            name: None if np.isnan(column[number]) else float(column[number])
+            for name, column in columns.items()
+        }
+        for number, class_name in enumerate(classes)
+    }
+    metrics = {group: figures for group, (figures, _) in tables.items()}
+    return Evaluation(
+        map=metrics.get("frame", {}).get("map", math.nan),
+        per_class={name: row.get("ap") for name, row in by_class.items()},
+        positives=dict(zip(classes, positives.tolist(), strict=True)),
         subset=inputs.subset,
         videos=len(inputs.videos),
         rows=count,
         checkpoint=inputs.origin,
         missing=tuple(inputs.missing),
         time_unit=inputs.time_unit,
+        metrics=metrics,
+        classes=by_class,
     )

@@ -256,7 +256,7 @@ def test_every_dense_form_gives_the_same_scores(tmp_path: Path) -> None:
     for path in forms(tmp_path):
         found = read_predictions(path, CLASSES)
         assert found.scores is not None
-        assert (found.warnings, found.ids) == ((), ["v0", "v1"]), path
+        assert (found.warnings, found.ids) == ([], ["v0", "v1"]), path
         np.testing.assert_allclose(found.scores["v0"], ROWS, rtol=1e-6)
         np.testing.assert_allclose(found.scores["v1"], ROWS[:4], rtol=1e-6)
         assert {scores.dtype for scores in found.scores.values()} == {np.dtype(np.float32)}
