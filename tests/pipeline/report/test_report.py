@@ -498,7 +498,7 @@ def test_an_output_that_cannot_be_is_told_before_the_work(
         ({"checkpoint": "nowhere"}, CheckpointError, "nowhere: no such checkpoint"),
         ({"checkpoint": None}, UsageError, "no training has finished"),
         ({"features": "nowhere"}, StoreError, "nowhere"),
-        ({"features": None}, UsageError, "name them with --features"),
+        ({"features": None}, UsageError, "pass them with --features"),
         ({"threshold": 0.0}, UsageError, "threshold is 0.0"),
     ],
 )
