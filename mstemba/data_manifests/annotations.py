@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -20,23 +21,21 @@ from mstemba.data_manifests.readers.json import read_json
 from mstemba.data_manifests.readers.parsed import (
     AnnotationReport,
     ParsedAnnotations,
-    ParsedVideo,
     RawAction,
-    example_files,
+    some_names,
 )
-from mstemba.data_manifests.readers.tables import Table, find_table, tables_below
+from mstemba.data_manifests.readers.tables import Table, files_with, find_table, has_columns
 from mstemba.errors import ManifestError, UsageError
 
-_IsForm = Callable[[tuple[str, ...]], bool]
 _Reader = Callable[[Table, ParsedAnnotations], None]
 
 # Forms with a distinctive header; our own comes last, because its column names are common.
-_FORMS: tuple[tuple[_IsForm, _Reader], ...] = (
-    (dataset_files.is_charades, dataset_files.read_charades),
-    (dataset_files.is_tsu, dataset_files.read_tsu),
-    (boris.is_aggregated, boris.read_aggregated),
-    (boris.is_tabular, boris.read_tabular),
-    (tables.is_plain, tables.read_plain),
+_FORMS: tuple[tuple[tables.Columns, _Reader], ...] = (
+    (dataset_files.CHARADES_COLUMNS, dataset_files.read_charades),
+    (dataset_files.TSU_COLUMNS, dataset_files.read_tsu),
+    (boris.AGGREGATED_COLUMNS, boris.read_aggregated),
+    (boris.TABULAR_COLUMNS, boris.read_tabular),
+    (tables.PLAIN_COLUMNS, tables.read_plain),
 )
 _EXPECTED = (
     "a table with the columns video,start,end,label (and subset,duration), an export of BORIS "
@@ -84,13 +83,13 @@ def read_annotations(
             frames are taken for seconds.
         UsageError: The split is unknown.
     """
-    if time_unit not in (None, *TIME_UNITS):
-        raise ManifestError(
-            f"{path}: time unit {time_unit!r}; expected one of {', '.join(TIME_UNITS)}"
-        )
     parsed = ParsedAnnotations(_ids_by_name(files or {}))
     report = parsed.report
     _read(path, parsed)
+    for given in (time_unit, parsed.time_unit):
+        if given not in (None, *TIME_UNITS):
+            units = ", ".join(TIME_UNITS)
+            raise ManifestError(f"{path}: time unit {given!r}; expected one of {units}")
     known = _known_dataset(path, dataset, parsed, time_unit)
     if split and not known:
         raise UsageError(f"--split {split} requires --dataset, one of {', '.join(DATASETS)}")
@@ -98,8 +97,8 @@ def read_annotations(
     ids = ClassIds(path, names, known, parsed)
     before = former.videos if former else {}
     videos = {
-        id: _video(id, video, ids, _subset(id, video, known, split, report), before.get(id), report)
-        for id, video in parsed.videos.items()
+        id: _video(id, parsed, ids, _subset(id, parsed, known, split), before.get(id))
+        for id in parsed.videos
     }
     unit = time_unit or parsed.time_unit or (known.time_unit if known else "seconds")
     check_units(path, unit, videos, report)
@@ -139,19 +138,23 @@ def _read(path: Path, parsed: ParsedAnnotations) -> None:
 
 
 def _read_folder(path: Path, parsed: ParsedAnnotations) -> None:
-    files = tables_below(path)
+    files = files_with(path, tables.SUFFIXES)
     if tsu := dataset_files.tsu_files(files):
         dataset_files.read_tsu_files(tsu, parsed)
     elif multithumos := dataset_files.multithumos_files(files):
         dataset_files.read_multithumos_files(multithumos, parsed)
     else:
         files = dataset_files.charades_files(files) or files
-        elan_files = eaf.eaf_files(path)
+        elan_files = files_with(path, (eaf.SUFFIX,))
         for file in elan_files:
             eaf.read_eaf(file, parsed)
         other = [file for file in files if not _read_table(file, parsed)]
         if len(other) == len(files) and not elan_files:
-            found = f"none of {example_files(files)} is one" if files else "no .csv, .tsv or .txt"
+            found = (
+                f"none of {some_names(file.name for file in files)} is one"
+                if files
+                else "no .csv, .tsv or .txt"
+            )
             raise ManifestError(f"{path}: {found}; expected {_EXPECTED}")
         for file in other:
             parsed.report.skip("file of an unknown form", file.name)
@@ -184,8 +187,8 @@ def _read_table(path: Path, parsed: ParsedAnnotations) -> bool:
     table = find_table(path)
     if table is None:
         return False
-    for is_form, read in _FORMS:
-        if whole := table.from_header(is_form):
+    for columns, read in _FORMS:
+        if whole := table.from_header(partial(has_columns, columns)):
             read(whole, parsed)
             return True
     return elan.read_export(table, parsed)
@@ -226,17 +229,13 @@ def _known_dataset(
 
 
 def _subset(
-    id: str,
-    video: ParsedVideo,
-    known: Dataset | None,
-    split: str | None,
-    report: AnnotationReport,
+    id: str, parsed: ParsedAnnotations, known: Dataset | None, split: str | None
 ) -> str | None:
     """Return the subset by the given split, from the file, or by the default split.
 
     The only split of a dataset overrides the file: THUMOS trains on its validation videos.
     """
-    own = normalise_subset(video.subset)
+    own = normalise_subset(parsed.videos[id].subset)
     rule = known.split(split) if known else None
     if known is None or rule is None:
         return own
@@ -245,18 +244,14 @@ def _subset(
         return ruled
     if len(known.splits) > 1 or ruled in (None, own):
         return own
-    report.keep(f"subset changed to that of {known.title}", f"{own!r} to {ruled!r} of {id}")
+    parsed.report.keep(f"subset changed to that of {known.title}", f"{own!r} to {ruled!r} of {id}")
     return ruled
 
 
 def _video(
-    id: str,
-    video: ParsedVideo,
-    ids: ClassIds,
-    subset: str | None,
-    before: Video | None,
-    report: AnnotationReport,
+    id: str, parsed: ParsedAnnotations, ids: ClassIds, subset: str | None, before: Video | None
 ) -> Video:
+    video, report = parsed.videos[id], parsed.report
     duration = video.duration
     if before:
         subset, duration = subset or before.subset, before.duration or duration

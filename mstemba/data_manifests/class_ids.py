@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mstemba.data_manifests.datasets import Dataset
 from mstemba.data_manifests.manifest import Manifest
-from mstemba.data_manifests.readers.parsed import ParsedAnnotations, RawAction
+from mstemba.data_manifests.readers.parsed import ParsedAnnotations, RawAction, some_names
 from mstemba.errors import ManifestError
 
 
@@ -43,8 +43,8 @@ class ClassIds:
         texts = {label for label in labels if isinstance(label, str)}
         if texts and texts == labels and not any(self._number(text) is not None for text in texts):
             raise ManifestError(
-                f"{path}: all class names are unknown: found {_some(sorted(texts))}, "
-                f"expected {_some(names)}"
+                f"{path}: all class names are unknown: found "
+                f"{some_names(map(repr, sorted(texts)))}, expected {some_names(map(repr, names))}"
             )
 
     def __call__(self, action: RawAction) -> int | None:
@@ -68,22 +68,18 @@ class ClassIds:
     def _first_id(self, labels: set[int | str]) -> int:
         if 0 in labels or not all(isinstance(label, int) for label in labels):
             return 0
-        if self._count in labels:
-            note = f"class ids count from 1 in this file, up to {self._count}"
-            self._report.notes.append(note)
-            return 1
-        note = f"no class id is 0 or {self._count}: they are assumed to count from 0"
-        self._report.notes.append(note)
-        return 0
+        from_one = self._count in labels
+        self._report.notes.append(
+            f"class ids count from 1 in this file, up to {self._count}"
+            if from_one
+            else f"no class id is 0 or {self._count}: they are assumed to count from 0"
+        )
+        return int(from_one)
 
 
 def normalise_name(name: str) -> str:
     """Return a name in the form for comparison: `Read_book` equals `read book`."""
     return name.casefold().replace(" ", "_")
-
-
-def _some(names: tuple[str, ...] | list[str], count: int = 3) -> str:
-    return ", ".join(map(repr, names[:count])) + (", ..." if len(names) > count else "")
 
 
 def describe(action: RawAction) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 import sys
 from collections import Counter
@@ -76,6 +75,9 @@ class VideoIndex:
     def __init__(self, videos: Iterable[Video]) -> None:
         self._videos = {video.id: video for video in videos}
         self._files = [(v.path, v) for v in self._videos.values() if v.path is not None]
+        self._by_name: dict[str, list[tuple[Path, Video]]] = {}
+        for file, video in self._files:
+            self._by_name.setdefault(file.name, []).append((file, video))
 
     def get(self, id: str) -> Video | None:
         """Return the video with this id."""
@@ -89,13 +91,6 @@ class VideoIndex:
             if file.resolve() == real:
                 return video
         return self._by_real_path.get(real)
-
-    @cached_property
-    def _by_name(self) -> dict[str, list[tuple[Path, Video]]]:
-        found: dict[str, list[tuple[Path, Video]]] = {}
-        for file, video in self._files:
-            found.setdefault(file.name, []).append((file, video))
-        return found
 
     @cached_property
     def _by_real_path(self) -> dict[Path, Video]:
@@ -200,15 +195,9 @@ def parse_action(item: Any) -> Action:
     if isinstance(class_id, bool) or not isinstance(class_id, int):
         raise ValueError(f"class id {class_id!r} is not a whole number")
     for time in (start, end):
-        if isinstance(time, bool) or not isinstance(time, (int, float)):
+        if not is_finite(time):
             raise ValueError(f"{time!r} is not a time")
-    try:
-        action = Action(class_id, float(start), float(end))
-    except OverflowError:
-        raise ValueError("a time is too large") from None
-    if not (math.isfinite(action.start) and math.isfinite(action.end)):
-        raise ValueError(f"{item!r} has a time that is not finite")
-    return action
+    return Action(class_id, float(start), float(end))
 
 
 def manifest_json(manifest: Manifest, folder: Path) -> str:

@@ -22,8 +22,8 @@ from mstemba.data_manifests.manifest import (
     manifest_json,
     normalise_subset,
 )
-from mstemba.data_manifests.readers.eaf import eaf_files
-from mstemba.data_manifests.readers.tables import tables_below
+from mstemba.data_manifests.readers.eaf import SUFFIX
+from mstemba.data_manifests.readers.tables import SUFFIXES, files_with
 from mstemba.errors import ManifestError
 from mstemba.pipeline.features.sources import NpyFolder
 
@@ -324,7 +324,7 @@ def test_a_folder_that_cannot_be_read_is_named(
     monkeypatch.setattr(os, "scandir", refusing)
     assert list(find_videos([tmp_path])) == ["a", "b"]  # of the system: nobody's videos
     closed.add("locked")
-    for below in (lambda: find_videos([tmp_path]), lambda: tables_below(tmp_path)):
+    for below in (lambda: find_videos([tmp_path]), lambda: files_with(tmp_path, SUFFIXES)):
         with pytest.raises(ManifestError, match=r"locked: this folder cannot be read \(Permission"):
             below()
 
@@ -334,8 +334,8 @@ def test_annotations_and_features_are_found_behind_links_to_folders(tmp_path: Pa
     (tmp_path / "f").mkdir()
     link = tmp_path / "f" / "link"
     link.symlink_to(tmp_path / "elsewhere")
-    assert tables_below(tmp_path / "f") == [link / "a.csv"]
-    assert eaf_files(tmp_path / "f") == [link / "a.eaf"]
+    assert files_with(tmp_path / "f", SUFFIXES) == [link / "a.csv"]
+    assert files_with(tmp_path / "f", (SUFFIX,)) == [link / "a.eaf"]
     assert NpyFolder(tmp_path / "f").ids() == ["a"]
 
 

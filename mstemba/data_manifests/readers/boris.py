@@ -27,23 +27,14 @@ from mstemba.data_manifests.readers.tables import (
 _START = ("start (s)", "start (seconds)")
 _STOP = ("stop (s)", "stop (seconds)")
 _STATUS = ("status", "behavior type")
+AGGREGATED_COLUMNS = (("behavior",), _START, _STOP)
+TABULAR_COLUMNS = (("behavior",), ("time",), _STATUS)
 _MEDIA = ("media file name", "media file", "media file path")
 _DURATION = ("media duration (s)", "total length")
 _PLAYER = re.compile(r"player #\d+: ?", re.IGNORECASE)
 DETECTIONS = "detections of mstemba"
 """Description in the files that `detect` writes; their observation is the id of the video."""
 _NONE = frozenset({"", "na", "not found", "live observation"})
-
-
-def is_aggregated(header: tuple[str, ...]) -> bool:
-    """Return whether these are the columns of aggregated events."""
-    has = set(header).intersection
-    return "behavior" in header and bool(has(_START)) and bool(has(_STOP))
-
-
-def is_tabular(header: tuple[str, ...]) -> bool:
-    """Return whether these are the columns of tabular events."""
-    return {"behavior", "time"} <= set(header) and bool(set(header).intersection(_STATUS))
 
 
 def read_aggregated(table: Table, parsed: ParsedAnnotations) -> None:

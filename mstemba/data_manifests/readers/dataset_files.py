@@ -9,7 +9,7 @@ from mstemba.data_manifests.datasets import load_dataset
 from mstemba.data_manifests.readers.parsed import (
     ParsedAnnotations,
     RawAction,
-    example_files,
+    some_names,
 )
 from mstemba.data_manifests.readers.tables import (
     Row,
@@ -25,17 +25,9 @@ from mstemba.errors import ManifestError
 _CHARADES_FILES = ("Charades_v1_train.csv", "Charades_v1_test.csv")
 _CHARADES_CLASSES = "Charades_v1_classes.txt"
 _CHARADES_ACTION = re.compile(r"c(\d{3}) (\S+) (\S+)", re.ASCII)
-_TSU_COLUMNS = ("event", "start_frame", "end_frame")
-
-
-def is_charades(header: tuple[str, ...]) -> bool:
-    """Return whether these are the columns of Charades_v1_train.csv."""
-    return {"id", "actions", "length"} <= set(header)
-
-
-def is_tsu(header: tuple[str, ...]) -> bool:
-    """Return whether these are the columns of a TSU annotation file."""
-    return set(_TSU_COLUMNS) <= set(header)
+_TSU = ("event", "start_frame", "end_frame")
+TSU_COLUMNS = tuple((name,) for name in _TSU)
+CHARADES_COLUMNS = (("id",), ("actions",), ("length",))
 
 
 def charades_files(files: list[Path]) -> list[Path]:
@@ -67,7 +59,7 @@ def read_charades(table: Table, parsed: ParsedAnnotations) -> None:
         parsed.classes = _charades_classes(names)
     parts = re.split(r"[^a-z]+", table.path.stem.lower())
     subset = next((part for part in parts if part in ("train", "test")), None)
-    id, actions, length = (table.column(name) for name in ("id", "actions", "length"))
+    id, actions, length = (table.column(*names) for names in CHARADES_COLUMNS)
     for row in table.rows[1:]:
         if not row[id]:
             malformed(parsed, row)
@@ -80,21 +72,14 @@ def read_charades(table: Table, parsed: ParsedAnnotations) -> None:
         if video.duration is None:
             parsed.report.skip("malformed duration", f"{row[length]!r} {row.where}")
         for text in filter(None, row[actions].split(";")):
-            action = _charades_action(text, row)
-            if action:
-                video.actions.append(action)
-            else:
+            found = _CHARADES_ACTION.fullmatch(text.strip())
+            try:
+                if found is None:
+                    raise ValueError
+                times = row.time(found[2]), row.time(found[3])
+                video.actions.append(RawAction(int(found[1]), *times, row.where))
+            except ValueError:
                 parsed.report.skip("malformed action", f"{text!r} {row.where}")
-
-
-def _charades_action(text: str, row: Row) -> RawAction | None:
-    parts = _CHARADES_ACTION.fullmatch(text.strip())
-    if not parts:
-        return None
-    try:
-        return RawAction(int(parts[1]), row.time(parts[2]), row.time(parts[3]), row.where)
-    except ValueError:
-        return None
 
 
 def _charades_classes(path: Path) -> tuple[str, ...]:
@@ -116,7 +101,7 @@ def _charades_classes(path: Path) -> tuple[str, ...]:
 def read_tsu(table: Table, parsed: ParsedAnnotations) -> None:
     """Read `event,start_frame,end_frame` from a file named after its video."""
     parsed.dataset, parsed.time_unit = "tsu", "frames"
-    event, start, end = (table.column(name) for name in _TSU_COLUMNS)
+    event, start, end = (table.column(*names) for names in TSU_COLUMNS)
     id = table.path.stem
     if parsed.new_video(id, f"in {table.path}"):
         for row in table.rows[1:]:
@@ -129,17 +114,15 @@ def read_tsu_files(files: list[Path], parsed: ParsedAnnotations) -> None:
         table = find_table(file)
         if table is None:
             parsed.report.skip("empty file", file.name)
-        elif is_tsu(tuple(cell.casefold() for cell in table.header)):
+        elif all(table.column(*names) is not None for names in TSU_COLUMNS):
             read_tsu(table, parsed)
         else:
-            example = (
-                f"{','.join(table.header)!r} in {file.name}, expected {','.join(_TSU_COLUMNS)}"
-            )
+            example = f"{','.join(table.header)!r} in {file.name}, expected {','.join(_TSU)}"
             parsed.report.skip("file with other columns", example)
     if not parsed.videos:
         raise ManifestError(
-            f"{example_files(files)}: named like annotations of TSU, but none has the columns "
-            f"{', '.join(_TSU_COLUMNS)}"
+            f"{some_names(file.name for file in files)}: named like annotations of TSU, but none "
+            f"has the columns {', '.join(_TSU)}"
         )
 
 

@@ -7,27 +7,18 @@ exports (elan.py). A file is one video, named by its first media file, otherwise
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
-from mstemba.data_manifests.manifest import files_below
 from mstemba.data_manifests.readers.parsed import ParsedAnnotations, ParsedVideo, RawAction
-from mstemba.data_manifests.readers.tables import media_id, media_path, video_id
+from mstemba.data_manifests.readers.tables import file_name, media_id, media_path, video_id
 from mstemba.errors import ManifestError
 
 SUFFIX = ".eaf"
 VIDEO_PROPERTY = "mstemba-video"
 """Property with the id and file name of the video, where the name alone is ambiguous."""
 _UNIT = "milliseconds"
-
-
-def eaf_files(folder: Path) -> list[Path]:
-    """Return the files of ELAN below a folder, in order."""
-    return files_below(
-        folder, lambda file: file.suffix.lower() == SUFFIX and not file.name.startswith(".")
-    )
 
 
 def read_eaf(path: Path, parsed: ParsedAnnotations) -> None:
@@ -73,16 +64,6 @@ def _parse(path: Path) -> ET.Element:
     if (unit := header.get("TIME_UNITS", _UNIT)) != _UNIT:
         raise ManifestError(f"{path}: time unit {unit!r}, expected {_UNIT}; save it again in ELAN")
     return document
-
-
-def file_name(url: str) -> str:
-    """Return the last part of a path or URL of any system."""
-    return re.split(r"[/\\]", url)[-1]
-
-
-def named_video(url: str) -> str:
-    """Return the id of the video with this URL, percent-encoded or not."""
-    return media_id(unquote(url))
 
 
 def _video(path: Path, document: ET.Element, parsed: ParsedAnnotations) -> ParsedVideo:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from mstemba.data_manifests.manifest import (
-    TIME_UNITS,
     is_duration,
     parse_action,
     read_json_object,
@@ -30,10 +29,6 @@ def read_json(path: Path, parsed: ParsedAnnotations) -> None:
     """
     data = read_json_object(path)
     parsed.time_unit = data.get("time_unit")
-    if parsed.time_unit not in (None, *TIME_UNITS):
-        raise ManifestError(
-            f"{path}: time unit {parsed.time_unit!r}; expected one of {', '.join(TIME_UNITS)}"
-        )
     activitynet = isinstance(data.get("database"), dict)
     own = isinstance(data.get("videos"), dict)
     entries = data["database"] if activitynet else data["videos"] if own else data

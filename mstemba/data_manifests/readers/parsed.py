@@ -115,7 +115,7 @@ class ParsedAnnotations:
         return self.video(id)
 
 
-def example_files(files: Iterable[Path], count: int = 3) -> str:
-    """Return the names of the first few files, for a message."""
-    names = [file.name for file in files]
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+def some_names(names: Iterable[str], count: int = 3) -> str:
+    """Return the first few names, for a message."""
+    listed = list(names)
+    return ", ".join(listed[:count]) + (", ..." if len(listed) > count else "")

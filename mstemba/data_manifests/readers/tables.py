@@ -34,7 +34,10 @@ COLUMNS = {
     "duration": ("duration",),
 }
 """The columns of mstemba's own form, with their accepted spellings."""
-REQUIRED = ("video", "start", "end", "label")
+PLAIN_COLUMNS = tuple(COLUMNS[name] for name in ("video", "start", "end", "label"))
+
+Columns = tuple[tuple[str, ...], ...]
+"""The columns that a form requires, each with its accepted spellings in lower case."""
 
 _PREAMBLE = 100
 # The first field has no limit: 90:15 is 90 minutes.
@@ -90,6 +93,11 @@ class Table:
         return None
 
 
+def has_columns(columns: Columns, header: tuple[str, ...]) -> bool:
+    """Return whether a header in lower case has all of these columns."""
+    return all(not set(header).isdisjoint(names) for names in columns)
+
+
 def read_text(path: Path) -> str:
     """Read UTF-8, or UTF-16 with a byte order mark. Raises ManifestError for other files."""
     try:
@@ -135,7 +143,7 @@ def parse_time(text: str, decimal_comma: bool = True) -> float:
     elif _NUMBER.fullmatch(plain):
         time = float(plain)
     else:
-        raise ValueError(f"{text!r} is not a time")
+        time = math.nan
     if not math.isfinite(time):
         raise ValueError(f"{text!r} is not a time")
     return time
@@ -151,7 +159,12 @@ def video_id(text: str, known: Mapping[str, str] | None = None) -> str:
 
 def media_id(text: str, known: Mapping[str, str] | None = None) -> str:
     """Return the id of the video with this path or URL, from the name of the file."""
-    return video_id(re.split(r"[/\\]", text)[-1], known)
+    return video_id(file_name(text), known)
+
+
+def file_name(url: str) -> str:
+    """Return the last part of a path or URL of any system."""
+    return re.split(r"[/\\]", url)[-1]
 
 
 def media_path(text: str, file: Path | None) -> Path:
@@ -200,12 +213,6 @@ def parse_duration(text: str, decimal_comma: bool = True) -> float | None:
     return duration if duration > 0 else None
 
 
-def is_plain(header: Iterable[str]) -> bool:
-    """Return whether these are the columns of mstemba's own form."""
-    names = set(header)
-    return all(names.intersection(COLUMNS[column]) for column in REQUIRED)
-
-
 def read_plain(table: Table, parsed: ParsedAnnotations) -> None:
     """Read a table in mstemba's own form, described at the top of this module."""
     at = {name: table.column(*spellings) for name, spellings in COLUMNS.items()}
@@ -244,8 +251,8 @@ def _set_facts(
             report.skip("second duration of a video", example)
 
 
-def tables_below(folder: Path) -> list[Path]:
-    """Return the files below a folder that may be tables, in order."""
+def files_with(folder: Path, suffixes: Iterable[str]) -> list[Path]:
+    """Return the files below a folder with one of these suffixes, in order, without hidden ones."""
     return files_below(
-        folder, lambda file: file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+        folder, lambda file: file.suffix.lower() in suffixes and not file.name.startswith(".")
     )

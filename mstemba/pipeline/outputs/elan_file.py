@@ -7,9 +7,11 @@ import mimetypes
 import re
 from itertools import groupby
 from pathlib import Path
+from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
-from mstemba.data_manifests.readers.eaf import VIDEO_PROPERTY, file_name, named_video
+from mstemba.data_manifests.readers.eaf import VIDEO_PROPERTY
+from mstemba.data_manifests.readers.tables import file_name, media_id
 from mstemba.pipeline.caching.files import write_atomically
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.fields import distinct, media_path, milliseconds
@@ -48,7 +50,7 @@ def write_eaf(detection: Detection, path: Path) -> None:
         MIME_TYPE=mimetypes.guess_type(video.name)[0] or "unknown",
         RELATIVE_MEDIA_URL=url,
     )
-    if (id := detection.id or path.stem) != named_video(url):
+    if (id := detection.id or path.stem) != media_id(unquote(url)):
         # Names the video as long as the media file is not replaced by another one.
         about = json.dumps({"id": id, "file": file_name(url)})
         ET.SubElement(header, "PROPERTY", NAME=VIDEO_PROPERTY).text = about
