@@ -17,7 +17,7 @@ import pytest
 from mstemba.console import Console
 from mstemba.errors import UsageError
 from mstemba.pipeline.progress import Event
-from tests.training import TINY, fit, make_workspace, records
+from tests.training import HERE, TINY, fit, make_workspace, records
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="torchrun --standalone")
@@ -30,7 +30,7 @@ def start(
     workspace: Path, *launcher: str, env: dict[str, str] | None = None, **options: Any
 ) -> subprocess.Popen[str]:
     """`mstemba train` by a launcher, or as one process of several."""
-    options = {**TINY, "features": "npy", **options}
+    options = {**TINY, **HERE, "features": "npy", **options}
     flags = [x for k, v in options.items() for x in (f"--{k.replace('_', '-')}", str(v))]
     return subprocess.Popen(
         [sys.executable, *launcher, "-m", "mstemba", "train", *flags],
