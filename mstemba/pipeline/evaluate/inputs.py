@@ -268,7 +268,7 @@ class InputLoader:
         videos = self._subset_videos()
         ids, predicted = {video.id for video in videos}, set(predictions.ids)
         others = [id for id in predictions.ids if id not in ids]
-        if len(others) == len(predicted):
+        if not ids & predicted:
             example = f", for example {others[0]!r}," if others else ""
             raise UsageError(
                 f"{predictions.path}: none of its {len(others)} videos{example} is in subset "

@@ -77,7 +77,7 @@ class _DType:
     """Stands for numpy.dtype of plain numbers, or of text, as ids have it."""
 
     def __init__(self, name: str, *_: Any) -> None:
-        if not re.fullmatch(r"b1|[iu][1248]|f[248]|[SU]\d{1,9}", name):
+        if not re.fullmatch(r"b1|[iu][1248]|f[248]|[SU][1-9]\d{0,8}", name):
             raise ValueError(f"numbers of type {name!r}, expected plain ones")
         self.dtype = np.dtype(name)
 

@@ -70,13 +70,17 @@ class ForwardPool:
         self._local.forward = forward
         self._local.state = forward.prepare_thread()
 
+    def wait_loaded(self) -> None:
+        """Wait until the backbone is loaded. Raises MstembaError when it cannot be."""
+        self._loaded.result()
+
     def submit(self, batch: FrameBatch) -> Future[FeatureArray]:
         """Begin a forward pass; the future gives (samples, R, F) float32.
 
         Raises:
             MstembaError: the backbone cannot be loaded.
         """
-        self._loaded.result()  # weights that cannot be loaded are no batch's failure
+        self.wait_loaded()  # weights that cannot be loaded are no batch's failure
         return self._pool.submit(self._run, batch)
 
     def _run(self, batch: FrameBatch) -> FeatureArray:

@@ -66,6 +66,10 @@ class LocalEngine:
         """How many more videos can be started without waiting."""
         return self._decoders.room
 
+    def wait_loaded(self) -> None:
+        """Wait until the backbone is loaded. Raises MstembaError when it cannot be."""
+        self._forward.wait_loaded()
+
     def start(self, id: str, request: VideoRequest) -> None:
         """Begin a video."""
         while not self._decoders.room:  # what is left is being decoded for cancelled videos
@@ -90,8 +94,10 @@ class LocalEngine:
 
     def close(self) -> None:
         """Stop at once, without finishing what is under way."""
-        self._decoders.close()
-        self._forward.close()
+        try:
+            self._decoders.close()
+        finally:
+            self._forward.close()
 
     def _take_decoded(self) -> None:
         """Take the next event of the decoders."""

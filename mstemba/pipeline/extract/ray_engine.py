@@ -142,8 +142,10 @@ class RayEngine:
                     self._take(actor, *ray.get(next(actor.stream)))
             except (RayError, StopIteration) as error:
                 if actor.stream is None:
+                    ray.kill(actor.handle)  # it may live on and hold its CPUs or GPU
                     self._give_up(error)
                 elif isinstance(error, RayTaskError):
+                    self._actors.append(actor)  # for `close`
                     raise _cause(error) from None
                 else:
                     self._restart(actor, error)
@@ -179,6 +181,8 @@ class RayEngine:
         self._on_event(Event("extract", message, warning=True))
         lost = VideoLost(f"its worker on {actor.place} is lost")
         self._events.extend((id, lost) for id in actor.videos)
+        # It may only have been out of reach: two engines in one process would mix up videos.
+        ray.kill(actor.handle, no_restart=False)
         self._actors.append(_Actor(actor.handle))
 
     def _kill_all(self) -> None:
@@ -237,6 +241,7 @@ class ExtractionActor:
         Raises:
             UsageError: the weights are not on this node.
         """
+        self._requests = queue.SimpleQueue()  # without what was meant for a lost predecessor
         place = f"{socket.gethostname()} (process {os.getpid()})"
         kind, _, sha = self._backbone.identity.partition(":")
         if kind == "sha256":
@@ -255,6 +260,7 @@ class ExtractionActor:
             ignore_events,
             cores=self._cores,
         )
+        self._engine.wait_loaded()
         return place, self._engine.room
 
     def start(self, id: str, request: VideoRequest) -> None:
@@ -310,17 +316,19 @@ def _actor_resources(options: RunOptions) -> list[dict[str, Any]]:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     counts = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
     cpus, gpus = (sum(count) for count in zip(*counts, strict=True))
-    if not cpus or (options.device == "cuda" and not gpus):
+    on_gpus = bool(gpus) and options.device != "cpu"
+    gpu_nodes = [(cores, here) for cores, here in counts if cores and here]
+    if not cpus or (options.device == "cuda" and not gpus) or (on_gpus and not gpu_nodes):
         raise UsageError(
-            f"the Ray cluster has {cpus} CPUs and {gpus} GPUs: decoding takes a CPU, and "
-            f"--device cuda a GPU. Add nodes that have them (`ray start --address HOST:PORT`)"
+            f"the Ray cluster has {cpus} CPUs and {gpus} GPUs: decoding takes a CPU, on "
+            f"the same node as the GPU, and --device cuda a GPU. Add nodes that have them "
+            f"(`ray start --address HOST:PORT`)"
         )
-    if gpus and options.device != "cpu":
+    if on_gpus:
         return [
             {"num_gpus": 1, "num_cpus": max(1, cores // here)}
-            for cores, here in counts
+            for cores, here in gpu_nodes
             for _ in range(here)
-            if cores
         ]
     spread = {"num_gpus": 0, "scheduling_strategy": "SPREAD"}
     return [

@@ -208,5 +208,5 @@ def test_a_program_keeps_its_threads(tmp_path: Path) -> None:
 
 
 def test_videos_and_a_manifest_are_one_too_many(workspace: Workspace, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="videos cannot be combined with --manifest other.json"):
+    with pytest.raises(UsageError, match=r"videos cannot be combined with --manifest other\.json"):
         extract(tmp_path / "videos", OPTIONS, workspace=workspace, manifest="other.json")
