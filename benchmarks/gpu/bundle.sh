@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# For a GPU machine without a network: download what mstemba needs there besides torch, Triton, Numba
+# For a GPU machine without a network: download what mstemba needs there in addition to torch, Triton, Numba
 # and pytest, and the sources of mamba-ssm and causal-conv1d, into benchmarks/gpu/bundle/. Copy the
 # checkout with that folder to the machine; run.sh finds it.
 #
@@ -12,7 +12,7 @@ GOLDEN=${GOLDEN:-../../../shared/golden}
 rm -rf bundle
 mkdir -p bundle/wheels bundle/sources bundle/golden
 
-# Versions that fit pyproject.toml. decord is left out: PyAV decodes as well.
+# Versions that fit pyproject.toml. decord is not included: PyAV decodes the videos.
 wheels=(
     av==18.1.0 zarr==3.4.2 numcodecs==0.17.1 donfig==0.8.1.post1 google-crc32c==1.9.0 msgspec==0.22.0
     universal_pathlib==0.3.10 pathlib_abc==0.5.2

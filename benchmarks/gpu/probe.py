@@ -1,4 +1,4 @@
-"""Where the time goes on a GPU, part by part.
+"""Measure parts of the GPU code: kernels, networks, launches and the limits of the card.
 
     python benchmarks/gpu/probe.py RESULT.json PART...
 

@@ -48,7 +48,7 @@ tests() {
     shift 2
     stage "$name" "$most" "$PYTHON" -m pytest -p no:cacheprovider -vv --tb short -n "${JOBS:-12}" --timeout 120 "$@"
 }
-# Wait so many seconds for the compiler, because a measurement beside it means nothing.
+# Wait so many seconds for the compiler: timings are meaningless while it uses the CPU.
 built() {
     local until=$((SECONDS + $1))
     while [ -n "$BUILDER" ] && [ ! -e "$WORK/built" ] && ((SECONDS < until)); do sleep 1; done

@@ -183,8 +183,12 @@ class _VideoFrames:
         return self._rows(self.sampling.rows(features), frames)
 
     def last_rows(self) -> FeatureRows:
-        """Return the rows that are left after the last features."""
-        return self._rows(self.sampling.finish(), 0)
+        """Return the rows that are left after the last features.
+
+        Frames that no row needs, behind the last window, count as encoded.
+        """
+        frames, self._reached = self.buffer.end - self._reached, self.buffer.end
+        return self._rows(self.sampling.finish(), frames)
 
     def _rows(self, values: FeatureArray, frames: int) -> FeatureRows:
         first = self._row * self._stride - self._first

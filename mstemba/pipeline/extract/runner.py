@@ -63,7 +63,7 @@ class ExtractionRunner:
         self._todo.extend(jobs)
         try:
             while self._todo or self._videos or self._claimed_elsewhere:
-                while self._todo and (self._engine.room or not self._videos):
+                while self._todo and self._may_start(self._todo[0]):
                     self._claim(self._todo.popleft())
                 if self._videos:
                     self._handle(*self._engine.next_event())
@@ -72,6 +72,17 @@ class ExtractionRunner:
         finally:
             for video in self._videos.values():
                 video.lock.release()
+
+    def _may_start(self, job: Job) -> bool:
+        """Return whether the engine takes this video now.
+
+        A video that was lost twice runs alone: if it is what kills the workers, it takes no others
+        along.
+        """
+        if not self._videos:
+            return True
+        suspects = [id for id in (job.id, *self._videos) if self._retries[id] > 1]
+        return bool(self._engine.room) and not suspects
 
     def _claim(self, job: Job) -> None:
         """Start a video, unless another process has claimed or finished it."""

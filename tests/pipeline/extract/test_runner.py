@@ -124,6 +124,24 @@ def test_a_video_that_is_lost_again_and_again_fails(store: FeatureStore) -> None
     assert result.failed == {"a": "a: given up after 5 tries: its worker is lost"}
 
 
+def test_a_video_that_kills_its_workers_takes_no_others_along(store: FeatureStore) -> None:
+    class OneWorker(ScriptedEngine):
+        """Loses all videos under way when k is lost."""
+
+        def next_event(self) -> tuple[str, EngineEvent]:
+            id, event = super().next_event()
+            if isinstance(event, VideoLost):
+                self._events = {other: deque([event]) for other in self._events}
+            return id, event
+
+    lost, good = VideoLost("its worker is lost"), [OPENED, rows(1.0, 2.0), REPORT]
+    long = [OPENED, *[rows(1.0, start=float(i)) for i in range(20)], REPORT]
+    engine = OneWorker(room=3, k=[[lost]] * 6, a=[long, long, good], b=[long, long, good])
+    result, _ = run(store, engine, "k", "a", "b")
+    assert sorted(result.made) == ["a", "b"]
+    assert list(result.failed) == ["k"]
+
+
 def test_a_failure_is_one_videos_and_its_events_are_not_waited_for(store: FeatureStore) -> None:
     engine = ScriptedEngine(
         a=[[OPENED, rows(1.0, float("nan")), REPORT]],
