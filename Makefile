@@ -5,6 +5,8 @@ BIN = $(VENV)/bin
 # The demo needs the package alone; tests, lint and docs need the tools of developers as well.
 PACKAGE = $(VENV)/.installed
 TOOLS = $(VENV)/.installed-dev
+# Images for containers often set it; every process would compile torch from its source again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-slow lint docs clean
 
@@ -32,7 +34,7 @@ docs: $(TOOLS)
 	$(BIN)/python -m tests.test_docs
 
 # torch and torchvision come from one call of pip, which chooses a pair that fits. Bytecode is left to
-# the first import: compiling every file of every package takes a third of the installation.
+# the first import: to compile every file of every package takes a third of the installation.
 $(PACKAGE): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing mstemba and what it needs into $(VENV): one to a few minutes"

@@ -306,8 +306,8 @@ class Bench:
         peaks = {}
         for name, seconds in (("minute", 60), ("hour", 3600)):
             video = videos.looped(self.video, self.scratch / f"{name}.mp4", seconds)
-            peaks[name] = peak_of_extraction(
-                video, self.options, self.here.device, self.scratch / "m.zarr"
+            peaks[name] = sum(
+                peaks_of_extraction(video, self.options, self.here.device, self.scratch / "m.zarr")
             )
             shutil.rmtree(self.scratch / "m.zarr")
         ratio = peaks["hour"] / peaks["minute"]
@@ -363,8 +363,10 @@ def _decode_in_processes(requests: list[DecodeRequest], workers: int) -> Iterato
             yield event
 
 
-def peak_of_extraction(video: Path, options: FeatureOptions, device: str, store: Path) -> int:
-    """Bytes: the sum of the peaks of the command and of its decoder process (Linux)."""
+def peaks_of_extraction(
+    video: Path, options: FeatureOptions, device: str, store: Path
+) -> tuple[int, int]:
+    """Bytes: the peak of the command, and that of its decoder process (Linux)."""
     command = [sys.executable, "-m", "mstemba", "extract", str(video), "--store", str(store)]
     for name in (
         "backbone",
@@ -389,7 +391,8 @@ def peak_of_extraction(video: Path, options: FeatureOptions, device: str, store:
         time.sleep(0.05)
     if process.returncode:
         sys.exit(f"failed: {' '.join(command)}")
-    return sum(peaks.values())
+    command_peak = peaks.pop(str(process.pid))
+    return command_peak, sum(peaks.values())
 
 
 def _alive(pid: str) -> bool:

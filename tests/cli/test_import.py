@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mstemba.pipeline.features.store import FeatureStore
-from tests.cli.conftest import contents, current_store, entries, film, mstemba
+from tests.cli.conftest import Runner, contents, current_store, entries, film
 
 TRAIN = ("train", "--epochs", "1", "--min-steps", "4", "--width", "0.1")
 
@@ -24,7 +24,9 @@ def published(workspace: Path) -> Path:
     return folder
 
 
-def test_a_network_trained_on_imported_features_detects_in_raw_videos(untrained: Path) -> None:
+def test_a_network_trained_on_imported_features_detects_in_raw_videos(
+    untrained: Path, mstemba: Runner
+) -> None:
     published(untrained)
     (untrained / "features" / "current").unlink()
     options = ("--backbone", "efficientnet-lite0", "--window", "4", "--stride", "4", "--store")
@@ -38,7 +40,7 @@ def test_a_network_trained_on_imported_features_detects_in_raw_videos(untrained:
     assert found["segments"]
 
 
-def test_extract_leaves_imported_features_alone(untrained: Path) -> None:
+def test_extract_leaves_imported_features_alone(untrained: Path, mstemba: Runner) -> None:
     published(untrained)
     options = ("--backbone", "efficientnet-lite0", "--window", "4", "--stride", "4")
     store = ("--store", "features/own.zarr")
@@ -52,7 +54,7 @@ def test_extract_leaves_imported_features_alone(untrained: Path) -> None:
     assert own == ["done"] * 3
 
 
-def test_a_workspace_needs_no_video(untrained: Path, tmp_path: Path) -> None:
+def test_a_workspace_needs_no_video(untrained: Path, tmp_path: Path, mstemba: Runner) -> None:
     published(untrained)
     labels, features = untrained / "labels.json", untrained / "published"
     (features / "v2.npy").unlink()
@@ -67,7 +69,9 @@ def test_a_workspace_needs_no_video(untrained: Path, tmp_path: Path) -> None:
     assert "mstemba import" in lines
 
 
-def test_features_of_other_videos_are_refused(untrained: Path, tmp_path: Path) -> None:
+def test_features_of_other_videos_are_refused(
+    untrained: Path, tmp_path: Path, mstemba: Runner
+) -> None:
     (tmp_path / "npy").mkdir()
     np.save(tmp_path / "npy" / "other.npy", np.zeros((3, 4), np.float32))
     labels = untrained / "labels.json"

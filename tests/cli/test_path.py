@@ -17,6 +17,7 @@ from tests.cli.conftest import (
     CLASSES,
     EXTRACT,
     TRAIN,
+    Runner,
     complaint,
     contents,
     current_run,
@@ -38,7 +39,7 @@ def test_init_writes_a_manifest_of_what_it_found(finished: Path) -> None:
     assert [v["subset"] for v in manifest["videos"].values()] == ["training", "training", "testing"]
 
 
-def test_a_corrected_video_is_merged_and_learnt_from(workspace: Path) -> None:
+def test_a_corrected_video_is_merged_and_learnt_from(workspace: Path, mstemba: Runner) -> None:
     before = json.loads((workspace / "manifest.json").read_text())
     entry = {"subset": "training", "duration": 3.0, "actions": [[1, 0.0, 1.0], [0, 1.0, 2.0]]}
     corrected = {"classes": ["waves", CLASSES[1]], "time_unit": "seconds", "videos": {"v0": entry}}

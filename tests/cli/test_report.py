@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from mstemba.model.architectures import build, make_config
-from tests.cli.conftest import CLASSES, complaint, contents, current_run, edit_json, mstemba
+from tests.cli.conftest import CLASSES, Runner, complaint, contents, current_run, edit_json
 
 
-def test_report_writes_its_page_into_the_runs_folder(workspace: Path) -> None:
+def test_report_writes_its_page_into_the_runs_folder(workspace: Path, mstemba: Runner) -> None:
     said = mstemba("report", cwd=workspace)
     page = current_run(workspace) / "report-testing.html"
     first = page.read_bytes()
@@ -29,7 +29,7 @@ def test_report_writes_its_page_into_the_runs_folder(workspace: Path) -> None:
     assert data["training"]["loss"]
 
 
-def test_report_on_predictions_and_on_released_weights(workspace: Path) -> None:
+def test_report_on_predictions_and_on_released_weights(workspace: Path, mstemba: Runner) -> None:
     (workspace / "dense.json").write_text(json.dumps({"v2": [[0.9, 0.2, 0.4], [0.3, 0.8, 0.1]]}))
     said = mstemba("report", "--predictions", "dense.json", "--json", "d.out", cwd=workspace).stdout
     assert said.startswith("report-testing.html: per-frame mAP ")
@@ -74,7 +74,7 @@ def test_report_on_predictions_and_on_released_weights(workspace: Path) -> None:
     ],
 )
 def test_no_result_is_written_over_what_it_is_made_from(
-    args: tuple[str, ...], finished: Path, tmp_path: Path
+    args: tuple[str, ...], finished: Path, tmp_path: Path, mstemba: Runner
 ) -> None:
     (tmp_path / "dense.json").write_text('{"v2": [[0.9, 0.2, 0.4]]}')
     for name in ("manifest.json", "mstemba.toml"):
@@ -86,6 +86,6 @@ def test_no_result_is_written_over_what_it_is_made_from(
     assert contents(tmp_path) == before
 
 
-def test_a_wrong_output_is_one_line_and_exit_code_2(workspace: Path) -> None:
+def test_a_wrong_output_is_one_line_and_exit_code_2(workspace: Path, mstemba: Runner) -> None:
     result = mstemba("report", "--output", "runs", cwd=workspace, expect=2)
     assert complaint(result).startswith("mstemba: runs: a folder, expected the name of a file")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.extract import peak_of_extraction
+from benchmarks.extract import peaks_of_extraction
 from benchmarks.videos import looped
 from mstemba.pipeline.options import FeatureOptions
 from tests.videos import encode
@@ -25,13 +25,16 @@ def test_the_peak_does_not_grow_with_the_length(tmp_path: Path) -> None:
     """
     source = encode(tmp_path / "v.mp4", 300, width=640, height=360)
     options = FeatureOptions("efficientnet-lite0", frame_step=10, window=1, stride=1)
-    peaks = [
-        peak_of_extraction(
+    (command, decoder), (long_command, long_decoder) = (
+        peaks_of_extraction(
             looped(source, tmp_path / f"{seconds}.mp4", seconds),
             options,
             "auto",
             tmp_path / f"{seconds}",
         )
         for seconds in (60, 1800)
-    ]
-    assert peaks[1] <= 1.15 * peaks[0]
+    )
+    assert long_decoder <= 1.1 * decoder
+    # How many frames wait for the backbone at once differs from run to run: runs of one film were
+    # seen to differ by a fifth. The frames used in half an hour are twice what the command takes.
+    assert long_command <= 1.35 * command

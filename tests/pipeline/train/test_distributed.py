@@ -64,7 +64,7 @@ def launch(workspace: Path, **options: Any) -> str:
     "arch",
     [
         "mstemba-v3",
-        "ms-tct",
+        pytest.param("ms-tct", marks=pytest.mark.slow),
         pytest.param("mstemba", marks=pytest.mark.slow),
         pytest.param("pdan", marks=pytest.mark.slow),
     ],
