@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.command_line import in_this_process  # noqa: F401  (a fixture)
+
 # How long an example takes does not matter here; on CI the same examples are drawn every time.
 settings.register_profile("mstemba", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("mstemba")

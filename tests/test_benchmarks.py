@@ -73,6 +73,7 @@ def test_every_module_and_name_that_the_probe_imports_exists() -> None:
                     importlib.import_module(f"{node.module}.{alias.name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["scan", "model", "extract", "demo"])
 def test_every_option_that_the_gpu_script_gives_exists(module: str) -> None:
     start = "-m mstemba demo" if module == "demo" else f"-m benchmarks.{module}"
@@ -95,6 +96,7 @@ def test_the_tests_that_the_gpu_script_selects_exist() -> None:
             assert any(word in source for source in sources), f"{name}: {word}"
 
 
+@pytest.mark.slow
 def test_every_part_of_the_probe_that_the_script_runs_exists() -> None:
     calls = [command for _, _, command in STAGES if "probe.py" in command]
     asked = {part for call in calls for part in call.split('probe.json"')[1].split()}
@@ -104,6 +106,7 @@ def test_every_part_of_the_probe_that_the_script_runs_exists() -> None:
     assert asked == set(known)
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_stops_no_other(tmp_path: Path) -> None:
     import torch
 
@@ -123,6 +126,7 @@ esac
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the script is of bash")
 def test_a_stage_that_fails_or_hangs_is_one_line_and_stops_nothing(tmp_path: Path) -> None:
     stub = tmp_path / "python"

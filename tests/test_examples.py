@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import mstemba
-from tests.cli.conftest import environment
+from tests.command_line import environment
 from tests.videos import encode
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -25,8 +25,6 @@ from mstemba.pipeline.outputs import WRITERS
 from tests.cli.conftest import (
     EXTRACT,
     TRAIN,
-    Runner,
-    complaint,
     contents,
     current_run,
     current_store,
@@ -34,6 +32,7 @@ from tests.cli.conftest import (
     entries,
     film,
 )
+from tests.command_line import Runner, complaint
 
 
 def nothing(workspace: Path) -> None:

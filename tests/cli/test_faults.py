@@ -16,18 +16,9 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import (
-    EXTRACT,
-    command,
-    contents,
-    current_run,
-    current_store,
-    edit_json,
-    entries,
-    environment,
-    mstemba,
-)
+from tests.cli.conftest import EXTRACT, contents, current_run, current_store, edit_json, entries
 from tests.cli.conftest import TRAIN as QUICK
+from tests.command_line import command, environment, mstemba
 
 pytestmark = [
     pytest.mark.slow,

@@ -10,16 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import (
-    EXTRACT,
-    TRAIN,
-    complaint,
-    contents,
-    current_run,
-    current_store,
-    entries,
-    mstemba,
-)
+from tests.cli.conftest import EXTRACT, TRAIN, contents, current_run, current_store, entries
+from tests.command_line import complaint, mstemba
 
 pytestmark = pytest.mark.slow
 resource = pytest.importorskip("resource", reason="limits on file sizes are of POSIX")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from mstemba.pipeline.options import RunOptions
-from tests.cli.conftest import DETECT, EXTRACT, TRAIN, complaint, environment, mstemba
+from tests.cli.conftest import DETECT, EXTRACT, TRAIN
+from tests.command_line import complaint, environment, mstemba
 
 COMMANDS = (
     "init", "extract", "import", "train", "evaluate", "detect", "export", "report", "status",

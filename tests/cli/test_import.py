@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from mstemba.pipeline.features.store import FeatureStore
-from tests.cli.conftest import Runner, contents, current_store, entries, film
+from tests.cli.conftest import contents, current_store, entries, film
+from tests.command_line import Runner
 
 TRAIN = ("train", "--epochs", "1", "--min-steps", "4", "--width", "0.1")
 

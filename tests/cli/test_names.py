@@ -12,7 +12,8 @@ import pytest
 from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.outputs import WRITERS
 from mstemba.pipeline.progress import one_line
-from tests.cli.conftest import EXTRACT, current_run, current_store, film, mstemba
+from tests.cli.conftest import EXTRACT, current_run, current_store, film
+from tests.command_line import mstemba
 
 pytestmark = pytest.mark.slow
 

@@ -17,14 +17,12 @@ from tests.cli.conftest import (
     CLASSES,
     EXTRACT,
     TRAIN,
-    Runner,
-    complaint,
     contents,
     current_run,
     current_store,
     entries,
-    mstemba,
 )
+from tests.command_line import Runner, complaint, mstemba
 
 SHORT = {"min_steps": 4}
 

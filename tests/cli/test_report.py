@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mstemba.model.architectures import build, make_config
-from tests.cli.conftest import CLASSES, Runner, complaint, contents, current_run, edit_json
+from tests.cli.conftest import CLASSES, contents, current_run, edit_json
+from tests.command_line import Runner, complaint
 
 
 def test_report_writes_its_page_into_the_runs_folder(workspace: Path, mstemba: Runner) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import DETECT, EXTRACT, mstemba
+from tests.cli.conftest import DETECT, EXTRACT
+from tests.command_line import mstemba
 from tests.pipeline.test_progress import in_terminal
 
 pytestmark = pytest.mark.slow

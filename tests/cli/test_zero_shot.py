@@ -11,7 +11,8 @@ import pytest
 from mstemba.pipeline.detect import stage
 from mstemba.pipeline.detect.stage import DetectResult
 from mstemba.pipeline.options import ExportOptions, RunOptions, ZeroShotOptions
-from tests.cli.conftest import Runner, complaint, film, mstemba
+from tests.cli.conftest import film
+from tests.command_line import Runner, complaint, mstemba
 
 Asked = Callable[..., dict[str, Any]]
 

@@ -23,7 +23,7 @@ from mstemba.pipeline.features.import_npy import ImportOptions, import_features
 from mstemba.pipeline.features.sources import find_features
 from mstemba.pipeline.init import init
 from mstemba.pipeline.workspace import get_current
-from tests.cli.conftest import environment
+from tests.command_line import environment
 
 ACTIONS = [[0, 0.0, 2.5], [1, 1.0, 3.0]]
 ENTRY = {"subset": "train", "duration": 4.0, "actions": ACTIONS}

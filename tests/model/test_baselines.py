@@ -20,7 +20,8 @@ from mstemba.model.inputs import check_features
 from mstemba.model.losses import REACH, center_heatmap, detection_loss
 from mstemba.model.output import PRIOR, Output
 from mstemba.pipeline.options import TrainOptions
-from tests.cli.conftest import CLASSES, EXTRACT, current_run, make_workspace, mstemba
+from tests.cli.conftest import CLASSES, EXTRACT, current_run, make_workspace
+from tests.command_line import mstemba
 
 BASELINES = ("ms-tct", "pdan")
 baselines = pytest.mark.parametrize("arch", BASELINES)

@@ -21,7 +21,7 @@ from mstemba.errors import SomeFailed
 from mstemba.pipeline.detect.stage import DetectResult
 from mstemba.pipeline.options import FeatureOptions, RunOptions
 from mstemba.pipeline.progress import SPAN, Event, ProgressReporter, in_words, one_line
-from tests.cli.conftest import command, environment
+from tests.command_line import command, environment
 from tests.training import fit, make_workspace
 from tests.videos import encode
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import asdict, fields
 from importlib import resources
 from pathlib import Path
@@ -19,7 +16,10 @@ from mstemba.pipeline import recipes
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
 from mstemba.pipeline.train.stage import train
 from mstemba.pipeline.workspace import open_workspace
+from tests.command_line import Runner
 from tests.training import HERE, TINY, make_workspace
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 QUIET = TrainRunOptions(**HERE)
 
@@ -106,27 +106,26 @@ def test_what_is_given_wins_also_when_it_is_a_default() -> None:
 # On the command line, and in what is kept
 
 
-def command(workspace: Path, *args: str) -> tuple[str, dict[str, Any]]:
+def run_train(mstemba: Runner, workspace: Path, *args: str) -> tuple[str, dict[str, Any]]:
     """What `mstemba train` says, and the training options in its checkpoint."""
     quick = {**TINY, **HERE, "min_steps": 2, "batch_size": 2, "features": "npy"}
     flags = [x for k, v in quick.items() for x in (f"--{k.replace('_', '-')}", str(v))]
-    result = subprocess.run(
-        [sys.executable, "-m", "mstemba", "train", *flags, *args, "--output", "run"],
-        cwd=workspace,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
+    said = mstemba("train", *flags, *args, "--output", "run", cwd=workspace).stderr
     config = json.loads((workspace / "run" / "last" / "config.json").read_text())
-    return result.stderr, config["train"]
+    return said, config["train"]
 
 
-def test_the_command_line_wins_over_the_recipe_of_the_dataset(tmp_path: Path) -> None:
+def test_the_command_line_wins_over_the_recipe_of_the_dataset(
+    tmp_path: Path, mstemba: Runner
+) -> None:
     # 512 is the default of --clip-length, and 5e-4 of --lr: named, they count.
-    said, kept = command(
-        make_workspace(tmp_path / "w", dataset="smarthome"), "--clip-length", "512", "--lr", "5e-4"
+    said, kept = run_train(
+        mstemba,
+        make_workspace(tmp_path / "w", dataset="smarthome"),
+        "--clip-length",
+        "512",
+        "--lr",
+        "5e-4",
     )
     (line,) = [line for line in said.splitlines() if line.startswith("recipe ")]
     assert line.startswith("recipe tuned of tsu, except for batch_size, clip_length, ")

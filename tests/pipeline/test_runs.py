@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from mstemba.cli import app
 from mstemba.pipeline.checkpoint import open_checkpoint
 from mstemba.pipeline.runs import leaderboard
 from mstemba.pipeline.status import status
 from mstemba.pipeline.train.stage import TrainResult
 from mstemba.pipeline.workspace import Workspace, open_workspace
+from tests.command_line import Runner
 from tests.training import fit, make_workspace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -89,15 +88,14 @@ def test_no_run_yet(workspace: Workspace) -> None:
     assert leaderboard(workspace) == {"runs": [], "differing": []}
 
 
-def test_the_command_prints_a_table_or_json(workspace: Workspace) -> None:
+def test_the_command_prints_a_table_or_json(workspace: Workspace, mstemba: Runner) -> None:
     train_three(workspace)
-    root = str(workspace.root)
-    table = CliRunner().invoke(app, ["runs", "--workspace", root]).stdout.splitlines()
+    table = mstemba("runs", cwd=workspace.root).stdout.splitlines()
     assert table[0] == "runs"
     assert table[1].split() == [
         "name", "current", "state", "score", "checkpoint", "steps", "seconds", "parameters",
         "recipe", "arch", "lr", "min_steps",
     ]  # fmt: skip
     assert len(table) == 2 + 3
-    found = CliRunner().invoke(app, ["runs", "--workspace", root, "--json", "-"]).stdout
+    found = mstemba("runs", "--json", "-", cwd=workspace.root).stdout
     assert json.loads(found) == leaderboard(workspace)

@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from mstemba.cli import app
 from mstemba.errors import CheckpointError, StoreError, UsageError
 from mstemba.model.architectures import build, make_config
 from mstemba.pipeline.checkpoint import score
@@ -24,6 +22,7 @@ from mstemba.pipeline.evaluate.result import Evaluation
 from mstemba.pipeline.evaluate.stage import evaluate
 from mstemba.pipeline.options import EvaluateOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
+from tests.command_line import Runner
 
 CLASSES = ["walk", "sit", "eat"]
 
@@ -317,12 +316,12 @@ def test_videos_of_a_folder_of_detections_are_known_by_their_files(tmp_path: Pat
     assert (result.metrics["detection"]["average_map"], said) == (pytest.approx(100), [])
 
 
-def test_the_command_prints_a_table_and_writes_json_and_csv(manifest: Path, tmp_path: Path) -> None:
+def test_the_command_prints_a_table_and_writes_json_and_csv(
+    manifest: Path, tmp_path: Path, mstemba: Runner
+) -> None:
     options = ["--predictions", predictions(tmp_path), "--manifest", manifest]
     written = ["--json", tmp_path / "r.json", "--csv", tmp_path / "r.csv"]
-    ran = CliRunner().invoke(app, ["evaluate", *map(str, options + written)])
-    assert ran.exit_code == 0, ran.output
-    lines = ran.stdout.splitlines()
+    lines = mstemba("evaluate", *options, *written, cwd=tmp_path).stdout.splitlines()
     content = json.loads((tmp_path / "r.json").read_text())
     assert lines[0].split() == ["measure", "mAP", "%"]
     assert lines[-1].startswith(f"per-frame mAP {content['map']:.2f} % on testing (3 videos, 74 ")
@@ -335,12 +334,11 @@ def test_the_command_prints_a_table_and_writes_json_and_csv(manifest: Path, tmp_
     assert set(table[0]) == {"class", "positives", *content["classes"]["walk"]}
 
 
-def test_the_command_prints_segments_too(manifest: Path, tmp_path: Path) -> None:
+def test_the_command_prints_segments_too(manifest: Path, tmp_path: Path, mstemba: Runner) -> None:
     path = results(tmp_path, a=[("walk", 1.0, 4.2, 0.9)])
     options = ["--predictions", path, "--manifest", manifest]
-    ran = CliRunner().invoke(app, ["evaluate", *map(str, options)])
-    assert ran.exit_code == 0, ran.output
-    assert ran.stdout.splitlines()[-1].startswith("detection mAP 16.67 % on testing (3 videos")
+    said = mstemba("evaluate", *options, cwd=tmp_path).stdout
+    assert said.splitlines()[-1].startswith("detection mAP 16.67 % on testing (3 videos")
 
 
 def test_scores_that_are_no_numbers_are_refused() -> None:

@@ -14,7 +14,7 @@ from mstemba.data_manifests.manifest import Action, Video, load_manifest
 from mstemba.pipeline.features.row_times import in_seconds
 from mstemba.pipeline.outputs import Detection
 from mstemba.records import Segment, TimeGrid
-from tests.cli.conftest import mstemba
+from tests.command_line import mstemba
 from tests.pipeline.outputs.page.conftest import Browser
 from tests.pipeline.outputs.page.scenes import ODD_CLASSES, film, page, scene
 
