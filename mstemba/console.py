@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from mstemba.errors import SomeFailed
@@ -47,18 +47,10 @@ class Console:
         self._mute = not is_first()  # of several processes, one prints
         quiet = quiet or self._mute
         self._quiet = quiet
-        self._out = RichConsole(
-            # A pipe or a file has no width: tables are not folded for it.
-            width=None if _is_terminal(sys.stdout) else _PIPE_WIDTH,
-            quiet=quiet,
-            highlight=False,
-            markup=False,
-            emoji=False,
-            soft_wrap=True,
-        )
-        self._err = RichConsole(
-            stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True
-        )
+        console = partial(RichConsole, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        # A pipe or a file has no width: tables are not folded for it.
+        self._out = console(quiet=quiet, width=None if _is_terminal(sys.stdout) else _PIPE_WIDTH)
+        self._err = console(stderr=True)
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, float] = {}
@@ -78,12 +70,7 @@ class Console:
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop_bar()
 
     def _stop_bar(self) -> None:
@@ -207,19 +194,15 @@ class Console:
 
         self._stop_bar()
         dense = not math.isnan(result.map)
-        measures = Table(box=None, pad_edge=False)
-        measures.add_column("measure")
-        measures.add_column("mAP %", justify="right")
-        measures.add_column("")
+        measures = Table("measure", Column("mAP %", justify="right"), "", box=None, pad_edge=False)
         for row in summary_rows(result):
             measures.add_row(*row)
         self._out.print(measures)
         self._out.print()
-        table = Table(box=None, pad_edge=False)
-        table.add_column("class")
-        table.add_column("AP %", justify="right")
-        table.add_column("positive rows" if dense else "actions", justify="right")
-        table.add_column("")
+        counts = Column("positive rows" if dense else "actions", justify="right")
+        table = Table(
+            "class", Column("AP %", justify="right"), counts, "", box=None, pad_edge=False
+        )
         for name, columns in result.classes.items():
             ap = columns["ap" if dense else "detection_ap"]
             shown = "-" if ap is None else f"{ap:.2f}"
