@@ -121,6 +121,10 @@ class Console:
         """Print a line on standard error, above the bar if there is one."""
         self._err.print(one_line(text))
 
+    def _warn_of(self, ids: list[str], one: str, what: str) -> None:
+        if ids:
+            self._say(f"warning: {counted(len(ids), one)} {what}, for example {ids[0]}")
+
     def _failures(self, failed: dict[str, str], done: int) -> None:
         """List the failed videos and raise SomeFailed, which sets the exit code to 1."""
         if failed:
@@ -163,10 +167,7 @@ class Console:
             f"{result.store}: {len(result.made)} extracted, {len(result.cached)} cached, "
             f"{len(result.failed)} failed, {result.seconds:.1f} s{rate}"
         )
-        if result.without_file:
-            videos = counted(len(result.without_file), "video")
-            example = result.without_file[0]
-            self._say(f"warning: {videos} of the manifest without a file, for example {example}")
+        self._warn_of(result.without_file, "video", "of the manifest without a file")
         self._failures(result.failed, len(result.made) + len(result.cached))
 
     def import_features(self, result: ImportResult) -> None:
@@ -174,12 +175,8 @@ class Console:
             f"{result.store}: {len(result.made)} imported, {len(result.cached)} cached, "
             f"{len(result.failed)} failed, {counted(result.rows, 'row')}, {result.seconds:.1f} s"
         )
-        for ids, one, what in (
-            (result.missing, "video", "of the manifest without features in the folder"),
-            (result.unknown, "file", "of unknown videos skipped"),
-        ):
-            if ids:
-                self._say(f"warning: {counted(len(ids), one)} {what}, for example {ids[0]}")
+        self._warn_of(result.missing, "video", "of the manifest without features in the folder")
+        self._warn_of(result.unknown, "file", "of unknown videos skipped")
         self._failures(result.failed, len(result.made) + len(result.cached))
 
     def train(self, result: TrainResult) -> None:
