@@ -183,12 +183,7 @@ def import_features(
 
     with open_console(quiet) as console:
         result = import_features(
-            folder,
-            options,
-            workspace=workspace,
-            manifest=manifest,
-            store=store,
-            on_event=console,
+            folder, options, workspace=workspace, manifest=manifest, store=store, on_event=console
         )
         console.import_features(result)
 
@@ -312,12 +307,5 @@ def detect(
         console.detect(result)
 
 
-for command in (
-    cli_views.export,
-    cli_views.report,
-    cli_views.status,
-    cli_views.runs,
-    cli_views.backbones,
-    cli_views.demo,
-):
+for command in cli_views.COMMANDS:
     app.command()(command)
