@@ -13,30 +13,21 @@ _INTERRUPTED = 130  # the exit code by which shells report Ctrl-C
 def main() -> None:
     """Run the command line; report a usage error, a full disk or Ctrl-C in one line."""
     try:
-        _run()
-    except MstembaError as error:
-        sys.exit(_fail(str(error), error.exit_code))
-    except OSError as error:
-        sys.exit(_fail(_explain(error), 1))
-    except KeyboardInterrupt:
-        advice = "What was finished is kept: run the same command again to continue"
-        sys.exit(_fail(f"interrupted. {advice}", _INTERRUPTED))
-
-
-def _run() -> None:
-    try:
         app(prog_name="mstemba")
-    except SystemExit as ended:
-        if ended.code == _INTERRUPTED:  # Typer turns Ctrl-C into this
-            raise KeyboardInterrupt from None
-        raise
-
-
-def _fail(message: str, code: int) -> int:
+    except MstembaError as error:
+        message, code = str(error), error.exit_code
+    except OSError as error:
+        message, code = _explain(error), 1
+    except (KeyboardInterrupt, SystemExit) as ended:
+        # Typer turns Ctrl-C into this exit code.
+        if isinstance(ended, SystemExit) and ended.code != _INTERRUPTED:
+            raise
+        advice = "What was finished is kept: run the same command again to continue"
+        message, code = f"interrupted. {advice}", _INTERRUPTED
     from mstemba.pipeline.progress import one_line
 
     print(f"mstemba: {one_line(message)}", file=sys.stderr)
-    return code
+    sys.exit(code)
 
 
 def _explain(error: OSError) -> str:

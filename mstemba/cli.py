@@ -17,15 +17,11 @@ from mstemba.cli_options import (
     CsvOption,
     DetectionsOption,
     EveryOption,
-    FeaturesOption,
     JsonOption,
     LabelsOption,
     ManifestOption,
     MergeOption,
-    MetricsOption,
     QuietOption,
-    RecipeOption,
-    RunOption,
     StoreOption,
     WorkspaceOption,
     is_stdout,
@@ -183,12 +179,7 @@ def import_features(
 
     with open_console(quiet) as console:
         result = import_features(
-            folder,
-            options,
-            workspace=workspace,
-            manifest=manifest,
-            store=store,
-            on_event=console,
+            folder, options, workspace=workspace, manifest=manifest, store=store, on_event=console
         )
         console.import_features(result)
 
@@ -197,13 +188,24 @@ def import_features(
 @with_options
 def train(
     *,
-    recipe: RecipeOption = "auto",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="Set of training options to start from: paper, tuned, none, or auto (tuned for "
+            "charades, tsu and multithumos, otherwise none). Options given on the command line win."
+        ),
+    ] = "auto",
     options: TrainOptions,
     given: list[str],
     run_options: TrainRunOptions,
     manifest: ManifestOption = None,
-    features: FeaturesOption = None,
-    output: RunOption = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="Feature store or folder of .npy files [default: the workspace's last]."),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Folder of the run [default: in the workspace].")
+    ] = None,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -235,7 +237,9 @@ def train(
 def evaluate(
     *,
     options: EvaluateOptions,
-    metrics: MetricsOption = "frame,charades,conditional,detection,breakdown",
+    metrics: Annotated[
+        str, typer.Option(help="Groups of metrics, separated by commas; see docs/metrics.md.")
+    ] = "frame,charades,conditional,detection,breakdown",
     json: JsonOption = None,
     csv: CsvOption = None,
     workspace: WorkspaceOption = None,
@@ -312,12 +316,5 @@ def detect(
         console.detect(result)
 
 
-for command in (
-    cli_views.export,
-    cli_views.report,
-    cli_views.status,
-    cli_views.runs,
-    cli_views.backbones,
-    cli_views.demo,
-):
+for command in cli_views.COMMANDS:
     app.command()(command)

@@ -112,10 +112,6 @@ ManifestOption = Annotated[
 StoreOption = Annotated[
     str | None, typer.Option(help="Feature store, a path or a URL [default: in the workspace].")
 ]
-FeaturesOption = Annotated[
-    str | None,
-    typer.Option(help="Feature store or folder of .npy files [default: the workspace's last]."),
-]
 CheckpointOption = Annotated[
     Path | None, typer.Option(help="Checkpoint folder [default: the workspace's last training].")
 ]
@@ -156,14 +152,7 @@ CsvOption = Annotated[
     str | None,
     typer.Option(help="Also write the figures of every class as CSV.", callback=_writable),
 ]
-MetricsOption = Annotated[
-    str,
-    typer.Option(help="Groups of metrics, separated by commas; see docs/metrics.md."),
-]
 # Output paths are text: Path would turn a URL, which is refused, into a folder called `s3:`.
-RunOption = Annotated[
-    str | None, typer.Option(help="Folder of the run [default: in the workspace].")
-]
 DetectionsOption = Annotated[
     str | None,
     typer.Option(
@@ -176,13 +165,6 @@ LabelsOption = Annotated[
     typer.Option(
         help="Labels to detect without a trained model: separated by commas, or a text file with "
         "one label per line; see docs/zero-shot.md."
-    ),
-]
-RecipeOption = Annotated[
-    str,
-    typer.Option(
-        help="Set of training options to start from: paper, tuned, none, or auto (tuned for "
-        "charades, tsu and multithumos, otherwise none). Options given on the command line win."
     ),
 ]
 MergeOption = Annotated[

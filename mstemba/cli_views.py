@@ -157,6 +157,9 @@ def demo(
         console.demo(demo(as_local(folder) or Path(), device=device, on_event=console))
 
 
+COMMANDS = (export, report, status, runs, backbones, demo)
+
+
 def open_console(quiet: bool) -> Console:
     """Return what a command prints to; rich is imported here to keep `--help` fast."""
     from mstemba.console import Console

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from mstemba.errors import SomeFailed
@@ -47,18 +47,10 @@ class Console:
         self._mute = not is_first()  # of several processes, one prints
         quiet = quiet or self._mute
         self._quiet = quiet
-        self._out = RichConsole(
-            # A pipe or a file has no width: tables are not folded for it.
-            width=None if _is_terminal(sys.stdout) else _PIPE_WIDTH,
-            quiet=quiet,
-            highlight=False,
-            markup=False,
-            emoji=False,
-            soft_wrap=True,
-        )
-        self._err = RichConsole(
-            stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True
-        )
+        console = partial(RichConsole, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        # A pipe or a file has no width: tables are not folded for it.
+        self._out = console(quiet=quiet, width=None if _is_terminal(sys.stdout) else _PIPE_WIDTH)
+        self._err = console(stderr=True)
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, float] = {}
@@ -78,12 +70,7 @@ class Console:
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop_bar()
 
     def _stop_bar(self) -> None:
@@ -134,6 +121,10 @@ class Console:
         """Print a line on standard error, above the bar if there is one."""
         self._err.print(one_line(text))
 
+    def _warn_of(self, ids: list[str], one: str, what: str) -> None:
+        if ids:
+            self._say(f"warning: {counted(len(ids), one)} {what}, for example {ids[0]}")
+
     def _failures(self, failed: dict[str, str], done: int) -> None:
         """List the failed videos and raise SomeFailed, which sets the exit code to 1."""
         if failed:
@@ -176,10 +167,7 @@ class Console:
             f"{result.store}: {len(result.made)} extracted, {len(result.cached)} cached, "
             f"{len(result.failed)} failed, {result.seconds:.1f} s{rate}"
         )
-        if result.without_file:
-            videos = counted(len(result.without_file), "video")
-            example = result.without_file[0]
-            self._say(f"warning: {videos} of the manifest without a file, for example {example}")
+        self._warn_of(result.without_file, "video", "of the manifest without a file")
         self._failures(result.failed, len(result.made) + len(result.cached))
 
     def import_features(self, result: ImportResult) -> None:
@@ -187,12 +175,8 @@ class Console:
             f"{result.store}: {len(result.made)} imported, {len(result.cached)} cached, "
             f"{len(result.failed)} failed, {counted(result.rows, 'row')}, {result.seconds:.1f} s"
         )
-        for ids, one, what in (
-            (result.missing, "video", "of the manifest without features in the folder"),
-            (result.unknown, "file", "of unknown videos skipped"),
-        ):
-            if ids:
-                self._say(f"warning: {counted(len(ids), one)} {what}, for example {ids[0]}")
+        self._warn_of(result.missing, "video", "of the manifest without features in the folder")
+        self._warn_of(result.unknown, "file", "of unknown videos skipped")
         self._failures(result.failed, len(result.made) + len(result.cached))
 
     def train(self, result: TrainResult) -> None:
@@ -207,19 +191,15 @@ class Console:
 
         self._stop_bar()
         dense = not math.isnan(result.map)
-        measures = Table(box=None, pad_edge=False)
-        measures.add_column("measure")
-        measures.add_column("mAP %", justify="right")
-        measures.add_column("")
+        measures = Table("measure", Column("mAP %", justify="right"), "", box=None, pad_edge=False)
         for row in summary_rows(result):
             measures.add_row(*row)
         self._out.print(measures)
         self._out.print()
-        table = Table(box=None, pad_edge=False)
-        table.add_column("class")
-        table.add_column("AP %", justify="right")
-        table.add_column("positive rows" if dense else "actions", justify="right")
-        table.add_column("")
+        counts = Column("positive rows" if dense else "actions", justify="right")
+        table = Table(
+            "class", Column("AP %", justify="right"), counts, "", box=None, pad_edge=False
+        )
         for name, columns in result.classes.items():
             ap = columns["ap" if dense else "detection_ap"]
             shown = "-" if ap is None else f"{ap:.2f}"

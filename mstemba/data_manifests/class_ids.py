@@ -24,11 +24,7 @@ class ClassIds:
     """Converts labels as in the files to class ids that count from 0."""
 
     def __init__(
-        self,
-        path: Path,
-        names: tuple[str, ...],
-        known: Dataset | None,
-        parsed: ParsedAnnotations,
+        self, path: Path, names: tuple[str, ...], known: Dataset | None, parsed: ParsedAnnotations
     ) -> None:
         self._count = len(names)
         self._report = parsed.report

@@ -22,11 +22,10 @@ DATASETS = ("charades", "tsu", "multithumos")
 class Split:
     """A rule for the subset of a video by a part of its id, such as the subject or the camera."""
 
-    name: str
     group: str
     """The part of the id, a named group in `Dataset.video_id`."""
-    training: frozenset[str]
-    testing: frozenset[str]
+    training: Sequence[str]
+    testing: Sequence[str]
     videos: Mapping[str, int]
     """Number of videos by subset."""
 
@@ -86,11 +85,7 @@ def load_dataset(name: str) -> Dataset:
         raise UsageError(f"unknown dataset {name!r}; available: {', '.join(DATASETS)}")
     file = resources.files("mstemba.data_manifests").joinpath(f"{name}.toml")
     data: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-    subsets = ("training", "testing")
-    data["splits"] = {
-        key: Split(key, **rule | {subset: frozenset(rule[subset]) for subset in subsets})
-        for key, rule in data.get("splits", {}).items()
-    }
+    data["splits"] = {key: Split(**rule) for key, rule in data.get("splits", {}).items()}
     data["classes"] = tuple(data["classes"])
     data["video_id"] = re.compile(data["video_id"], re.ASCII)
     return Dataset(**data)

@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mstemba.errors import UsageError
 from mstemba.extractors.backbone_spec import BackboneSpec
-from mstemba.extractors.weights import (
-    first_line,
-    package_folder,
-    reading,
-    unavailable,
-    unreachable,
-)
+from mstemba.extractors.weights import first_line, package_folder, reading, unavailable, unreachable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,23 +67,17 @@ class Backbone:
     """(model, weights, device) to a TextEncoder; None if the backbone has no text tower."""
 
 
-def _i3d(
-    summary: str,
-    describe: Callable[[str], BackboneSpec],
-    load: Callable[[str, str, str, str], FeatureExtractor],
-) -> Backbone:
-    address = i3d.PUBLISHED["imagenet"]
-    return Backbone(
-        summary=summary,
-        default_model=i3d.MODEL,
-        default_weights=lambda: "imagenet",
-        licence="Apache-2.0 (the weights' repository)",
-        source=f"downloaded from {address}, or a file by --weights",
-        describe=describe,
-        load=load,
-        available=lambda: hub_file(address).is_file(),
-        published=i3d.PUBLISHED,
-    )
+_I3D = Backbone(
+    summary="Inception-I3D (RGB), a snippet of frames at a time",
+    default_model=i3d.MODEL,
+    default_weights=lambda: "imagenet",
+    licence="Apache-2.0 (the weights' repository)",
+    source=f"downloaded from {i3d.PUBLISHED['imagenet']}, or a file by --weights",
+    describe=i3d.describe,
+    load=i3d.load,
+    available=lambda: hub_file(i3d.PUBLISHED["imagenet"]).is_file(),
+    published=i3d.PUBLISHED,
+)
 
 
 def _pytorchvideo(name: str, network: pytorchvideo.Network) -> Backbone:
@@ -126,11 +120,12 @@ BACKBONES = {
         available=lambda: Path(efficientnet.packaged_weights()).is_file(),
         published={},
     ),
-    "i3d": _i3d("Inception-I3D (RGB), a snippet of frames at a time", i3d.describe, i3d.load),
-    "i3d-whole-clip": _i3d(
-        "Inception-I3D (RGB), the whole video convolved at once",
-        i3d.describe_whole_clip,
-        i3d.load_whole_clip,
+    "i3d": _I3D,
+    "i3d-whole-clip": replace(
+        _I3D,
+        summary="Inception-I3D (RGB), the whole video convolved at once",
+        describe=i3d.describe_whole_clip,
+        load=i3d.load_whole_clip,
     ),
     **{name: _pytorchvideo(name, network) for name, network in pytorchvideo.NETWORKS.items()},
 }

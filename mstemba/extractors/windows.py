@@ -11,10 +11,10 @@ rows before it are already in the store.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,32 +33,36 @@ class FrameRange:
     repeat: int = 0
 
 
-class Sampling(Protocol):
-    """How the frames of one video go through a backbone."""
+class Sampling(ABC):
+    """How the frames of one video go through a backbone, starting at a feature row."""
 
     length: int | None
     """Frames in a sample; a range holds one or more samples. None: a range is one sample."""
-    first: int
-    """The first frame that it needs."""
 
+    def __init__(self, stride: int, row: int) -> None:
+        self._stride = stride
+        self._next = row * stride
+        self.first = self.needed()
+        """The first frame that it needs."""
+
+    @abstractmethod
     def runs(self, frames: int, ended: bool) -> Iterator[FrameRange]:
         """Yield the ranges that are complete once frames [first, frames) are decoded.
 
         A range is yielded once. `ended`: the video has no further frames.
         """
-        ...
 
     def needed(self) -> int:
         """Return the first frame that later ranges need."""
-        ...
+        return self._next
 
+    @abstractmethod
     def rows(self, features: FeatureArray) -> FeatureArray:
         """Return the (M, F) rows that (N, R, F) features of N more samples complete."""
-        ...
 
     def finish(self) -> FeatureArray:
         """Return the (M, F) rows that are left after the features of the last range."""
-        ...
+        return np.empty((0, 0), np.float32)
 
 
 def sampling(backbone: BackboneSpec, window: int, stride: int, row: int = 0) -> Sampling:
@@ -70,7 +74,7 @@ def sampling(backbone: BackboneSpec, window: int, stride: int, row: int = 0) -> 
     return WholeClip(backbone.chunk, backbone.context, stride, row)
 
 
-class Images:
+class Images(Sampling):
     """Single frames; rows are means over windows.
 
     Row i is the mean over frames [i * stride, i * stride + window). Windows at the end of the video
@@ -78,11 +82,11 @@ class Images:
     are skipped.
     """
 
-    length: int | None = 1
+    length = 1
 
     def __init__(self, window: int, stride: int, row: int = 0) -> None:
-        self._window, self._stride = window, stride
-        self._next = self.first = row * stride
+        super().__init__(stride, row)
+        self._window = window
         self._pending: FeatureArray | None = None
 
     def runs(self, frames: int, ended: bool) -> Iterator[FrameRange]:
@@ -95,9 +99,6 @@ class Images:
             last = frames if gapless else min(frames, self._next - into + self._window)
             yield FrameRange(self._next, last)
             self._next = last
-
-    def needed(self) -> int:
-        return self._next
 
     def rows(self, features: FeatureArray) -> FeatureArray:
         features = features[:, 0]
@@ -123,68 +124,56 @@ class Images:
         return np.array(rows, np.float32).reshape(-1, width)
 
 
-class Clips:
+class Clips(Sampling):
     """Windows of frames, one row each; a short one at the end repeats its last frame."""
 
     def __init__(self, window: int, stride: int, row: int = 0) -> None:
-        self.length: int | None = window
-        self._stride = stride
-        self._next = self.first = row * stride
+        super().__init__(stride, row)
+        self.length = self._window = window
 
     def runs(self, frames: int, ended: bool) -> Iterator[FrameRange]:
-        assert self.length is not None
-        while self._next + (1 if ended else self.length) <= frames:
-            last = min(self._next + self.length, frames)
-            yield FrameRange(self._next, last, self.length - (last - self._next))
+        while self._next + (1 if ended else self._window) <= frames:
+            last = min(self._next + self._window, frames)
+            yield FrameRange(self._next, last, self._window - (last - self._next))
             self._next += self._stride
-
-    def needed(self) -> int:
-        return self._next
 
     def rows(self, features: FeatureArray) -> FeatureArray:
         return features[:, 0]
 
-    def finish(self) -> FeatureArray:
-        return np.empty((0, 0), np.float32)
 
-
-class WholeClip:
+class WholeClip(Sampling):
     """The convolution over the whole video, in stretches that overlap enough to give the same rows.
 
     Row i is the mean over two steps of the last feature map, `stride` frames each; N frames give
     max(1, ceil(N / stride) - 1) rows. A stretch gives the rows of `chunk` frames.
     """
 
-    length: int | None = None
+    length = None
 
     def __init__(self, chunk: int, context: int, stride: int, row: int = 0) -> None:
-        self._chunk, self._context, self._stride = chunk, context, stride
-        self._begin = row * stride
-        self.first = self.needed()
+        self._chunk, self._context = chunk, context
+        super().__init__(stride, row)
         # The rows to keep of the ranges whose features are pending.
         self._valid = deque[slice]()
 
     def runs(self, frames: int, ended: bool) -> Iterator[FrameRange]:
-        while self._begin + self._chunk + self._stride + self._context <= frames:
-            yield self._run(self._begin + self._chunk + self._stride + self._context, self._chunk)
+        while self._next + self._chunk + self._stride + self._context <= frames:
+            yield self._run(self._next + self._chunk + self._stride + self._context, self._chunk)
         rows = max(1, math.ceil(frames / self._stride) - 1)
-        while ended and (left := rows * self._stride - self._begin) > 0:
+        while ended and (left := rows * self._stride - self._next) > 0:
             # I3D pads odd lengths on another side. To pad all stretches alike, copies of the last
             # frame make the length a multiple of 4.
             yield self._run(frames, min(left, self._chunk), repeat=-frames % 4)
 
     def needed(self) -> int:
-        return max(0, self._begin - self._context)
+        return max(0, self._next - self._context)
 
     def rows(self, features: FeatureArray) -> FeatureArray:
         return np.concatenate([f[self._valid.popleft()] for f in features])
 
-    def finish(self) -> FeatureArray:
-        return np.empty((0, 0), np.float32)
-
     def _run(self, last: int, given: int, repeat: int = 0) -> FrameRange:
         run = FrameRange(self.needed(), last, repeat)
-        skipped = (self._begin - run.first) // self._stride
+        skipped = (self._next - run.first) // self._stride
         self._valid.append(slice(skipped, skipped + given // self._stride))
-        self._begin += given
+        self._next += given
         return run

@@ -6,11 +6,7 @@ import re
 from pathlib import Path
 
 from mstemba.data_manifests.datasets import load_dataset
-from mstemba.data_manifests.readers.parsed import (
-    ParsedAnnotations,
-    RawAction,
-    some_names,
-)
+from mstemba.data_manifests.readers.parsed import ParsedAnnotations, RawAction, some_names
 from mstemba.data_manifests.readers.tables import (
     Row,
     Table,

@@ -10,12 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mstemba.data_manifests.manifest import (
-    is_duration,
-    parse_action,
-    read_json_object,
-    repeated,
-)
+from mstemba.data_manifests.manifest import is_duration, parse_action, read_json_object, repeated
 from mstemba.data_manifests.readers.parsed import ParsedAnnotations, ParsedVideo, RawAction
 from mstemba.errors import ManifestError
 
