@@ -14,6 +14,7 @@ def main() -> None:
     """Run the command line; report a usage error, a full disk or Ctrl-C in one line."""
     try:
         app(prog_name="mstemba")
+        return
     except MstembaError as error:
         message, code = str(error), error.exit_code
     except OSError as error:
