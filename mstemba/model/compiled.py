@@ -1,4 +1,4 @@
-"""Loops compiled to machine code. No torch here: building labels needs none."""
+"""Loops compiled to machine code."""
 
 from __future__ import annotations
 

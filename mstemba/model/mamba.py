@@ -128,12 +128,6 @@ class _Weights:
     D: Tensor
     out_proj: Tensor
 
-    @property
-    def sizes(self) -> list[int]:
-        """Sizes of the parts of x_proj's result: rank of delta, states of B, states of C."""
-        rank, states = self.dt_proj.shape[2], self.A.shape[2]
-        return [rank, states, states]
-
     def direction(self, reverse: bool) -> _Weights:
         """Return the weights of one direction."""
         both = ("conv", "conv_bias", "x_proj", "dt_proj", "dt_bias", "A", "D")
@@ -205,7 +199,8 @@ def _scan(
             padding_mask if reverse != "both" else torch.cat([padding_mask, padding_mask]), 0
         )
     u = u[:, :, keep]
-    step, B, C = torch.split(_project(u, weights.x_proj), weights.sizes, dim=-1)
+    rank, states = weights.dt_proj.shape[2], weights.A.shape[2]
+    step, B, C = torch.split(_project(u, weights.x_proj), [rank, states, states], dim=-1)
     y = selective_scan(
         u,
         _project(step, weights.dt_proj),

@@ -22,7 +22,7 @@ def split_streams(x: Tensor, k: int, lengths: Tensor | None, split: str) -> Tens
     if split == "interleaved" or k == 1:
         padded = F.pad(x, (0, 0, 0, size * k - steps)) if steps % k else x
         return padded.view(len(x), size, k, x.shape[2]).permute(2, 0, 1, 3)
-    own = _own_sizes(x, k, lengths)[:, None, None]
+    own = size if lengths is None else ((lengths + k - 1) // k)[:, None, None]
     within = torch.arange(size, device=x.device)
     step = torch.arange(k, device=x.device)[:, None] * own + within
     step = torch.where(within < own, step, steps).clamp(max=steps)  # row ``steps`` is zero
@@ -36,7 +36,7 @@ def merge_streams(streams: Tensor, steps: int, lengths: Tensor | None, split: st
     if split == "interleaved" or k == 1:
         return streams.permute(1, 2, 0, 3).flatten(1, 2)[:, :steps]
     streams = streams.transpose(0, 1)
-    own = _own_sizes(streams, k, lengths, steps)[:, None]
+    own = size if lengths is None else ((lengths + k - 1) // k)[:, None]
     step = torch.arange(steps, device=streams.device)
     place = (step // own * size + step % own).clamp(max=k * size - 1)
     clip = torch.arange(len(streams), device=streams.device)[:, None]
@@ -51,9 +51,3 @@ def stream_mask(lengths: Tensor, k: int, size: int, ragged: bool) -> Tensor:
     late = torch.arange(k, device=lengths.device) if ragged else lengths.new_zeros(k)
     sizes = (lengths - late[:, None] + k - 1) // k
     return torch.arange(size, device=lengths.device) < sizes[..., None]
-
-
-def _own_sizes(x: Tensor, k: int, lengths: Tensor | None, steps: int | None = None) -> Tensor:
-    if lengths is None:
-        lengths = torch.full((len(x),), steps or x.shape[1], device=x.device)
-    return (lengths + k - 1) // k

@@ -116,14 +116,13 @@ def load_model(
         UsageError: ``split`` or ``padding`` is given for another network than MS-Temba.
     """
     path = Path(path)
-    values: dict[str, Any]
     if path.is_dir():
         values = _read_config(path / CONFIG_FILE)
         weights = read_weights(path / WEIGHTS_FILE)
+        config = config_from_dict(values)
     else:
         weights = read_weights(path)
-        values = infer_config(weights).to_dict()
-    config = config_from_dict(values)
+        config = infer_config(weights)
     for name, value in (("split", split), ("padding", padding)):
         if value is None:
             continue

@@ -101,10 +101,8 @@ class PDAN(nn.Module):
         """Score every step (B, T, F) of every clip; arguments and errors as of ``MSTemba``."""
         lengths = check_features(features, mask, self.config.in_features)
         padding_mask = padded_steps(lengths, features.shape[1])
-        x = zero_padding(features.to(self.stage1.conv_1x1.weight.dtype), padding_mask).transpose(
-            1, 2
-        )
-        logits = self.stage1(
-            x, None if padding_mask is None else padding_mask.transpose(1, 2)
-        ).transpose(1, 2)
+        x = zero_padding(features.to(self.stage1.conv_1x1.weight.dtype), padding_mask)
+        if padding_mask is not None:
+            padding_mask = padding_mask.transpose(1, 2)
+        logits = self.stage1(x.transpose(1, 2), padding_mask).transpose(1, 2)
         return Output(logits, [], logits.new_zeros((), dtype=torch.float32))

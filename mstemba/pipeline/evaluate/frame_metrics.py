@@ -164,7 +164,6 @@ def action_conditional(
     labels: Mask,
     lengths: Sequence[int],
     taus: Sequence[int] = TAUS,
-    threshold: float = 0.5,
     ranks: Ranks | None = None,
 ) -> dict[int, dict[str, float]]:
     """Measure each class in the rows where another class is active, or just was.
@@ -175,18 +174,17 @@ def action_conditional(
     Dependencies for Temporal Action Localization", CVPR 2021.
 
     Args:
-        scores: (N, C) probabilities.
+        scores: (N, C) probabilities; a row is predicted positive from 0.5 on.
         labels: (N, C) which rows are positive.
         lengths: Rows of each video, in order.
         taus: Rows to look back.
-        threshold: Probability from which a row is predicted positive.
         ranks: `rank_scores(scores)`, if it is known already.
 
     Returns:
         By tau: `precision`, `recall`, `f1` (the harmonic mean of these two) and `map` in percent,
         the means over all pairs; NaN where no pair counts.
     """
-    positive, predicted = labels != 0, scores >= threshold
+    positive, predicted = labels != 0, scores >= 0.5
     keys = np.ascontiguousarray(_keys(rank_scores(scores) if ranks is None else ranks, positive).T)
     result = {}
     for tau in taus:

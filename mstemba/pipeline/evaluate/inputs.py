@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mstemba.data_manifests.manifest import Action, Video, load_manifest
+from mstemba.data_manifests.manifest import Video, load_manifest
 from mstemba.errors import CheckpointError, UsageError
 from mstemba.pipeline import recipes
 from mstemba.pipeline.caching.files import as_local, as_path
@@ -23,7 +22,6 @@ from mstemba.pipeline.checkpoint import Checkpoint, find_checkpoint, open_releas
 from mstemba.pipeline.dataset.clips import load_clips, with_features
 from mstemba.pipeline.dataset.labels import label_matrix
 from mstemba.pipeline.devices import pick_device
-from mstemba.pipeline.evaluate.frame_metrics import Mask
 from mstemba.pipeline.evaluate.metric_groups import LabelledVideo, ScoredVideo
 from mstemba.pipeline.evaluate.predictions import Predictions, read_predictions
 from mstemba.pipeline.evaluate.segment_metrics import SegmentArray
@@ -137,9 +135,12 @@ class InputLoader:
         scored = []
         for number, clip in enumerate(clips, 1):
             scores = score(network, clip.features, checkpoint.released_length)
-            scored.append(
-                self._scored_video(clip.video, clip.actions, clip.grid, clip.labels, scores)
-            )
+            rows, grid, duration = len(scores), clip.grid, self._duration(clip.video, clip.grid)
+            if rows < grid.count:  # released code cuts long videos
+                grid = TimeGrid(grid.starts[:rows], grid.step)
+                duration = float(grid.ends[-1])
+            labels = clip.labels[:rows]
+            scored.append(ScoredVideo(clip.id, clip.actions, duration, grid, labels, scores))
             self._on_event(Event("evaluate", clip.id, number, len(clips), video=clip.id))
         return ScoredSubset(**self._about(checkpoint.folder, missing, source), videos=scored)
 
@@ -159,51 +160,31 @@ class InputLoader:
         return source
 
     def _load_predictions(self, predictions: Predictions) -> ScoredSubset:
-        source = self._named_features()
-        videos, missing = self._match_ids(predictions, "have no predictions and are left out")
-        scored = [
-            self._label_predictions(video, predictions.path, predictions.scores[video.id], source)
-            for video in videos
-            if predictions.scores and video.id in predictions.scores
-        ]
-        return ScoredSubset(**self._about(predictions.path, missing, source), videos=scored)
-
-    def _label_predictions(
-        self, video: Video, path: Path, scores: NDArray[np.float32], source: FeatureSource | None
-    ) -> ScoredVideo:
         """Give the rows the times of the features, or spread them evenly over the duration."""
-        rows = len(scores)
-        if source is not None:
-            actions, grid = source.timeline(video, self.manifest.time_unit)
-            if grid.count != rows:
+        source, path, tables = self._named_features(), predictions.path, predictions.scores or {}
+        subset, missing = self._match_ids(predictions, "have no predictions and are left out")
+        scored = []
+        for video in [video for video in subset if video.id in tables]:
+            scores = tables[video.id]
+            rows = len(scores)
+            if source is not None:
+                actions, grid = source.timeline(video, self.manifest.time_unit)
+                if grid.count != rows:
+                    raise UsageError(
+                        f"{path}: {rows} rows of {video.id!r}, but its features in {source.root} "
+                        f"have {grid.count}. Omit --features to spread the rows over the duration"
+                    )
+            elif video.duration:
+                actions, grid = list(video.actions), even_rows(video.duration, rows)
+            else:
                 raise UsageError(
-                    f"{path}: {rows} rows of {video.id!r}, but its features in {source.root} have "
-                    f"{grid.count}. Omit --features to spread the rows over the duration"
+                    f"the manifest gives {video.id!r} no duration, so the times of its {rows} rows "
+                    f"in {path} are unknown: add `duration`, or pass --features"
                 )
-        elif video.duration:
-            actions, grid = list(video.actions), even_rows(video.duration, rows)
-        else:
-            raise UsageError(
-                f"the manifest gives {video.id!r} no duration, so the times of its {rows} rows in "
-                f"{path} are unknown: add `duration`, or pass --features"
-            )
-        labels = label_matrix(actions, grid, len(self.manifest.classes))
-        return self._scored_video(video, actions, grid, labels, scores)
-
-    def _scored_video(
-        self,
-        video: Video,
-        actions: Sequence[Action],
-        grid: TimeGrid,
-        labels: Mask,
-        scores: NDArray[np.float32],
-    ) -> ScoredVideo:
-        """Return the video up to its last row with scores: released code cuts long videos."""
-        rows, duration = len(scores), self._duration(video, grid)
-        if rows < grid.count:
-            grid = TimeGrid(grid.starts[:rows], grid.step)
-            labels, duration = labels[:rows], float(grid.ends[-1])
-        return ScoredVideo(video.id, actions, duration, grid, labels, scores)
+            labels = label_matrix(actions, grid, len(self.manifest.classes))
+            duration = self._duration(video, grid)
+            scored.append(ScoredVideo(video.id, actions, duration, grid, labels, scores))
+        return ScoredSubset(**self._about(path, missing, source), videos=scored)
 
     def _duration(self, video: Video, grid: TimeGrid) -> float:
         # A manifest in frames has its durations in frames, but the grid of a store is in seconds.

@@ -49,7 +49,8 @@ class _Plot:
     """Where the timeline is in the picture."""
 
     left: int
-    bands: int
+    classes: list[int]
+    """One for each band."""
     duration: float
     """Seconds from the left edge to the right one."""
 
@@ -59,7 +60,7 @@ class _Plot:
 
     @property
     def bottom(self) -> int:
-        return TOP + BAND * self.bands
+        return TOP + BAND * max(1, len(self.classes))
 
     def x(self, seconds: float) -> int:
         share = min(1.0, max(0.0, seconds / self.duration))
@@ -80,16 +81,16 @@ def draw_timeline(
     classes, remark = _classes_to_draw(scores, [*segments, *labelled])
     names = _row_names(scores, classes)
     widest = max((used.getlength(name) for name, used in names), default=0.0)
-    plot = _Plot(24 + math.ceil(widest), max(1, len(classes)), scores.duration)
-    image = Image.fromarray(_shades(scores, classes, plot))
+    plot = _Plot(24 + math.ceil(widest), classes, scores.duration)
+    image = Image.fromarray(_shades(scores, plot))
     pen = ImageDraw.Draw(image)
     for band, (name, used) in enumerate(names):
         middle = TOP + BAND * band + BAND // 2
         pen.text((plot.left - 12, middle), name, "black", used, anchor="rm")
         pen.line([(plot.left - 5, middle), (plot.left, middle)], "black")
         pen.line([(plot.left, middle + BAND // 2), (plot.right, middle + BAND // 2)], "#DDDDDD")
-    _bars(pen, plot, segments, classes, ABOVE, DETECTED)
-    _bars(pen, plot, labelled, classes, BELOW, LABELLED)
+    _bars(pen, plot, segments, ABOVE, DETECTED)
+    _bars(pen, plot, labelled, BELOW, LABELLED)
     pen.rectangle([plot.left, TOP, plot.right, plot.bottom], outline="black")
     _time_axis(pen, plot, remark)
     _legend(pen, has_labels=ground_truth is not None)
@@ -128,11 +129,11 @@ def _classes_to_draw(scores: Scores, segments: Sequence[Segment]) -> tuple[list[
     return longest, f"; these {len(longest)} of {len(seconds)} classes last longest"
 
 
-def _shades(scores: Scores, classes: list[int], plot: _Plot) -> NDArray[np.uint8]:
+def _shades(scores: Scores, plot: _Plot) -> NDArray[np.uint8]:
     """Return the picture's pixels, white except for the probabilities."""
     pixels = np.full((plot.bottom + BOTTOM, WIDTH, 3), 255, np.uint8)
     edges = np.linspace(0, scores.duration, plot.right - plot.left + 1)
-    likeliest = np.nan_to_num(highest(scores.probabilities[:, classes], scores.grid, edges))
+    likeliest = np.nan_to_num(highest(scores.probabilities[:, plot.classes], scores.grid, edges))
     for band, row in enumerate(likeliest.T):
         y = TOP + BAND * band + SHADE
         pixels[y : y + BAR, plot.left : plot.right] = np.rint(255 * (1 - row))[:, None]
@@ -160,15 +161,10 @@ def highest(values: FloatArray, grid: TimeGrid, edges: NDArray[np.float64]) -> F
 
 
 def _bars(
-    pen: ImageDraw.ImageDraw,
-    plot: _Plot,
-    segments: Sequence[Segment],
-    classes: list[int],
-    below: int,
-    colour: str,
+    pen: ImageDraw.ImageDraw, plot: _Plot, segments: Sequence[Segment], below: int, colour: str
 ) -> None:
     """Draw segments as bars, `below` pixels under the upper edge of their class's band."""
-    upper = {class_id: TOP + BAND * band + below for band, class_id in enumerate(classes)}
+    upper = {class_id: TOP + BAND * band + below for band, class_id in enumerate(plot.classes)}
     for segment in segments:
         if (y := upper.get(segment.class_id)) is not None:
             start = min(plot.x(segment.start), plot.right - NARROWEST)

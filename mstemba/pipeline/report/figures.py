@@ -44,11 +44,8 @@ class Axis:
 
     def position(self, value: float) -> float:
         """Return the position of a value, to a tenth of a unit."""
-        low, high, value = (
-            (math.log(v) for v in (self.low, self.high, value))
-            if self.log
-            else (self.low, self.high, value)
-        )
+        scaled = math.log if self.log else float
+        low, high, value = map(scaled, (self.low, self.high, value))
         share = (value - low) / (high - low) if high > low else 0.5
         return round(self.begin + share * (self.end - self.begin), 1)
 

@@ -1,4 +1,4 @@
-"""The metrics of a training: metrics.jsonl, and optionally TensorBoard and Weights & Biases."""
+"""The metrics of a training: metrics.jsonl, its curves, TensorBoard, and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import os
 import re
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
 from mstemba.errors import UsageError
-from mstemba.pipeline.caching.files import write_text
+from mstemba.pipeline.caching.files import write_atomically, write_text
+from mstemba.pipeline.train.plan import TrainPlan
 
 
 def check_installed(names: tuple[str, ...]) -> None:
@@ -32,21 +34,20 @@ class MetricsLogger:
     A context manager: leaving it closes the trackers, and tells them whether the run failed.
     """
 
-    def __init__(
-        self, run: Path, step: int, names: tuple[str, ...], key: str, options: dict[str, Any]
-    ) -> None:
+    def __init__(self, run: Path, step: int, plan: TrainPlan) -> None:
         self._path = run / "metrics.jsonl"
         lines = self._path.read_text().splitlines() if self._path.is_file() else []
         kept = [line for line in lines if _step_of(line) <= step]
         write_text(self._path, "".join(line + "\n" for line in kept))
         self._trackers: list[_TensorBoard | _WandB] = []
+        names = plan.run_options.tracker_names
         if "tensorboard" in names:
             board = _TensorBoard(run / "tensorboard")
             for line in kept:
                 board.write(**json.loads(line))
             self._trackers.append(board)
         if "wandb" in names:
-            self._trackers.append(_WandB(run, key, options))
+            self._trackers.append(_WandB(run, plan))
 
     def write(self, values: dict[str, float]) -> None:
         """Add the numbers of one step; `step` is one of them."""
@@ -103,7 +104,7 @@ class _WandB:
     Its own environment variables apply: WANDB_MODE=offline keeps everything in the run's folder.
     """
 
-    def __init__(self, run: Path, key: str, options: dict[str, Any]) -> None:
+    def __init__(self, run: Path, plan: TrainPlan) -> None:
         import wandb
 
         self._run = wandb.init(
@@ -111,10 +112,10 @@ class _WandB:
             name=run.resolve().name,
             # A resumed run continues its record. wandb refuses blanks at the ends of an id, some
             # punctuation, and more than 128 characters.
-            id=re.sub(r"[^\w.-]", "-", f"{key[:16]}-{run.resolve().name}")[:128],
+            id=re.sub(r"[^\w.-]", "-", f"{plan.key[:16]}-{run.resolve().name}")[:128],
             resume="allow",
             dir=run,
-            config=options,
+            config=asdict(plan.options),
             settings=wandb.Settings(silent=True),
         )
 
@@ -130,3 +131,27 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError):
         return math.inf  # a line that the kill cut in two
+
+
+def plot_curves(metrics: Path, output: Path) -> None:
+    """Plot the loss and the mAP over the steps of a training, from its metrics.jsonl."""
+    from matplotlib.figure import Figure
+
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    loss_axes, map_axes = figure.subplots(1, 2)
+    losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+    loss_axes.plot(*zip(*losses, strict=True), color="#0072B2")
+    loss_axes.set(xlabel="step", ylabel="loss", yscale="log", title="training loss")
+    for name, label, colour in (
+        ("train_map", "training videos", "#999999"),
+        ("val_map", "validation videos", "#D55E00"),
+    ):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        if points:
+            map_axes.plot(*zip(*points, strict=True), color=colour, label=label)
+    map_axes.set(xlabel="step", ylabel="per-frame mAP (%)", ylim=(0, 101), title="averaged weights")
+    map_axes.legend(loc="lower right")
+    for axes in (loss_axes, map_axes):
+        axes.grid(alpha=0.3)
+    write_atomically(output, lambda temporary: figure.savefig(temporary, dpi=120))

@@ -50,7 +50,9 @@ def random_crops(
         Clips, each with the rows of its crop.
     """
     epoch, slot = divmod(step * batch_size, len(clips))
-    order = _order(len(clips), epoch, seed) + _order(len(clips), epoch + 1, seed)
+    order = np.concatenate(
+        [np.random.default_rng([seed, 0, e]).permutation(len(clips)) for e in (epoch, epoch + 1)]
+    )
     rng = np.random.default_rng([seed, 1, step])
     crops = []
     for clip in (clips[i] for i in order[slot : slot + batch_size]):
@@ -88,8 +90,3 @@ def make_batch(crops: Sequence[tuple[Clip, slice]], part: int = 0, parts: int = 
 def _count_stretches(labels: NDArray[np.bool_]) -> int:
     """Count the stretches of positives in the columns of (T, C) labels, by their first rows."""
     return int(np.count_nonzero(labels[0]) + np.count_nonzero(labels[1:] > labels[:-1]))
-
-
-def _order(count: int, epoch: int, seed: int) -> list[int]:
-    order: list[int] = np.random.default_rng([seed, 0, epoch]).permutation(count).tolist()
-    return order

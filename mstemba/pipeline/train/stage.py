@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mstemba.data_manifests.manifest import Manifest, Video, load_manifest, read_json_object
+from mstemba.data_manifests.manifest import Manifest, load_manifest, read_json_object
 from mstemba.errors import UsageError
 from mstemba.pipeline import distributed, recipes
 from mstemba.pipeline.caching.files import as_local, as_path, write_json
-from mstemba.pipeline.caching.keys import Fingerprints, cache_key
+from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.checkpoint import CONFIG, DONE, checkpoint_config, read_done
-from mstemba.pipeline.dataset.clips import Clip, load_clips, split_validation, with_features
 from mstemba.pipeline.features.sources import FeatureSource, find_features
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.train.loggers import check_installed
+from mstemba.pipeline.train.plan import TrainPlan, make_plan
 from mstemba.pipeline.workspace import Workspace, find_workspace, require_workspace, set_current
 
 # What a run writes into its folder.
@@ -99,7 +95,7 @@ def train(
     run_options = run_options or TrainRunOptions()
     source = find_features(as_path(features), workspace)
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
-    plan = _make_plan(options, run_options, labels, source, fingerprints)
+    plan = make_plan(options, run_options, labels, source, fingerprints)
     run = as_local(output) or require_workspace(workspace, "--output").runs / plan.name
     _check_run_folder(run, plan.key)
     cached = _is_done(run, plan)
@@ -110,150 +106,6 @@ def train(
     return TrainResult(
         run, done["checkpoint"], done["score"], done["steps"], done["seconds"], cached
     )
-
-
-@dataclass(frozen=True)
-class TrainPlan:
-    """Everything that is known of a run before torch is imported."""
-
-    options: TrainOptions
-    run_options: TrainRunOptions
-    training: list[Clip]
-    validation: list[Clip]
-    warnings: list[str]
-    """What a user should know before the run starts."""
-    key: str
-    """The run's cache key."""
-
-    @property
-    def name(self) -> str:
-        """Of the run's folder in a workspace."""
-        return f"{self.options.arch}-{self.key[:8]}"
-
-    @property
-    def batch_size(self) -> int:
-        """Clips in a batch."""
-        return min(self.options.batch_size, len(self.training))
-
-    @property
-    def epoch(self) -> int:
-        """Steps in one pass over the training videos."""
-        return math.ceil(len(self.training) / self.batch_size)
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps, unless the run stops early."""
-        steps = max(self.options.epochs * self.epoch, self.options.min_steps)
-        return min(steps, self.options.max_steps or steps)
-
-    @property
-    def check_every(self) -> int:
-        """Steps between two measurements of mAP: an epoch, at least a fiftieth of the run."""
-        return max(self.epoch, math.ceil(self.steps / 50))
-
-
-def _make_plan(
-    options: TrainOptions,
-    run_options: TrainRunOptions,
-    manifest: Manifest,
-    source: FeatureSource,
-    fingerprints: Fingerprints,
-) -> TrainPlan:
-    wanted = [v for s in ("training", "validation") for v in manifest.subset(s)]
-    if not wanted:
-        raise UsageError("the manifest has no video in the subset `training`")
-    videos, missing = with_features(source, wanted, fingerprints)
-    training, validation, reason = _split(options, manifest, source, videos)
-    key = cache_key(
-        "train",
-        options=asdict(options),
-        classes=manifest.classes,
-        clips=[
-            [[source.key(clip.video, fingerprints), _labels_sha256(clip)] for clip in clips]
-            for clips in (training, validation)
-        ],
-    )
-    warnings = _warnings(options, training, missing, reason)
-    plan = TrainPlan(options, run_options, training, validation, warnings, key)
-    processes = distributed.world_size()
-    if processes > plan.batch_size:
-        raise UsageError(
-            f"{processes} processes share a batch of {plan.batch_size} clips (--batch-size, at "
-            f"most the number of training videos), expected at least one clip for each process: "
-            f"raise --batch-size or start fewer processes"
-        )
-    return plan
-
-
-def _warnings(
-    options: TrainOptions, training: list[Clip], missing: list[str], reason: str
-) -> list[str]:
-    """Return what a user should know before the run starts.
-
-    Raises:
-        UsageError: There are no validation clips, for the given reason, but the run needs them.
-    """
-    warnings = []
-    if missing:
-        warnings.append(
-            f"{len(missing)} training or validation videos are skipped: they have no features, or "
-            f"features of a file that has changed, for example {missing[0]}"
-        )
-    if missed := sum(clip.missed for clip in training):
-        actions = sum(len(clip.actions) for clip in training)
-        hint = " (--labels overlap would count every row that an action touches)"
-        warnings.append(
-            f"{missed} of {actions} training actions fall between two rows, or outside the video, "
-            f"and make no row positive{'' if options.labels == 'overlap' else hint}"
-        )
-    if reason and options.schedule == "released":
-        raise UsageError(
-            "--schedule released follows the loss on validation videos, but there are none: mark "
-            "some as `validation` in the manifest, raise --val-fraction, or use --schedule cosine"
-        )
-    if reason:
-        warnings.append(f"{reason}: the last averaged weights are kept")
-        if options.patience:
-            warnings.append("--patience has no effect without validation videos")
-    return warnings
-
-
-def _split(
-    options: TrainOptions, manifest: Manifest, source: FeatureSource, videos: Sequence[Video]
-) -> tuple[list[Clip], list[Clip], str]:
-    """Return the training clips, the validation clips, and why there are none of the latter.
-
-    Validation clips without any positive row count as none.
-    """
-    parts = split_validation(manifest, videos, options.val_fraction)
-    training, validation = (load_clips(source, manifest, part, options.labels) for part in parts)
-    if not any(clip.labels.any() for clip in training):
-        raise UsageError(
-            "no row of the training features falls into an action: check the times in the manifest"
-        )
-    if any(clip.labels.any() for clip in validation):
-        return training, validation, ""
-    if validation and validation[0].video.subset == "validation":
-        reason = (
-            f"no row of the {len(validation)} videos in the subset `validation` falls into an "
-            f"action, so they are not used"
-        )
-    elif validation:
-        order = {video.id: place for place, video in enumerate(videos)}
-        reason = (
-            f"no row of the {len(validation)} videos held out for validation falls into an "
-            f"action, so they are used for training"
-        )
-        training = sorted(training + validation, key=lambda clip: order[clip.id])
-    elif options.val_fraction == 0:
-        reason = "no videos are held out for validation, as --val-fraction 0 asks"
-    else:
-        reason = f"{len(training)} training videos are too few to hold some out for validation"
-    return training, [], reason
-
-
-def _labels_sha256(clip: Clip) -> str:
-    return hashlib.sha256(np.packbits(clip.labels).tobytes()).hexdigest()
 
 
 def _check_run_folder(output: Path, key: str) -> None:
@@ -314,16 +166,7 @@ def _train(
     from mstemba.pipeline.train.trainer import Trainer
 
     begin = time.perf_counter()
-    trainer = Trainer(
-        plan.options,
-        plan.run_options,
-        plan.training,
-        plan.validation,
-        batch_size=plan.batch_size,
-        # Of a shortened run, the same fraction as of a whole one.
-        epoch=max(1, round(plan.steps / plan.options.epochs)),
-        steps=plan.steps,
-    )
+    trainer = Trainer(plan)
     if trainer.is_main:
         config = checkpoint_config(
             trainer.model_config.to_dict(),
@@ -336,7 +179,7 @@ def _train(
         # `last` first: a run folder is recognised by it.
         for name in ("last", "best") if plan.validation else ("last",):
             write_json(run / name / CONFIG, config)
-    best = trainer.fit(run, plan.check_every, plan.key, on_event)
+    best = trainer.fit(run, on_event)
     done = {
         "checkpoint": "last" if best is None else "best",
         "score": best,

@@ -9,17 +9,15 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mstemba.errors import MstembaError, UsageError
@@ -33,10 +31,9 @@ from mstemba.pipeline.checkpoint import WEIGHTS, save_weights, score
 from mstemba.pipeline.dataset.clips import Clip
 from mstemba.pipeline.distributed import make_accelerator
 from mstemba.pipeline.evaluate.frame_metrics import average_precision, mean_average_precision
-from mstemba.pipeline.options import TrainOptions, TrainRunOptions
 from mstemba.pipeline.progress import Event, EventHandler, ProgressReporter
-from mstemba.pipeline.train.curves import plot_curves
-from mstemba.pipeline.train.loggers import MetricsLogger
+from mstemba.pipeline.train.loggers import MetricsLogger, plot_curves
+from mstemba.pipeline.train.plan import TrainPlan
 from mstemba.pipeline.train.sampling import Batch, make_batch, random_crops
 from mstemba.pipeline.train.schedules import cosine_rate, released_rate
 from mstemba.pipeline.train.state import STATE, TrainerState, load_state, save_state
@@ -45,29 +42,20 @@ LOG_EVERY = 10
 # Training videos that the training mAP is measured on: it only shows whether the model learns.
 TRAIN_MAP_CLIPS = 8
 
+Value = TypeVar("Value")
+
 
 class Trainer:
     """A training run, or one process of a distributed one."""
 
-    def __init__(
-        self,
-        options: TrainOptions,
-        run_options: TrainRunOptions,
-        training: Sequence[Clip],
-        validation: Sequence[Clip],
-        *,
-        batch_size: int,
-        epoch: int,
-        steps: int,
-    ) -> None:
-        self._options, self._run_options = options, run_options
-        self._training, self._validation = training, validation
-        self._batch_size, self._epoch, self._steps = batch_size, epoch, steps
-        self._accelerator = make_accelerator(run_options.device, options.precision)
+    def __init__(self, plan: TrainPlan) -> None:
+        self._plan, self._options = plan, plan.options
+        options, clip = plan.options, plan.training[0]
+        self._accelerator = make_accelerator(plan.run_options.device, options.precision)
         self.model_config = make_config(
             options.arch,
-            in_features=training[0].features.shape[1],
-            classes=training[0].labels.shape[1],
+            in_features=clip.features.shape[1],
+            classes=clip.labels.shape[1],
             width=options.width,
             drop_path=options.drop_path,
             dropout=options.dropout,
@@ -105,13 +93,11 @@ class Trainer:
         """Whether the last `patience` checks brought no better validation mAP."""
         return 0 < self._options.patience <= self._state.checks_since_best
 
-    def fit(self, run: Path, check_every: int, key: str, on_event: EventHandler) -> float | None:
+    def fit(self, run: Path, on_event: EventHandler) -> float | None:
         """Train to the end, from the saved state of the run if there is one.
 
         Args:
-            run: The run folder.
-            check_every: Steps between two measurements of mAP.
-            key: The run's key; a state with another key is refused.
+            run: The run folder; a state in it that another run has left is refused.
             on_event: Called with progress.
 
         Returns:
@@ -126,15 +112,13 @@ class Trainer:
             for file in run.rglob(f"{TEMPORARY}*"):
                 file.unlink()
         if (run / STATE).is_file():
-            self._state = load_state(run / STATE, key, *self._parts(), self._accelerator.device)
-            on_event(Event("train", f"resuming from step {self._state.step} of {self._steps}"))
+            device = self._accelerator.device
+            self._state = load_state(run / STATE, self._plan.key, *self._parts(), device)
+            on_event(Event("train", f"resuming from step {self.step} of {self._plan.steps}"))
         if isinstance(self.model_config, ModelConfig):
             on_event(Event("train", describe_choice(self._accelerator.device)))
-        names, options = self._run_options.tracker_names, asdict(self._options)
-        with (
-            MetricsLogger(run, self.step, names, key, options) if self.is_main else nullcontext()
-        ) as logger:
-            self._loop(run, check_every, key, logger, on_event)
+        with MetricsLogger(run, self.step, self._plan) if self.is_main else nullcontext() as logger:
+            self._loop(run, logger, on_event)
         if self.is_main:
             save_weights(run / "last" / WEIGHTS, self._average)
             plot_curves(run / "metrics.jsonl", run / "curves.png")
@@ -145,39 +129,32 @@ class Trainer:
         """Wait until every process of a distributed run is here."""
         self._accelerator.wait_for_everyone()
 
-    def _loop(
-        self,
-        run: Path,
-        check_every: int,
-        key: str,
-        logger: MetricsLogger | None,
-        on_event: EventHandler,
-    ) -> None:
+    def _loop(self, run: Path, logger: MetricsLogger | None, on_event: EventHandler) -> None:
         saved_at = time.perf_counter()
-        state = self._state
+        plan, state, steps = self._plan, self._state, self._plan.steps
         first = state.step
-        progress = ProgressReporter("train", self._steps, "steps", on_event)
-        while state.step < self._steps and not self.out_of_patience:
+        progress = ProgressReporter("train", steps, "steps", on_event)
+        while state.step < steps and not self.out_of_patience:
             rate = self._rate(state.step)
             terms = self._train_step(rate)
-            checked = state.step % check_every == 0 or state.step == self._steps
+            checked = state.step % plan.check_every == 0 or state.step == steps
             logged = state.step % LOG_EVERY == 0 or checked
             if logged:
                 values = self._global_values(terms, run)
                 if logger:
                     logger.write({"step": state.step, "lr": rate, **values})
-                message = f"step {state.step} of {self._steps}, loss {values['loss']:.3f}"
+                message = f"step {state.step} of {steps}, loss {values['loss']:.3f}"
                 progress.update(message, state.step, state.step - first)
-            if self._options.schedule == "released" and state.step % self._epoch == 0:
+            if self._options.schedule == "released" and state.step % plan.rate_epoch == 0:
                 state.epoch_loss = self._validation_loss()
             if checked:
                 measured = self._check(run)
                 if logger:
                     logger.write({"step": state.step, **measured})
             # Only after `_global_values`: a state that has diverged is never saved.
-            due = time.perf_counter() - saved_at > self._run_options.checkpoint_seconds
+            due = time.perf_counter() - saved_at > plan.run_options.checkpoint_seconds
             if logged and self.is_main and due:
-                save_state(run / STATE, key, state, *self._parts())
+                save_state(run / STATE, plan.key, state, *self._parts())
                 saved_at = time.perf_counter()
 
     def _parts(self) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
@@ -233,15 +210,13 @@ class Trainer:
         return self._loss(output, labels, mask, totals=totals)
 
     def _crops(self, step: int) -> list[tuple[Clip, slice]]:
-        o = self._options
-        return random_crops(
-            self._training, step, self._batch_size, o.clip_length, o.min_crop, o.seed
-        )
+        plan, o = self._plan, self._options
+        return random_crops(plan.training, step, plan.batch_size, o.clip_length, o.min_crop, o.seed)
 
     def _rate(self, step: int) -> float:
         if self._options.schedule == "released":
             return released_rate(self._options, self._state.epoch_loss)
-        return cosine_rate(self._options, step, self._steps)
+        return cosine_rate(self._options, step, self._plan.steps)
 
     def _global_values(self, terms: dict[str, Tensor], run: Path) -> dict[str, float]:
         """Return the terms of the whole batch. Raises MstembaError if a step was not finite."""
@@ -277,9 +252,9 @@ class Trainer:
 
     def _check(self, run: Path) -> dict[str, float]:
         """Measure the mAP of the averaged weights, and save them if they are the best so far."""
-        measured = {"train_map": self._map(self._training[:TRAIN_MAP_CLIPS])}
-        if self._validation:
-            value = measured["val_map"] = self._map(self._validation)
+        measured = {"train_map": self._map(self._plan.training[:TRAIN_MAP_CLIPS])}
+        if self._plan.validation:
+            value = measured["val_map"] = self._map(self._plan.validation)
             self._state.checks_since_best += 1
             if self._state.best is None or value > self._state.best:
                 self._state.best, self._state.checks_since_best = value, 0
@@ -288,15 +263,11 @@ class Trainer:
         return {name: value for name, value in measured.items() if math.isfinite(value)}
 
     def _map(self, clips: Sequence[Clip]) -> float:
-        """Return the per-frame mAP of the averaged weights in percent, by all processes."""
-        own = []
-        for i in self._own(len(clips)):
-            with _naming(clips[i]):
-                own.append((i, score(self._average, clips[i].features)))
-        gathered: list[tuple[int, NDArray[np.float32]]] = gather_object(own)
-        scores = np.concatenate([s for _, s in sorted(gathered, key=lambda pair: pair[0])])
+        """Return the per-frame mAP of the averaged weights in percent."""
+        scores = self._for_each(clips, lambda clip: score(self._average, clip.features))
         labels = np.concatenate([clip.labels for clip in clips])
-        return mean_average_precision(average_precision(scores, labels), labels.sum(axis=0))
+        ap = average_precision(np.concatenate(scores), labels)
+        return mean_average_precision(ap, labels.sum(axis=0))
 
     @torch.no_grad()
     def _validation_loss(self) -> float:
@@ -306,30 +277,27 @@ class Trainer:
         `clip_length` are cut, as in the released code; shorter ones are not padded.
         """
         model = self._accelerator.unwrap_model(self._model).eval()
-        own = []
-        for i in self._own(len(self._validation)):
-            clip, end = self._validation[i], self._options.clip_length
+        device, end = self._accelerator.device, self._options.clip_length
+
+        def loss(clip: Clip) -> float:
             arrays = (clip.features[:end], clip.labels[:end].astype(np.float32))
-            features, labels = (
-                torch.from_numpy(a)[None].to(self._accelerator.device) for a in arrays
-            )
-            with _naming(clip):
-                own.append((i, float(self._loss(model(features), labels).total)))
-        losses = [loss for _, loss in sorted(gather_object(own))]
+            features, labels = (torch.from_numpy(a)[None].to(device) for a in arrays)
+            return float(self._loss(model(features), labels).total)
+
+        losses = self._for_each(self._plan.validation, loss)
         return math.fsum(losses) / len(losses)
 
-    def _own(self, count: int) -> range:
-        """Return the numbers of the clips that this process measures."""
-        return range(self._accelerator.process_index, count, self._accelerator.num_processes)
-
-
-@contextmanager
-def _naming(clip: Clip) -> Iterator[None]:
-    """Name the video in the error of a network that refuses its features."""
-    try:
-        yield
-    except UsageError as error:
-        raise MstembaError(f"video {clip.id!r}: {error}") from error
+    def _for_each(self, clips: Sequence[Clip], measure: Callable[[Clip], Value]) -> list[Value]:
+        """Return the value of every clip, in every process; each of them measures some clips."""
+        own = []
+        for i in range(
+            self._accelerator.process_index, len(clips), self._accelerator.num_processes
+        ):
+            try:
+                own.append((i, measure(clips[i])))
+            except UsageError as error:  # a network refuses features with NaN or infinity
+                raise MstembaError(f"video {clips[i].id!r}: {error}") from error
+        return [value for _, value in sorted(gather_object(own), key=lambda pair: pair[0])]
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,0 +1,175 @@
+"""What a training will do: its clips, its steps and its key, all known before torch is imported."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from mstemba.data_manifests.manifest import Manifest, Video
+from mstemba.errors import UsageError
+from mstemba.pipeline import distributed
+from mstemba.pipeline.caching.keys import Fingerprints, cache_key
+from mstemba.pipeline.dataset.clips import Clip, load_clips, split_validation, with_features
+from mstemba.pipeline.features.sources import FeatureSource
+from mstemba.pipeline.options import TrainOptions, TrainRunOptions
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """A training run, before it begins."""
+
+    options: TrainOptions
+    run_options: TrainRunOptions
+    training: list[Clip]
+    validation: list[Clip]
+    warnings: list[str]
+    """What a user should know before the run starts."""
+    key: str
+    """The run's cache key."""
+
+    @property
+    def name(self) -> str:
+        """Of the run's folder in a workspace."""
+        return f"{self.options.arch}-{self.key[:8]}"
+
+    @property
+    def batch_size(self) -> int:
+        """Clips in a batch."""
+        return min(self.options.batch_size, len(self.training))
+
+    @property
+    def epoch(self) -> int:
+        """Steps in one pass over the training videos."""
+        return math.ceil(len(self.training) / self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps, unless the run stops early."""
+        steps = max(self.options.epochs * self.epoch, self.options.min_steps)
+        return min(steps, self.options.max_steps or steps)
+
+    @property
+    def check_every(self) -> int:
+        """Steps between two measurements of mAP: an epoch, at least a fiftieth of the run."""
+        return max(self.epoch, math.ceil(self.steps / 50))
+
+    @property
+    def rate_epoch(self) -> int:
+        """Steps between two changes of the released schedule's rate.
+
+        Of a shortened run, the same fraction as of a whole one.
+        """
+        return max(1, round(self.steps / self.options.epochs))
+
+
+def make_plan(
+    options: TrainOptions,
+    run_options: TrainRunOptions,
+    manifest: Manifest,
+    source: FeatureSource,
+    fingerprints: Fingerprints,
+) -> TrainPlan:
+    """Plan a training.
+
+    Raises:
+        UsageError: There is nothing to train on, or a process would have no clip of a batch.
+    """
+    wanted = [v for s in ("training", "validation") for v in manifest.subset(s)]
+    if not wanted:
+        raise UsageError("the manifest has no video in the subset `training`")
+    videos, missing = with_features(source, wanted, fingerprints)
+    training, validation, reason = _split(options, manifest, source, videos)
+    key = cache_key(
+        "train",
+        options=asdict(options),
+        classes=manifest.classes,
+        clips=[
+            [[source.key(clip.video, fingerprints), _labels_sha256(clip)] for clip in clips]
+            for clips in (training, validation)
+        ],
+    )
+    warnings = _warnings(options, training, missing, reason)
+    plan = TrainPlan(options, run_options, training, validation, warnings, key)
+    processes = distributed.world_size()
+    if processes > plan.batch_size:
+        raise UsageError(
+            f"{processes} processes share a batch of {plan.batch_size} clips (--batch-size, at "
+            f"most the number of training videos), expected at least one clip for each process: "
+            f"raise --batch-size or start fewer processes"
+        )
+    return plan
+
+
+def _warnings(
+    options: TrainOptions, training: list[Clip], missing: list[str], reason: str
+) -> list[str]:
+    """Return what a user should know before the run starts.
+
+    Raises:
+        UsageError: There are no validation clips, for the given reason, but the run needs them.
+    """
+    warnings = []
+    if missing:
+        warnings.append(
+            f"{len(missing)} training or validation videos are skipped: they have no features, or "
+            f"features of a file that has changed, for example {missing[0]}"
+        )
+    if missed := sum(clip.missed for clip in training):
+        actions = sum(len(clip.actions) for clip in training)
+        hint = " (--labels overlap would count every row that an action touches)"
+        warnings.append(
+            f"{missed} of {actions} training actions fall between two rows, or outside the video, "
+            f"and make no row positive{'' if options.labels == 'overlap' else hint}"
+        )
+    if reason and options.schedule == "released":
+        raise UsageError(
+            "--schedule released follows the loss on validation videos, but there are none: mark "
+            "some as `validation` in the manifest, raise --val-fraction, or use --schedule cosine"
+        )
+    if reason:
+        warnings.append(f"{reason}: the last averaged weights are kept")
+        if options.patience:
+            warnings.append("--patience has no effect without validation videos")
+    return warnings
+
+
+def _split(
+    options: TrainOptions, manifest: Manifest, source: FeatureSource, videos: Sequence[Video]
+) -> tuple[list[Clip], list[Clip], str]:
+    """Return the training clips, the validation clips, and why there are none of the latter.
+
+    Validation clips without any positive row count as none.
+    """
+    parts = split_validation(manifest, videos, options.val_fraction)
+    training, validation = (load_clips(source, manifest, part, options.labels) for part in parts)
+    if not any(clip.labels.any() for clip in training):
+        raise UsageError(
+            "no row of the training features falls into an action: check the times in the manifest"
+        )
+    if any(clip.labels.any() for clip in validation):
+        return training, validation, ""
+    if validation and validation[0].video.subset == "validation":
+        reason = (
+            f"no row of the {len(validation)} videos in the subset `validation` falls into an "
+            f"action, so they are not used"
+        )
+    elif validation:
+        order = {video.id: place for place, video in enumerate(videos)}
+        reason = (
+            f"no row of the {len(validation)} videos held out for validation falls into an "
+            f"action, so they are used for training"
+        )
+        training = sorted(training + validation, key=lambda clip: order[clip.id])
+    elif options.val_fraction == 0:
+        reason = "no videos are held out for validation, as --val-fraction 0 asks"
+    else:
+        reason = f"{len(training)} training videos are too few to hold some out for validation"
+    return training, [], reason
+
+
+def _labels_sha256(clip: Clip) -> str:
+    return hashlib.sha256(np.packbits(clip.labels).tobytes()).hexdigest()
