@@ -32,7 +32,8 @@ from mstemba.pipeline.dataset.clips import Clip
 from mstemba.pipeline.distributed import make_accelerator
 from mstemba.pipeline.evaluate.frame_metrics import average_precision, mean_average_precision
 from mstemba.pipeline.progress import Event, EventHandler, ProgressReporter
-from mstemba.pipeline.train.loggers import MetricsLogger, plot_curves
+from mstemba.pipeline.train.curves import plot_curves
+from mstemba.pipeline.train.loggers import MetricsLogger
 from mstemba.pipeline.train.plan import TrainPlan
 from mstemba.pipeline.train.sampling import Batch, make_batch, random_crops
 from mstemba.pipeline.train.schedules import cosine_rate, released_rate
