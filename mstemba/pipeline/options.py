@@ -257,8 +257,7 @@ class ExportOptions:
 
     threshold: float = _option(0.5, "Probability at which a segment starts.")
     low: float | None = _option(
-        None,
-        "Probability below which a segment ends [default: 0.6 x threshold].",
+        None, "Probability below which a segment ends [default: 0.6 x threshold]."
     )
     min_length: float = _option(0.0, "Minimum length of a segment, in seconds.")
     formats: tuple[str, ...] | str = _option(
@@ -281,10 +280,7 @@ class ExportOptions:
             f"low is {self.low}, expected 0 <= low <= threshold ({self.threshold})",
         )
         _require(self.min_length >= 0, f"min_length is {self.min_length}, expected 0 s or more")
-        _require(
-            "html" in self.formats or not self.embed,
-            "--embed requires html in --format",
-        )
+        _require("html" in self.formats or not self.embed, "--embed requires html in --format")
 
     @property
     def low_threshold(self) -> float:

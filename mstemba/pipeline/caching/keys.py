@@ -37,11 +37,8 @@ def entry_key(spec: FeatureSpec, fingerprint: str) -> str:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a whole file, in hexadecimal."""
-    sha = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Fingerprints:

@@ -68,7 +68,10 @@ class FrameBuffer:
 
 
 class Batcher:
-    """Fills batches of `capacity` samples with the frames of any videos."""
+    """Fills batches of `capacity` samples with the frames of any videos.
+
+    Without a `length` a range is one sample, whatever its length, and `capacity` is 1.
+    """
 
     def __init__(self, capacity: int, length: int | None) -> None:
         self._capacity = capacity
@@ -77,15 +80,11 @@ class Batcher:
 
     def add(self, owner: Any, buffer: FrameBuffer, frames: FrameRange) -> Iterator[FrameBatch]:
         """Take a range of a video's frames; yield the batches that are full now."""
-        if self._length is None:  # every range is a batch, whatever its length
-            length = frames.last - frames.first + frames.repeat
-            pieces = list(buffer.pieces(frames.first, frames.last, frames.repeat))
-            yield FrameBatch(1, length, pieces, [(owner, slice(0, 1), frames.last)], 1)
-            return
+        length = self._length or frames.last - frames.first + frames.repeat
         first = frames.first
         while first < frames.last:
-            batch = self._open = self._open or FrameBatch(self._capacity, self._length)
-            room = (self._capacity - batch.samples) * self._length
+            batch = self._open = self._open or FrameBatch(self._capacity, length)
+            room = (self._capacity - batch.samples) * length
             last = min(frames.last, first + room)
             repeat = frames.repeat if last == frames.last else 0
             samples = self.samples(FrameRange(first, last, repeat))

@@ -60,7 +60,8 @@ class ForwardPool:
             return itertools.cycle([ForwardPass(e, spec.input_size, on_event) for e in extractors])
 
         self._undo = contextlib.ExitStack()
-        self._undo.enter_context(exact_convolutions())
+        # float32 convolutions of cuDNN are computed in float32, and not in TF32, its default.
+        self._undo.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
         self._loaded = _in_background(load)
         self._local = threading.local()
         self._pool = ThreadPoolExecutor(self.threads, "forward", initializer=self._start_thread)
@@ -182,13 +183,6 @@ def _in_background(load: Callable[[], T]) -> Future[T]:
 
     threading.Thread(target=run, name="load", daemon=True).start()
     return future
-
-
-@contextlib.contextmanager
-def exact_convolutions() -> Iterator[None]:
-    """float32 convolutions of cuDNN are computed in float32, and not in TF32, its default."""
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
 
 
 def batch_size(backbone: ResolvedBackbone, frames: int | None, window: int, on_cpu: bool) -> int:

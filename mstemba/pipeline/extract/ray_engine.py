@@ -254,11 +254,7 @@ class ExtractionActor:
                 )
         torch.set_num_threads(self._cores)
         self._engine = LocalEngine(
-            self._spec,
-            self._backbone,
-            self._options,
-            ignore_events,
-            cores=self._cores,
+            self._spec, self._backbone, self._options, ignore_events, cores=self._cores
         )
         self._engine.wait_loaded()
         return place, self._engine.room

@@ -10,13 +10,7 @@ from mstemba.errors import MstembaError, StoreError
 from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.extractors.windows import sampling
 from mstemba.pipeline.caching.locks import EntryLock, StoreLocks
-from mstemba.pipeline.decode.reader import (
-    DecodeReport,
-    DecodeRequest,
-    Opened,
-    Restart,
-    Resume,
-)
+from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart, Resume
 from mstemba.pipeline.extract.engine import (
     Engine,
     EngineEvent,

@@ -127,16 +127,11 @@ def with_precision(
             definite = replace(options, precision=precision)
             if (stores / store_name(make_spec(backbone, definite))).is_dir():
                 return definite
-    return replace(options, precision=_fast_precision(run_options))
-
-
-def _fast_precision(options: RunOptions) -> str:
-    """Return the smallest precision that the computing machines have instructions for."""
-    if options.engine == "ray":
+    if run_options.engine == "ray":
         from mstemba.pipeline.extract import ray_engine
 
-        return ray_engine.fast_precision(options)
-    return devices.fast_precision(options.device)
+        return replace(options, precision=ray_engine.fast_precision(run_options))
+    return replace(options, precision=devices.fast_precision(run_options.device))
 
 
 def _start_engine(

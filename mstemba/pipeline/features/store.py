@@ -268,11 +268,6 @@ class EntryWriter:
         self._waiting: list[FloatArray] = []
         self._rows_waiting = 0
 
-    @property
-    def decoder(self) -> str:
-        """The decoder of the frames that the rows are made of."""
-        return self._begun.decoder
-
     def append(self, rows: FloatArray, starts: NDArray[np.float64]) -> None:
         """Add (M, F) rows and the times they start at, in seconds."""
         if len(rows) == 0:
@@ -282,9 +277,8 @@ class EntryWriter:
         self._rows_waiting += len(rows)
         while self._rows_waiting >= SHARD_ROWS:
             self._write(SHARD_ROWS)
-            self._replace_metadata(
-                {"unfinished": {"key": self._key, "decoder": self.decoder, **self._grid()}}
-            )
+            begun = {"key": self._key, "decoder": self._begun.decoder, **self._grid()}
+            self._replace_metadata({"unfinished": begun})
 
     def finish(self, step: float, **facts: Any) -> None:
         """Write the remaining rows, then the attributes that make the entry exist.
