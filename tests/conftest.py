@@ -45,5 +45,5 @@ def one_thread() -> Iterator[None]:
 def shared() -> Path:
     """The folder of real test data beside the checkout, or named by MSTEMBA_TEST_DATA."""
     if not (SHARED / "golden").is_dir():
-        pytest.skip(f"the real test data is not at {SHARED}; set MSTEMBA_TEST_DATA to its folder")
+        pytest.skip(f"no test data in {SHARED}; set MSTEMBA_TEST_DATA to its folder")
     return SHARED

@@ -85,9 +85,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(disk)]
     if sys.platform != "linux" or shutil.which("mount") is None:
-        pytest.skip("a tmpfs takes Linux and its `mount`")
+        pytest.skip("needs Linux and its `mount` command")
     if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("may not mount a file system here")
+        pytest.skip("no permission to mount a file system")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
 

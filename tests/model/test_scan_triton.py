@@ -267,6 +267,6 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_here() -> None:
     import triton
 
     if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
-        pytest.skip("the compiler's own interface was another before Triton 3.3")
+        pytest.skip("Triton before 3.3 has a different compiler interface")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     subprocess.run([sys.executable, "-c", COMPILE], check=True, env=environment)

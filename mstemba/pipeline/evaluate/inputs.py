@@ -124,7 +124,7 @@ class InputLoader:
             raise UsageError(
                 f"subset {self._options.subset!r} has no video with features: run `mstemba extract`"
             )
-        self._warn_missing(missing, len(subset), "have no features and are left out")
+        self._warn_missing(missing, len(subset), "have no features and are skipped")
         clips = load_clips(source, self.manifest, videos)
         if missed := sum(clip.missed for clip in clips):
             self._warn(
@@ -162,7 +162,7 @@ class InputLoader:
     def _load_predictions(self, predictions: Predictions) -> ScoredSubset:
         """Give the rows the times of the features, or spread them evenly over the duration."""
         source, path, tables = self._named_features(), predictions.path, predictions.scores or {}
-        subset, missing = self._match_ids(predictions, "have no predictions and are left out")
+        subset, missing = self._match_ids(predictions, "have no predictions and are skipped")
         scored = []
         for video in [video for video in subset if video.id in tables]:
             scores = tables[video.id]

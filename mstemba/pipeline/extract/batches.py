@@ -70,7 +70,7 @@ class FrameBuffer:
 class Batcher:
     """Fills batches of `capacity` samples with the frames of any videos.
 
-    Without a `length` a range is one sample, whatever its length, and `capacity` is 1.
+    If `length` is None, every range of frames is one sample, and `capacity` must be 1.
     """
 
     def __init__(self, capacity: int, length: int | None) -> None:

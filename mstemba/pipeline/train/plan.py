@@ -127,8 +127,9 @@ def _warnings(
         )
     if reason and options.schedule == "released":
         raise UsageError(
-            "--schedule released follows the loss on validation videos, but there are none: mark "
-            "some as `validation` in the manifest, raise --val-fraction, or use --schedule cosine"
+            "--schedule released needs validation videos, whose loss sets the learning rate, but "
+            "there are none: mark some as `validation` in the manifest, raise --val-fraction, or "
+            "use --schedule cosine"
         )
     if reason:
         warnings.append(f"{reason}: the last averaged weights are kept")
@@ -140,9 +141,9 @@ def _warnings(
 def _split(
     options: TrainOptions, manifest: Manifest, source: FeatureSource, videos: Sequence[Video]
 ) -> tuple[list[Clip], list[Clip], str]:
-    """Return the training clips, the validation clips, and why there are none of the latter.
+    """Return the training clips, the validation clips, and the reason if validation is empty.
 
-    Validation clips without any positive row count as none.
+    If no validation clip has a positive row, validation is empty.
     """
     parts = split_validation(manifest, videos, options.val_fraction)
     training, validation = (load_clips(source, manifest, part, options.labels) for part in parts)

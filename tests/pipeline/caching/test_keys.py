@@ -331,7 +331,7 @@ def test_a_file_whose_name_is_no_text_is_remembered_too(tmp_path: Path, reads: l
     try:
         video.write_bytes(b"content")
     except OSError:
-        pytest.skip("this file system takes only names that are UTF-8")
+        pytest.skip("this file system accepts only UTF-8 names")
     prints = Fingerprints(cache)
     first = prints.of(video)
     prints.save()
