@@ -32,7 +32,8 @@ from benchmarks.common import mebibytes, save, show
 from mstemba.errors import DecodeError, MstembaError
 from mstemba.extractors import registry, torchvision_ops
 from mstemba.pipeline.caching.keys import file_sha256
-from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, decode
+from mstemba.pipeline.decode.reader import decode
+from mstemba.pipeline.decode.request import DecodeReport, DecodeRequest
 from mstemba.pipeline.decode.worker import DecodePool
 from mstemba.pipeline.devices import all_devices, cores, fast_precision
 from mstemba.pipeline.extract.forward import batch_size

@@ -14,7 +14,7 @@ import numpy as np
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from mstemba.pipeline.decode.pyav import write_video
+from mstemba.pipeline.demo import write_video
 
 WIDTH, HEIGHT, FPS, FRAMES = 768, 432, 25, 1000
 

@@ -114,7 +114,9 @@ class FeatureSpec:
     precision: str = "float32"
     dtype: str = "float32"
     decoder: str = "auto"
-    resize: str = "bilinear-in-decoder"
+    resize: str = "bicubic-in-decoder"
+    fps: float | None = None
+    """Of videos that do not say when their frames are displayed; None = an assumed rate."""
 
     @classmethod
     def unknown(cls, width: int) -> FeatureSpec:
@@ -124,7 +126,10 @@ class FeatureSpec:
         is stored and hashed, and means nothing by itself: ask `is_known`.
         """
         text = "published"
-        return cls(text, text, text, width, 0, 0, 0, 0, precision=text, decoder=text)
+        resize = "bilinear-in-decoder"  # as in the first stores, whose keys stay the same
+        return cls(
+            text, text, text, width, 0, 0, 0, 0, precision=text, decoder=text, resize=resize
+        )
 
     @property
     def is_known(self) -> bool:
@@ -132,16 +137,19 @@ class FeatureSpec:
         return self != FeatureSpec.unknown(self.width)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as they are stored and hashed: `frame_step` is called `every` there."""
+        """Return the fields as they are stored and hashed: `frame_step` is called `every` there,
+        and `fps` is there only if it is given."""
         content = asdict(self)
+        if self.fps is None:
+            del content["fps"]
         return {_STORED.get(name, name): value for name, value in content.items()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FeatureSpec:
         """Return the specification. Raises UsageError that names missing or unknown fields."""
         known = {_STORED.get(field.name, field.name): field.name for field in fields(cls)}
-        if set(data) != set(known):
-            odd = ", ".join(sorted(set(data) ^ set(known)))
+        if set(data) | {"fps"} != set(known):
+            odd = ", ".join(sorted((set(data) | {"fps"}) ^ set(known)))
             raise UsageError(f"feature specification does not match this version of mstemba: {odd}")
         return cls(**{known[name]: value for name, value in data.items()})
 
@@ -163,9 +171,11 @@ class Features:
     duration: float
     """Seconds from the start of the video to the end of its last frame."""
     fps: float
-    """Mean number of frames per second."""
+    """Frames per second, pauses not counted."""
     key: str
     """Cache key of the entry."""
+    timecode: str = ""
+    """Of the video's first frame, as 10:00:00:00; empty if it has none."""
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or len(self.values) != self.grid.count:
@@ -199,7 +209,9 @@ class Scores:
     duration: float
     """Seconds from the start of the video to the end of its last frame."""
     fps: float
-    """Mean number of frames per second."""
+    """Frames per second, pauses not counted."""
+    timecode: str = ""
+    """Of the video's first frame, as 10:00:00:00; empty if it has none."""
 
     def __repr__(self) -> str:
         rows, classes = self.probabilities.shape

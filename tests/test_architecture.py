@@ -67,7 +67,12 @@ OUTPUTS_MAY_IMPORT = {
 
 # The packages that one module keeps to itself.
 SOLE_IMPORTER = {
-    "av": {"mstemba.pipeline.decode.pyav", "mstemba.pipeline.decode.resize"},
+    "av": {
+        "mstemba.pipeline.decode.probe",
+        "mstemba.pipeline.decode.pyav",
+        "mstemba.pipeline.decode.resize",
+        "mstemba.pipeline.demo",
+    },
     "decord": {"mstemba.pipeline.decode.decord"},
     "ray": {"mstemba.pipeline.extract.ray_engine"},
     "zarr": {"mstemba.pipeline.features.store"},

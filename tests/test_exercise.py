@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mstemba.pipeline.decode import pyav
-from mstemba.pipeline.decode.settings import DecodeSettings
+from mstemba.pipeline.decode.probe import open_video
+from mstemba.pipeline.demo import write_video
 
 pytestmark = pytest.mark.slow
 
@@ -23,13 +23,12 @@ def folder(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The exercise recording cut into a training and a test clip, and its published labels."""
     folder = tmp_path_factory.mktemp("exercise")
     source = shared / "videos" / "exercise_routine.avi"
-    info = pyav.probe(source)
-    decoded = pyav.decode(source, info, DecodeSettings((info.width, info.height)))
-    frames = [(frame.image().copy(), frame.time) for frame in decoded]
+    with open_video(source) as (container, stream):
+        frames = [(f.to_ndarray(format="rgb24"), f.time) for f in container.decode(stream)]
     (folder / "videos").mkdir()
     for name, begin, end in (("exercise_train", 0.0, 28.5), ("exercise_test", 28.5, 36.6)):
         part = [image for image, seconds in frames if begin - 1e-6 < seconds < end - 1e-6]
-        pyav.write_video(folder / "videos" / f"{name}.mp4", part, fps=10)
+        write_video(folder / "videos" / f"{name}.mp4", part, fps=10)
     shutil.copy(shared / "annotations" / "exercise_routine_labels.json", folder)
     return folder
 

@@ -11,7 +11,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from mstemba.pipeline.decode.pyav import write_video
+from mstemba.pipeline.demo import write_video
 
 Image = NDArray[np.uint8]
 

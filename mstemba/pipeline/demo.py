@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import av
 import numpy as np
+from av.video.frame import VideoFrame
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, RegularPolygon
@@ -21,7 +23,6 @@ from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import Action, Manifest, Video, manifest_json
 from mstemba.pipeline.caching.files import write_atomically, write_text
-from mstemba.pipeline.decode.pyav import write_video
 from mstemba.pipeline.detect.stage import DetectResult, detect
 from mstemba.pipeline.evaluate.result import Evaluation
 from mstemba.pipeline.evaluate.stage import evaluate
@@ -168,3 +169,20 @@ def _triangle(action: str, t: float, colour: NDArray[np.floating]) -> RegularPol
     elif action == "triangle shakes":
         x += 0.12 * math.sin(2 * math.pi * 2 * t)
     return RegularPolygon((x, y), 3, radius=0.16, orientation=angle - math.pi / 2, color=colour)
+
+
+def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], fps: int) -> None:
+    """Encode (H, W, 3) RGB frames as H.264 in the container that the file name asks for."""
+    with av.open(f"file:{path}", "w") as container:
+        stream = None
+        for image in frames:
+            if stream is None:
+                stream = container.add_stream(
+                    "libx264", rate=fps, options={"crf": "23", "preset": "fast"}
+                )
+                stream.height, stream.width = image.shape[:2]
+                stream.pix_fmt = "yuv420p"
+            container.mux(stream.encode(VideoFrame.from_ndarray(image, format="rgb24")))
+        if stream is None:
+            raise ValueError("no frames to write")
+        container.mux(stream.encode())

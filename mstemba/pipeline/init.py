@@ -218,7 +218,7 @@ def _check_units_by_probing(
     annotations: Path, manifest: Manifest, ids: list[str], report: AnnotationReport
 ) -> None:
     """Check the time unit against the durations of a few videos, if nothing else defines them."""
-    from mstemba.pipeline.decode.pyav import probe
+    from mstemba.pipeline.decode.probe import probe
 
     videos = (manifest.videos[id] for id in ids)
     unknown = (v for v in videos if v.path and v.actions and not v.duration)
@@ -226,7 +226,7 @@ def _check_units_by_probing(
     for video in islice(unknown, _PROBED if manifest.time_unit == "seconds" else 0):
         assert video.path is not None
         try:
-            found[video.id] = replace(video, duration=probe(video.path).duration)
+            found[video.id] = replace(video, duration=probe(video.path).timeline.end)
         except DecodeError:
             continue  # `extract` reports files that are not videos
     check_units(annotations, manifest.time_unit, found, report)

@@ -52,11 +52,15 @@ class FeatureOptions:
         "store, otherwise the smallest with hardware support).",
     )
     dtype: str = _option("float32", "Number format in the store: float32 or float16.")
-    decoder: str = _option("auto", "Decoder: av, decord, or auto (av, and decord if av hangs).")
+    decoder: str = _option("auto", "Decoder: decord, av, or auto (decord where it is exact).")
+    fps: float | None = _option(
+        None, "Frames per second of videos whose frames have no times [default: assumed]."
+    )
 
     def __post_init__(self) -> None:
         _require_finite(self)
         _at_least(1, self, "window", "stride", "frame_step")
+        _require(self.fps is None or self.fps > 0, f"fps is {self.fps}, expected more than 0")
         _one_of("precision", self.precision, ("auto", *PRECISIONS))
         _one_of("dtype", self.dtype, ("float32", "float16"))
         _one_of("decoder", self.decoder, ("auto", "decord", "av"))

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mstemba.pipeline.caching.keys import file_sha256
-from mstemba.pipeline.decode.pyav import write_video
+from mstemba.pipeline.demo import write_video
 from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.workspace import get_current
 from tests.command_line import mstemba

@@ -18,7 +18,7 @@ from mstemba.data_manifests.datasets import DATASETS, load_dataset
 from mstemba.data_manifests.manifest import Action, load_manifest
 from mstemba.data_manifests.readers.parsed import AnnotationReport
 from mstemba.errors import ManifestError, UsageError
-from mstemba.pipeline.decode.pyav import write_video
+from mstemba.pipeline.demo import write_video
 from mstemba.pipeline.features.import_npy import ImportOptions, import_features
 from mstemba.pipeline.features.sources import find_features
 from mstemba.pipeline.init import init

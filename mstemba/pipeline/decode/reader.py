@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mstemba.errors import DecodeError, UsageError
+from mstemba.errors import DecodeError
 from mstemba.pipeline.decode import decord, pyav
-from mstemba.pipeline.decode.resize import resized
-from mstemba.pipeline.decode.settings import (
+from mstemba.pipeline.decode.probe import probe
+from mstemba.pipeline.decode.request import (
+    Damaged,
     Decoder,
+    DecodeReport,
+    DecodeRequest,
     DecoderFailed,
-    DecodeSettings,
+    Opened,
+    Restart,
     VideoInfo,
     no_heartbeat,
 )
@@ -23,91 +27,25 @@ from mstemba.records import Frames
 DECODERS: dict[str, Decoder] = {"decord": decord.decode, "av": pyav.decode}
 
 
-@dataclass(frozen=True)
-class Resume:
-    """The first frames of a video, which an earlier run has done: decoded, but not returned."""
-
-    frames: int
-    """How many used frames (after `frame_step`) are done."""
-    decoder: str
-    """Which decoder gave them: the rest comes from the same one, never a mix."""
-    anchor: tuple[int, float]
-    """(index of a used frame < frames, its time in seconds), exactly as it was given before."""
-
-
-@dataclass(frozen=True)
-class DecodeRequest:
-    """A video to decode: its short side is resized to `short_side`, its centre square cut out."""
-
-    path: Path
-    size: int
-    """Pixels: the side of the square."""
-    short_side: int | None = None
-    """Pixels, at least `size`; None = `size`."""
-    frame_step: int = 1
-    """Take every n-th frame."""
-    batch_size: int = 32
-    """Frames in one Frames event."""
-    decoder: str = "auto"
-    """auto, or one of DECODERS."""
-    single_threaded: bool = False
-    """For a damaged file: PyAV uses one thread."""
-    resume: Resume | None = None
-    threads: int = 0
-    """Of the decoder's library; 0 = its own choice."""
-
-    def __post_init__(self) -> None:
-        if self.decoder != "auto" and self.decoder not in DECODERS:
-            known = ", ".join(["auto", *DECODERS])
-            raise UsageError(f"--decoder {self.decoder}: unknown decoder; expected one of {known}")
-        if self.short_side is not None and self.short_side < self.size:
-            raise UsageError(
-                f"a square of {self.size} pixels cannot be cut out of frames whose short side is "
-                f"{self.short_side}: resize to {self.size} or more"
-            )
-
-
-@dataclass(frozen=True)
-class Opened:
-    """The video is readable; its frames follow."""
-
-    seconds: float
-    """When its last frame is displayed, according to the container; 0 when it does not say."""
-    decoder: str
-
-
-@dataclass(frozen=True)
-class Restart:
-    """The frames of this video so far are void: a decoder starts again at its first frame."""
-
-    decoder: str
-
-
-@dataclass(frozen=True)
-class DecodeReport:
-    """How a video was decoded, after its last frame."""
-
-    decoder: str
-    frames: int
-    """Used frames of the whole video, also those before `Resume.frames`."""
-    fps: float
-    """Mean frames per second of the file."""
-    duration: float
-    """Seconds from the start to the end of the last frame."""
-    warnings: list[str] = field(default_factory=list)
+def new_array(request: DecodeRequest) -> NDArray[np.uint8]:
+    """Return memory for a batch of frames, (N, H, W, 3)."""
+    return np.empty(request.batch_shape, np.uint8)
 
 
 def decode(
-    request: DecodeRequest, heartbeat: Callable[[], None] = no_heartbeat
+    request: DecodeRequest,
+    heartbeat: Callable[[], None] = no_heartbeat,
+    new_batch: Callable[[DecodeRequest], NDArray[np.uint8]] = new_array,
 ) -> Iterator[Opened | Frames | Restart | DecodeReport]:
     """Decode one video.
 
-    `auto` takes PyAV, or continues with decord where an earlier run had used it. A file that turns
-    out to be damaged is decoded again, as a whole, by PyAV with a single thread.
+    `auto` takes decord where it is exact, and PyAV for the other files and whenever decord fails.
+    A file that turns out to be damaged is decoded again, as a whole, by PyAV with one thread.
 
     Args:
         request: The video, and what to make of it.
         heartbeat: Called at least every few seconds for as long as there is progress.
+        new_batch: Gives memory for the next batch; an unfinished batch is given up at a Restart.
 
     Yields:
         Opened, batches of frames, and a DecodeReport at the end. A Restart comes before the frames
@@ -118,33 +56,34 @@ def decode(
     """
     if not request.path.is_file():
         raise DecodeError(f"{request.path}: no such file")
-    info = pyav.probe(request.path, heartbeat)
+    info = probe(request.path, request.fps, heartbeat)
     decoder = _choose(request, info)
-    yield Opened(0.0 if info.times is None else float(info.times[-1]), decoder)
+    yield Opened(info.timeline.end, decoder)
     while True:
         try:
-            yield from _decode(request, info, decoder, heartbeat)
+            yield from _decode(request, info, decoder, heartbeat, new_batch)
             return
         except _ResumeMismatch:
             request = replace(request, resume=None)
         except DecoderFailed as error:
             if request.decoder == "decord":
                 raise _refusal(request, str(error)) from None
+            request = replace(request, resume=None, single_threaded=isinstance(error, Damaged))
             decoder = "av"
-            request = replace(request, resume=None, single_threaded=True)
         yield Restart(decoder)
 
 
 def _choose(request: DecodeRequest, info: VideoInfo) -> str:
     """Return the decoder. Raises DecodeError when the requested one is not exact."""
-    if request.decoder == "decord" and (reason := decord.why_inexact(info)):
+    reason = decord.why_inexact(info)
+    if request.decoder == "decord" and reason:
         raise _refusal(request, reason)
     if request.decoder != "auto":
         return request.decoder
-    # PyAV is exact for every file, and here quicker than decord and leaner: decord's memory grows
-    # with the length of the video (measured: docs/extract.md).
-    began = request.resume.decoder if request.resume else "av"
-    return "decord" if began == "decord" and not decord.why_inexact(info) else "av"
+    if request.resume:
+        return "av" if reason else request.resume.decoder
+    # decord resizes all frames, also those that are skipped.
+    return "av" if reason or request.frame_step > 1 else "decord"
 
 
 def _refusal(request: DecodeRequest, reason: str) -> DecodeError:
@@ -156,69 +95,46 @@ class _ResumeMismatch(Exception):
 
 
 def _decode(
-    request: DecodeRequest, info: VideoInfo, decoder: str, heartbeat: Callable[[], None]
+    request: DecodeRequest,
+    info: VideoInfo,
+    decoder: str,
+    heartbeat: Callable[[], None],
+    new_batch: Callable[[DecodeRequest], NDArray[np.uint8]],
 ) -> Iterator[Frames | DecodeReport]:
     """Decode with one decoder from the first frame on. Frames before `resume` are not resized."""
-    resume, side = request.resume, request.size
+    resume = request.resume
     if resume and resume.decoder != decoder:
         raise _ResumeMismatch
-    width, height = resized(info.width, info.height, request.short_side or side)
-    left, top = (width - side) // 2, (height - side) // 2
-    square = np.s_[top : top + side, left : left + side]
-    settings = DecodeSettings(
-        (width, height),
-        request.frame_step,
-        threads=request.threads,
-        single_threaded=request.single_threaded,
-        heartbeat=heartbeat,
-    )
     done = resume.frames if resume else 0
     times: list[float] = []
-    ignored = 0
-    batch, filled = np.empty((request.batch_size, side, side, 3), np.uint8), 0
-    for frame in DECODERS[decoder](request.path, info, settings):
-        if times and frame.time <= times[-1]:
+    ignored = filled = 0
+    batch = np.empty(0, np.uint8)
+    for time, image in DECODERS[decoder](request, info, heartbeat):
+        if times and time <= times[-1]:
             ignored += 1
             continue
-        if resume and len(times) == resume.anchor[0] and frame.time != resume.anchor[1]:
+        if resume and len(times) == resume.anchor[0] and time != resume.anchor[1]:
             raise _ResumeMismatch
-        times.append(frame.time)
-        if len(times) > done:
-            batch[filled] = frame.image()[square]
-            filled += 1
-            if filled == len(batch):
-                yield Frames(batch, np.array(times[-filled:]))
-                batch, filled = np.empty_like(batch), 0
+        times.append(time)
+        if len(times) <= done:
+            continue
+        batch = batch if filled else new_batch(request)
+        batch[filled] = image()
+        filled += 1
+        if filled == len(batch):
+            yield Frames(batch, np.array(times[-filled:]))
+            filled = 0
     if filled:
         yield Frames(batch[:filled], np.array(times[-filled:]))
     if not times:
         raise DecodeError(f"{request.path}: no frame of its video stream can be decoded")
     if len(times) < done:
         raise _ResumeMismatch
-    yield _report(decoder, info, request.frame_step, times, ignored, settings.warnings)
-
-
-def _report(
-    decoder: str,
-    info: VideoInfo,
-    frame_step: int,
-    times: list[float],
-    ignored: int,
-    warnings: list[str],
-) -> DecodeReport:
-    if len(times) > 1:
-        fps = (len(times) - 1) * frame_step / (times[-1] - times[0])
-    else:
-        fps = info.rate or 1.0
-    duration = times[-1] + 1 / fps
-    if ignored:
-        warnings.append(f"{ignored} frames ignored whose time does not increase")
-    if info.times is not None:
-        # The last used frame may have `frame_step` - 1 unused ones behind it.
-        duration = max(duration, float(info.times[-1]) + 1 / fps)
-        decoded, expected = len(times) + ignored, len(info.times[::frame_step])
-        if decoded < expected:
-            warnings.append(f"{decoded} of {expected} frames could be decoded")
-    if duration < info.duration - 1:
-        warnings.append(f"ends at {duration:.1f} s, its header says {info.duration:.1f} s")
-    return DecodeReport(decoder, len(times), fps, duration, warnings)
+    decoded, expected = len(times) + ignored, len(info.timeline.times[:: request.frame_step])
+    warnings = [
+        *info.warnings,
+        *([f"{ignored} frames ignored whose time does not increase"] if ignored else []),
+        *([f"{decoded} of {expected} frames could be decoded"] if decoded < expected else []),
+    ]
+    timeline = info.timeline
+    yield DecodeReport(decoder, len(times), timeline.fps, timeline.end, info.timecode, warnings)

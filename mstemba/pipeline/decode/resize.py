@@ -1,4 +1,4 @@
-"""Resizing decoded frames: the size they get, and the filter that makes it."""
+"""From a decoded frame to the upright RGB square that a backbone takes."""
 
 from __future__ import annotations
 
@@ -7,33 +7,52 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from mstemba.pipeline.decode.settings import Image
-
-# Of swscale, as decord uses it. Another filter gives other features: `FeatureSpec.resize` names it.
-FILTER = "bilinear"
+from mstemba.pipeline.decode.request import DecodeRequest, Image, VideoInfo
 
 
-def resized(width: int, height: int, short_side: int) -> tuple[int, int]:
+def resized(width: float, height: float, short_side: int) -> tuple[int, int]:
     """Return (W, H) with the short side at `short_side`, the other in proportion."""
     if width <= height:
         return short_side, max(short_side, round(height * short_side / width))
     return max(short_side, round(width * short_side / height)), short_side
 
 
-class FrameResizer:
-    """Turns decoded frames into upright, resized RGB pixels.
+def displayed_size(
+    info: VideoInfo, width: int, height: int, request: DecodeRequest
+) -> tuple[int, int]:
+    """Return (W, H) to which a stored frame is resized, in the proportions of its display.
 
-    It is swscale in a filter graph: the conversion of decord, bit for bit on 8-bit H.264.
+    Args:
+        info: Of the frame's file: how its pixels and frames are displayed.
+        width: Of the stored frame, in pixels.
+        height: Of the stored frame, in pixels.
+        request: How long the short side becomes.
+    """
+    shown = (float(width * info.pixel_aspect), float(height))
+    turned = any(name == "transpose" for name, _ in info.upright)
+    return resized(*(shown[::-1] if turned else shown), request.short_side or request.size)
+
+
+def crop(image: Image, size: int) -> Image:
+    """Return the square of `size` pixels in the middle of an (H, W, 3) image, not copied."""
+    top, left = ((side - size) // 2 for side in image.shape[:2])
+    return image[top : top + size, left : left + size]
+
+
+class FrameResizer:
+    """Turns the decoded frames of one file into upright squares.
+
+    It is FFmpeg's own chain: the display matrix's filters, then swscale's bicubic filter. decord
+    has the same one, bit for bit.
     """
 
-    def __init__(self, stream: VideoStream, rotation: int, size: tuple[int, int]) -> None:
-        self._stream = stream
-        self._turns = rotation // 90
-        self._size = size[::-1] if self._turns % 2 else size
+    def __init__(self, stream: VideoStream, info: VideoInfo, request: DecodeRequest) -> None:
+        self._stream, self._info, self._request = stream, info, request
         self._graph: av.filter.Graph | None = None
         self._format: tuple[int, int, str] | None = None
 
     def __call__(self, frame: VideoFrame) -> Image:
+        """Return the (size, size, 3) square, valid until the next call."""
         frame_format = (frame.width, frame.height, frame.format.name)
         if self._graph is None or frame_format != self._format:  # the size may change midway
             self._graph = self._build(frame)
@@ -43,8 +62,8 @@ class FrameResizer:
         assert isinstance(scaled, VideoFrame)
         plane = scaled.planes[0]
         lines = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
-        image: Image = lines[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
-        return np.rot90(image, self._turns)
+        image = lines[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
+        return crop(image, self._request.size)
 
     def _build(self, frame: VideoFrame) -> av.filter.Graph:
         graph = av.filter.Graph()
@@ -54,8 +73,8 @@ class FrameResizer:
             format=frame.format,
             time_base=self._stream.time_base,
         )
-        width, height = self._size
-        scale = graph.add("scale", f"{width}:{height}:flags={FILTER}")
-        rgb = graph.add("format", "rgb24")
-        graph.link_nodes(source, scale, rgb, graph.add("buffersink")).configure()
+        width, height = displayed_size(self._info, frame.width, frame.height, self._request)
+        chain = [*self._info.upright, ("scale", f"{width}:{height}"), ("format", "rgb24")]
+        filters = [graph.add(name, arguments) for name, arguments in chain]
+        graph.link_nodes(source, *filters, graph.add("buffersink")).configure()
         return graph

@@ -8,18 +8,24 @@ a main guard, can call `mstemba.extract`.
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import pickle
 import queue
 import signal
 import subprocess
 import sys
 import threading
-from dataclasses import replace
-from typing import Any, Generic, TypeVar, cast
+import time
+import weakref
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 from mstemba.errors import DecodeError
 from mstemba.pipeline.decode import child
-from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart
+from mstemba.pipeline.decode.blocks import WINDOWS, Blocks, new_memory
+from mstemba.pipeline.decode.request import DecodeReport, DecodeRequest, Opened, Restart
 from mstemba.pipeline.devices import cores
 from mstemba.records import Frames
 
@@ -30,8 +36,6 @@ K = TypeVar("K")
 _QUEUED = 1
 # Batches of one decoder that wait for the backbone: enough to ride out a slow keyframe.
 _AHEAD = 3
-# Bytes: as much as Linux gives anybody. With its usual 64 KiB, reading costs half as much again.
-_PIPE_SIZE = 1 << 20
 # Seconds that a new process may take to import what it needs, even if the timeout is shorter.
 _START = 60.0
 
@@ -41,7 +45,7 @@ class DecodePool(Generic[K]):
 
     A process starts when a video needs it. One that dies, or sends nothing for `timeout` seconds
     while it is waited for, is killed. With decoder `auto` its video is then tried once more, after
-    a Restart: by decord if PyAV hung, otherwise by PyAV with a single thread.
+    a Restart: by decord if PyAV hung, otherwise by PyAV.
 
     Args:
         workers: Most processes at a time. They share the cores: with several, each one's library
@@ -51,22 +55,18 @@ class DecodePool(Generic[K]):
 
     def __init__(self, workers: int = 1, timeout: float = 120.0) -> None:
         self._threads = max(1, cores() // workers) if workers > 1 else 0
-        self._capacity = workers + _QUEUED
-        self._unfinished = 0
-        self._requests: queue.SimpleQueue[tuple[K, DecodeRequest]] = queue.SimpleQueue()
-        self._events: queue.SimpleQueue[tuple[_Worker, Any, Any]] = queue.SimpleQueue()
-        self._closed = threading.Event()
-        self._workers = [
-            _Worker(self._requests, self._events, self._closed, timeout) for _ in range(workers)
-        ]
-        self._watchdog = threading.Thread(target=self._watch, args=(timeout,), daemon=True)
-        for thread in (self._watchdog, *self._workers):
-            thread.start()
+        self._workers, self._timeout = workers, timeout
+        self._step = min(1.0, timeout / 8)
+        self._clock = time.monotonic()
+        self._waiting: deque[_Job[K]] = deque()
+        self._processes: list[_DecoderProcess] = []
+        self._jobs: dict[_DecoderProcess, _Job[K]] = {}
+        self._events: queue.SimpleQueue[tuple[_DecoderProcess, Any]] = queue.SimpleQueue()
 
     @property
     def room(self) -> int:
         """How many more requests the pool takes now."""
-        return self._capacity - self._unfinished
+        return self._workers + _QUEUED - len(self._jobs) - len(self._waiting)
 
     def submit(self, key: K, request: DecodeRequest) -> None:
         """Queue a video.
@@ -80,8 +80,9 @@ class DecodePool(Generic[K]):
         """
         if not self.room:
             raise ValueError(f"{request.path}: the decoders have no room for another video")
-        self._unfinished += 1
-        self._requests.put((key, replace(request, threads=request.threads or self._threads)))
+        request = replace(request, threads=request.threads or self._threads)
+        self._waiting.append(_Job(key, request, request.decoder))
+        self._start_waiting()
 
     def next_event(self) -> tuple[K, DecodeEvent]:
         """Wait for the next event of any submitted video.
@@ -92,24 +93,21 @@ class DecodePool(Generic[K]):
         Raises:
             ValueError: All submitted videos have ended.
         """
-        if not self._unfinished:
+        if not self._jobs:
             raise ValueError("no video is being decoded")
-        worker, key, event = self._events.get()
-        if isinstance(event, Frames):
-            worker.room.release()
-        elif isinstance(event, (DecodeReport, DecodeError)):
-            self._unfinished -= 1
-        elif isinstance(event, BaseException):  # an unforeseen one, of a thread
-            raise event
-        return key, event
+        while True:
+            self._watch()
+            with contextlib.suppress(queue.Empty):
+                process, message = self._events.get(timeout=self._step)
+                job = self._jobs.get(process)
+                if job and (event := self._take(process, job, message)):
+                    return job.key, event
 
     def close(self) -> None:
-        """End all processes and threads at once."""
-        self._closed.set()
-        for worker in self._workers:
-            worker.stop()
-        for thread in (self._watchdog, *self._workers):
-            thread.join()
+        """End all processes at once."""
+        for process in self._processes:
+            process.end()
+        self._processes.clear()
 
     def __enter__(self) -> DecodePool[K]:
         return self
@@ -117,190 +115,166 @@ class DecodePool(Generic[K]):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _watch(self, timeout: float) -> None:
-        # Counts its own steps instead of the clock: a run that was suspended has not waited.
-        step = min(1.0, timeout / 8)
-        while not self._closed.wait(step):
-            for worker in self._workers:
-                if process := worker.process:
-                    process.watch(step)
+    def _start_waiting(self) -> None:
+        """Give videos that wait to processes that are free, or new."""
+        while self._waiting and len(self._jobs) < self._workers:
+            job = self._waiting.popleft()
+            size = math.prod(job.request.batch_shape)
+            free = [process for process in self._processes if process not in self._jobs]
+            for process in free:
+                if process.block_size != size:
+                    self._end(process)
+            fitting = [process for process in free if process.block_size == size]
+            process = fitting[0] if fitting else _DecoderProcess(size, self._events, self._timeout)
+            if not fitting:
+                self._processes.append(process)
+            self._jobs[process] = job
+            process.begin(job.request)
+
+    def _end(self, process: _DecoderProcess) -> str:
+        self._processes.remove(process)
+        return process.end()
+
+    def _watch(self) -> None:
+        """Kill the processes that were silent for too long while they were waited for."""
+        # Steps of the clock are bounded: a run that was suspended has not waited.
+        now = time.monotonic()
+        step, self._clock = min(now - self._clock, self._step), now
+        for process in self._jobs:
+            process.watch(step)
+
+    def _take(self, process: _DecoderProcess, job: _Job[K], message: Any) -> DecodeEvent | None:
+        """Return the event that a message of a process stands for."""
+        if isinstance(message, child.FilledBlock):
+            return process.frames(message, job.request)
+        if isinstance(message, (Opened, Restart)):
+            job.decoder = message.decoder
+        elif isinstance(message, (DecodeReport, DecodeError)):
+            del self._jobs[process]
+            if job.lost and isinstance(message, DecodeError):
+                message = job.lost  # what happened to the first decoder says more
+        elif message is None:
+            del self._jobs[process]
+            message = self._retry(process.hung, self._end(process), job)
+        self._start_waiting()
+        event: DecodeEvent | None = message
+        return event
+
+    def _retry(self, hung: bool, reason: str, job: _Job[K]) -> DecodeEvent:
+        """Try the video of a lost process once more, or give it up."""
+        request, decoder = job.request, job.decoder
+        advice = "Convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
+        if request.decoder != "auto" and not job.lost:
+            advice = "Try --decoder auto"
+        lost = DecodeError(f"{request.path}: {reason}. {advice}")
+        # Before a decoder is known it is PyAV that reads the file, and it would hang again.
+        if request.decoder != "auto" or job.lost or (hung and decoder == "auto"):
+            return lost
+        other = "decord" if hung and decoder == "av" else "av"
+        single_threaded = decoder != "decord"
+        again = replace(request, decoder=other, single_threaded=single_threaded, resume=None)
+        self._waiting.appendleft(_Job(job.key, again, other, lost))
+        return Restart(other)
 
 
-class _Closed(Exception):
-    """The pool is closed: nobody takes any more events."""
+@dataclass
+class _Job(Generic[K]):
+    """A video on its way through a process."""
 
-
-class _Worker(threading.Thread):
-    """The thread that feeds one decoder process and reads from it; from another if it is lost."""
-
-    def __init__(
-        self,
-        requests: queue.SimpleQueue[Any],
-        events: queue.SimpleQueue[tuple[_Worker, Any, Any]],
-        closed: threading.Event,
-        timeout: float,
-    ) -> None:
-        super().__init__(daemon=True)
-        self._requests = requests
-        self._events = events
-        self._closed = closed
-        self._timeout = timeout
-        self.process: _DecoderProcess | None = None
-        self.room = threading.Semaphore(_AHEAD)
-
-    def run(self) -> None:
-        try:
-            while (job := self._requests.get()) is not None:
-                key, request = job
-                self._put(key, self._decode(key, request))
-        except _Closed:
-            return
-        except BaseException as error:
-            self._events.put((self, None, error))
-        finally:
-            if self.process:
-                self.process.end()
-
-    def stop(self) -> None:
-        """Make the thread end at once. Called by another one, after `closed` was set."""
-        if process := self.process:
-            process.kill()
-        self.room.release()
-        self._requests.put(None)
-
-    def _put(self, key: Any, event: DecodeEvent) -> None:
-        if isinstance(event, Frames):
-            self.room.acquire()
-        if self._closed.is_set():
-            raise _Closed
-        self._events.put((self, key, event))
-
-    def _decode(self, key: Any, request: DecodeRequest) -> DecodeReport | DecodeError:
-        """Put all events of a video but the last one, which is returned."""
-        try:
-            return self._attempt(key, request)
-        except _ProcessLost as error:
-            lost = error
-        if retry := _retry(request, lost):
-            self._put(key, Restart(retry.decoder))
-            try:
-                last = self._attempt(key, retry)
-                if isinstance(last, DecodeReport):
-                    return last
-                # The other decoder cannot read it: what happened to the first one says more.
-            except _ProcessLost as error:
-                lost = error
-        advice = (
-            "Convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
-            if request.decoder == "auto"
-            else "Try --decoder auto"
-        )
-        return DecodeError(f"{request.path}: {lost}. {advice}")
-
-    def _attempt(self, key: Any, request: DecodeRequest) -> DecodeReport | DecodeError:
-        decoder = "" if request.decoder == "auto" else request.decoder
-        process = self.process = self.process or _DecoderProcess(self._timeout)
-        try:
-            if self._closed.is_set():  # `stop` may not have seen the process
-                raise _Closed
-            process.send(request)
-            while True:
-                event = process.receive()
-                if isinstance(event, (DecodeReport, DecodeError)):
-                    return event
-                if isinstance(event, (Opened, Restart)):
-                    decoder = event.decoder
-                self._put(key, event)
-        except (EOFError, OSError, pickle.UnpicklingError):
-            self.process = None
-            raise _ProcessLost(process.end(), process.hung, decoder) from None
-
-
-def _retry(request: DecodeRequest, lost: _ProcessLost) -> DecodeRequest | None:
-    """Return what to try for a video whose decoder was lost, if anything."""
-    # Before a decoder is known it is PyAV that reads the file, and it would hang again.
-    if request.decoder != "auto" or (lost.hung and not lost.decoder):
-        return None
-    if lost.hung and lost.decoder == "av":
-        return replace(request, decoder="decord", resume=None)
-    return replace(request, decoder="av", single_threaded=True, resume=None)
-
-
-class _ProcessLost(Exception):
-    """A decoder process ended, or hung and was killed, in the middle of a video."""
-
-    def __init__(self, reason: str, hung: bool, decoder: str) -> None:
-        super().__init__(reason)
-        self.hung = hung
-        self.decoder = decoder
-        """Which one was decoding, once it is known."""
+    key: K
+    request: DecodeRequest
+    decoder: str
+    """The one that decodes; `auto` until it is known."""
+    lost: DecodeError | None = None
+    """What happened to the process that tried it first."""
 
 
 class _DecoderProcess:
-    """A child that decodes. Used by one thread, but for `watch` and `kill`."""
+    """A child that decodes, and a thread that reads what it sends; None stands for its end."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(
+        self,
+        block_size: int,
+        events: queue.SimpleQueue[tuple[_DecoderProcess, Any]],
+        timeout: float,
+    ) -> None:
+        memory = new_memory()
+        self.block_size = block_size
+        name = f"{os.getpid()}-{id(self)}"
+        self._blocks = Blocks(memory, name, block_size)
+        self._memory = memory
+        self._unused: deque[int] = deque()
         # The parent's own search path: a `queue.py` in the current folder must not get in the way.
         program = (
             f"import sys; sys.path[:] = {sys.path!r}; from {child.__name__} import main; main()"
         )
         self._process = subprocess.Popen(
-            [sys.executable, "-c", program],
+            [sys.executable, "-c", program, str(memory), name, str(block_size)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # FFmpeg's complaints; what matters comes back as events
+            pass_fds=() if WINDOWS else (memory,),
         )
-        assert self._process.stdin
-        assert self._process.stdout
-        self._stdin, self._stdout = self._process.stdin, self._process.stdout
-        if sys.platform == "linux":
-            import fcntl
-
-            with contextlib.suppress(OSError):  # this user's share of pipe memory is used up
-                fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-        self._timeout = timeout
+        self._events, self._timeout = events, timeout
         self._limit = max(timeout, _START)
-        self._clock = 0.0  # only `watch` writes it
-        self._heard: float | None = None  # by that clock; None while nobody waits for the process
         self._silence = 0.0
+        self.hung = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        for _ in range(_AHEAD):
+            self._give_block()
 
-    @property
-    def hung(self) -> bool:
-        return self._silence > 0
+    def begin(self, request: DecodeRequest) -> None:
+        """Send a video."""
+        self._silence = 0.0
+        self._send(request)
 
-    def send(self, request: DecodeRequest) -> None:
-        pickle.dump(request, self._stdin, protocol=5)
-        self._stdin.flush()
-
-    def receive(self) -> DecodeEvent:
-        """Return the next event. Raises what pickle.load does when the process is gone."""
-        event = None
-        while event is None:  # a heartbeat
-            self._heard = self._clock
-            event = pickle.load(self._stdout)
-            self._limit = self._timeout
-        self._heard = None
-        return cast(DecodeEvent, event)
+    def frames(self, filled: child.FilledBlock, request: DecodeRequest) -> Frames:
+        """Return the frames in a block, which is free again when nobody has them any more."""
+        images = self._blocks.array(filled.block, request.batch_shape)
+        weakref.finalize(images.base, self._unused.append, filled.block).atexit = False
+        self._give_block()
+        return Frames(images[: len(filled.times)], filled.times)
 
     def watch(self, seconds: float) -> None:
         """Note that time has passed, and kill a process that was silent for too long."""
-        self._clock += seconds
-        heard = self._heard
-        if heard is not None and self._clock - heard >= self._limit:
-            self._silence = self._clock - heard
-            self.kill()
-
-    def kill(self) -> None:
-        self._process.kill()
+        self._silence += seconds
+        if self._silence >= self._limit and not self.hung:
+            self.hung = True
+            self._process.kill()
 
     def end(self) -> str:
         """Kill the process if it still runs, and return how it ended."""
-        self.kill()
+        self._process.kill()
         code = self._process.wait()
+        self._reader.join()
+        assert self._process.stdin
+        assert self._process.stdout
         with contextlib.suppress(OSError):  # a request that it did not take
-            self._stdin.close()
-        self._stdout.close()
+            self._process.stdin.close()
+        self._process.stdout.close()
+        if self._memory:
+            os.close(self._memory)
         if self.hung:
             return f"the decoder sent nothing for {self._silence:.0f} s"
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return f"the decoder process ended: {how}"
+
+    def _give_block(self) -> None:
+        self._send(self._unused.popleft() if self._unused else self._blocks.add())
+
+    def _send(self, message: DecodeRequest | int) -> None:
+        assert self._process.stdin
+        with contextlib.suppress(OSError):  # it has ended, as its last message says
+            pickle.dump(message, self._process.stdin)
+            self._process.stdin.flush()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
+            while True:
+                message = pickle.load(self._process.stdout)
+                self._silence, self._limit = 0.0, self._timeout
+                if message is not None:
+                    self._events.put((self, message))
+        self._events.put((self, None))

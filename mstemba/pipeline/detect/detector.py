@@ -101,6 +101,7 @@ class TrainedDetector:
             precision=spec.precision,
             dtype=spec.dtype,
             decoder=spec.decoder,
+            fps=spec.fps,
         )
         if difference := spec.differences(make_spec(backbone, options)):
             raise CheckpointError(

@@ -99,6 +99,7 @@ def read_scores(path: str | Path) -> SavedScores:
                 video=str(data["video"]),
                 duration=float(data["duration"]),
                 fps=float(data["fps"]),
+                timecode=str(data["timecode"]) if "timecode" in data else "",
             )
             # The first files have no provenance.
             provenance = json.loads(str(data["provenance"])) if "provenance" in data else {}
@@ -150,6 +151,7 @@ def save_scores(path: Path, saved: SavedScores) -> None:
             fingerprint=saved.fingerprint,
             duration=scores.duration,
             fps=scores.fps,
+            timecode=scores.timecode,
             key=saved.key,
             provenance=json.dumps(saved.provenance),
         ),

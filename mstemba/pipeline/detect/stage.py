@@ -336,6 +336,7 @@ class _Scorer:
             video=str(video.path),
             duration=features.duration,
             fps=features.fps,
+            timecode=features.timecode,
         )
 
     @cached_property

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mstemba.errors import MstembaError
 from mstemba.extractors.windows import FeatureArray
-from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart
+from mstemba.pipeline.decode.request import DecodeReport, DecodeRequest, Opened, Restart
 
 
 @dataclass(frozen=True)

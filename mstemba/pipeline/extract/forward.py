@@ -143,6 +143,7 @@ class ForwardPass:
         size = self._size
         frames = state.buffer((batch.capacity, batch.length, size, size, 3))
         assemble(batch.pieces, frames.numpy().reshape(-1, size, size, 3))
+        batch.pieces.clear()  # a decoder waits for the memory of frames that nobody holds
         with torch.cuda.stream(state.stream):
             return self._extract(frames)[: batch.samples]
 

@@ -14,7 +14,7 @@ from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.extractors.registry import ResolvedBackbone
 from mstemba.extractors.windows import FeatureArray, sampling
 from mstemba.pipeline import devices
-from mstemba.pipeline.decode.reader import DecodeReport, Opened, Restart
+from mstemba.pipeline.decode.request import DecodeReport, Opened, Restart
 from mstemba.pipeline.decode.worker import DecodeEvent, DecodePool
 from mstemba.pipeline.extract.batches import Batcher, FrameBatch, FrameBuffer
 from mstemba.pipeline.extract.engine import EngineEvent, FeatureRows, VideoRequest

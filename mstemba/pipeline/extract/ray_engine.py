@@ -29,7 +29,7 @@ from mstemba.extractors.registry import ResolvedBackbone
 from mstemba.extractors.weights import first_line
 from mstemba.pipeline import devices
 from mstemba.pipeline.caching.keys import file_sha256
-from mstemba.pipeline.decode.reader import DecodeReport
+from mstemba.pipeline.decode.request import DecodeReport
 from mstemba.pipeline.extract.engine import EngineEvent, VideoLost, VideoRequest
 from mstemba.pipeline.extract.local_engine import LocalEngine
 from mstemba.pipeline.options import RunOptions

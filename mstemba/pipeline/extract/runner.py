@@ -10,7 +10,7 @@ from mstemba.errors import MstembaError, StoreError
 from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.extractors.windows import sampling
 from mstemba.pipeline.caching.locks import EntryLock, StoreLocks
-from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart, Resume
+from mstemba.pipeline.decode.request import DecodeReport, DecodeRequest, Opened, Restart, Resume
 from mstemba.pipeline.extract.engine import (
     Engine,
     EngineEvent,
@@ -188,6 +188,7 @@ class VideoExtraction:
             _BLOCK,
             spec.decoder,
             resume=self._resume(first_row),
+            fps=spec.fps,
         )
         return VideoRequest(decode, first_row)
 
@@ -234,6 +235,7 @@ class VideoExtraction:
             fingerprint=self.job.fingerprint,
             source=self.job.path.name,
             decoder=report.decoder,
+            timecode=report.timecode,
             warnings=report.warnings,
         )
 

@@ -39,6 +39,7 @@ def make_spec(backbone: registry.ResolvedBackbone, options: FeatureOptions) -> F
         precision=options.precision,
         dtype=options.dtype,
         decoder=options.decoder,
+        fps=options.fps,
     )
 
 

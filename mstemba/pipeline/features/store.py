@@ -155,7 +155,8 @@ class FeatureStore:
                 values: FloatArray = np.asarray(array[:])
             if not np.isfinite(values).all():
                 raise ValueError("it contains NaN, as after the loss of a shard")
-            return Features(values, grid, entry["duration"], entry["fps"], entry["key"])
+            timecode = entry.get("timecode", "")
+            return Features(values, grid, entry["duration"], entry["fps"], entry["key"], timecode)
         except (*_DAMAGE, OSError) as error:
             raise self._damaged(id, error) from None
 
@@ -285,7 +286,8 @@ class EntryWriter:
 
         Args:
             step: Seconds from one row to the next.
-            facts: Stored with it: duration (seconds), fps, frames, source, decoder, warnings.
+            facts: Stored with it: duration (seconds), fps, frames, source, decoder, timecode,
+                warnings.
         """
         if self._rows_waiting:
             self._write(self._rows_waiting)

@@ -43,16 +43,16 @@ SPEC = FeatureSpec(
     precision="float32",
     dtype="float32",
     decoder="auto",
-    resize="bilinear-in-decoder",
+    resize="bicubic-in-decoder",
 )
 BASE = {"arch": "linear"}
 VIDEO = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 # A changed key throws away every user's cache. When that is meant, raise the stage's version in
 # `keys.VERSIONS` and pin the new digests here.
-PINNED_STORE = "f46fecde0f5b1f15fbff4e418bb7d85268992b534704ba40de6994e5e82b34ff"
-PINNED_ENTRY = "c8b053f8d16aa0452a7e29a076e287ae329b9071be4ae117202b855cf71c2b0a"
-PINNED_DETECT = "75ad71c8f23237773033996563e088a74d63ae42c037066b377b64af95cf890e"
+PINNED_STORE = "39a5aed3c17c86a7e005502869341f7d41be88968903bbb24db8a0da6cae4c74"
+PINNED_ENTRY = "6d944eb32bf69602ef9e9e765f923d70aec7913bc0ca88dd94590489e81dfef9"
+PINNED_DETECT = "7b4b465d2404379e5c614718bccc66099ea7c62c00d41be4a4e06bee40af55a3"
 PINNED_TRAIN = "5f5af538bf6edf0cb7d11031e527127325ebc3f5a227f02080cdad55001c188c"
 
 
@@ -120,7 +120,8 @@ OTHER_SPEC: dict[str, Any] = {
     "precision": "bfloat16",
     "dtype": "float16",
     "decoder": "av",
-    "resize": "bicubic",
+    "resize": "bilinear-in-decoder",
+    "fps": 30.0,
 }
 
 
@@ -151,6 +152,7 @@ FEATURES: dict[str, Any] = {
     "precision": "float16",
     "dtype": "float16",
     "decoder": "av",
+    "fps": 30.0,
 }
 TRAIN: dict[str, Any] = {
     "arch": "mstemba-v3",

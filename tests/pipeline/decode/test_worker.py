@@ -22,7 +22,8 @@ import pytest
 
 from mstemba.errors import DecodeError
 from mstemba.pipeline.decode import worker
-from mstemba.pipeline.decode.reader import DecodeReport, DecodeRequest, Opened, Restart, Resume
+from mstemba.pipeline.decode.child import FilledBlock
+from mstemba.pipeline.decode.request import DecodeReport, DecodeRequest, Opened, Restart, Resume
 from mstemba.pipeline.decode.worker import DecodePool
 from mstemba.records import Frames
 from tests.pipeline.decode.test_reader import SIZE, gather, needs_decord, run
@@ -40,8 +41,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """More frames than fit between the processes, so that the decoder is at work for as long as
-    nobody takes them: 900 times 64x64x3 bytes are more than a pipe of 1 MiB and three batches."""
+    """More frames than three small batches, so that the decoder is at work for as long as nobody
+    takes them."""
     return encode(tmp_path_factory.mktemp("v") / "long.mp4", 900)
 
 
@@ -139,7 +140,7 @@ def test_a_pool_takes_one_video_more_than_it_has_processes(
                 ended.append(key)
                 assert pool.room == max(1, len(ended) - 3)
                 if len(ended) < 4:
-                    pool.submit(2 + len(ended), DecodeRequest(clip, SIZE))
+                    pool.submit(2 + len(ended), DecodeRequest(clip, SIZE, batch_size=8))
         assert sorted(ended) == list(range(6))
         assert pool.room == 3
     assert len(children) == 2
@@ -155,12 +156,15 @@ def test_several_videos_are_decoded_at_the_same_time(long: Path) -> None:
 def test_only_a_few_batches_wait_for_a_slow_consumer(long: Path) -> None:
     with DecodePool[int]() as pool:
         pool.submit(0, DecodeRequest(long, SIZE, batch_size=2))
-        while not isinstance(pool.next_event()[1], Frames):
-            pass
-        time.sleep(0.3)
+        held = []
+        while len(held) < 20:  # nothing is written over frames that somebody has
+            event = pool.next_event()[1]
+            held += [event] if isinstance(event, Frames) else []
+            time.sleep(0.02)
         gc.collect()
-        waiting = [o for o in gc.get_objects() if type(o) is Frames]
-        assert 3 <= len(waiting) <= 6
+        waiting = [o for o in gc.get_objects() if type(o) is FilledBlock]
+        assert len(waiting) <= 5
+    assert np.array_equal(np.concatenate([frames.images for frames in held]), run(long).images[:40])
 
 
 def test_what_nobody_foresaw_reaches_the_consumer(
@@ -171,10 +175,8 @@ def test_what_nobody_foresaw_reaches_the_consumer(
 
     monkeypatch.setattr(worker.subprocess, "Popen", no_more)
     threads = threading.active_count()
-    with DecodePool[int](2) as pool:
+    with DecodePool[int](2) as pool, pytest.raises(OSError, match="too many processes"):
         pool.submit(0, DecodeRequest(clip, SIZE))
-        with pytest.raises(OSError, match="too many processes"):
-            pool.next_event()
     assert threading.active_count() == threads
 
 
@@ -219,7 +221,8 @@ def test_threads_are_shared_out_among_the_workers(
         recorder.written.seek(0)
         with contextlib.suppress(EOFError):
             while True:
-                sent.append(pickle.load(recorder.written).threads)
+                message = pickle.load(recorder.written)
+                sent += [message.threads] if isinstance(message, DecodeRequest) else []
     assert sorted(sent) == threads
 
 
@@ -261,14 +264,15 @@ def one_end(events: list[Any]) -> Any:
 
 
 @needs_signals
+@pytest.mark.parametrize("decoder", ["av", pytest.param("decord", marks=needs_decord)])
 @pytest.mark.parametrize("sign", ["SIGKILL", "SIGSEGV"])
 def test_a_decoder_that_dies_takes_only_its_own_video(
-    long: Path, clip: Path, children: Children, sign: str
+    long: Path, clip: Path, children: Children, sign: str, decoder: str
 ) -> None:
     requests = [
-        DecodeRequest(long, SIZE, batch_size=1, decoder="av"),
-        DecodeRequest(clip, SIZE, decoder="av"),
-        DecodeRequest(clip, SIZE),
+        DecodeRequest(long, SIZE, batch_size=1, decoder=decoder),
+        DecodeRequest(clip, SIZE, batch_size=1, decoder=decoder),
+        DecodeRequest(clip, SIZE, batch_size=1),
     ]
     found = end_first_decoders(requests, children, getattr(signal, sign), count=1)
     error = one_end(found[0])
@@ -285,7 +289,7 @@ def test_a_decoder_that_dies_takes_only_its_own_video(
 def test_a_video_whose_decoder_died_is_tried_once_more_with_pyav_alone(
     long: Path, clip: Path, children: Children, sign: str
 ) -> None:
-    requests = [DecodeRequest(long, SIZE, batch_size=1), DecodeRequest(clip, SIZE)]
+    requests = [DecodeRequest(path, SIZE, batch_size=1) for path in (long, clip)]
     found = end_first_decoders(requests, children, getattr(signal, sign), count=1)
     again = gather(iter(found[0]))
     assert (again.report.decoder, again.report.frames, again.restarts) == ("av", 900, 1)
@@ -298,7 +302,7 @@ def test_a_video_whose_decoder_died_is_tried_once_more_with_pyav_alone(
 def test_a_video_whose_decoder_dies_twice_is_given_up(
     long: Path, clip: Path, children: Children
 ) -> None:
-    requests = [DecodeRequest(long, SIZE, batch_size=1), DecodeRequest(clip, SIZE)]
+    requests = [DecodeRequest(path, SIZE, batch_size=1) for path in (long, clip)]
     found = end_first_decoders(requests, children, signal.SIGKILL, count=2)
     assert isinstance(one_end(found[0]), DecodeError)
     assert gather(iter(found[1])).report.frames == 40
@@ -310,16 +314,22 @@ def test_a_video_whose_decoder_dies_twice_is_given_up(
 
 @needs_signals
 @needs_decord
+@pytest.mark.parametrize(
+    ("frame_step", "first", "second"), [(1, "decord", "av"), (2, "av", "decord")]
+)
 def test_a_video_whose_decoder_hangs_is_done_whole_by_the_other_one(
-    long: Path, clip: Path, children: Children
+    long: Path, clip: Path, children: Children, frame_step: int, first: str, second: str
 ) -> None:
-    requests = [DecodeRequest(long, SIZE, batch_size=1), DecodeRequest(clip, SIZE)]
+    requests = [
+        DecodeRequest(path, SIZE, batch_size=1, frame_step=frame_step) for path in (long, clip)
+    ]
     found = end_first_decoders(requests, children, signal.SIGSTOP, count=1, timeout=2)
-    assert next(e for e in found[0] if isinstance(e, Opened)).decoder == "av"
+    assert next(e for e in found[0] if isinstance(e, Opened)).decoder == first
     again = gather(iter(found[0]))
-    assert (again.report.decoder, again.report.frames, again.restarts) == ("decord", 900, 1)
-    assert np.array_equal(again.images, run(long).images)
-    assert gather(iter(found[1])).report.frames == 40
+    assert again.report.decoder == second
+    assert again.restarts == 1
+    assert np.array_equal(again.images, run(long, frame_step=frame_step).images)
+    assert gather(iter(found[1])).report.frames == 40 // frame_step
     assert len(children) == 2
 
 
@@ -328,6 +338,7 @@ def test_a_video_whose_decoder_hangs_is_done_whole_by_the_other_one(
     ("suffix", "decoder", "advice"),
     [
         (".mp4", "av", "--decoder auto"),
+        pytest.param(".mp4", "decord", "--decoder auto", marks=needs_decord),
         (".ts", "auto", "ffmpeg"),  # decord cannot read it
     ],
 )
@@ -337,7 +348,7 @@ def test_a_video_with_no_other_decoder_is_an_error_when_its_own_hangs(
     path = encode(tmp_path / f"v{suffix}", 900)
     requests = [
         DecodeRequest(path, SIZE, batch_size=1, decoder=decoder),
-        DecodeRequest(clip, SIZE),
+        DecodeRequest(clip, SIZE, batch_size=1),
     ]
     found = end_first_decoders(requests, children, signal.SIGSTOP, count=1, timeout=2)
     error = one_end(found[0])
@@ -359,7 +370,10 @@ def test_a_decoder_that_is_held_back_is_not_taken_for_one_that_hangs(
 
 
 @needs_signals
-def test_a_decoder_that_shows_signs_of_life_is_left_alone(long: Path, children: Children) -> None:
+@pytest.mark.parametrize("decoder", ["av", pytest.param("decord", marks=needs_decord)])
+def test_a_decoder_that_shows_signs_of_life_is_left_alone(
+    long: Path, children: Children, decoder: str
+) -> None:
     # One batch of the whole video by a process that rarely runs: nothing but signs of life.
     done, pause, pauses = threading.Event(), 0.3, 0
 
@@ -370,7 +384,7 @@ def test_a_decoder_that_shows_signs_of_life_is_left_alone(long: Path, children: 
             pauses += not done.wait(pause)
             children[0].send_signal(signal.SIGCONT)
 
-    events = decode_all([DecodeRequest(long, SIZE, batch_size=900, decoder="av")], timeout=2)
+    events = decode_all([DecodeRequest(long, SIZE, batch_size=900, decoder=decoder)], timeout=2)
     found = [next(events)[1]]
     brake = threading.Thread(target=slow_down)
     brake.start()
@@ -421,7 +435,7 @@ def test_decoders_end_with_a_parent_that_is_killed(long: Path) -> None:
     # Nobody takes their frames any more: they are held back by full pipes.
     program = (
         "import subprocess, sys; from pathlib import Path\n"
-        "from mstemba.pipeline.decode.reader import DecodeRequest\n"
+        "from mstemba.pipeline.decode.request import DecodeRequest\n"
         "from mstemba.pipeline.decode.worker import DecodePool\n"
         "started = []\n"
         "class Popen(subprocess.Popen):\n"

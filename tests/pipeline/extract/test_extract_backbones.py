@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mstemba.errors import StoreError, UsageError
 from mstemba.extractors import i3d, pytorchvideo, torchvision_ops
-from mstemba.pipeline.decode.reader import DecodeRequest, decode
+from mstemba.pipeline.decode.reader import decode
+from mstemba.pipeline.decode.request import DecodeRequest
 from mstemba.pipeline.extract.stage import extract
 from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.options import FeatureOptions, RunOptions

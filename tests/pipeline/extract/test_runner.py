@@ -13,7 +13,7 @@ from mstemba.errors import DecodeError, MstembaError
 from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.pipeline.caching.keys import entry_key
 from mstemba.pipeline.caching.locks import StoreLocks
-from mstemba.pipeline.decode.reader import DecodeReport, Opened, Restart
+from mstemba.pipeline.decode.request import DecodeReport, Opened, Restart
 from mstemba.pipeline.extract.engine import EngineEvent, FeatureRows, VideoLost, VideoRequest
 from mstemba.pipeline.extract.jobs import ExtractResult, Job
 from mstemba.pipeline.extract.runner import ExtractionRunner

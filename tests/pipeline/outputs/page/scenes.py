@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.pipeline.decode.pyav import write_video
+from mstemba.pipeline.demo import write_video
 from mstemba.pipeline.detect.segments import find_segments
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.outputs import Detection

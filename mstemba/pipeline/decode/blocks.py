@@ -1,0 +1,63 @@
+"""Shared memory: a decoder process writes frames where the main process reads them."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+
+import numpy as np
+from numpy.typing import NDArray
+
+WINDOWS = os.name == "nt"
+
+
+def new_memory() -> int:
+    """Return a file descriptor of memory that a child process can inherit.
+
+    Linux keeps it out of /dev/shm, which containers limit to 64 MiB. It vanishes with the last
+    process that has it open. On Windows there is no such thing, and 0 stands for named memory.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("mstemba")
+    if WINDOWS:
+        return 0
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+class Blocks:
+    """Blocks of one size in shared memory, by number.
+
+    Args:
+        memory: A descriptor from `new_memory`, maybe of the parent process.
+        name: The same in both processes, and in no other pair of them.
+        size: Bytes of a block.
+    """
+
+    def __init__(self, memory: int, name: str, size: int) -> None:
+        self._memory, self._name = memory, name
+        self._size = -(-size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+        self._maps: dict[int, mmap.mmap] = {}
+
+    def add(self) -> int:
+        """Make room for one more block, and return its number."""
+        number = len(self._maps)
+        if not WINDOWS:
+            os.ftruncate(self._memory, (number + 1) * self._size)
+        self._map(number)
+        return number
+
+    def array(self, number: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Return the uint8 array of this shape at the beginning of a block."""
+        count = int(np.prod(shape))
+        return np.frombuffer(self._map(number), np.uint8, count).reshape(shape)
+
+    def _map(self, number: int) -> mmap.mmap:
+        if number not in self._maps:
+            self._maps[number] = (
+                mmap.mmap(-1, self._size, tagname=f"mstemba-{self._name}-{number}")  # type: ignore[call-arg]
+                if WINDOWS
+                else mmap.mmap(self._memory, self._size, offset=number * self._size)
+            )
+        return self._maps[number]

@@ -1,0 +1,252 @@
+"""Looking into a video file: what it holds, how it is displayed, and when."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import numpy as np
+from av.bitstream import BitStreamFilterContext
+from av.container import InputContainer
+from av.packet import Packet
+from av.sidedata.sidedata import Type as SideData
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from mstemba.errors import DecodeError
+from mstemba.pipeline.decode.request import VideoInfo, no_heartbeat
+from mstemba.pipeline.decode.timeline import PacketTimes, Timeline
+
+# Flags of FFmpeg's AVInputFormat.
+_NO_TIMES, _BROADCAST = 0x80, 0x200
+# Formats of FFmpeg that are no video, or whose content is in other files that nobody fingerprints.
+_REFUSED = {"image2": "a picture", "concat": "a list of files", "dash": "a list of files"}
+_ASSUMED_FPS = 25.0
+# Transfer functions of FFmpeg's AVColorTransferCharacteristic.
+_HDR = {16: "PQ", 18: "HLG"}
+# What finds the size and format in a packet: filters of FFmpeg, or a part of a keyframe's header.
+_EXTRACT = {
+    "h264": "h264_mp4toannexb,extract_extradata",
+    "hevc": "hevc_mp4toannexb,extract_extradata",
+    "av1": "extract_extradata",
+    "mpeg4": "extract_extradata",
+}
+_HEADER = {"vp8": slice(3, 10), "vp9": slice(1, 9)}
+# The beginning of a file, which FFmpeg does not look for behind the last packet of these formats.
+_BEGINS = re.compile(rb"\0\0\0[\x10-\x40]ftyp|FLV\x01[\x01\x04\x05]\0\0\0\x09")
+_TAIL = 1 << 24  # bytes behind the last packet that are searched for it
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a file and the stream that is its video.
+
+    Raises:
+        DecodeError: The file has no video.
+    """
+    # As a file, whatever its name: FFmpeg takes what is before a colon for a protocol.
+    with av.open(f"file:{path}") as container:
+        name = container.format.name
+        if what := _REFUSED.get(name, "a picture" if name.endswith("_pipe") else ""):
+            raise DecodeError(f"{path}: {what}, not a video")
+        covers = {s.index for s in container.streams if s.disposition & Disposition.attached_pic}
+        streams = [s for s in container.streams.video if s.index not in covers]
+        if not streams:
+            kinds: set[str] = {s.type for s in container.streams if s.index not in covers}
+            kinds |= {"a cover picture"} if covers else set()
+            found = " and ".join(sorted(kinds, key=len)) or "nothing"
+            raise DecodeError(f"{path}: no video stream in it, only {found}")
+        best = container.streams.best("video")
+        yield container, next((s for s in streams if s is best), streams[0])
+
+
+def probe(
+    path: Path, fps: float | None = None, heartbeat: Callable[[], None] = no_heartbeat
+) -> VideoInfo:
+    """Read what a file says about its video: one decoded frame, and a pass over its packets.
+
+    Args:
+        path: The video file.
+        fps: Frames per second, for a file that does not say when its frames are displayed.
+        heartbeat: Called for every packet.
+
+    Raises:
+        DecodeError: The file is not a video, none of its frames can be decoded, or FFmpeg would
+            lose a second recording in it.
+    """
+    try:
+        packets = _read_packets(path, heartbeat)
+        if packets.lost_at:
+            raise DecodeError(
+                f"{path}: another recording begins at byte {packets.lost_at}, which players do not "
+                f"show. Join the recordings again: ffmpeg -f concat -i LIST -c copy OUT.mp4"
+            )
+        with open_video(path) as (container, stream):
+            frame = _first_frame(container, stream, path)
+            timeline, warnings = _timeline(container, stream, packets, fps)
+            if frame.interlaced_frame:
+                warnings.append(
+                    "interlaced: its frames are used as they are. To deinterlace it: "
+                    "ffmpeg -i IN -vf bwdif OUT.mp4"
+                )
+            if curve := _HDR.get(stream.codec_context.color_trc):
+                warnings.append(f"HDR ({curve}): its colours are used without tone mapping")
+            ratio = stream.sample_aspect_ratio or Fraction(1)
+            promised = _promised_duration(container, stream)
+            if is_cut := timeline.end - float(timeline.times[0]) < promised - 1:
+                warnings.append(f"ends at {timeline.end:.1f} s, its header says {promised:.1f} s")
+            return VideoInfo(
+                width=frame.width,
+                height=frame.height,
+                codec=stream.codec_context.codec.canonical_name,
+                containers=frozenset(container.format.name.split(",")),
+                pixel_aspect=ratio if Fraction(1, 10) < ratio < 10 else Fraction(1),
+                upright=_upright(frame),
+                timeline=timeline,
+                is_cut=is_cut,
+                keeps_parameters=packets.parameters is not None and len(packets.parameters) < 2,
+                timecode=_timecode(container),
+                warnings=warnings,
+            )
+    except (av.FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DecodeError(f"{path}: not a readable video: {reason}") from None
+
+
+@dataclass
+class _Packets:
+    """What the packets of a file say without being decoded."""
+
+    times: PacketTimes = field(default_factory=PacketTimes)
+    parameters: set[bytes] | None = None
+    """Every description of the frames' size and format; None if it cannot be told."""
+    lost_at: int = 0
+    """Byte at which another file begins behind the last packet."""
+
+
+def _read_packets(path: Path, heartbeat: Callable[[], None]) -> _Packets:
+    found, times = _Packets(), PacketTimes()
+    found.times = times
+    with open_video(path) as (container, stream):
+        codec = stream.codec_context.codec.canonical_name
+        extract = BitStreamFilterContext(_EXTRACT[codec], stream) if codec in _EXTRACT else None
+        if extract or codec in _HEADER:
+            found.parameters = set()
+        end = 0
+        for packet in container.demux(stream):
+            heartbeat()
+            if not packet.size or packet.is_discard:
+                continue
+            end = max(end, (packet.pos or 0) + packet.size)
+            times.presented.append(packet.pts)
+            times.decoded.append(packet.dts)
+            times.durations.append(packet.duration or 0)
+            times.keyframes.append(packet.is_keyframe)
+            if packet.is_keyframe and found.parameters is not None:
+                if extract:
+                    found.parameters.update(_extradata(extract, packet))
+                else:
+                    found.parameters.add(bytes(packet)[_HEADER[codec]])
+        if {"mp4", "flv"} & set(container.format.name.split(",")):
+            with path.open("rb") as file:
+                file.seek(end)
+                if begin := _BEGINS.search(file.read(_TAIL)):
+                    found.lost_at = end + begin.start()
+    return found
+
+
+def _extradata(extract: BitStreamFilterContext, packet: Packet[VideoStream]) -> Iterator[bytes]:
+    for filtered in extract.filter(packet):
+        for data in filtered.iter_sidedata():
+            if data.data_type == "new_extradata":
+                yield bytes(data)
+
+
+def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> VideoFrame:
+    for packet in container.demux(stream):
+        try:
+            for frame in packet.decode():
+                assert isinstance(frame, VideoFrame)
+                return frame
+        except av.FFmpegError:
+            continue
+    raise DecodeError(f"{path}: no frame of its video stream can be decoded")
+
+
+def _timeline(
+    container: InputContainer, stream: VideoStream, packets: _Packets, fps: float | None
+) -> tuple[Timeline, list[str]]:
+    """Return the times of the frames, and what the user should know about them."""
+    flags, unit = container.format.flags, float(stream.time_base or 0)
+    timeline = None
+    if not flags & _NO_TIMES:
+        timeline = Timeline.of_packets(
+            packets.times,
+            unit,
+            None if container.start_time is None else container.start_time / av.time_base,
+            by_number=container.format.name == "avi",
+            broadcast=bool(flags & _BROADCAST),
+        )
+    if timeline is None:
+        rate = fps or float(stream.guessed_rate or _ASSUMED_FPS)
+        said = f"its frames have no times: {rate:g} frames per second are assumed. "
+        advice = "Pass --fps if that is wrong"
+        counted = Timeline.counted(len(packets.times.presented), rate)
+        return counted, [] if fps else [said + advice]
+    warnings = []
+    if timeline.clocks > 1:
+        warnings.append(
+            f"its clock starts again or jumps: {timeline.clocks} recordings in one file, of which "
+            f"each is taken to follow the one before it without a pause"
+        )
+    if pause := timeline.pause():
+        warnings.append(f"no frame for {pause[1]:.0f} s after {pause[0]:.1f} s")
+    return timeline, warnings
+
+
+def _promised_duration(container: InputContainer, stream: VideoStream) -> float:
+    """Return the seconds of video that the header promises, 0 if it does not say."""
+    if stream.duration:
+        return float(stream.duration * (stream.time_base or 0))
+    if tag := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", "")):
+        hours, minutes, seconds = map(float, tag.groups())
+        # Matroska says when it ends, on a clock that need not start at 0.
+        return 3600 * hours + 60 * minutes + seconds - (container.start_time or 0) / av.time_base
+    # That of the container is also that of the sound, which may be longer.
+    alone = len(container.streams) == 1
+    return (container.duration or 0) / av.time_base if alone else 0.0
+
+
+def _timecode(container: InputContainer) -> str:
+    """Return the timecode of the first frame, as 10:00:00:00; empty if the file has none."""
+    for metadata in (*(stream.metadata for stream in container.streams), container.metadata):
+        if re.fullmatch(r"\d\d(:\d\d){2}[:;.]\d\d", code := metadata.get("timecode", "")):
+            return code
+    return ""
+
+
+def _upright(frame: VideoFrame) -> tuple[tuple[str, str], ...]:
+    """Return FFmpeg's filters that turn a frame as its display matrix asks, as ffmpeg does."""
+    matrix: Any = cast(Any, frame.side_data).get(SideData.DISPLAYMATRIX)
+    if matrix is None:
+        return ()
+    # (x, y) is displayed at (a x + c y, b x + d y).
+    a, b, _, c, d = np.frombuffer(matrix, "=i4")[:5].tolist()
+    across, down = math.hypot(a, c), math.hypot(b, d)
+    if not across or not down:
+        return ()
+    angle = round(math.degrees(math.atan2(b / down, a / across)))
+    quarters = round(angle / 90)
+    if abs(angle - 90 * quarters) > (quarters == 0):
+        return (("rotate", f"{angle}*PI/180"),)
+    if quarters % 2:
+        return (("transpose", str((c < 0) + 2 * (b < 0))),)
+    return (*([("hflip", "")] if a < 0 else []), *([("vflip", "")] if d < 0 else []))
