@@ -127,9 +127,7 @@ class FeatureSpec:
         """
         text = "published"
         resize = "bilinear-in-decoder"  # as in the first stores, whose keys stay the same
-        return cls(
-            text, text, text, width, 0, 0, 0, 0, precision=text, decoder=text, resize=resize
-        )
+        return cls(text, text, text, width, 0, 0, 0, 0, precision=text, decoder=text, resize=resize)
 
     @property
     def is_known(self) -> bool:
