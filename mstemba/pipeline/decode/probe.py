@@ -41,7 +41,10 @@ _EXTRACT = {
 }
 _HEADER = {"vp8": slice(3, 10), "vp9": slice(1, 9)}
 # The beginning of a file, which FFmpeg does not look for behind the last packet of these formats.
-_BEGINS = re.compile(rb"\0\0\0[\x10-\x40]ftyp|FLV\x01[\x01\x04\x05]\0\0\0\x09")
+_BEGINS = re.compile(
+    rb"\0\0\0[\x10-\x40]ftyp|FLV\x01[\x01\x04\x05]\0\0\0\x09|\x1aE\xdf\xa3.{1,8}B\x86\x81\x01",
+    re.DOTALL,
+)
 _TAIL = 1 << 24  # bytes behind the last packet that are searched for it
 
 
@@ -155,7 +158,7 @@ def _read_packets(path: Path, heartbeat: Callable[[], None]) -> _Packets:
                     found.parameters.update(_extradata(extract, packet))
                 else:
                     found.parameters.add(bytes(packet)[_HEADER[codec]])
-        if {"mp4", "flv"} & set(container.format.name.split(",")):
+        if {"mp4", "flv", "matroska"} & set(container.format.name.split(",")):
             with path.open("rb") as file:
                 file.seek(end)
                 if begin := _BEGINS.search(file.read(_TAIL)):

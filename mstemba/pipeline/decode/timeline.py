@@ -81,12 +81,14 @@ class Timeline:
         end = 0
         for begin, stop in pairwise([0, *starts, len(presented)]):
             piece = np.unique(presented[begin:stop])
-            shift = end - piece[0] if ticks else 0
-            last = begin + int(presented[begin:stop].argmax())
-            usual = int(np.median(np.diff(piece))) if len(piece) > 1 else 0
             stamps.append(piece)
-            ticks.append(piece + shift)
-            end = int(piece[-1] + shift) + (packets.durations[last] or usual or 1)
+            usual = int(np.median(np.diff(piece))) if len(piece) > 1 else 0
+            if stop < len(presented) and len(piece) > 1:
+                # FFmpeg's guess for the last frame before a new clock may be too late.
+                piece = np.minimum(piece, [*piece[:-1], piece[-2] + usual])
+            last = begin + int(presented[begin:stop].argmax())
+            ticks.append(piece + (end - piece[0] if ticks else 0))
+            end = int(ticks[-1][-1]) + (packets.durations[last] or usual or 1)
         together = np.concatenate(ticks)
         offset = together[0] * unit if start is None else start
         times = together * unit - offset

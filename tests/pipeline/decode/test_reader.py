@@ -32,6 +32,7 @@ from tests.videos import encode, encode_at, moving
 SIZE = 64
 HAS_DECORD = importlib.util.find_spec("decord") is not None
 needs_decord = pytest.mark.skipif(not HAS_DECORD, reason="decord is not made for this platform")
+DECODERS = ["av", pytest.param("decord", marks=needs_decord)]
 
 
 @dataclass
@@ -190,7 +191,7 @@ def test_real_videos_are_the_same_by_both_decoders(shared: Path, name: str) -> N
     assert run(path).report.decoder == "decord"
 
 
-@pytest.mark.parametrize("decoder", ["av", pytest.param("decord", marks=needs_decord)])
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_colours_and_places_are_those_of_the_source(clip: Path, decoder: str) -> None:
     # The source's centre square, resized by plain area means.
     source = np.stack(moving(40))[:, :, 20:140].astype(float)
@@ -255,7 +256,7 @@ VARIABLE = [0, 0.04, 0.08, 0.5, 0.54, 1.2, 1.24, 2.0, 2.04, 2.5]
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".mov"])
-@pytest.mark.parametrize("decoder", ["av", pytest.param("decord", marks=needs_decord)])
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_a_variable_rate_keeps_its_real_times(tmp_path: Path, suffix: str, decoder: str) -> None:
     found = run(encode_at(tmp_path / f"v{suffix}", VARIABLE), decoder)
     assert found.times == pytest.approx(VARIABLE, abs=1e-3)
@@ -264,7 +265,7 @@ def test_a_variable_rate_keeps_its_real_times(tmp_path: Path, suffix: str, decod
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
-@pytest.mark.parametrize("decoder", ["av", pytest.param("decord", marks=needs_decord)])
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_times_count_from_where_the_containers_clock_starts(
     tmp_path: Path, suffix: str, decoder: str
 ) -> None:
@@ -487,7 +488,7 @@ def test_a_rotated_video_continues(shared: Path) -> None:
         is_the_rest(after(path, decoder, whole, 2), whole, 2)
 
 
-@pytest.mark.parametrize("decoder", ["av", pytest.param("decord", marks=needs_decord)])
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_a_real_video_continues(shared: Path, decoder: str) -> None:
     path = shared / "videos" / "people_enter_139s.mp4"
     whole = run(path, decoder, frame_step=3)

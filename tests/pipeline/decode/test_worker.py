@@ -26,7 +26,7 @@ from mstemba.pipeline.decode.child import FilledBlock
 from mstemba.pipeline.decode.request import DecodeReport, DecodeRequest, Opened, Restart, Resume
 from mstemba.pipeline.decode.worker import DecodePool
 from mstemba.records import Frames
-from tests.pipeline.decode.test_reader import SIZE, gather, needs_decord, run
+from tests.pipeline.decode.test_reader import DECODERS, SIZE, gather, needs_decord, run
 from tests.videos import encode
 
 Children = list[subprocess.Popen[bytes]]
@@ -264,7 +264,7 @@ def one_end(events: list[Any]) -> Any:
 
 
 @needs_signals
-@pytest.mark.parametrize("decoder", ["av", pytest.param("decord", marks=needs_decord)])
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("sign", ["SIGKILL", "SIGSEGV"])
 def test_a_decoder_that_dies_takes_only_its_own_video(
     long: Path, clip: Path, children: Children, sign: str, decoder: str
@@ -370,7 +370,7 @@ def test_a_decoder_that_is_held_back_is_not_taken_for_one_that_hangs(
 
 
 @needs_signals
-@pytest.mark.parametrize("decoder", ["av", pytest.param("decord", marks=needs_decord)])
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_a_decoder_that_shows_signs_of_life_is_left_alone(
     long: Path, children: Children, decoder: str
 ) -> None:
