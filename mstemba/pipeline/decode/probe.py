@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -56,7 +55,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         DecodeError: The file has no video.
     """
     # As a file, whatever its name: FFmpeg takes what is before a colon for a protocol.
-    with av.open(f"file:{path}") as container:
+    with av.open(f"file:{path}", metadata_errors="replace") as container:
         name = container.format.name
         if what := _REFUSED.get(name, "a picture" if name.endswith("_pipe") else ""):
             raise DecodeError(f"{path}: {what}, not a video")
@@ -68,7 +67,10 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             found = " and ".join(sorted(kinds, key=len)) or "nothing"
             raise DecodeError(f"{path}: no video stream in it, only {found}")
         best = container.streams.best("video")
-        yield container, next((s for s in streams if s is best), streams[0])
+        stream = next((s for s in streams if s is best), streams[0])
+        if stream.codec_context is None:
+            raise DecodeError(f"{path}: this FFmpeg has no decoder for its video stream")
+        yield container, stream
 
 
 def probe(
@@ -86,12 +88,7 @@ def probe(
             lose a second recording in it.
     """
     try:
-        packets = _read_packets(path, heartbeat)
-        if packets.lost_at:
-            raise DecodeError(
-                f"{path}: another recording begins at byte {packets.lost_at}, which players do not "
-                f"show. Join the recordings again: ffmpeg -f concat -i LIST -c copy OUT.mp4"
-            )
+        packets, keeps_parameters = _read_packets(path, heartbeat)
         with open_video(path) as (container, stream):
             frame = _first_frame(container, stream, path)
             timeline, warnings = _timeline(container, stream, packets, fps)
@@ -115,7 +112,7 @@ def probe(
                 upright=_upright(frame),
                 timeline=timeline,
                 is_cut=is_cut,
-                keeps_parameters=packets.parameters is not None and len(packets.parameters) < 2,
+                keeps_parameters=keeps_parameters,
                 timecode=_timecode(container),
                 warnings=warnings,
             )
@@ -124,25 +121,13 @@ def probe(
         raise DecodeError(f"{path}: not a readable video: {reason}") from None
 
 
-@dataclass
-class _Packets:
-    """What the packets of a file say without being decoded."""
-
-    times: PacketTimes = field(default_factory=PacketTimes)
-    parameters: set[bytes] | None = None
-    """Every description of the frames' size and format; None if it cannot be told."""
-    lost_at: int = 0
-    """Byte at which another file begins behind the last packet."""
-
-
-def _read_packets(path: Path, heartbeat: Callable[[], None]) -> _Packets:
-    found, times = _Packets(), PacketTimes()
-    found.times = times
+def _read_packets(path: Path, heartbeat: Callable[[], None]) -> tuple[PacketTimes, bool]:
+    """Return the times in the packets, and whether all keyframes have the same parameters."""
+    times, parameters = PacketTimes(), set()
     with open_video(path) as (container, stream):
         codec = stream.codec_context.codec.canonical_name
         extract = BitStreamFilterContext(_EXTRACT[codec], stream) if codec in _EXTRACT else None
-        if extract or codec in _HEADER:
-            found.parameters = set()
+        known = bool(extract) or codec in _HEADER
         end = 0
         for packet in container.demux(stream):
             heartbeat()
@@ -153,24 +138,35 @@ def _read_packets(path: Path, heartbeat: Callable[[], None]) -> _Packets:
             times.decoded.append(packet.dts)
             times.durations.append(packet.duration or 0)
             times.keyframes.append(packet.is_keyframe)
-            if packet.is_keyframe and found.parameters is not None:
-                if extract:
-                    found.parameters.update(_extradata(extract, packet))
-                else:
-                    found.parameters.add(bytes(packet)[_HEADER[codec]])
-        if {"mp4", "flv", "matroska"} & set(container.format.name.split(",")):
-            with path.open("rb") as file:
-                file.seek(end)
-                if begin := _BEGINS.search(file.read(_TAIL)):
-                    found.lost_at = end + begin.start()
-    return found
+            if packet.is_keyframe and known:
+                try:
+                    parameters |= _parameters(packet, _HEADER.get(codec), extract)
+                except av.FFmpegError:
+                    known = False  # the packet is damaged
+        if end and {"mp4", "flv", "matroska"} & set(container.format.name.split(",")):
+            _refuse_lost_recording(path, end)
+    return times, known and len(parameters) < 2
 
 
-def _extradata(extract: BitStreamFilterContext, packet: Packet[VideoStream]) -> Iterator[bytes]:
-    for filtered in extract.filter(packet):
-        for data in filtered.iter_sidedata():
-            if data.data_type == "new_extradata":
-                yield bytes(data)
+def _parameters(
+    packet: Packet[VideoStream], header: slice | None, extract: BitStreamFilterContext | None
+) -> set[bytes]:
+    """Return what a keyframe says about the size and format of the frames."""
+    if extract is None:
+        return {bytes(packet)[header or slice(0)]}
+    data = [data for filtered in extract.filter(packet) for data in filtered.iter_sidedata()]
+    return {bytes(item) for item in data if item.data_type == "new_extradata"}
+
+
+def _refuse_lost_recording(path: Path, end: int) -> None:
+    """Raise DecodeError for another file that begins behind the last packet."""
+    with path.open("rb") as file:
+        file.seek(end)
+        if begin := _BEGINS.search(file.read(_TAIL)):
+            raise DecodeError(
+                f"{path}: another recording begins at byte {end + begin.start()}, which players "
+                f"do not show. Join the recordings again: ffmpeg -f concat -i LIST -c copy OUT.mp4"
+            )
 
 
 def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> VideoFrame:
@@ -185,14 +181,14 @@ def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> 
 
 
 def _timeline(
-    container: InputContainer, stream: VideoStream, packets: _Packets, fps: float | None
+    container: InputContainer, stream: VideoStream, packets: PacketTimes, fps: float | None
 ) -> tuple[Timeline, list[str]]:
     """Return the times of the frames, and what the user should know about them."""
     flags, unit = container.format.flags, float(stream.time_base or 0)
     timeline = None
     if not flags & _NO_TIMES:
         timeline = Timeline.of_packets(
-            packets.times,
+            packets,
             unit,
             None if container.start_time is None else container.start_time / av.time_base,
             by_number=container.format.name == "avi",
@@ -202,7 +198,7 @@ def _timeline(
         rate = fps or float(stream.guessed_rate or _ASSUMED_FPS)
         said = f"its frames have no times: {rate:g} frames per second are assumed. "
         advice = "Pass --fps if that is wrong"
-        counted = Timeline.counted(len(packets.times.presented), rate)
+        counted = Timeline.counted(len(packets.presented), rate)
         return counted, [] if fps else [said + advice]
     warnings = []
     if timeline.clocks > 1:
