@@ -99,9 +99,10 @@ class DecodePool(Generic[K]):
             self._watch()
             with contextlib.suppress(queue.Empty):
                 process, message = self._events.get(timeout=self._step)
-                job = self._jobs.get(process)
-                if job and (event := self._take(process, job, message)):
-                    return job.key, event
+                if job := self._jobs.get(process):
+                    return job.key, self._take(process, job, message)
+                if message is None and process in self._processes:
+                    self._end(process)  # it died while it had nothing to do
 
     def close(self) -> None:
         """End all processes at once."""
@@ -143,7 +144,7 @@ class DecodePool(Generic[K]):
         for process in self._jobs:
             process.watch(step)
 
-    def _take(self, process: _DecoderProcess, job: _Job[K], message: Any) -> DecodeEvent | None:
+    def _take(self, process: _DecoderProcess, job: _Job[K], message: Any) -> DecodeEvent:
         """Return the event that a message of a process stands for."""
         if isinstance(message, child.FilledBlock):
             return process.frames(message, job.request)
@@ -157,7 +158,7 @@ class DecodePool(Generic[K]):
             del self._jobs[process]
             message = self._retry(process.hung, self._end(process), job)
         self._start_waiting()
-        event: DecodeEvent | None = message
+        event: DecodeEvent = message
         return event
 
     def _retry(self, hung: bool, reason: str, job: _Job[K]) -> DecodeEvent:
@@ -219,6 +220,7 @@ class _DecoderProcess:
         self._limit = max(timeout, _START)
         self._silence = 0.0
         self.hung = False
+        self._given = self._filled = 0  # blocks
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         for _ in range(_AHEAD):
@@ -238,7 +240,8 @@ class _DecoderProcess:
 
     def watch(self, seconds: float) -> None:
         """Note that time has passed, and kill a process that was silent for too long."""
-        self._silence += seconds
+        if self._given > self._filled:  # otherwise it waits for a block
+            self._silence += seconds
         if self._silence >= self._limit and not self.hung:
             self.hung = True
             self._process.kill()
@@ -261,6 +264,7 @@ class _DecoderProcess:
         return f"the decoder process ended: {how}"
 
     def _give_block(self) -> None:
+        self._given += 1
         self._send(self._unused.popleft() if self._unused else self._blocks.add())
 
     def _send(self, message: DecodeRequest | int) -> None:
@@ -275,6 +279,7 @@ class _DecoderProcess:
             while True:
                 message = pickle.load(self._process.stdout)
                 self._silence, self._limit = 0.0, self._timeout
+                self._filled += isinstance(message, child.FilledBlock)
                 if message is not None:
                     self._events.put((self, message))
         self._events.put((self, None))

@@ -485,3 +485,16 @@ def test_files_in_the_current_folder_do_not_get_into_the_decoder(
     monkeypatch.chdir(tmp_path)
     events = [event for _, event in decode_all([DecodeRequest(clip, SIZE)])]
     assert isinstance(events[-1], DecodeReport), events[-1]
+
+
+@needs_signals
+def test_a_process_that_dies_between_two_videos_is_replaced(clip: Path, children: Children) -> None:
+    with DecodePool[int](timeout=5) as pool:
+        for index in range(2):
+            pool.submit(index, DecodeRequest(clip, SIZE))
+            events = []
+            while not events or not is_end(events[-1]):
+                events.append(pool.next_event()[1])
+            assert gather(iter(events)).report.frames == 40
+            children[-1].kill()
+            children[-1].wait()
