@@ -20,6 +20,7 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 import mstemba
+from mstemba.pipeline.devices import cores
 
 RESULTS = Path(__file__).parent / "results"
 LOAD_BEFORE = round(os.getloadavg()[0], 2)
@@ -119,7 +120,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     """What the numbers depend on."""
     found = {
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "memory_gib": round(memory_here(torch.device("cpu")) / 2**30),
         "threads": torch.get_num_threads(),
         "system": platform.system(),

@@ -23,6 +23,8 @@ from pathlib import Path
 import torch
 from torch.utils import cpp_extension
 
+from mstemba.pipeline.devices import cores
+
 # Name of a module, the package that it belongs to, and the folder of its sources.
 MODULES = (
     ("selective_scan", "mamba_ssm", "csrc/selective_scan"),
@@ -92,7 +94,7 @@ def main() -> None:
         (target / package).symlink_to(unpacked / package)
         folder = unpacked / place
         files[f"{name}_cuda"] = [folder / f"{name}.cpp", *trim(folder, f"{name}.h")]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         made = {m: [pool.submit(compiled, file, m) for file in files[m]] for m in files}
     for module, objects in made.items():
         link([each.result() for each in objects], target / f"{module}.so")

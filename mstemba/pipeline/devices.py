@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
+from functools import cache
+from pathlib import Path, PurePosixPath
 
 from mstemba.errors import UsageError
 
@@ -11,10 +15,15 @@ from mstemba.errors import UsageError
 def pick_device(name: str) -> str:
     """Return the device for a name; `auto` prefers CUDA, then mps, then the CPU.
 
+    Also limits torch to as many threads as the CPU quota of a container, which torch ignores.
+
     Raises UsageError if the device is unknown or missing.
     """
     import torch
 
+    quota = cpu_quota()
+    if quota and torch.get_num_threads() > quota:
+        torch.set_num_threads(quota)
     if name == "auto":
         if torch.cuda.is_available():
             return "cuda"
@@ -43,10 +52,48 @@ def all_devices(name: str) -> list[str]:
 
 
 def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use, by its affinity and its quota."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    return min(count, cpu_quota() or count)
+
+
+@cache
+def cpu_quota(
+    membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")
+) -> int | None:
+    """Return the CPU quota of this process's container in cores, rounded up; None without one.
+
+    Args:
+        membership: The file that lists the control groups of the process.
+        mount: The folder of the control groups, of version 1, 2 or both.
+    """
+    try:
+        lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
+    except OSError:
+        return None  # not Linux
+    quotas = []
+    for _, controllers, path in lines:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # A group's quota holds for the groups below it. In a container the path may be the host's:
+        # then only the mount itself exists, and it is the container's group.
+        group, root = PurePosixPath(path.lstrip("/")), mount / "cpu" if controllers else mount
+        quotas += [_quota(root / place) for place in (group, *group.parents)]
+    smallest = min(quotas, default=math.inf)
+    return None if math.isinf(smallest) else max(1, math.ceil(smallest))
+
+
+def _quota(group: Path) -> float:
+    """Return the quota of one control group in cores; infinity without one."""
+    for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+        with contextlib.suppress(OSError):
+            text = " ".join((group / name).read_text() for name in names)
+            if found := re.match(r"(\d+)\s+([1-9]\d*)", text):  # without a quota: max or -1
+                return int(found[1]) / int(found[2])
+    return math.inf
 
 
 def fast_precision(name: str) -> str:

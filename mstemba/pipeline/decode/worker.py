@@ -26,7 +26,7 @@ from mstemba.errors import DecodeError
 from mstemba.pipeline.decode import child
 from mstemba.pipeline.decode.blocks import WINDOWS, Blocks, new_memory
 from mstemba.pipeline.decode.request import DecodeReport, DecodeRequest, Opened, Restart
-from mstemba.pipeline.devices import cores
+from mstemba.pipeline.devices import cores, cpu_quota
 from mstemba.records import Frames
 
 DecodeEvent = Opened | Frames | Restart | DecodeReport | DecodeError
@@ -49,12 +49,12 @@ class DecodePool(Generic[K]):
 
     Args:
         workers: Most processes at a time. They share the cores: with several, each one's library
-            uses its part of them; a single one chooses by itself.
+            uses its part of them; a single one chooses by itself, unless there is a CPU quota.
         timeout: Seconds without a sign of life after which a decoder counts as hanging.
     """
 
     def __init__(self, workers: int = 1, timeout: float = 120.0) -> None:
-        self._threads = max(1, cores() // workers) if workers > 1 else 0
+        self._threads = max(1, cores() // workers) if workers > 1 or cpu_quota() else 0
         self._workers, self._timeout = workers, timeout
         self._step = min(1.0, timeout / 8)
         self._clock = time.monotonic()

@@ -198,9 +198,15 @@ class Recorder(io.RawIOBase):
         self._pipe.close()
 
 
-@pytest.mark.parametrize(("workers", "threads"), [(1, [0, 5]), (3, [2, 5])])
+@pytest.mark.parametrize(
+    ("workers", "quota", "threads"), [(1, None, [0, 5]), (1, 8, [5, 8]), (3, None, [2, 5])]
+)
 def test_threads_are_shared_out_among_the_workers(
-    clip: Path, monkeypatch: pytest.MonkeyPatch, workers: int, threads: list[int]
+    clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+    quota: int | None,
+    threads: list[int],
 ) -> None:
     recorders: list[Recorder] = []
     popen = subprocess.Popen
@@ -213,6 +219,7 @@ def test_threads_are_shared_out_among_the_workers(
 
     monkeypatch.setattr(worker.subprocess, "Popen", recording)
     monkeypatch.setattr(worker, "cores", lambda: 8)
+    monkeypatch.setattr(worker, "cpu_quota", lambda: quota)
     asked = [DecodeRequest(clip, SIZE), DecodeRequest(clip, SIZE, threads=5)]
     found = by_video(decode_all(asked, workers), 2)
     assert all(isinstance(events[-1], DecodeReport) for events in found)
