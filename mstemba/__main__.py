@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import Any
 
 from mstemba.cli import app
-from mstemba.errors import MstembaError
+from mstemba.errors import MstembaError, MstembaWarning
 
 _INTERRUPTED = 130  # the exit code by which shells report Ctrl-C
+_format_other_warning = warnings.formatwarning
 
 
 def main() -> None:
     """Run the command line; report a usage error, a full disk or Ctrl-C in one line."""
+    warnings.formatwarning = _format_warning
     try:
         app(prog_name="mstemba")
         return
@@ -29,6 +33,16 @@ def main() -> None:
 
     print(f"mstemba: {one_line(message)}", file=sys.stderr)
     sys.exit(code)
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], *where: Any, **line: Any
+) -> str:
+    if not issubclass(category, MstembaWarning):
+        return _format_other_warning(message, category, *where, **line)
+    from mstemba.pipeline.progress import one_line
+
+    return f"warning: {one_line(str(message))}\n"
 
 
 def _explain(error: OSError) -> str:

@@ -1,4 +1,7 @@
-"""The errors that users see. Messages say what was found, what was expected and what to do."""
+"""The errors and warnings that users see.
+
+Messages say what was found, what was expected and what to do.
+"""
 
 
 class MstembaError(Exception):
@@ -31,3 +34,7 @@ class DecodeError(MstembaError):
 
 class SomeFailed(MstembaError):
     """Some inputs failed, were listed, and the others were processed."""
+
+
+class MstembaWarning(UserWarning):
+    """A limit that the user should know about, which the command line prints in one line."""

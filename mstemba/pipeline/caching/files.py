@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 TEMPORARY = ".writing-"
 """Prefix of the names of incomplete files."""
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
+"""What file systems answer that cannot lock files, or write them through to the disk."""
 
 
 def as_path(path: str | Path | None) -> Path | None:
@@ -174,9 +176,16 @@ def describe_error(error: OSError) -> str:
 
 
 def flush(path: Path) -> None:
-    """Write a local file through to the disk, so that it survives a power failure."""
+    """Write a local file through to the disk, so that it survives a power failure.
+
+    File systems that do this by themselves or not at all refuse: that is no error.
+    """
     with path.open("rb+") as file:
-        os.fsync(file.fileno())
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in {*UNSUPPORTED, errno.EINVAL}:
+                raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import tempfile
 import time
+import warnings
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mstemba.errors import StoreError
-from mstemba.pipeline.caching.files import FULL_DISK, folder_name, remote
+from mstemba.errors import MstembaWarning, StoreError
+from mstemba.pipeline.caching.files import FULL_DISK, UNSUPPORTED, folder_name, remote
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -53,8 +57,9 @@ class StoreLocks:
     lock removes its file, the last one the folder. A killed process leaves files behind; they
     block nobody, and the next lock on the same entry removes them.
 
-    A store behind a URL has no locks: every lock is granted at once, and the caller must see to it
-    that only one process writes there.
+    A store behind a URL, or on a file system that cannot lock files, has no locks: every lock is
+    granted at once, and the caller must see to it that only one process writes there. For a file
+    system a MstembaWarning says so, once for each folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -102,6 +107,8 @@ class StoreLocks:
         lock = FileLock(self._folder / name, thread_local=False)
         for _ in range(_ATTEMPTS):
             try:
+                if not _can_lock(self._folder.parent.absolute()):
+                    return EntryLock(None)
                 self._folder.mkdir(parents=True, exist_ok=True)
                 lock.acquire(blocking=False)
                 return EntryLock(lock)
@@ -114,6 +121,35 @@ class StoreLocks:
                     raise
                 raise StoreError(
                     f"{self._folder}: {error.strerror}. Locks are files next to the store: "
-                    f"{self._folder.parent} has to be writable"
+                    f"{self._folder.parent} has to be writable, on a file system with locks"
                 ) from None
         raise failed
+
+
+@cache
+def _can_lock(folder: Path) -> bool:
+    """Return whether files in a folder, which is created, can be locked; warn if they cannot.
+
+    Tried here, because filelock replaces a missing flock by files that outlive a killed process.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True  # Windows has locks of its own
+    if not folder.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError as error:
+        if error.errno not in {*UNSUPPORTED, errno.ENOLCK}:
+            raise
+        problem = error.strerror
+    warnings.warn(
+        f"{folder}: this file system cannot lock files ({problem}): run only one command at a time "
+        f"that writes there",
+        MstembaWarning,
+        stacklevel=2,
+    )
+    return False
