@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from typing import Any
@@ -16,6 +17,9 @@ _format_other_warning = warnings.formatwarning
 def main() -> None:
     """Run the command line; report a usage error, a full disk or Ctrl-C in one line."""
     warnings.formatwarning = _format_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None if it is closed
+            stream.reconfigure(errors="backslashreplace")  # what the encoding lacks
     try:
         app(prog_name="mstemba")
         return

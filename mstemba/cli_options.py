@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import Field, fields, is_dataclass
 from inspect import Parameter, Signature, signature
@@ -190,7 +191,9 @@ def write_json(target: str | None, data: Any) -> None:
     if target is not None:
         from mstemba.pipeline.caching.files import to_json
 
-        write_text(target, to_json(data))
+        encoding = getattr(sys.stdout, "encoding", None) or ""  # a closed one has none
+        ascii = is_stdout(target) and not encoding.lower().startswith("utf")
+        write_text(target, to_json(data, ascii))
 
 
 def write_text(target: str | None, text: str) -> None:

@@ -200,10 +200,11 @@ class Console:
         table = Table(
             "class", Column("AP %", justify="right"), counts, "", box=None, pad_edge=False
         )
+        block = "#" if self._out.options.ascii_only else "█"
         for name, columns in result.classes.items():
             ap = columns["ap" if dense else "detection_ap"]
             shown = "-" if ap is None else f"{ap:.2f}"
-            bar = "" if ap is None else "█" * round(ap / 5)
+            bar = "" if ap is None else block * round(ap / 5)
             table.add_row(Text(one_line(name)), shown, str(result.positives[name]), bar)
         self._out.print(table)
         final = result.map if dense else result.metrics["detection"]["average_map"]

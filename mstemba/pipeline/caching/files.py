@@ -212,9 +212,9 @@ def read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def to_json(data: Any) -> str:
-    """Return the JSON text as it is written to files."""
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+def to_json(data: Any, ascii: bool = False) -> str:
+    """Return the JSON text as it is written to files; with `ascii`, other letters are escaped."""
+    return json.dumps(data, indent=1, ensure_ascii=ascii, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, data: Any) -> None:
