@@ -7,12 +7,11 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +22,6 @@ from mstemba.errors import ManifestError
 FORMAT = "mstemba-manifest"
 VERSION = 1
 TIME_UNITS = ("seconds", "frames")
-_VIDEO_FORMATS = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv"
-VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEO_FORMATS.split())
 _SUBSETS = {"train": "training", "val": "validation", "valid": "validation", "test": "testing"}
 
 
@@ -270,105 +267,3 @@ def _keep_first(members: list[tuple[str, Any]]) -> dict[str, Any]:
 def repeated(data: dict[str, Any]) -> list[str]:
     """Return the names of repeated members, once per repetition."""
     return data.names if isinstance(data, _Repeating) else []
-
-
-def _is_video(path: Path) -> bool:
-    # macOS leaves `._name.mp4` files that are not videos.
-    leftover = path.name.startswith("._")
-    return path.suffix.lower() in VIDEO_SUFFIXES and not leftover
-
-
-def files_below(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
-    """Return the wanted files below a folder, in order; links are followed, to each folder once.
-
-    Broken links are among them, so that reading one fails with its name. Raises ManifestError for a
-    folder that cannot be listed, unless it is hidden or belongs to the system.
-    """
-    found: list[Path] = []
-    seen: set[str] = set()
-    waiting = [folder]
-    for top in waiting:  # links come last, so that the own path of a folder is preferred
-        for place, folders, names in os.walk(top, onerror=_refuse_unreadable):
-            if (real := os.path.realpath(place)) in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            below = Path(place)
-            waiting += [below / name for name in sorted(folders) if (below / name).is_symlink()]
-            found += filter(wanted, (below / name for name in names))
-    # Pipes and devices are left out; what does not exist is a broken link.
-    return sorted(f for f in found if os.path.isfile(f) or not os.path.exists(f))
-
-
-# At the root of a disk, and often not readable by users.
-_SYSTEM_FOLDERS = {"lost+found", "System Volume Information", "$RECYCLE.BIN"}
-
-
-def _refuse_unreadable(error: OSError) -> None:
-    name = Path(error.filename or "").name
-    if name in _SYSTEM_FOLDERS or name.startswith("."):
-        return
-    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        raise ManifestError(
-            f"{error.filename}: this folder cannot be read ({error.strerror}), and its files would "
-            f"be missing; make it readable, or pass the other files and folders"
-        )
-
-
-def as_paths(given: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Return one or several paths as a list."""
-    return [Path(given)] if isinstance(given, (str, Path)) else [Path(path) for path in given]
-
-
-_SPELLINGS: tuple[Callable[[Path, Path], str], ...] = (
-    lambda file, below: below.stem,
-    lambda file, below: below.with_suffix("").as_posix(),
-    lambda file, below: below.as_posix(),
-    lambda file, below: str(file),
-)
-
-
-def _real(file: Path) -> Path:
-    try:
-        return file.resolve()
-    except RuntimeError:  # from Python 3.13 on, opening it raises OSError
-        raise ManifestError(f"{file}: a link to itself; delete it") from None
-
-
-def find_videos(inputs: Iterable[Path]) -> dict[str, Path]:
-    """Return the given video files, and those below the given folders, by id.
-
-    The id is the stem of the file, or the path below the folder if two files have the same stem.
-    Raises ManifestError for a path that does not exist, and for a folder that cannot be read or has
-    no video.
-    """
-    found: list[tuple[Path, Path]] = []
-    for given in inputs:
-        if given.is_dir():
-            files = files_below(given, _is_video)
-            if not files:
-                raise ManifestError(
-                    f"{given}: no video in this folder; "
-                    f"expected {', '.join(sorted(VIDEO_SUFFIXES))}"
-                )
-            found += [(file, file.relative_to(given)) for file in files]
-        elif given.exists():
-            found.append((given, Path(given.name)))
-        else:
-            raise ManifestError(f"{given}: no such file or folder")
-    found = list({_real(file): (file, below) for file, below in reversed(found)}.values())[::-1]
-    ids: dict[str, Path] = {}
-    for spelling in _SPELLINGS:
-        names = [spelling(file, below) for file, below in found]
-        counts = Counter(names)
-        clashing = []
-        for pair, name in zip(found, names, strict=True):
-            if counts[name] == 1 and name not in ids:
-                ids[name] = pair[0]
-            else:
-                clashing.append(pair)
-        found = clashing
-    for file, _ in found:  # another video has its path as id
-        number = next(n for n in itertools.count(2) if f"{file} ({n})" not in ids)
-        ids[f"{file} ({number})"] = file
-    return dict(sorted(ids.items(), key=lambda item: str(item[1])))

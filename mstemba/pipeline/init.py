@@ -14,14 +14,13 @@ from mstemba.data_manifests.annotations import check_units, join, read_annotatio
 from mstemba.data_manifests.manifest import (
     Manifest,
     Video,
-    as_paths,
-    find_videos,
     load_manifest,
     manifest_json,
 )
 from mstemba.data_manifests.merging import known_files
 from mstemba.data_manifests.merging import merge as merge_manifests
 from mstemba.data_manifests.readers.parsed import AnnotationReport
+from mstemba.data_manifests.video_files import as_paths, find_videos
 from mstemba.errors import DecodeError, UsageError
 from mstemba.pipeline.caching.files import as_local, write_text
 from mstemba.pipeline.caching.keys import Fingerprints
@@ -99,15 +98,12 @@ def init(
     """
     folder = as_local(root) or Path()
     paths = as_paths(videos)
-    if not paths and annotations is None:
-        raise UsageError(
-            "nothing to read: pass videos or folders with --videos, or annotations with "
-            "--annotations"
+    if annotations is None:
+        _check_without_annotations(
+            paths, {"classes": classes, "time-unit": time_unit, "split": split}
         )
-    for option, given in (("classes", classes), ("time-unit", time_unit), ("split", split)):
-        if given and annotations is None:
-            raise UsageError(f"--{option} requires --annotations")
-    files = find_videos(paths)
+    skipped: list[str] = []
+    files = find_videos(paths, skipped.append)
     with _former(folder, dataset, features) if merge else nullcontext() as former:
         files = known_files(former, files) if former else files
         if annotations is None:
@@ -123,7 +119,19 @@ def init(
             manifest = merge_manifests(former, manifest, report) if former else manifest
             manifest = join(manifest, files, report) if files else manifest
             _check_units_by_probing(path, manifest, annotated, report)
+        report.notes[:0] = skipped
         return _write_workspace(folder, manifest, report, features)
+
+
+def _check_without_annotations(videos: list[Path], options: dict[str, object]) -> None:
+    if not videos:
+        raise UsageError(
+            "nothing to read: pass videos or folders with --videos, or annotations with "
+            "--annotations"
+        )
+    for option, given in options.items():
+        if given:
+            raise UsageError(f"--{option} requires --annotations")
 
 
 @contextmanager

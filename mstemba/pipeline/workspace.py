@@ -7,10 +7,10 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from mstemba.data_manifests.video_files import WORKSPACE_MARKER
 from mstemba.errors import UsageError
 from mstemba.pipeline.caching.files import write_text
 
-MARKER = "mstemba.toml"
 _CONTENT = """\
 # This file makes its folder an mstemba workspace: commands run in it, or below it, need no paths.
 version = 1
@@ -60,22 +60,22 @@ class Workspace:
 def create_workspace(root: Path) -> Workspace:
     """Make `root` a workspace. An existing one is unchanged."""
     root.mkdir(parents=True, exist_ok=True)
-    if not (root / MARKER).is_file():
-        write_text(root / MARKER, _CONTENT)
+    if not (root / WORKSPACE_MARKER).is_file():
+        write_text(root / WORKSPACE_MARKER, _CONTENT)
     return open_workspace(root)
 
 
 def open_workspace(root: str | Path) -> Workspace:
     """Open the workspace at `root`. Raises UsageError if it is not one."""
     root = Path(root)
-    if not (root / MARKER).is_file():
+    if not (root / WORKSPACE_MARKER).is_file():
         raise UsageError(
-            f"{root}: not a workspace, it has no {MARKER}. Create one with `mstemba init`"
+            f"{root}: not a workspace, it has no {WORKSPACE_MARKER}. Create one with `mstemba init`"
         )
     try:
-        data = tomllib.loads((root / MARKER).read_text(encoding="utf-8"))
+        data = tomllib.loads((root / WORKSPACE_MARKER).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{root / MARKER}: not readable as TOML: {error}") from None
+        raise UsageError(f"{root / WORKSPACE_MARKER}: not readable as TOML: {error}") from None
     return Workspace(root, root / str(data.get("manifest", "manifest.json")))
 
 
@@ -88,7 +88,7 @@ def find_workspace(given: Workspace | str | Path | None = None) -> Workspace | N
     if given is not None:
         return open_workspace(given)
     here = Path.cwd()
-    found = next((f for f in (here, *here.parents) if (f / MARKER).is_file()), None)
+    found = next((f for f in (here, *here.parents) if (f / WORKSPACE_MARKER).is_file()), None)
     # Relative, so that printed paths are as short as a user would type them.
     return None if found is None else open_workspace(Path(os.path.relpath(found)))
 

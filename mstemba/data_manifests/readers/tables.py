@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from mstemba.data_manifests.manifest import VIDEO_SUFFIXES, files_below
 from mstemba.data_manifests.readers.parsed import (
     AnnotationReport,
     ParsedAnnotations,
     ParsedVideo,
     RawAction,
 )
+from mstemba.data_manifests.video_files import VIDEO_SUFFIXES, files_below
 from mstemba.errors import ManifestError
 
 SUFFIXES = frozenset({".csv", ".tsv", ".txt"})

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from mstemba.data_manifests.manifest import as_paths
+from mstemba.data_manifests.video_files import as_paths
 from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.caching.files import as_local, check_folder
 from mstemba.pipeline.caching.keys import Fingerprints

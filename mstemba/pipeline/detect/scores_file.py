@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mstemba.data_manifests.video_files import SCORES_SUFFIX
 from mstemba.errors import StoreError
 from mstemba.pipeline.caching.files import write_atomically
 from mstemba.records import Scores, TimeGrid
 
-SUFFIX = ".scores.npz"
+SUFFIX = SCORES_SUFFIX
 # What numpy raises for one kind of damage or another.
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mstemba.data_manifests.manifest import as_paths, find_videos
+from mstemba.data_manifests.video_files import as_paths, find_videos
 from mstemba.errors import MstembaError, StoreError, UsageError
 from mstemba.extractors import registry
 from mstemba.pipeline.caching.files import as_local, check_folder
@@ -146,7 +146,7 @@ def detect(
     options, run_options = options or ExportOptions(), run_options or RunOptions()
     check_formats(options.formats)
     workspace = find_workspace(workspace)
-    files = find_videos(as_paths(videos))
+    files = find_videos(as_paths(videos), lambda line: on_event(Event("detect", line)))
     if not files:
         raise UsageError("no videos: pass at least one video or folder")
     _check_detector(checkpoint, labels, zero_shot, workspace)

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mstemba.data_manifests.manifest import as_paths, find_videos, load_manifest
+from mstemba.data_manifests.manifest import load_manifest
+from mstemba.data_manifests.video_files import as_paths, find_videos
 from mstemba.errors import StoreError, UsageError
 from mstemba.extractors import registry
 from mstemba.pipeline import devices
@@ -58,7 +59,7 @@ def extract(
     workspace = find_workspace(workspace)
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
     given = as_paths(videos)
-    catalog = _find_inputs(given, as_local(manifest), workspace, fingerprints)
+    catalog = _find_inputs(given, as_local(manifest), workspace, fingerprints, on_event)
     backbone = registry.resolve(options.backbone, options.model, options.weights, fingerprints.of)
     root = as_path(store)
     if root is None and workspace is None:
@@ -89,11 +90,13 @@ def _find_inputs(
     manifest: Path | None,
     workspace: Workspace | None,
     fingerprints: Fingerprints,
+    on_event: EventHandler,
 ) -> Catalog:
     if videos and manifest:
         raise UsageError(f"videos cannot be combined with --manifest {manifest}: pass one of them")
     if videos:
-        return Catalog(find_videos(videos), workspace_manifest(workspace), fingerprints)
+        files = find_videos(videos, lambda line: on_event(Event("extract", line)))
+        return Catalog(files, workspace_manifest(workspace), fingerprints)
     if manifest is None and workspace is None:
         raise UsageError(
             "nothing to extract: give videos or --manifest, or make a workspace with `mstemba init`"

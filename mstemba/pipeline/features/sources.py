@@ -10,7 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.data_manifests.manifest import Action, Video, files_below
+from mstemba.data_manifests.manifest import Action, Video
+from mstemba.data_manifests.video_files import files_below
 from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.caching.files import remote
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key, entry_key

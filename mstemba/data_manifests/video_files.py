@@ -1,0 +1,188 @@
+"""The files below the folders that a user gives, and which of them are videos."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from mstemba.errors import ManifestError
+
+# Formats that FFmpeg reads, by endings that little else has. Proxies of cameras (.lrv, .lrf) are
+# not among them: they lie next to the recording itself.
+_VIDEO_FORMATS = """
+    3g2 3gp asf avi divx f4v flv gif m4v mkv mov mp4 mp4v ogm ogv qt rm rmvb webm wmv xvid
+    m2p m2t m2ts mod mpe mpeg mpg mpg2 mts tod tp trp ts vob
+    dav dv dvr-ms insv mxf wtv
+    264 265 av1 h264 h265 hevc ivf m1v m2v mjpeg mjpg mpv nut obu y4m
+"""
+VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEO_FORMATS.split())
+# Of the skipped files of a folder, this many endings are named.
+_NAMED = 5
+# At the root of a disk, and often not readable by users.
+_SYSTEM = {"lost+found", "System Volume Information", "$RECYCLE.BIN"}
+# What mstemba itself writes: a workspace, and the results of a video next to its saved scores.
+WORKSPACE_MARKER = "mstemba.toml"
+_WORKSPACE_FILES = {WORKSPACE_MARKER, "manifest.json", "manifest.json.bak"}
+_WORKSPACE_FOLDERS = {"features", "runs", "detections"}
+SCORES_SUFFIX = ".scores.npz"
+
+
+def as_paths(given: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Return one or several paths as a list."""
+    return [Path(given)] if isinstance(given, (str, Path)) else [Path(path) for path in given]
+
+
+def files_below(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+    """Return the wanted files below a folder, in order; links are followed, to each folder once.
+
+    Hidden folders and feature stores are left out. Broken links are among the files, so that
+    reading one fails with its name. Raises ManifestError for a folder that cannot be listed.
+    """
+    files = (place / name for place, names in _walk(folder) for name in names)
+    return _existing(filter(wanted, files))
+
+
+def _walk(top: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield the folders from a folder down, each once, with the names of their files."""
+    seen: set[str] = set()
+    waiting = [top]
+    for start in waiting:  # links come last, so that the own path of a folder is preferred
+        for place, folders, names in os.walk(start, onerror=_refuse_unreadable):
+            if (real := os.path.realpath(place)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = filter(_may_hold_files, folders)
+            below = Path(place)
+            waiting += [below / name for name in sorted(folders) if (below / name).is_symlink()]
+            yield below, names
+
+
+def _may_hold_files(folder: str) -> bool:
+    return not folder.startswith(".") and not folder.endswith(".zarr") and folder not in _SYSTEM
+
+
+def _existing(files: Iterable[Path]) -> list[Path]:
+    # Pipes and devices are left out; what does not exist is a broken link.
+    return sorted(f for f in files if os.path.isfile(f) or not os.path.exists(f))
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise ManifestError(
+            f"{error.filename}: this folder cannot be read ({error.strerror}), and its files would "
+            f"be missing; make it readable, or pass the other files and folders"
+        )
+
+
+def _videos_below(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Return the videos below a folder, and the number of its other files by ending.
+
+    Hidden files and what mstemba wrote are not counted.
+    """
+    videos: list[Path] = []
+    skipped: Counter[str] = Counter()
+    written: set[Path] = set()
+    for place, names in _walk(folder):
+        others = []
+        for name in names:
+            if os.path.splitext(name)[1].lower() not in VIDEO_SUFFIXES:
+                others.append(name)
+            elif not name.startswith("._"):  # macOS leaves `._name.mp4` files that are not videos
+                videos.append(place / name)
+        if WORKSPACE_MARKER in names:
+            written.update(place / name for name in _WORKSPACE_FOLDERS)
+        if place.parent in written:
+            written.add(place)
+        if place not in written:
+            skipped.update(_endings_of_others(others))
+    return _existing(videos), skipped
+
+
+def _endings_of_others(names: list[str]) -> Iterator[str]:
+    ours = set(_WORKSPACE_FILES if WORKSPACE_MARKER in names else ())
+    scored = {name.removesuffix(SCORES_SUFFIX) for name in names if name.endswith(SCORES_SUFFIX)}
+    for name in names:
+        stem, ending = os.path.splitext(name)
+        # Results are called VIDEO.csv, and one of them VIDEO.activitynet.json.
+        if not (name.startswith(".") or name in ours or {stem, os.path.splitext(stem)[0]} & scored):
+            yield ending.lower()
+
+
+def _listed(skipped: Counter[str]) -> str:
+    """Return the most frequent endings with their counts, for a message."""
+    ranked = sorted(skipped.items(), key=lambda item: (-item[1], item[0] or "~"))
+    named = [f"{count} {ending or 'without an ending'}" for ending, count in ranked[:_NAMED]]
+    if more := sum(count for _, count in ranked[_NAMED:]):
+        named.append(f"{more} other{'s' * (more > 1)}")
+    return ", ".join(named)
+
+
+_SPELLINGS: tuple[Callable[[Path, Path], str], ...] = (
+    lambda file, below: below.stem,
+    lambda file, below: below.with_suffix("").as_posix(),
+    lambda file, below: below.as_posix(),
+    lambda file, below: str(file),
+)
+
+
+def _real(file: Path) -> Path:
+    try:
+        return file.resolve()
+    except RuntimeError:  # from Python 3.13 on, opening it raises OSError
+        raise ManifestError(f"{file}: a link to itself; delete it") from None
+
+
+def find_videos(
+    inputs: Iterable[Path], on_skipped: Callable[[str], None] = lambda line: None
+) -> dict[str, Path]:
+    """Return the given video files, and those below the given folders, by id.
+
+    The id is the stem of the file, or the path below the folder if two files have the same stem.
+
+    Args:
+        inputs: Files, whatever their ending, and folders.
+        on_skipped: Receives a line for each folder that has other files, by their endings.
+
+    Raises:
+        ManifestError: A path does not exist, or a folder cannot be read or has no video.
+    """
+    found: list[tuple[Path, Path]] = []
+    for given in inputs:
+        if given.is_dir():
+            files, skipped = _videos_below(given)
+            if not files:
+                only = f", only {_listed(skipped)}" if skipped else ""
+                raise ManifestError(
+                    f"{given}: no video in this folder{only}; expected files that end in .mp4, "
+                    f".mov, .mkv or another ending of videos. A video with an unusual ending can "
+                    f"be passed by its name"
+                )
+            if skipped:
+                count = skipped.total()
+                what = "1 file that does" if count == 1 else f"{count} files that do"
+                on_skipped(f"{given}: skipped {what} not end like a video: {_listed(skipped)}")
+            found += [(file, file.relative_to(given)) for file in files]
+        elif given.exists():
+            found.append((given, Path(given.name)))
+        else:
+            raise ManifestError(f"{given}: no such file or folder")
+    found = list({_real(file): (file, below) for file, below in reversed(found)}.values())[::-1]
+    ids: dict[str, Path] = {}
+    for spelling in _SPELLINGS:
+        names = [spelling(file, below) for file, below in found]
+        counts = Counter(names)
+        clashing = []
+        for pair, name in zip(found, names, strict=True):
+            if counts[name] == 1 and name not in ids:
+                ids[name] = pair[0]
+            else:
+                clashing.append(pair)
+        found = clashing
+    for file, _ in found:  # another video has its path as id
+        number = next(n for n in itertools.count(2) if f"{file} ({n})" not in ids)
+        ids[f"{file} ({number})"] = file
+    return dict(sorted(ids.items(), key=lambda item: str(item[1])))
