@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from mstemba.errors import StoreError, UsageError
 
 FloatArray = NDArray[np.floating[Any]]
+# Hours, minutes, seconds, frames; the last separator is : or, for drop frame, another.
+TIMECODE = re.compile(r"\d\d:\d\d:\d\d[:;.]\d{2,3}")
 
 
 @dataclass(frozen=True)
@@ -226,6 +229,8 @@ class Scores:
             raise ValueError("probabilities must be numbers from 0 to 1")
         if not 0 < self.duration < np.inf:
             raise ValueError(f"duration is {self.duration}, expected a positive number of seconds")
+        if self.timecode and not TIMECODE.fullmatch(self.timecode):
+            raise ValueError(f"timecode is {self.timecode!r}, expected one like '10:00:00:00'")
 
 
 @dataclass(frozen=True, order=True)

@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 from mstemba.errors import DecodeError
 from mstemba.pipeline.decode.request import VideoInfo, no_heartbeat
 from mstemba.pipeline.decode.timeline import PacketTimes, Timeline
+from mstemba.records import TIMECODE
 
 # Flags of FFmpeg's AVInputFormat.
 _NO_TIMES, _BROADCAST = 0x80, 0x200
@@ -227,8 +228,9 @@ def _promised_duration(container: InputContainer, stream: VideoStream) -> float:
 def _timecode(container: InputContainer) -> str:
     """Return the timecode of the first frame, as 10:00:00:00; empty if the file has none."""
     for metadata in (*(stream.metadata for stream in container.streams), container.metadata):
-        if re.fullmatch(r"\d\d(:\d\d){2}[:;.]\d\d", code := metadata.get("timecode", "")):
-            return code
+        for key, value in metadata.items():
+            if key.lower() == "timecode" and TIMECODE.fullmatch(value):  # Matroska: TIMECODE
+                return value
     return ""
 
 

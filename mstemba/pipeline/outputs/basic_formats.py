@@ -29,6 +29,7 @@ def write_json_file(detection: Detection, path: Path) -> None:
         "video": os.path.abspath(scores.video),
         "duration": scores.duration,
         "fps": scores.fps,
+        **({"timecode": scores.timecode} if scores.timecode else {}),
         "classes": list(scores.classes),
         "grid": scores.grid.as_dict(),
         "segments": segments,

@@ -10,13 +10,14 @@ from mstemba.pipeline.caching.files import to_json, write_text
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.fields import clock, distinct, media_url, milliseconds
 from mstemba.pipeline.progress import one_line
-from mstemba.records import Segment
+from mstemba.records import Scores, Segment
 
 # Colours that both formats have; neighbouring classes differ.
 COLOURS = ("BLUE", "YELLOW", "MAGENTA", "GREEN", "RED", "CYAN", "WHITE")
 # Frame rates of timecodes by those of videos; NTSC is slower by a factor of 1000/1001.
 _RATES = {rate * slower: rate for rate in (24, 25, 30, 48, 50, 60) for slower in (1, 1000 / 1001)}
 _OTHER_RATE = 25
+_SAME_RATE = 0.01  # frames per second
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -24,15 +25,21 @@ def write_edl(detection: Detection, path: Path) -> None:
     """Write a CMX 3600 list: one event, the whole video, with a `* LOC:` marker for each segment.
 
     Such a marker has a frame but no length, so its text has start and end in seconds, and the
-    score. Timecodes count from 00:00:00:00, the video's start, without drop frames.
+    score. Timecodes count from the video's own, or from 00:00:00:00.
     """
     scores = detection.scores
     fps, rate = timecode_rate(scores.fps)
-    whole = f"{timecode(0, rate)} {timecode(max(1, round(scores.duration * fps)), rate)}"
+    first, drop = start_frame(scores)
+    day = frame_number("24:00:00:00", rate, drop)
+
+    def at(frame: int) -> str:
+        return timecode((first + frame) % day if scores.timecode else frame, rate, drop)
+
+    whole = f"{at(0)} {at(max(1, round(scores.duration * fps)))}"
     name = one_line(Path(scores.video).name)
     lines = [
         f"TITLE: {name}",
-        "FCM: NON-DROP FRAME",
+        f"FCM: {'' if drop else 'NON-'}DROP FRAME",
         f"001  AX       V     C        {whole} {whole}",
         f"* FROM CLIP NAME: {name}",
         f"* TIMECODES COUNT {rate} FRAMES A SECOND",
@@ -41,8 +48,7 @@ def write_edl(detection: Detection, path: Path) -> None:
     for segment in detection.segments:
         start, end = (time / 1000 for time in milliseconds(segment))
         text = f"{names[segment.class_id]} [{start:.3f}-{end:.3f} s, {segment.score:.2f}]"
-        at = timecode(round(start * fps), rate)
-        lines.append(f"* LOC: {at} {_colour(segment.class_id):7} {text}")
+        lines.append(f"* LOC: {at(round(start * fps))} {_colour(segment.class_id):7} {text}")
     write_text(path, "\n".join(lines) + "\n")
 
 
@@ -52,21 +58,50 @@ def timecode_rate(fps: float) -> tuple[float, int]:
     For a rate that editing programs do not have, both are 25.
     """
     near = min(_RATES, key=lambda known: abs(known - fps))
-    return (near, _RATES[near]) if abs(near - fps) < 0.01 else (_OTHER_RATE, _OTHER_RATE)
+    return (near, _RATES[near]) if abs(near - fps) < _SAME_RATE else (_OTHER_RATE, _OTHER_RATE)
 
 
-def timecode(frame: int, rate: int) -> str:
-    """Return the time of a frame as `hours:minutes:seconds:frames`."""
-    return f"{clock(frame // rate)}:{frame % rate:02d}"
+def start_frame(scores: Scores) -> tuple[int, bool]:
+    """Return the first frame's number by the video's timecode, and whether that is drop frame."""
+    fps, rate = timecode_rate(scores.fps)
+    code = scores.timecode or "00:00:00:00"
+    if abs(fps - scores.fps) >= _SAME_RATE:
+        code = code[:8] + ":00"  # its frames are not those that are counted
+    drop = code[8] in ";." and rate in (30, 60) and fps != rate
+    return frame_number(code, rate, drop), drop
+
+
+def frame_number(code: str, rate: int, drop: bool = False) -> int:
+    """Return the number of a frame from its timecode, the inverse of `timecode`."""
+    hours, minutes, seconds, frames = map(int, re.split("[:;.]", code))
+    minutes += 60 * hours
+    left_out = rate // 15 * (minutes - minutes // 10) if drop else 0
+    return (60 * minutes + seconds) * rate + frames - left_out
+
+
+def timecode(frame: int, rate: int, drop: bool = False) -> str:
+    """Return the time of a frame as `hours:minutes:seconds:frames`.
+
+    With drop frame, `;` precedes the frames, and each minute but every tenth leaves out its first
+    numbers (SMPTE ST 12-1), so that timecodes keep up with the clock.
+    """
+    if drop:
+        left_out = rate // 15
+        tens, rest = divmod(frame, 600 * rate - 9 * left_out)
+        minutes = max(0, (rest - left_out) // (60 * rate - left_out))
+        frame += left_out * (9 * tens + minutes)
+    return f"{clock(frame // rate)}{';' if drop else ':'}{frame % rate:02d}"
 
 
 def write_otio(detection: Detection, path: Path) -> None:
     """Write OpenTimelineIO's JSON: a track with the video as its clip, and markers on the clip.
 
-    Times are whole milliseconds; a marker's metadata has class number and score.
+    Times are milliseconds, from the video's timecode on if it has one; a marker's metadata has
+    class number and score.
     """
     scores = detection.scores
-    whole = _range(0, max(1, round(1000 * scores.duration)))
+    begin = round(1000 * start_frame(scores)[0] / timecode_rate(scores.fps)[0], 6)
+    whole = _range(begin, max(1, round(1000 * scores.duration)))
     media = _object(
         "ExternalReference.1", target_url=media_url(scores.video, path), available_range=whole
     )
@@ -76,7 +111,7 @@ def write_otio(detection: Detection, path: Path) -> None:
         source_range=whole,
         media_references={"DEFAULT_MEDIA": media},
         active_media_reference_key="DEFAULT_MEDIA",
-        markers=[_marker(segment) for segment in detection.segments],
+        markers=[_marker(segment, begin) for segment in detection.segments],
     )
     track = _object("Track.1", name="video", kind="Video", children=[clip])
     timeline = _object(
@@ -90,23 +125,23 @@ def write_otio(detection: Detection, path: Path) -> None:
     write_text(path, text)
 
 
-def _marker(segment: Segment) -> dict[str, Any]:
+def _marker(segment: Segment, begin: float) -> dict[str, Any]:
     start, end = milliseconds(segment)
     own = {"class_id": segment.class_id, "score": round(segment.score, 6)}
     return _object(
         "Marker.2",
         name=segment.label.replace("\0", r"\x00"),  # where its reader would stop
         color=_colour(segment.class_id),
-        marked_range=_range(start, end - start),
+        marked_range=_range(begin + start, end - start),
         metadata={"mstemba": own},
     )
 
 
-def _range(start: int, duration: int) -> dict[str, Any]:
+def _range(start: float, duration: int) -> dict[str, Any]:
     return _object("TimeRange.1", start_time=_time(start), duration=_time(duration))
 
 
-def _time(milliseconds: int) -> dict[str, Any]:
+def _time(milliseconds: float) -> dict[str, Any]:
     return _object("RationalTime.1", value=float(milliseconds), rate=1000.0)
 
 
