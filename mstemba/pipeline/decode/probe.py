@@ -246,8 +246,10 @@ def _upright(frame: VideoFrame) -> tuple[tuple[str, str], ...]:
         return ()
     angle = round(math.degrees(math.atan2(b / down, a / across)))
     quarters = round(angle / 90)
-    if abs(angle - 90 * quarters) > (quarters == 0):
+    if abs(angle - 90 * quarters) > (angle == 1):  # ffmpeg ignores 1 degree, but not -1
         return (("rotate", f"{angle}*PI/180"),)
     if quarters % 2:
         return (("transpose", str((c < 0) + 2 * (b < 0))),)
-    return (*([("hflip", "")] if a < 0 else []), *([("vflip", "")] if d < 0 else []))
+    if a < 0 or d < 0:
+        return (*([("hflip", "")] if a < 0 else []), *([("vflip", "")] if d < 0 else []))
+    return (("null", ""),) if b or c else ()  # decord takes -0.2 degrees for -90
