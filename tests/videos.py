@@ -34,6 +34,16 @@ def encode(path: Path, count: int = 40, fps: int = 10, width: int = 160, height:
     return path
 
 
+def encode_pieces(path: Path, count: int = 40) -> Path:
+    """An HLS playlist (.m3u8) at ten frames per second, with a piece for every second."""
+    return encode_at(
+        path,
+        [number / 10 for number in range(count)],
+        options={"g": "10", "bf": "0"},
+        container={"hls_time": "1", "hls_list_size": "0"},
+    )
+
+
 def encode_at(
     path: Path,
     times: Sequence[float],

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from mstemba.data_manifests.playlists import PLAYLIST_SUFFIX, read_playlist
 from mstemba.errors import ManifestError
 
 # Formats that FFmpeg reads, by endings that little else has. Proxies of cameras (.lrv, .lrf) are
@@ -17,6 +18,7 @@ _VIDEO_FORMATS = """
     m2p m2t m2ts mod mpe mpeg mpg mpg2 mts tod tp trp ts vob
     dav dv dvr-ms insv mxf wtv
     264 265 av1 h264 h265 hevc ivf m1v m2v mjpeg mjpg mpv nut obu y4m
+    m3u8
 """
 VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEO_FORMATS.split())
 # Of the skipped files of a folder, this many endings are named.
@@ -86,10 +88,14 @@ def _videos_below(folder: Path) -> tuple[list[Path], Counter[str]]:
     videos: list[Path] = []
     skipped: Counter[str] = Counter()
     written: set[Path] = set()
-    for place, names in _walk(folder):
+    walked = list(_walk(folder))
+    parts, lists = _playlists(walked)
+    for place, names in walked:
         others = []
         for name in names:
-            if os.path.splitext(name)[1].lower() not in VIDEO_SUFFIXES:
+            if parts and _key(place / name) in parts:
+                continue
+            if os.path.splitext(name)[1].lower() not in VIDEO_SUFFIXES or place / name in lists:
                 others.append(name)
             elif not name.startswith("._"):  # macOS leaves `._name.mp4` files that are not videos
                 videos.append(place / name)
@@ -100,6 +106,30 @@ def _videos_below(folder: Path) -> tuple[list[Path], Counter[str]]:
         if place not in written:
             skipped.update(_endings_of_others(others))
     return _existing(videos), skipped
+
+
+def _playlists(walked: list[tuple[Path, list[str]]]) -> tuple[set[str], set[Path]]:
+    """Return what the HLS playlists refer to, and the playlists that are only lists of songs."""
+    parts: set[str] = set()
+    lists: set[Path] = set()
+    files = [p / n for p, names in walked for n in names if n.lower().endswith(PLAYLIST_SUFFIX)]
+    for file in sorted(files):
+        if _key(file) in parts:
+            continue
+        try:
+            playlist = read_playlist(file)
+        except OSError:
+            continue  # a video, which fails when it is read
+        if playlist is None or not playlist.is_hls:
+            lists.add(file)
+        else:
+            parts.update(map(_key, [*playlist.playlists[1:], *playlist.pieces]))
+    return parts, lists
+
+
+def _key(file: Path) -> str:
+    """Return the path of a file with the links to its folder followed."""
+    return os.path.join(os.path.realpath(file.parent), file.name)
 
 
 def _endings_of_others(names: list[str]) -> Iterator[str]:
@@ -141,7 +171,8 @@ def find_videos(
 ) -> dict[str, Path]:
     """Return the given video files, and those below the given folders, by id.
 
-    The id is the stem of the file, or the path below the folder if two files have the same stem.
+    The id is the stem of the file, or the path below the folder if two files have the same stem. An
+    HLS playlist in a folder is one video, and the files that it refers to are none.
 
     Args:
         inputs: Files, whatever their ending, and folders.

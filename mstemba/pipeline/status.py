@@ -92,8 +92,12 @@ def _state(
     if not imported and (path is None or not path.is_file()):
         return "no file", str(path or ""), 0, ""
     if entry is not None:
-        size, made = store.bytes_of(id), entry["made"]
-        if not imported and path and entry["key"] != entry_key(store.spec, fingerprints.of(path)):
+        size, made, key = store.bytes_of(id), entry["made"], entry["key"]
+        try:
+            now = key if imported or not path else entry_key(store.spec, fingerprints.of(path))
+        except OSError as error:  # such as a playlist without its pieces
+            return "no file", f"{path}: {error.strerror}", size, made
+        if now != key:
             return "stale", "the video has changed since", size, made
         facts = [f"{entry['rows']} rows, {entry['decoder']}", *entry["warnings"]]
         return "done", "; ".join(facts), size, made

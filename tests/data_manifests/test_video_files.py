@@ -109,6 +109,35 @@ def test_hidden_folders_have_no_videos(tmp_path: Path) -> None:
     assert list(find_videos([tmp_path])) == ["a"]
 
 
+HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n"
+
+
+def test_a_playlist_in_a_folder_is_one_video_with_its_pieces(tmp_path: Path) -> None:
+    (a, m, x, *_) = touch(tmp_path, "f/a.m3u8", "f/m.m3u8", "f/x.mp4", "f/low/1.ts", "f/x.key")
+    a.write_text(HLS + '#EXT-X-KEY:URI="x.key"\nlow/1.ts\nlow/gone.ts\n')
+    m.write_text("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\na.m3u8\n")
+    (tmp_path / "link").symlink_to("f")
+    for folder in (tmp_path / "f", tmp_path / "link"):
+        assert find_videos([folder]) == {"m": folder / "m.m3u8", "x": folder / "x.mp4"}
+        assert lines_about(folder) == []
+    piece = tmp_path / "f" / "low" / "1.ts"  # named itself, it is taken
+    assert find_videos([tmp_path / "f", piece]) == {"m": m, "x": x, "1": piece}
+
+
+def test_playlists_that_refer_to_each_other_are_one_video(tmp_path: Path) -> None:
+    a, b = touch(tmp_path, "a.m3u8", "b.m3u8")
+    a.write_text(HLS + "b.m3u8\n")
+    b.write_text(HLS + "a.m3u8\n")
+    assert find_videos([tmp_path]) == {"a": a}
+
+
+def test_a_list_of_films_is_skipped_and_the_films_are_not(tmp_path: Path) -> None:
+    x, films = touch(tmp_path, "x.mp4", "films.m3u8")
+    films.write_text("#EXTM3U\n#EXTINF:1,A film\nx.mp4\n")
+    assert find_videos([tmp_path]) == {"x": x}
+    assert lines_about(tmp_path)[0].endswith(": 1 .m3u8")
+
+
 def test_links_to_folders_are_followed_once_and_those_to_nowhere_are_found(tmp_path: Path) -> None:
     a, b, _ = touch(tmp_path, "f/b/a.mp4", "elsewhere/b.mp4", "f/notes.txt")
     (tmp_path / "f" / "a link").symlink_to(tmp_path / "f" / "b")

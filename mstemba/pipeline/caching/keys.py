@@ -6,11 +6,13 @@ a path) and every option that changes a number. Where and how fast it runs is no
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+from mstemba.data_manifests.playlists import Playlist, read_playlist
 from mstemba.pipeline.caching.files import read_json, write_json
 from mstemba.records import FeatureSpec
 
@@ -62,16 +64,35 @@ class Fingerprints:
                 }
 
     def of(self, path: Path) -> str:
-        """Return the SHA-256 of a file. Raises OSError if it cannot be read."""
-        path = path.resolve()
+        """Return the SHA-256 of a file; of an HLS playlist, that of its files together.
+
+        Raises OSError if it cannot be read, and for a playlist without all its pieces.
+        """
+        given, path = path, path.resolve()
         stat = path.stat()
         stamp = [stat.st_size, stat.st_mtime_ns]
         known = self._known.get(str(path))
         if known is not None and known[:2] == stamp:
             return str(known[2])
+        # As given: the pieces lie next to a link. Playlists are read anew each time.
+        if playlist := read_playlist(given):
+            return self._of_playlist(playlist)
         sha = file_sha256(path)
         self._known[str(path)] = [*stamp, sha]
         return sha
+
+    def _of_playlist(self, playlist: Playlist) -> str:
+        path = playlist.playlists[0]
+        if playlist.problems:
+            raise FileNotFoundError(errno.ENOENT, playlist.problems[0], str(path))
+        shas = [file_sha256(file) for file in playlist.playlists]
+        for piece in playlist.pieces:
+            try:
+                shas.append(self.of(piece))
+            except OSError as error:
+                reason = f"its piece {piece}: {error.strerror}"
+                raise OSError(error.errno, reason, str(path)) from None
+        return hashlib.sha256("\n".join(shas).encode()).hexdigest()
 
     def save(self) -> None:
         """Write the cache file, if there is one."""

@@ -67,7 +67,10 @@ class StoreFeatures:
         key = str(entry["key"])
         if video.path is None or not video.path.is_file() or is_imported(entry):
             return key  # nothing to compare the features with
-        return key if key == entry_key(self.spec, fingerprints.of(video.path)) else None
+        try:
+            return key if key == entry_key(self.spec, fingerprints.of(video.path)) else None
+        except FileNotFoundError:
+            return key  # a playlist whose pieces are gone
 
     def values(self, id: str) -> NDArray[np.float32]:
         return self._store.read(id).values.astype(np.float32, copy=False)

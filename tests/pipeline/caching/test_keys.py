@@ -341,6 +341,56 @@ def test_a_file_whose_name_is_no_text_is_remembered_too(tmp_path: Path, reads: l
     assert len(reads) == 1
 
 
+@pytest.fixture
+def playlist(tmp_path: Path) -> Path:
+    """A playlist of two pieces, and one that refers to it."""
+    for name in ("0.ts", "1.ts"):
+        (tmp_path / name).write_bytes(name.encode())
+    head = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n"
+    (tmp_path / "low.m3u8").write_text(f"{head}0.ts\n1.ts\n")
+    (tmp_path / "x.m3u8").write_text("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nlow.m3u8\n")
+    return tmp_path / "x.m3u8"
+
+
+def test_the_fingerprint_of_a_playlist_is_that_of_its_pieces(
+    playlist: Path, reads: list[Path]
+) -> None:
+    cache = playlist.parent / "prints.json"
+    prints = Fingerprints(cache)
+    found = {prints.of(playlist)}
+    prints.save()
+    again = Fingerprints(cache)
+    reads.clear()
+    assert {again.of(playlist)} == found
+    assert [file.suffix for file in reads] == [".m3u8"] * 2  # no piece is read again
+    for name in ("1.ts", "low.m3u8", "x.m3u8"):
+        with (playlist.parent / name).open("ab") as file:
+            file.write(b"\n")
+        found.add(Fingerprints(cache).of(playlist))
+    assert len(found) == 4
+
+
+def test_the_pieces_of_a_linked_playlist_lie_next_to_the_link(
+    playlist: Path, tmp_path: Path
+) -> None:
+    low = tmp_path / "elsewhere" / "low.m3u8"
+    low.parent.mkdir()
+    low.symlink_to(tmp_path / "low.m3u8")
+    with pytest.raises(FileNotFoundError, match=r"its piece .*elsewhere/0\.ts: no such file"):
+        Fingerprints().of(low)
+    for name in ("0.ts", "1.ts"):
+        (low.parent / name).write_bytes(name.encode())
+    assert Fingerprints().of(low) == Fingerprints().of(tmp_path / "low.m3u8")
+
+
+def test_a_playlist_without_all_its_pieces_has_no_fingerprint(playlist: Path) -> None:
+    prints = Fingerprints()
+    prints.of(playlist)
+    (playlist.parent / "1.ts").unlink()
+    with pytest.raises(FileNotFoundError, match=r"its piece .*1\.ts: no such file"):
+        prints.of(playlist)
+
+
 # Writing files
 
 

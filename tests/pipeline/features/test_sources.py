@@ -186,6 +186,27 @@ def test_published_features_have_the_authors_labels(
             assert zlib.crc32(packed) == expected[pair]["crc32"], pair
 
 
+def test_features_of_a_playlist_outlive_its_pieces(tmp_path: Path) -> None:
+    file, piece = tmp_path / "x.m3u8", tmp_path / "x.ts"
+    piece.write_bytes(b"first")
+    file.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\nx.ts\n")
+    store = FeatureStore.prepare(
+        tmp_path / "s.zarr", FeatureSpec("clip", "m", "tag:x", WIDTH, 224, 224)
+    )
+    key = entry_key(store.spec, Fingerprints().of(file))
+    writer = store.writer("v", key, "pyav")
+    writer.append(VALUES, np.arange(6.0))
+    writer.finish(
+        step=1.0, duration=6.0, fps=16.0, frames=96, source="x", decoder="pyav", warnings=[]
+    )
+    source, video = StoreFeatures(store), Video("v", file, "training", 12.0)
+    assert source.key(video, Fingerprints()) == key
+    piece.write_bytes(b"second")
+    assert source.key(video, Fingerprints()) is None
+    piece.unlink()
+    assert source.key(video, Fingerprints()) == key
+
+
 # Names that mean something elsewhere
 
 

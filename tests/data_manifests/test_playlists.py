@@ -1,0 +1,108 @@
+"""HLS playlists: which files they refer to, and what is wrong with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mstemba.data_manifests.playlists import read_playlist
+
+HEAD = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n"
+
+
+def playlist(path: Path, *lines: str, head: str = HEAD) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes((head + "\n".join(lines) + "\n").encode())
+    return path
+
+
+def touch(*files: Path) -> None:
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+
+def test_a_playlist_refers_to_its_pieces_and_to_those_of_its_playlists(tmp_path: Path) -> None:
+    master = playlist(
+        tmp_path / "x.m3u8",
+        '#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="a",NAME="b",URI="sound/s.m3u8",DEFAULT=YES',
+        "#EXT-X-STREAM-INF:BANDWIDTH=1\r",
+        "low/x.m3u8\r",
+    )
+    playlist(
+        tmp_path / "low" / "x.m3u8",
+        '#EXT-X-KEY:METHOD=AES-128,URI="../x.key"',
+        '#EXT-X-KEY:METHOD=AES-128,URI="data:text/plain;base64,AAAA"',
+        '#EXT-X-MAP:URI="init.mp4",BYTERANGE="10@0"',
+        "# a comment",
+        "one.m4s",
+        "#EXT-X-BYTERANGE:10@10",
+        "one.m4s",
+        f"file://{tmp_path / 'two.m4s'}",
+        "../x.m3u8",  # back to the beginning
+    )
+    playlist(tmp_path / "sound" / "s.m3u8", "s.aac")
+    pieces = ["low/../x.key", "low/init.mp4", "low/one.m4s", "two.m4s", "sound/s.aac"]
+    touch(*(tmp_path / name for name in pieces))
+    found = read_playlist(master)
+    assert found is not None
+    assert sorted(found.pieces) == sorted(tmp_path / name for name in pieces)
+    nested = [tmp_path / "low" / "x.m3u8", tmp_path / "sound" / "s.m3u8"]
+    assert (found.playlists[0], sorted(found.playlists[1:])) == (master, nested)
+    assert (found.is_hls, found.problems) == (True, [])
+
+
+def test_two_playlists_that_refer_to_each_other_have_an_end(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.m3u8", tmp_path / "b.m3u8"
+    playlist(a, "b.m3u8")
+    playlist(b, "a.m3u8", "x.ts")
+    touch(tmp_path / "x.ts")
+    found = read_playlist(a)
+    assert found is not None
+    assert (found.playlists, found.pieces, found.problems) == ([a, b], [tmp_path / "x.ts"], [])
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (["x.ts", "gone.ts"], r"its piece .*gone\.ts: no such file"),
+        (["gone.m3u8"], r"its piece .*gone\.m3u8: no such file"),
+        (["http://e.org/a.ts"], r"its piece http://e\.org/a\.ts is not on this disk\. Save it: ff"),
+        (["x.ts", "https://e.org/a.ts"], r"its piece https://e\.org/a\.ts is not on this disk"),
+        ([], "names no file"),
+        # A browser finds these, FFmpeg does not.
+        (["a%20b.ts"], r"names a%20b\.ts, but the file is .*a b\.ts"),
+        (["x.ts?token=1"], r"names x\.ts\?token=1, but the file is .*x\.ts"),
+    ],
+)
+def test_what_cannot_be_decoded_is_a_problem(
+    lines: list[str], problem: str, tmp_path: Path
+) -> None:
+    touch(tmp_path / "x.ts", tmp_path / "a b.ts")
+    found = read_playlist(playlist(tmp_path / "x.m3u8", *lines))
+    assert found is not None
+    with pytest.raises(ValueError, match=problem):
+        raise ValueError(*found.problems)
+
+
+def test_names_are_taken_as_they_are_first(tmp_path: Path) -> None:
+    touch(tmp_path / "a b.ts", tmp_path / "a%20b.ts")
+    found = read_playlist(playlist(tmp_path / "x.m3u8", "a%20b.ts"))
+    assert found is not None
+    assert (found.pieces, found.problems) == ([tmp_path / "a%20b.ts"], [])
+
+
+def test_a_playlist_is_recognised_by_its_content(tmp_path: Path) -> None:
+    touch(tmp_path / "x.ts")
+    assert read_playlist(playlist(tmp_path / "x.mp4", "x.ts")) is not None
+    (tmp_path / "x.m3u8").write_bytes(b"\0\1 no playlist")
+    assert read_playlist(tmp_path / "x.m3u8") is None
+    marked = read_playlist(playlist(tmp_path / "b.m3u8", "x.ts", head=f"\ufeff{HEAD}"))
+    assert marked is not None
+    assert marked.pieces == [tmp_path / "x.ts"]
+    assert "byte order mark" in marked.problems[0]
+    songs = read_playlist(playlist(tmp_path / "s.m3u8", "#EXTINF:1,a", "x.ts", head="#EXTM3U\n"))
+    assert songs is not None
+    assert not songs.is_hls
+    assert "a list of files" in songs.problems[0]
