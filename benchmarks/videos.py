@@ -31,17 +31,17 @@ def synthetic(count: int = FRAMES) -> Iterator[NDArray[np.uint8]]:
 
 def to_jpeg(video: Path, folder: Path, count: int) -> None:
     """Write the first `count` frames of a video as JPEG files."""
-    with av.open(str(video)) as container:
+    with av.open(f"file:{video}") as container:
         for number, frame in zip(range(count), container.decode(video=0), strict=False):
             frame.to_image().save(folder / f"{number:06d}.jpg", quality=95)
 
 
 def looped(source: Path, target: Path, seconds: float) -> Path:
     """The video repeated until it lasts so long: its packets again and again, no pixel touched."""
-    with av.open(str(target), "w") as out:
+    with av.open(f"file:{target}", "w") as out:
         stream, written = None, 0.0
         while written < seconds:
-            with av.open(str(source)) as container:
+            with av.open(f"file:{source}") as container:
                 video = container.streams.best("video")
                 assert isinstance(video, VideoStream)
                 stream = stream or out.add_stream_from_template(video)
@@ -75,7 +75,7 @@ def _cut_once(source: Path, folder: Path, first: int, count: int, seconds: float
     clips: list[Path] = []
     out: av.container.OutputContainer | None = None
     begin = 0.0
-    with av.open(str(source)) as container:
+    with av.open(f"file:{source}") as container:
         video = container.streams.best("video")
         assert isinstance(video, VideoStream)
         base = float(video.time_base or 0)
@@ -90,7 +90,7 @@ def _cut_once(source: Path, folder: Path, first: int, count: int, seconds: float
                         return clips
                 begin = now
                 clips.append(folder / f"clip{first + len(clips):04d}.mp4")
-                out = av.open(str(clips[-1]), "w")
+                out = av.open(f"file:{clips[-1]}", "w")
                 stream = out.add_stream_from_template(video)
                 shift = packet.dts
             packet.pts -= shift

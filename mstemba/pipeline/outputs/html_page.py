@@ -78,12 +78,13 @@ def check_embeddable(video: Path) -> None:
     """Raise UsageError for a video that is too large to embed."""
     size = video.stat().st_size
     if size > LARGEST_EMBEDDED:
-        name = f"./{video.name}" if video.name.startswith("-") else video.name
-        copy = shlex.quote(str(Path(name).with_suffix(".playable.mp4")))
+        # As files, whatever their names: ffmpeg takes what is before a colon for a protocol.
+        name = shlex.quote(f"file:{video.name}")
+        copy = shlex.quote(f"file:{video.stem}.playable.mp4")
         raise UsageError(
             f"{video}: {size / 1e9:.1f} GB, expected at most {LARGEST_EMBEDDED / 1e9:g} GB to "
             f"embed; omit --embed and keep the video next to the page, or embed a smaller copy: "
-            f"ffmpeg -i {shlex.quote(name)} -vf scale=-2:480 {_PLAYABLE} {copy}"
+            f"ffmpeg -i {name} -vf scale=-2:480 {_PLAYABLE} {copy}"
         )
 
 

@@ -209,7 +209,7 @@ class Bar {
 /** Return the shell command for a copy of the video that every browser plays. */
 function formatCopyCommand(name, encoding) {
   const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
-  const path = name.startsWith("-") ? `./${name}` : name;
-  const copy = `${path.replace(/(?<=[^/])\.[^.]*$/, "")}.playable.mp4`;
-  return `ffmpeg -i ${quoted(path)} ${encoding} ${quoted(copy)}`;
+  // As files, whatever their names: ffmpeg takes what is before a colon for a protocol.
+  const copy = `file:${name.replace(/(?<=.)\.[^.]*$/, "")}.playable.mp4`;
+  return `ffmpeg -i ${quoted(`file:${name}`)} ${encoding} ${quoted(copy)}`;
 }

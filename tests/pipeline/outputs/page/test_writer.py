@@ -145,16 +145,16 @@ def test_the_video_is_embedded_whole(tmp_path: Path) -> None:
 def test_a_video_that_is_too_large_to_embed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    video = tmp_path / "big one.mp4"
+    video = tmp_path / "10:15 one.mp4"
     video.write_bytes(b"x" * 2000)
     monkeypatch.setattr(html_page, "LARGEST_EMBEDDED", 1999)
     with pytest.raises(UsageError, match="omit --embed") as raised:
         page(scene(video, options=EMBED), tmp_path)
-    assert "ffmpeg -i 'big one.mp4' -vf" in str(raised.value)
-    assert [file.name for file in tmp_path.iterdir()] == ["big one.mp4"]
+    assert "ffmpeg -i 'file:10:15 one.mp4' -vf" in str(raised.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["10:15 one.mp4"]
     # Before anything is computed.
     detected = detect(video, ExportOptions(embed=True), labels=["walking"], output=tmp_path / "out")
-    assert "to embed" in detected.failed["big one"]
+    assert "to embed" in detected.failed["10:15 one"]
     kept = SavedScores(replace(scene(video).scores), "key", "print")
     save_scores(tmp_path / "kept" / "v.scores.npz", kept)
     result = export(tmp_path / "kept", replace(EMBED, formats=("html",)))
