@@ -6,13 +6,13 @@ Heavy imports are inside the commands, so that `--help` answers at once.
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mstemba import __version__, cli_views
 from mstemba.cli_options import (
+    PATH,
     CheckpointOption,
     CsvOption,
     DetectionsOption,
@@ -67,9 +67,11 @@ def root(
 @app.command()
 def init(
     videos: Annotated[
-        list[Path] | None, typer.Option(help="Video file or folder; may be repeated.")
+        list[str] | None, typer.Option(metavar=PATH, help="Video file or folder; may be repeated.")
     ] = None,
-    annotations: Annotated[Path | None, typer.Option(help="File or folder of annotations.")] = None,
+    annotations: Annotated[
+        str | None, typer.Option(metavar=PATH, help="File or folder of annotations.")
+    ] = None,
     workspace: Annotated[str, typer.Option(help="Folder that becomes the workspace.")] = ".",
     dataset: Annotated[
         str | None,
@@ -78,7 +80,7 @@ def init(
         ),
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="Text file with one class name per line.")
+        str | None, typer.Option(metavar=PATH, help="Text file with one class name per line.")
     ] = None,
     time_unit: Annotated[
         str | None, typer.Option(help="Unit of the annotations' times: seconds or frames.")
@@ -90,8 +92,10 @@ def init(
         ),
     ] = None,
     features: Annotated[
-        Path | None,
-        typer.Option(help="Published features: a folder of VIDEO.npy files, or a store."),
+        str | None,
+        typer.Option(
+            metavar=PATH, help="Published features: a folder of VIDEO.npy files, or a store."
+        ),
     ] = None,
     merge: MergeOption = False,
     quiet: QuietOption = False,
@@ -126,7 +130,7 @@ def init(
 def extract(
     *,
     videos: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(help="Videos or folders [default: those of the manifest]."),
     ] = None,
     options: FeatureOptions,
@@ -162,7 +166,7 @@ def extract(
 @with_options
 def import_features(
     *,
-    folder: Annotated[Path, typer.Argument(help="Folder of features, one VIDEO.npy per video.")],
+    folder: Annotated[str, typer.Argument(help="Folder of features, one VIDEO.npy per video.")],
     options: ImportOptions,
     store: StoreOption = None,
     manifest: ManifestOption = None,
@@ -265,7 +269,7 @@ def evaluate(
 @with_options
 def detect(
     *,
-    videos: Annotated[list[Path], typer.Argument(help="Videos or folders of videos.")],
+    videos: Annotated[list[str], typer.Argument(help="Videos or folders of videos.")],
     checkpoint: CheckpointOption = None,
     labels: LabelsOption = None,
     weights: Annotated[

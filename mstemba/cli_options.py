@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import Field, fields, is_dataclass
@@ -103,18 +102,25 @@ def _refuse_every(value: str | None) -> None:
 
 
 EveryOption = Annotated[str | None, typer.Option("--every", hidden=True, callback=_refuse_every)]
+# Paths are text here, which the stages make paths of: `as_path` knows URLs, and home folders.
+PATH = "<path>"
+"""What the help shows as the kind of value."""
 WorkspaceOption = Annotated[
-    Path | None,
-    typer.Option(help="Workspace folder [default: the current folder or the nearest above]."),
+    str | None,
+    typer.Option(
+        metavar=PATH, help="Workspace folder [default: the current folder or the nearest above]."
+    ),
 ]
 ManifestOption = Annotated[
-    Path | None, typer.Option(help="Manifest file [default: the workspace's].")
+    str | None, typer.Option(metavar=PATH, help="Manifest file [default: the workspace's].")
 ]
 StoreOption = Annotated[
-    str | None, typer.Option(help="Feature store, a path or a URL [default: in the workspace].")
+    str | None,
+    typer.Option(metavar=PATH, help="Feature store, a path or a URL [default: in the workspace]."),
 ]
 CheckpointOption = Annotated[
-    Path | None, typer.Option(help="Checkpoint folder [default: the workspace's last training].")
+    str | None,
+    typer.Option(metavar=PATH, help="Checkpoint folder [default: the workspace's last training]."),
 ]
 
 
@@ -136,7 +142,9 @@ def _writable(
 
 def check_different(one: str | Path, what: str, other: str, option: str) -> None:
     """Raise UsageError if two results would be written to the same file."""
-    if not is_stdout(other) and os.path.realpath(one) == os.path.realpath(other):
+    from mstemba.pipeline.caching.files import same_file
+
+    if not is_stdout(other) and same_file(one, other):
         raise UsageError(
             f"{other}: {what} and {option} point to the same file; choose another for {option}"
         )
@@ -153,7 +161,6 @@ CsvOption = Annotated[
     str | None,
     typer.Option(help="Also write the figures of every class as CSV.", callback=_writable),
 ]
-# Output paths are text: Path would turn a URL, which is refused, into a folder called `s3:`.
 DetectionsOption = Annotated[
     str | None,
     typer.Option(

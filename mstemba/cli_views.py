@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def export(
     *,
     scores: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
             help="Saved scores (VIDEO.scores.npz), folders of them, or the videos by path or id "
             "[default: all in detections/ of the workspace]."
@@ -167,7 +167,7 @@ def open_console(quiet: bool) -> Console:
     return Console(quiet)
 
 
-def need_workspace(given: Path | None) -> Workspace:
+def need_workspace(given: str | None) -> Workspace:
     """Return the given or the surrounding workspace. Raises UsageError if there is none."""
     from mstemba.pipeline.workspace import find_workspace
 

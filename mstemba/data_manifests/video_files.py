@@ -32,11 +32,6 @@ _WORKSPACE_FOLDERS = {"features", "runs", "detections"}
 SCORES_SUFFIX = ".scores.npz"
 
 
-def as_paths(given: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Return one or several paths as a list."""
-    return [Path(given)] if isinstance(given, (str, Path)) else [Path(path) for path in given]
-
-
 def files_below(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
     """Return the wanted files below a folder, in order; links are followed, to each folder once.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,7 +156,7 @@ def resolve(
             f"only {backbone.default_model}; omit --model"
         )
     spec = backbone.describe(model)
-    weights = weights or backbone.default_weights()
+    weights = os.path.expanduser(weights) if weights else backbone.default_weights()
     if Path(weights).is_file():
         identity = f"sha256:{fingerprint(Path(weights))}"
     elif "/" in weights or "\\" in weights or Path(weights).suffix:

@@ -20,9 +20,9 @@ from mstemba.data_manifests.manifest import (
 from mstemba.data_manifests.merging import known_files
 from mstemba.data_manifests.merging import merge as merge_manifests
 from mstemba.data_manifests.readers.parsed import AnnotationReport
-from mstemba.data_manifests.video_files import as_paths, find_videos
+from mstemba.data_manifests.video_files import find_videos
 from mstemba.errors import DecodeError, UsageError
-from mstemba.pipeline.caching.files import as_local, write_text
+from mstemba.pipeline.caching.files import as_local, as_paths, write_text
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.caching.locks import StoreLocks
 from mstemba.pipeline.features.sources import FeatureSource, NpyFolder, open_features
@@ -103,14 +103,14 @@ def init(
             paths, {"classes": classes, "time-unit": time_unit, "split": split}
         )
     skipped: list[str] = []
+    path, classes_file = as_local(annotations), as_local(classes)
     files = find_videos(paths, skipped.append)
     with _former(folder, dataset, features) if merge else nullcontext() as former:
         files = known_files(former, files) if former else files
-        if annotations is None:
+        if path is None:
             manifest, report = _without_annotations(former, files, dataset)
         else:
-            path = Path(annotations)
-            names = None if classes is None else _class_names(Path(classes))
+            names = None if classes_file is None else _class_names(classes_file)
             known = {v.id: v.path for v in former.videos.values() if v.path} if former else {}
             manifest, report = read_annotations(
                 path, dataset, names, time_unit, split, known | files, former
@@ -155,7 +155,8 @@ def _former(folder: Path, dataset: str | None, features: str | Path | None) -> I
 def _write_workspace(
     folder: Path, manifest: Manifest, report: AnnotationReport, features: str | Path | None
 ) -> InitResult:
-    source = None if features is None else open_features(Path(features))
+    features_path = as_local(features)
+    source = None if features_path is None else open_features(features_path)
     # Nothing is written before everything is checked: the workspace may not exist yet.
     fingerprints = Fingerprints(Workspace(folder, folder).fingerprints)
     matched = 0 if source is None else _match_features(source, manifest, fingerprints, report)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mstemba.data_manifests.video_files import WORKSPACE_MARKER
 from mstemba.errors import UsageError
-from mstemba.pipeline.caching.files import write_text
+from mstemba.pipeline.caching.files import as_local, write_text
 
 _CONTENT = """\
 # This file makes its folder an mstemba workspace: commands run in it, or below it, need no paths.
@@ -67,7 +67,7 @@ def create_workspace(root: Path) -> Workspace:
 
 def open_workspace(root: str | Path) -> Workspace:
     """Open the workspace at `root`. Raises UsageError if it is not one."""
-    root = Path(root)
+    root = as_local(root) or Path()
     if not (root / WORKSPACE_MARKER).is_file():
         raise UsageError(
             f"{root}: not a workspace, it has no {WORKSPACE_MARKER}. Create one with `mstemba init`"
@@ -84,7 +84,7 @@ def find_workspace(given: Workspace | str | Path | None = None) -> Workspace | N
     if isinstance(given, Workspace):
         return given
     if given is None and os.environ.get("MSTEMBA_WORKSPACE"):
-        given = Path(os.environ["MSTEMBA_WORKSPACE"])
+        given = os.environ["MSTEMBA_WORKSPACE"]
     if given is not None:
         return open_workspace(given)
     here = Path.cwd()

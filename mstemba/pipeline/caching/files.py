@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
@@ -26,7 +26,7 @@ UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 
 def as_path(path: str | Path | None) -> Path | None:
-    """Return the path that a text stands for.
+    """Return the path that a text stands for; `~` and `~user` become home folders.
 
     A URL like "s3://bucket/x.zarr" becomes a `UPath`, which has the methods of a Path and is typed
     as one; `remote` tells them apart.
@@ -38,7 +38,7 @@ def as_path(path: str | Path | None) -> Path | None:
         return path
     # At least two letters: a single one is a Windows drive.
     if isinstance(path, str) and not re.match(r"[A-Za-z][\w+.-]+://", path):
-        return Path(path)
+        return Path(os.path.expanduser(path))
     if isinstance(path, str) and path.lower().startswith("file://"):
         from urllib.request import url2pathname
 
@@ -62,6 +62,12 @@ def as_local(path: str | Path | None) -> Path | None:
     if found is not None and remote(found):
         raise UsageError(f"{path}: expected a local path; only feature stores can be behind a URL")
     return found
+
+
+def as_paths(given: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Return one or several paths as a list. Raises UsageError for a URL."""
+    listed = [given] if isinstance(given, (str, Path)) else given
+    return [path for item in listed if (path := as_local(item))]
 
 
 def remote(path: Path) -> UPath | None:
@@ -155,12 +161,16 @@ def check_folder(folder: Path, option: str, what: str) -> None:
     )
 
 
+def same_file(one: str | Path, other: str | Path) -> bool:
+    """Return whether two paths lead to the same place, where nothing has to exist."""
+    first, second = (os.path.realpath(str(as_path(path))) for path in (one, other))
+    return first == second
+
+
 def check_kept(file: str | Path | None, option: str, *read: str | Path | None) -> None:
     """Raise UsageError if a result would overwrite one of the files that it is made from."""
     for source in read:
-        if source is None or file is None:
-            continue
-        if os.path.realpath(file) == os.path.realpath(source):
+        if source is not None and file is not None and same_file(file, source):
             raise UsageError(f"{file} is also an input; choose another file with {option}")
 
 

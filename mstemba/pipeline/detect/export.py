@@ -11,9 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from mstemba.data_manifests.video_files import as_paths
 from mstemba.errors import StoreError, UsageError
-from mstemba.pipeline.caching.files import as_local, check_folder
+from mstemba.pipeline.caching.files import as_local, as_paths, check_folder
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.catalog import Catalog, file_stem, workspace_manifest
 from mstemba.pipeline.detect.ground_truth import GroundTruth

@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mstemba.data_manifests.video_files import as_paths, find_videos
+from mstemba.data_manifests.video_files import find_videos
 from mstemba.errors import MstembaError, StoreError, UsageError
 from mstemba.extractors import registry
-from mstemba.pipeline.caching.files import as_local, check_folder
+from mstemba.pipeline.caching.files import as_local, as_paths, check_folder
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key, entry_key
 from mstemba.pipeline.catalog import Catalog, CatalogVideo, file_stem, workspace_manifest
 from mstemba.pipeline.checkpoint import find_checkpoint

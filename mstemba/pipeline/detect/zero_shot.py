@@ -53,9 +53,10 @@ def read_phrases(given: str | Path | Iterable[str]) -> tuple[str, ...]:
         UsageError: A `.txt` file is missing, a file is not UTF-8 text, or an item is not text.
     """
     if isinstance(given, str | Path):
-        if os.path.isfile(given):
+        file = os.path.expanduser(given) if isinstance(given, str) else given
+        if os.path.isfile(file):
             try:
-                items = Path(given).read_text(encoding="utf-8-sig").split("\n")
+                items = Path(file).read_text(encoding="utf-8-sig").split("\n")
             except (OSError, UnicodeDecodeError) as error:
                 raise UsageError(
                     f"{given}: cannot be read as text with one phrase a line: {error}"

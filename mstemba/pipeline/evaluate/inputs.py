@@ -16,7 +16,7 @@ import numpy as np
 from mstemba.data_manifests.manifest import Video, load_manifest
 from mstemba.errors import CheckpointError, UsageError
 from mstemba.pipeline import recipes
-from mstemba.pipeline.caching.files import as_local, as_path
+from mstemba.pipeline.caching.files import as_local, as_path, as_paths
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.checkpoint import Checkpoint, find_checkpoint, open_released, score
 from mstemba.pipeline.dataset.clips import load_clips, with_features
@@ -92,7 +92,7 @@ class InputLoader:
         elif options.released:
             spec = find_features(self._features, workspace).spec
             rows = recipes.clip_length(self.manifest.dataset)
-            self.model = open_released(Path(str(options.checkpoint)), classes, spec, rows)
+            self.model = open_released(as_paths(str(options.checkpoint))[0], classes, spec, rows)
 
     def load(self) -> ScoredSubset | DetectedSubset:
         """Return the videos of the subset with their scores, or their segments.

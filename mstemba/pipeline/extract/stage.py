@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mstemba.data_manifests.manifest import load_manifest
-from mstemba.data_manifests.video_files import as_paths, find_videos
+from mstemba.data_manifests.video_files import find_videos
 from mstemba.errors import StoreError, UsageError
 from mstemba.extractors import registry
 from mstemba.pipeline import devices
-from mstemba.pipeline.caching.files import as_local, as_path, remote
+from mstemba.pipeline.caching.files import as_local, as_path, as_paths, remote
 from mstemba.pipeline.caching.keys import Fingerprints, entry_key
 from mstemba.pipeline.catalog import Catalog, CatalogVideo, workspace_manifest
 from mstemba.pipeline.extract.jobs import ExtractResult, Job, remember_failures

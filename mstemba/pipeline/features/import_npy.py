@@ -9,7 +9,7 @@ from pathlib import Path
 from mstemba.data_manifests.manifest import Manifest, Video, load_manifest
 from mstemba.errors import MstembaError, UsageError
 from mstemba.extractors import registry
-from mstemba.pipeline.caching.files import as_local, as_path
+from mstemba.pipeline.caching.files import as_local, as_path, as_paths
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key
 from mstemba.pipeline.features.row_times import even_rows
 from mstemba.pipeline.features.sources import NpyFolder
@@ -71,7 +71,7 @@ def import_features(
     workspace = find_workspace(workspace)
     manifest_file = as_local(manifest) or require_workspace(workspace, "--manifest").manifest
     videos = load_manifest(manifest_file)
-    source = NpyFolder(Path(folder))
+    source = NpyFolder(as_paths(folder)[0])
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
     spec, weights_file = _make_spec(source, options, fingerprints)
     root = as_path(store)
