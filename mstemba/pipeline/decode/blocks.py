@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 WINDOWS = os.name == "nt"
+# Blocks in one mapping, each of which costs a file descriptor. Memory is taken when it is written.
+_CHUNK = 8
 
 
 def new_memory() -> int:
@@ -38,26 +40,26 @@ class Blocks:
     def __init__(self, memory: int, name: str, size: int) -> None:
         self._memory, self._name = memory, name
         self._size = -(-size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+        self._count = 0
         self._maps: dict[int, mmap.mmap] = {}
 
     def add(self) -> int:
         """Make room for one more block, and return its number."""
-        number = len(self._maps)
-        if not WINDOWS:
-            os.ftruncate(self._memory, (number + 1) * self._size)
-        self._map(number)
-        return number
+        self._count += 1
+        if not WINDOWS and self._count % _CHUNK == 1:
+            os.ftruncate(self._memory, (self._count + _CHUNK - 1) * self._size)
+        return self._count - 1
 
     def array(self, number: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Return the uint8 array of this shape at the beginning of a block."""
-        count = int(np.prod(shape))
-        return np.frombuffer(self._map(number), np.uint8, count).reshape(shape)
-
-    def _map(self, number: int) -> mmap.mmap:
-        if number not in self._maps:
-            self._maps[number] = (
-                mmap.mmap(-1, self._size, tagname=f"mstemba-{self._name}-{number}")  # type: ignore[call-arg]
+        chunk, place = divmod(number, _CHUNK)
+        if chunk not in self._maps:
+            length = _CHUNK * self._size
+            self._maps[chunk] = (
+                mmap.mmap(-1, length, tagname=f"mstemba-{self._name}-{chunk}")  # type: ignore[call-arg]
                 if WINDOWS
-                else mmap.mmap(self._memory, self._size, offset=number * self._size)
+                else mmap.mmap(self._memory, length, offset=chunk * length)
             )
-        return self._maps[number]
+        count = int(np.prod(shape))
+        block = np.frombuffer(self._maps[chunk], np.uint8, count, place * self._size)
+        return block.reshape(shape)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
 import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
+from av.codec.context import CodecContext
 from av.container import InputContainer
 from av.packet import Packet
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -92,6 +94,7 @@ def probe(
         packets, keeps_parameters = _read_packets(path, heartbeat)
         with open_video(path) as (container, stream):
             frame = _first_frame(container, stream, path)
+            upright = _upright(frame)
             timeline, warnings = _timeline(container, stream, packets, fps)
             if frame.interlaced_frame:
                 warnings.append(
@@ -100,17 +103,21 @@ def probe(
                 )
             if curve := _HDR.get(stream.codec_context.color_trc):
                 warnings.append(f"HDR ({curve}): its colours are used without tone mapping")
-            ratio = stream.sample_aspect_ratio or Fraction(1)
             promised = _promised_duration(container, stream)
-            if is_cut := timeline.end - float(timeline.times[0]) < promised - 1:
+            if is_cut := timeline.end < promised - 1:
                 warnings.append(f"ends at {timeline.end:.1f} s, its header says {promised:.1f} s")
             return VideoInfo(
                 width=frame.width,
                 height=frame.height,
                 codec=stream.codec_context.codec.canonical_name,
                 containers=frozenset(container.format.name.split(",")),
-                pixel_aspect=ratio if Fraction(1, 10) < ratio < 10 else Fraction(1),
-                upright=_upright(frame),
+                # In broadcasts it may change, and only the frames have it.
+                pixel_aspect=None
+                if container.format.flags & _BROADCAST
+                else stream.sample_aspect_ratio,
+                interlaced=frame.interlaced_frame,
+                upright=upright,
+                turned_by_frames=bool(upright) and upright == _upright(_bare_frame(path)),
                 timeline=timeline,
                 is_cut=is_cut,
                 keeps_parameters=keeps_parameters,
@@ -181,6 +188,19 @@ def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> 
     raise DecodeError(f"{path}: no frame of its video stream can be decoded")
 
 
+def _bare_frame(path: Path) -> VideoFrame | None:
+    """Return the first frame as it is without what the container says of it."""
+    with open_video(path) as (container, stream):
+        alone = CodecContext.create(stream.codec_context.codec.name, "r")
+        assert isinstance(alone, VideoCodecContext)
+        alone.extradata = stream.codec_context.extradata
+        with contextlib.suppress(av.FFmpegError):
+            for packet in container.demux(stream):
+                for frame in alone.decode(packet):
+                    return frame
+    return None
+
+
 def _timeline(
     container: InputContainer, stream: VideoStream, packets: PacketTimes, fps: float | None
 ) -> tuple[Timeline, list[str]]:
@@ -192,7 +212,9 @@ def _timeline(
             packets,
             unit,
             None if container.start_time is None else container.start_time / av.time_base,
-            by_number=container.format.name == "avi",
+            # AVI numbers its frames in decoding order, and that is all.
+            by_number=container.format.name == "avi"
+            and (stream.codec_context.has_b_frames or packets.presented != packets.decoded),
             broadcast=bool(flags & _BROADCAST),
         )
     if timeline is None:
@@ -234,9 +256,9 @@ def _timecode(container: InputContainer) -> str:
     return ""
 
 
-def _upright(frame: VideoFrame) -> tuple[tuple[str, str], ...]:
+def _upright(frame: VideoFrame | None) -> tuple[tuple[str, str], ...]:
     """Return FFmpeg's filters that turn a frame as its display matrix asks, as ffmpeg does."""
-    matrix: Any = cast(Any, frame.side_data).get(SideData.DISPLAYMATRIX)
+    matrix: Any = frame and cast(Any, frame.side_data).get(SideData.DISPLAYMATRIX)
     if matrix is None:
         return ()
     # (x, y) is displayed at (a x + c y, b x + d y).

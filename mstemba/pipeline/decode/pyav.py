@@ -37,6 +37,7 @@ def decode(
                 if not single_threaded:
                     raise Damaged("a packet is damaged") from None
                 damaged += 1
+                clock.skip()
                 continue
             for frame in frames:
                 time = clock.time(frame.pts)

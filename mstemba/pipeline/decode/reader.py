@@ -83,7 +83,8 @@ def _choose(request: DecodeRequest, info: VideoInfo) -> str:
     if request.resume:
         return "av" if reason else request.resume.decoder
     # decord resizes all frames, also those that are skipped.
-    return "av" if reason or request.frame_step > 1 else "decord"
+    lean = request.frame_step == 1 and decord.is_lean(info, request)
+    return "decord" if lean and not reason else "av"
 
 
 def _refusal(request: DecodeRequest, reason: str) -> DecodeError:
@@ -131,10 +132,13 @@ def _decode(
     if len(times) < done:
         raise _ResumeMismatch
     decoded, expected = len(times) + ignored, len(info.timeline.times[:: request.frame_step])
+    fps = info.timeline.fps
+    if info.interlaced and abs(2 * decoded - expected) <= 1:  # two packets are one frame
+        fps, expected = fps / 2, decoded
     warnings = [
         *info.warnings,
         *([f"{ignored} frames ignored whose time does not increase"] if ignored else []),
         *([f"{decoded} of {expected} frames could be decoded"] if decoded < expected else []),
     ]
-    timeline = info.timeline
-    yield DecodeReport(decoder, len(times), timeline.fps, timeline.end, info.timecode, warnings)
+    end = info.timeline.end
+    yield DecodeReport(decoder, len(times), fps, end, info.timecode, warnings)

@@ -79,10 +79,13 @@ class VideoInfo:
     codec: str
     containers: frozenset[str]
     """FFmpeg's names of the file's format."""
-    pixel_aspect: Fraction
-    """Width of a displayed pixel by its height."""
+    pixel_aspect: Fraction | None
+    """Width of a displayed pixel by its height; None if each frame says."""
+    interlaced: bool
     upright: tuple[tuple[str, str], ...]
     """FFmpeg's filters, with their arguments, that turn a frame as players do."""
+    turned_by_frames: bool
+    """Whether the frames ask for that, and not the container."""
     timeline: Timeline
     is_cut: bool
     """Whether packets that the header promises are missing."""

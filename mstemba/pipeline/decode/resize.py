@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import av.filter
 import numpy as np
 from av.video.frame import VideoFrame
@@ -18,17 +20,20 @@ def resized(width: float, height: float, short_side: int) -> tuple[int, int]:
 
 
 def displayed_size(
-    info: VideoInfo, width: int, height: int, request: DecodeRequest
+    info: VideoInfo, aspect: Fraction | None, width: int, height: int, request: DecodeRequest
 ) -> tuple[int, int]:
     """Return (W, H) to which a stored frame is resized, in the proportions of its display.
 
     Args:
-        info: Of the frame's file: how its pixels and frames are displayed.
+        info: Of the frame's file: how its frames are turned.
+        aspect: Width of a displayed pixel by its height; 1 if it is unknown or makes no sense.
         width: Of the stored frame, in pixels.
         height: Of the stored frame, in pixels.
         request: How long the short side becomes.
     """
-    shown = (float(width * info.pixel_aspect), float(height))
+    if aspect is None or not Fraction(1, 10) < aspect < 10:
+        aspect = Fraction(1)
+    shown = (float(width * aspect), float(height))
     turned = any(name == "transpose" for name, _ in info.upright)
     return resized(*(shown[::-1] if turned else shown), request.short_side or request.size)
 
@@ -49,13 +54,14 @@ class FrameResizer:
     def __init__(self, stream: VideoStream, info: VideoInfo, request: DecodeRequest) -> None:
         self._stream, self._info, self._request = stream, info, request
         self._graph: av.filter.Graph | None = None
-        self._format: tuple[int, int, str] | None = None
+        self._format: tuple[int, int, str, Fraction | None] | None = None
 
     def __call__(self, frame: VideoFrame) -> Image:
         """Return the (size, size, 3) square, valid until the next call."""
-        frame_format = (frame.width, frame.height, frame.format.name)
+        aspect = self._info.pixel_aspect or self._stream.codec_context.sample_aspect_ratio
+        frame_format = (frame.width, frame.height, frame.format.name, aspect)
         if self._graph is None or frame_format != self._format:  # the size may change midway
-            self._graph = self._build(frame)
+            self._graph = self._build(frame, aspect)
             self._format = frame_format
         self._graph.push(frame)
         scaled = self._graph.pull()
@@ -65,7 +71,7 @@ class FrameResizer:
         image = lines[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
         return crop(image, self._request.size)
 
-    def _build(self, frame: VideoFrame) -> av.filter.Graph:
+    def _build(self, frame: VideoFrame, aspect: Fraction | None) -> av.filter.Graph:
         graph = av.filter.Graph()
         source = graph.add_buffer(
             width=frame.width,
@@ -73,7 +79,7 @@ class FrameResizer:
             format=frame.format,
             time_base=self._stream.time_base,
         )
-        width, height = displayed_size(self._info, frame.width, frame.height, self._request)
+        width, height = displayed_size(self._info, aspect, frame.width, frame.height, self._request)
         chain = [*self._info.upright, ("scale", f"{width}:{height}"), ("format", "rgb24")]
         filters = [graph.add(name, arguments) for name, arguments in chain]
         graph.link_nodes(source, *filters, graph.add("buffersink")).configure()

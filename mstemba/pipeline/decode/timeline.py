@@ -26,6 +26,16 @@ class PacketTimes:
     durations: list[int] = field(default_factory=list)
     keyframes: list[bool] = field(default_factory=list)
 
+    def timed(self, by_number: bool) -> PacketTimes:
+        """Return the packets that have a time; by number, that of decoding is their time.
+
+        Those without one belong to frames that are not shown, or are second fields.
+        """
+        times = self.decoded if by_number else self.presented
+        rows = zip(times, self.decoded, self.durations, self.keyframes, strict=True)
+        kept = [row for row in rows if row[0] is not None]
+        return PacketTimes(*map(list, zip(*kept, strict=True))) if kept else PacketTimes()
+
 
 @dataclass(frozen=True)
 class Timeline:
@@ -41,6 +51,8 @@ class Timeline:
     """Frames per second without pauses: from the median time between two frames."""
     by_number: bool
     """Whether the i-th decoded frame has the i-th time, because frames have no times to compare."""
+    unit: float = 0.0
+    """Seconds of one tick of the file's clock."""
     clocks: int = 1
     """How many recordings are joined in the file, each with its own clock."""
 
@@ -70,9 +82,9 @@ class Timeline:
             broadcast: The container is one whose recordings can be joined (MPEG-TS and -PS): a step
                 of more than ten seconds is a new clock there, as it is for ffmpeg.
         """
-        if None in packets.presented or by_number:
-            by_number, packets.presented = True, packets.decoded
-        if None in packets.presented:
+        by_number |= not any(time is not None for time in packets.presented)
+        packets = packets.timed(by_number)
+        if not packets.presented:
             return None
         presented = np.array(packets.presented, np.int64)
         starts = _clock_starts(packets, unit, broadcast)
@@ -94,7 +106,7 @@ class Timeline:
         times = together * unit - offset
         fps = typical_fps(times, unit) or 1 / (end * unit - offset - times[-1])
         end_time = end * unit - offset
-        return cls(np.concatenate(stamps), times, end_time, fps, by_number, clocks=len(starts) + 1)
+        return cls(np.concatenate(stamps), times, end_time, fps, by_number, unit, len(starts) + 1)
 
     def pause(self) -> tuple[float, float] | None:
         """Return start and length, in seconds, of the longest pause if it is a remarkable one."""
@@ -119,17 +131,24 @@ class FrameClock:
         Args:
             stamp: The frame's time in the file's unit. Frames that are missing are skipped by it.
         """
-        stamps, times = self._timeline.stamps, self._timeline.times
-        place = self._next
-        known = stamp is not None and not self._timeline.by_number
+        line, place = self._timeline, self._next
+        stamps, times = line.stamps, line.times
+        known = stamp is not None and not line.by_number
         if known and not (place < len(stamps) and stamps[place] == stamp):
             places = np.flatnonzero(stamps == stamp)
+            if not len(places):  # no packet has it: by the clock of the frame before
+                before = max(place - 1, 0)
+                return float(times[before] + (stamp - stamps[before]) * line.unit)
             later = places[places > place]
-            place = int(later[0] if len(later) else places[-1] if len(places) else place)
+            place = int(later[0] if len(later) else places[-1])
         self._next = max(self._next, place + 1)
         if place < len(times):
             return float(times[place])
-        return float(self._timeline.end + (place - len(times)) / self._timeline.fps)
+        return float(line.end + (place - len(times)) / line.fps)
+
+    def skip(self) -> None:
+        """Note that a frame is lost, so that frames without a time of their own keep theirs."""
+        self._next += self._timeline.by_number
 
 
 def _clock_starts(packets: PacketTimes, unit: float, broadcast: bool) -> list[int]:

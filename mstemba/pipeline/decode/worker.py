@@ -8,6 +8,7 @@ a main guard, can call `mstemba.extract`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import pickle
@@ -38,6 +39,7 @@ _QUEUED = 1
 _AHEAD = 3
 # Seconds that a new process may take to import what it needs, even if the timeout is shorter.
 _START = 60.0
+_NUMBERS = itertools.count()
 
 
 class DecodePool(Generic[K]):
@@ -122,10 +124,9 @@ class DecodePool(Generic[K]):
             job = self._waiting.popleft()
             size = math.prod(job.request.batch_shape)
             free = [process for process in self._processes if process not in self._jobs]
-            for process in free:
-                if process.block_size != size:
-                    self._end(process)
-            fitting = [process for process in free if process.block_size == size]
+            fitting = [process for process in free if process.takes(size)]
+            for process in set(free).difference(fitting):
+                self._end(process)
             process = fitting[0] if fitting else _DecoderProcess(size, self._events, self._timeout)
             if not fitting:
                 self._processes.append(process)
@@ -200,8 +201,8 @@ class _DecoderProcess:
         timeout: float,
     ) -> None:
         memory = new_memory()
-        self.block_size = block_size
-        name = f"{os.getpid()}-{id(self)}"
+        self._block_size = block_size
+        name = f"{os.getpid()}-{next(_NUMBERS)}"
         self._blocks = Blocks(memory, name, block_size)
         self._memory = memory
         self._unused: deque[int] = deque()
@@ -225,6 +226,11 @@ class _DecoderProcess:
         self._reader.start()
         for _ in range(_AHEAD):
             self._give_block()
+
+    def takes(self, block_size: int) -> bool:
+        """Return whether the process lives, and its blocks have this size."""
+        alive = not self.hung and self._process.poll() is None
+        return alive and self._block_size == block_size
 
     def begin(self, request: DecodeRequest) -> None:
         """Send a video."""

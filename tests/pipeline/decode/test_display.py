@@ -13,6 +13,7 @@ import av
 import av.filter
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 from av.sidedata.sidedata import Type as SideData
 from av.video.frame import VideoFrame
 
@@ -20,7 +21,7 @@ from mstemba.pipeline.decode import decord
 from mstemba.pipeline.decode.probe import probe
 from mstemba.pipeline.decode.resize import resized
 from tests.pipeline.decode.test_reader import HAS_DECORD, SIZE, run
-from tests.videos import Image, encode_at
+from tests.videos import Image, encode, encode_at, moving
 
 TIMES = [i / 10 for i in range(6)]
 Matrix = tuple[float, float, float, float]
@@ -246,3 +247,50 @@ def test_pixel_formats(tmp_path: Path, codec: str, pixels: str, width: int, heig
     for image, source in zip(found, pictures(len(TIMES), width, height), strict=True):
         expected = shown(VideoFrame.from_ndarray(source, format="rgb24"), [], Fraction(1))
         assert np.abs(image - expected).mean() < 4
+
+
+def test_an_orientation_that_only_the_frames_have_is_not_left_to_decord(tmp_path: Path) -> None:
+    plain = encode(tmp_path / "plain.mp4", 12)
+    path = tmp_path / "turned.mp4"
+    with av.open(f"file:{plain}") as given, av.open(f"file:{path}", "w") as out:
+        stream = given.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        insert = BitStreamFilterContext(
+            "h264_metadata=display_orientation=insert:rotate=90", stream, copy
+        )
+        for packet in given.demux(stream):
+            for filtered in insert.filter(packet if packet.size else None):
+                filtered.stream = copy
+                out.mux(filtered)
+    found, upright = run(path), run(plain)
+    assert found.report.decoder == "av"
+    images = upright.images.astype(int)
+    apart = [np.abs(found.images - np.rot90(images, k, axes=(1, 2))).mean() for k in range(4)]
+    assert apart[1] < min(apart[0], apart[2], apart[3]) / 4, apart
+
+
+def test_pixels_whose_shape_changes_midway_are_shown_in_each_ones_shape(tmp_path: Path) -> None:
+    parts = []
+    for number, aspect in enumerate([Fraction(1), Fraction(64, 45)]):
+        path = tmp_path / f"{number}.ts"
+        with av.open(f"file:{path}", "w") as out:
+            stream = out.add_stream("mpeg2video", rate=25, options={"g": "12"})
+            stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+            stream.codec_context.sample_aspect_ratio = aspect
+            for image in moving(25):
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            out.mux(stream.encode())
+        parts.append(path)
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(parts[0].read_bytes() + parts[1].read_bytes())
+    found = run(joined)
+    for number, part in enumerate(parts):
+        own = run(part).images
+        assert np.array_equal(found.images[25 * number + 1 : 25 * number + 24], own[1:24])
+    assert not np.array_equal(run(parts[0]).images, run(parts[1]).images)
+
+
+@pytest.mark.parametrize("width", [24, 48, 72])
+def test_narrow_frames_have_three_channels(tmp_path: Path, width: int) -> None:
+    path = encode(tmp_path / "v.mp4", 3, 10, width, 16)
+    assert np.array_equal(run(path, size=16).images, run(path, "av", size=16).images)

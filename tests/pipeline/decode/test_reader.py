@@ -325,6 +325,7 @@ def test_decord_is_refused_where_it_is_not_exact(clip: Path) -> None:
         ({"upright": (("hflip", ""),)}, "mirror"),
         ({"upright": (("transpose", "0"),)}, "mirror"),
         ({"upright": (("rotate", "30*PI/180"),)}, "right angles"),
+        ({"turned_by_frames": True}, "container"),
         ({"is_cut": True}, "cut off"),
     ):
         assert says in str(decord.why_inexact(replace(found, **change)))
@@ -563,3 +564,15 @@ def test_a_single_frame_is_a_video(tmp_path: Path) -> None:
     found = run(encode(tmp_path / "v.mp4", 1, 10))
     assert found.report.frames == 1
     assert found.report.duration == pytest.approx(0.1)
+
+
+@needs_decord
+def test_a_video_that_decord_could_decode_into_all_memory_goes_to_pyav(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 40 * 85 * SIZE * 3  # frames of 160x120, their short side at SIZE
+    monkeypatch.setattr(decord, "MOST_BYTES", needed)
+    assert run(clip).report.decoder == "decord"
+    monkeypatch.setattr(decord, "MOST_BYTES", needed - 1)
+    assert run(clip).report.decoder == "av"
+    assert run(clip, "decord").report.decoder == "decord"

@@ -326,8 +326,42 @@ def test_frames_that_are_lost_leave_the_times_of_the_others() -> None:
     )
 
 
-def test_a_stamp_that_no_packet_has_gets_the_next_time() -> None:
+def test_a_stamp_that_no_packet_has_is_read_by_the_clock() -> None:
     clock = FrameClock(timeline([0, 40, 80], [0, 40, 80]))
     assert [clock.time(stamp) for stamp in (0, 41, 80, None, None)] == pytest.approx(
-        [0.0, 0.04, 0.08, 0.12, 0.16]
+        [0.0, 0.041, 0.08, 0.12, 0.16]
     )
+
+
+def test_packets_without_a_time_do_not_cost_the_others_theirs() -> None:
+    """A Matroska file cut at an open group of pictures: its leading frames are never shown."""
+    found = timeline([0, None, None, 240, 360], [None, None, None, 0, 240])
+    assert not found.by_number
+    assert found.times == pytest.approx([0, 0.24, 0.36])
+
+
+def test_a_damaged_avi_shifts_no_frame_behind_the_damage(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.avi", 60, 25, "mpeg4", options={"g": "12", "bf": "0"})
+    whole = run(path)
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+        spans = [(p.pos, p.size) for p in packets[25:28] if p.pos is not None]
+    content = bytearray(path.read_bytes())
+    for begin, size in spans:
+        content[begin + 4 : begin + size] = bytes(size - 4)
+    path.write_bytes(content)
+    found = run(path)
+    assert found.report.frames < 60
+    assert found.report.warnings == ["57 of 60 frames could be decoded"]
+    # The frames of the groups after the damage are as before, at their own times.
+    late = whole.times >= 40 / 25
+    own = np.isin(found.times, whole.times[late])
+    assert np.array_equal(found.times[own], whole.times[late])
+    assert np.abs(found.images[own][-10:].astype(int) - whole.images[-10:]).mean() < 2
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_sound_that_starts_long_before_the_pictures(tmp_path: Path, suffix: str) -> None:
+    found = run(write(tmp_path / f"v{suffix}", 40, 10, first=50, sound=9))
+    assert found.times == pytest.approx(5 + np.arange(40) / 10, abs=0.1)
+    assert found.report.warnings == []
