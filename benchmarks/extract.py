@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -386,9 +387,12 @@ def peaks_of_extraction(
     while process.poll() is None:
         for pid in _session(process.pid):
             status = Path(f"/proc/{pid}/status").read_text() if _alive(pid) else ""
-            peak = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
-            if peak:
-                peaks[pid] = 1024 * int(peak[0])
+            sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", status, re.MULTILINE))
+            if pid == str(process.pid) and sizes:
+                peaks[pid] = 1024 * int(sizes["VmHWM"])
+            elif sizes:  # what it shares with the command is counted there
+                own = 1024 * (int(sizes["VmRSS"]) - int(sizes["RssShmem"]))
+                peaks[pid] = max(peaks.get(pid, 0), own)
         time.sleep(0.05)
     if process.returncode:
         sys.exit(f"failed: {' '.join(command)}")

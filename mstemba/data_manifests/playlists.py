@@ -33,7 +33,8 @@ class Playlist:
 def read_playlist(path: Path) -> Playlist | None:
     """Return a playlist with the files it refers to; None for a file that is not a playlist.
 
-    A file is a playlist by its content, whatever its ending. Raises OSError if it cannot be read.
+    Playlists are recognised by their content, not their ending. Raises OSError for an unreadable
+    file.
     """
     text = _read(path)
     if text is None:

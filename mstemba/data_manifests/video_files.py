@@ -35,8 +35,8 @@ SCORES_SUFFIX = ".scores.npz"
 def files_below(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
     """Return the wanted files below a folder, in order; links are followed, to each folder once.
 
-    Hidden folders and feature stores are left out. Broken links are among the files, so that
-    reading one fails with its name. Raises ManifestError for a folder that cannot be listed.
+    Hidden folders and feature stores are skipped. Broken links are included, so that reading one
+    fails with its name. Raises ManifestError for a folder that cannot be listed.
     """
     files = (place / name for place, names in _walk(folder) for name in names)
     return _existing(filter(wanted, files))
@@ -63,7 +63,7 @@ def _may_hold_files(folder: str) -> bool:
 
 
 def _existing(files: Iterable[Path]) -> list[Path]:
-    # Pipes and devices are left out; what does not exist is a broken link.
+    # Skips pipes and devices, and keeps broken links, which do not exist.
     return sorted(f for f in files if os.path.isfile(f) or not os.path.exists(f))
 
 
@@ -167,10 +167,10 @@ def find_videos(
     """Return the given video files, and those below the given folders, by id.
 
     The id is the stem of the file, or the path below the folder if two files have the same stem. An
-    HLS playlist in a folder is one video, and the files that it refers to are none.
+    HLS playlist in a folder counts as one video, and the files it refers to are skipped.
 
     Args:
-        inputs: Files, whatever their ending, and folders.
+        inputs: Files with any ending, and folders.
         on_skipped: Receives a line for each folder that has other files, by their endings.
 
     Raises:

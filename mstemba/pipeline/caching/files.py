@@ -188,7 +188,7 @@ def describe_error(error: OSError) -> str:
 def flush(path: Path) -> None:
     """Write a local file through to the disk, so that it survives a power failure.
 
-    File systems that do this by themselves or not at all refuse: that is no error.
+    A file system that does not support this is not an error.
     """
     with path.open("rb+") as file:
         try:

@@ -74,7 +74,8 @@ class Fingerprints:
         known = self._known.get(str(path))
         if known is not None and known[:2] == stamp:
             return str(known[2])
-        # As given: the pieces lie next to a link. Playlists are read anew each time.
+        # The path is not resolved: pieces are next to a link, not next to its target. Playlists are
+        # never cached, because their pieces may change.
         if playlist := read_playlist(given):
             return self._of_playlist(playlist)
         sha = file_sha256(path)

@@ -18,7 +18,7 @@ def new_memory() -> int:
     """Return a file descriptor of memory that a child process can inherit.
 
     Linux keeps it out of /dev/shm, which containers limit to 64 MiB. It vanishes with the last
-    process that has it open. On Windows there is no such thing, and 0 stands for named memory.
+    process that has it open. Windows has only named shared memory: there it returns 0.
     """
     if hasattr(os, "memfd_create"):
         return os.memfd_create("mstemba")

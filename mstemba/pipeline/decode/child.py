@@ -71,7 +71,7 @@ class _Decoder:
                 message = pickle.load(stdin)
                 (self._free if isinstance(message, int) else self._requests).put(message)
         except (EOFError, OSError, pickle.UnpicklingError):
-            os._exit(0)  # the parent has gone or has no more videos, whatever the decoder is doing
+            os._exit(0)  # the parent has ended or has no more videos: stop at once, even mid-video
 
     def run(self) -> None:
         """Decode until the process ends."""

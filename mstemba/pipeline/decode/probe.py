@@ -57,7 +57,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     Raises:
         DecodeError: The file has no video.
     """
-    # As a file, whatever its name: FFmpeg takes what is before a colon for a protocol.
+    # Without `file:`, FFmpeg would read the part of a name before a colon as a protocol.
     with av.open(f"file:{path}", metadata_errors="replace") as container:
         name = container.format.name
         if what := _REFUSED.get(name, "a picture" if name.endswith("_pipe") else ""):

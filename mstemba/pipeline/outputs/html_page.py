@@ -78,7 +78,7 @@ def check_embeddable(video: Path) -> None:
     """Raise UsageError for a video that is too large to embed."""
     size = video.stat().st_size
     if size > LARGEST_EMBEDDED:
-        # As files, whatever their names: ffmpeg takes what is before a colon for a protocol.
+        # Without `file:`, ffmpeg would read the part of a name before a colon as a protocol.
         name = shlex.quote(f"file:{video.name}")
         copy = shlex.quote(f"file:{video.stem}.playable.mp4")
         raise UsageError(

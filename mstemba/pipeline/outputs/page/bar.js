@@ -209,7 +209,7 @@ class Bar {
 /** Return the shell command for a copy of the video that every browser plays. */
 function formatCopyCommand(name, encoding) {
   const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
-  // As files, whatever their names: ffmpeg takes what is before a colon for a protocol.
+  // Without `file:`, ffmpeg would read the part of a name before a colon as a protocol.
   const copy = `file:${name.replace(/(?<=.)\.[^.]*$/, "")}.playable.mp4`;
   return `ffmpeg -i ${quoted(`file:${name}`)} ${encoding} ${quoted(copy)}`;
 }
