@@ -42,6 +42,8 @@ _EXTRACT = {
     "mpeg4": "extract_extradata",
 }
 _HEADER = {"vp8": slice(3, 10), "vp9": slice(1, 9)}
+# A picture of H.264 that resets the decoder. Other keyframes may be points of a gradual refresh.
+_IDR = re.compile(rb"\0\0\x01[\x25\x45\x65]")
 # The beginning of a file, which FFmpeg does not look for behind the last packet of these formats.
 _BEGINS = re.compile(
     rb"\0\0\0[\x10-\x40]ftyp|FLV\x01[\x01\x04\x05]\0\0\0\x09|\x1aE\xdf\xa3.{1,8}B\x86\x81\x01",
@@ -119,6 +121,7 @@ def probe(
                 upright=upright,
                 turned_by_frames=bool(upright) and upright == _upright(_bare_frame(path)),
                 timeline=timeline,
+                groups=packets.groups(timeline.by_number),
                 is_cut=is_cut,
                 keeps_parameters=keeps_parameters,
                 timecode=_timecode(container),
@@ -140,30 +143,38 @@ def _read_packets(path: Path, heartbeat: Callable[[], None]) -> tuple[PacketTime
         for packet in container.demux(stream):
             heartbeat()
             if not packet.size or packet.is_discard:
+                times.hidden += packet.is_discard
                 continue
             end = max(end, (packet.pos or 0) + packet.size)
             times.presented.append(packet.pts)
             times.decoded.append(packet.dts)
             times.durations.append(packet.duration or 0)
             times.keyframes.append(packet.is_keyframe)
+            resets = False
             if packet.is_keyframe and known:
                 try:
-                    parameters |= _parameters(packet, _HEADER.get(codec), extract)
+                    found, is_idr = _inspect(packet, _HEADER.get(codec), extract)
                 except av.FFmpegError:
                     known = False  # the packet is damaged
+                else:
+                    parameters |= found
+                    resets = is_idr or codec != "h264"
+            times.resets.append(resets)
         if end and {"mp4", "flv", "matroska"} & set(container.format.name.split(",")):
             _refuse_lost_recording(path, end)
     return times, known and len(parameters) < 2
 
 
-def _parameters(
+def _inspect(
     packet: Packet[VideoStream], header: slice | None, extract: BitStreamFilterContext | None
-) -> set[bytes]:
-    """Return what a keyframe says about the size and format of the frames."""
+) -> tuple[set[bytes], bool]:
+    """Return a keyframe's size and format, as it is written there, and whether it is an IDR."""
     if extract is None:
-        return {bytes(packet)[header or slice(0)]}
-    data = [data for filtered in extract.filter(packet) for data in filtered.iter_sidedata()]
-    return {bytes(item) for item in data if item.data_type == "new_extradata"}
+        return {bytes(packet)[header or slice(0)]}, False
+    filtered = extract.filter(packet)
+    data = [data for part in filtered for data in part.iter_sidedata()]
+    parameters = {bytes(item) for item in data if item.data_type == "new_extradata"}
+    return parameters, any(_IDR.search(bytes(part)) for part in filtered)
 
 
 def _refuse_lost_recording(path: Path, end: int) -> None:

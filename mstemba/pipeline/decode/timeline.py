@@ -25,6 +25,23 @@ class PacketTimes:
     decoded: list[int | None] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
     keyframes: list[bool] = field(default_factory=list)
+    resets: list[bool] = field(default_factory=list)
+    """Whether frames that are shown later need nothing from before this packet."""
+    hidden: int = 0
+    """More packets, which are decoded but not shown, because an edit list begins after them."""
+
+    def groups(self, by_number: bool) -> list[int]:
+        """Return the lengths of the parts of which each can be decoded without the others.
+
+        They are closed groups of pictures: no frame of a later part is shown before its keyframe.
+        """
+        count = len(self.presented) + self.hidden
+        if by_number or self.hidden or None in self.presented:
+            return [count]
+        times = np.array(self.presented, np.int64)
+        latest_start = np.minimum.accumulate(times[::-1])[::-1]
+        begins = np.flatnonzero(np.array(self.resets, bool) & (times == latest_start))
+        return [int(length) for length in np.diff([0, *begins[begins > 0], count])]
 
     def timed(self, by_number: bool) -> PacketTimes:
         """Return the packets that have a time; by number, that of decoding is their time.
@@ -34,7 +51,10 @@ class PacketTimes:
         times = self.decoded if by_number else self.presented
         rows = zip(times, self.decoded, self.durations, self.keyframes, strict=True)
         kept = [row for row in rows if row[0] is not None]
-        return PacketTimes(*map(list, zip(*kept, strict=True))) if kept else PacketTimes()
+        if not kept:
+            return PacketTimes()
+        presented, decoded, durations, keyframes = map(list, zip(*kept, strict=True))
+        return PacketTimes(presented, decoded, durations, keyframes)
 
 
 @dataclass(frozen=True)
@@ -174,5 +194,5 @@ def typical_fps(times: NDArray[np.float64], unit: float) -> float:
     steps: NDArray[Any] = np.diff(times)
     if not len(steps):
         return 0.0
-    usual = np.median(steps)
+    usual = np.quantile(steps, 0.5, method="lower")  # one of them, never between two
     return float(1 / steps[np.abs(steps - usual) <= 1.5 * unit].mean())

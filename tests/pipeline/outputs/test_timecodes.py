@@ -136,10 +136,11 @@ def test_drop_frame_there_and_back_is_exact_all_day(data: st.DataObject, rate: i
     # OpenTimelineIO has the same arithmetic of its own.
     ntsc = float(rate * Fraction(1000, 1001))
     assert code == to_timecode(RationalTime(frame, ntsc), ntsc, drop_frame=True)
-    # It keeps up with the clock.
+    # It keeps up with the clock: 0.09 s are lost in a day, and up to 0.06 s are made up for after
+    # at most ten minutes.
     hours, minutes, seconds, frames = map(int, re.split("[:;]", code))
     clock = 3600 * hours + 60 * minutes + seconds + frames / rate
-    assert clock == pytest.approx(frame / ntsc, abs=0.1)
+    assert clock == pytest.approx(frame / ntsc, abs=0.16)
     assert frame_number(timecode(frame, rate), rate) == frame
 
 
