@@ -31,7 +31,7 @@ from mstemba.pipeline.decode.resize import crop, displayed_size
 CONTAINERS = {"mp4", "matroska", "avi"}
 # decord gets a video in pieces, since it decodes ahead of a slow consumer without a bound: groups
 # of pictures until there are so many frames, or so many bytes.
-PIECE_FRAMES, PIECE_BYTES = 128, 1 << 24
+PIECE_FRAMES, PIECE_BYTES = 64, 1 << 24
 # Bytes of resized frames of a piece. Only videos with one keyframe a minute or less have more.
 MOST_BYTES = 1 << 29
 # decord replaces frames that it cannot decode by copies, up to this share; 0 would mean any number.

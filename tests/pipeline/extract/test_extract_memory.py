@@ -38,3 +38,19 @@ def test_the_peak_does_not_grow_with_the_length(tmp_path: Path) -> None:
     # How many frames wait for the backbone at once differs from run to run: runs of one film were
     # seen to differ by a fifth. The frames used in half an hour are twice what the command takes.
     assert long_command <= 1.35 * command
+
+
+def test_decord_does_not_decode_the_whole_video_ahead(tmp_path: Path) -> None:
+    """Ten minutes against less than two, by a backbone that is slower than the decoder."""
+    source = encode(tmp_path / "v.mp4", 250, fps=5, width=640, height=360)
+    options = FeatureOptions("efficientnet-lite0", window=1, stride=1)
+    short, long = (
+        peaks_of_extraction(
+            looped(source, tmp_path / f"{seconds}.mp4", seconds),
+            options,
+            "auto",
+            tmp_path / f"{seconds}",
+        )[1]
+        for seconds in (100, 600)
+    )
+    assert long <= 1.1 * short
