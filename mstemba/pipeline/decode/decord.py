@@ -6,7 +6,6 @@ import contextlib
 import io
 import itertools
 import re
-from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
@@ -18,7 +17,6 @@ from av.video.stream import VideoStream
 
 from mstemba.pipeline.decode.probe import open_video
 from mstemba.pipeline.decode.request import (
-    Damaged,
     DecodedFrame,
     DecodeRequest,
     DecoderFailed,
@@ -29,11 +27,12 @@ from mstemba.pipeline.decode.resize import crop, displayed_size
 
 # Formats in which decord finds the first frame again after it has counted them.
 CONTAINERS = {"mp4", "matroska", "avi"}
-# decord gets a video in pieces, since it decodes ahead of a slow consumer without a bound: groups
-# of pictures until there are so many frames, or so many bytes.
-PIECE_FRAMES, PIECE_BYTES = 64, 1 << 24
-# Bytes of resized frames of a piece. Only videos with one keyframe a minute or less have more.
-MOST_BYTES = 1 << 29
+# Bytes of resized frames that decord may hold. It decodes ahead of a slow consumer without a bound,
+# so it gets a longer video in pieces: closed groups of pictures, with so many frames or more.
+MOST_BYTES, PIECE_FRAMES = 1 << 29, 64
+# Codecs whose keyframes are known to reset everything that FFmpeg remembers. For MPEG-4 and HEVC
+# they are not: it remembers the encoder, and frames that are still to be shown.
+_CUT = {"h264", "vp8", "vp9", "av1"}
 # decord replaces frames that it cannot decode by copies, up to this share; 0 would mean any number.
 _NO_COPIES = 1e-9
 
@@ -48,10 +47,12 @@ def why_inexact(info: VideoInfo) -> str | None:
         return f"decord may lose frames in {min(info.containers)}"
     if info.timeline.clocks > 1:
         return "its clock starts again"
-    if sum(info.groups) != len(info.timeline.times):
-        return "not every packet is a frame that is shown"
+    if sum(info.closed_groups) != len(info.timeline.times):
+        return "some of its packets are not shown, or share a time"
     if not info.keeps_parameters:
         return f"decord does not notice when the size of {info.codec} frames changes"
+    if info.codec == "hevc" and len(info.closed_groups) > 1:
+        return "decord stops where a packet of HEVC gives several frames, as at the end of a group"
     if any(name != "transpose" or way not in "12" for name, way in info.upright):
         return "decord does not mirror frames, nor turn them by other than right angles"
     if info.turned_by_frames:
@@ -59,11 +60,28 @@ def why_inexact(info: VideoInfo) -> str | None:
     return "the file is cut off" if info.is_cut else None
 
 
-def is_lean(info: VideoInfo, request: DecodeRequest) -> bool:
+def fits_in_memory(info: VideoInfo, request: DecodeRequest) -> bool:
     """Return whether decord can have all frames of the longest piece in memory."""
+    return max(_pieces(info, request)) <= _most_frames(info, request)
+
+
+def _most_frames(info: VideoInfo, request: DecodeRequest) -> int:
     width, height = displayed_size(info, info.pixel_aspect, info.width, info.height, request)
-    longest = min(PIECE_FRAMES + max(info.groups), sum(info.groups))
-    return 3 * width * height * longest <= MOST_BYTES
+    return MOST_BYTES // (3 * width * height)
+
+
+def _pieces(info: VideoInfo, request: DecodeRequest) -> list[int]:
+    """Return how many packets are in each piece; a short video is one piece."""
+    total = sum(info.closed_groups)
+    can_cut = info.codec in _CUT and "avi" not in info.containers
+    if total <= _most_frames(info, request) or not can_cut:
+        return [total]
+    pieces = [0]
+    for packets in info.closed_groups:
+        if pieces[-1] >= PIECE_FRAMES:
+            pieces.append(0)
+        pieces[-1] += packets
+    return pieces
 
 
 def decode(
@@ -74,17 +92,17 @@ def decode(
     It reads from the first frame to the last and never seeks, since seeking loses frames.
 
     Raises:
-        DecoderFailed: decord cannot read the file.
-        Damaged: It cannot decode one of its frames.
+        DecoderFailed: decord cannot read the file, or decode one of its frames.
     """
     import decord
 
     width, height = displayed_size(info, info.pixel_aspect, info.width, info.height, request)
     times = enumerate(info.timeline.times.tolist())
-    for piece, packets in _pieces(request.path, info):
-        with _its_errors(DecoderFailed):
+    pieces = _pieces(info, request)
+    for packets, file in zip(pieces, _files(request.path, info, pieces), strict=True):
+        with _its_errors():
             reader = decord.VideoReader(
-                piece,
+                file,
                 width=width,
                 height=height,
                 num_threads=request.threads,
@@ -93,7 +111,7 @@ def decode(
         if len(reader) != packets:
             raise DecoderFailed(f"decord counts {len(reader)} frames in {packets} packets")
         for number, time in itertools.islice(times, packets):
-            with _its_errors(Damaged):
+            with _its_errors():
                 frame = reader.next()
             if frame.shape != (height, width, 3):
                 raise DecoderFailed(f"decord gives frames of {frame.shape}")
@@ -102,31 +120,27 @@ def decode(
                 yield time, partial(_square, frame, request.size)
 
 
-def _pieces(path: Path, info: VideoInfo) -> Iterator[tuple[io.BytesIO, int]]:
-    """Yield the video as short files in memory, and how many packets are in each."""
-    file_format = min(CONTAINERS & info.containers)
-    # decord fails where HEVC gives several frames for one packet, as at the end of a group.
-    most = 1 if info.codec == "hevc" else PIECE_FRAMES
+def _files(path: Path, info: VideoInfo, pieces: list[int]) -> Iterator[str | io.BytesIO]:
+    """Yield what decord opens: the video, or its pieces as files in memory, not encoded again."""
+    if len(pieces) == 1:
+        yield f"file:{path}"
+        return
     with open_video(path) as (container, stream):
         packets = (packet for packet in container.demux(stream) if packet.size)
-        groups = deque(info.groups)
-        while groups:
-            piece = io.BytesIO()
-            count = 0
-            with _its_errors(DecoderFailed), av.open(piece, "w", format=file_format) as output:
+        for count in pieces:
+            file = io.BytesIO()
+            # Matroska keeps all that MP4 says about colours; MP4 itself does not.
+            with _its_errors(), av.open(file, "w", format="matroska") as output:
                 # Opaque: FFmpeg cannot encode the codec, and need not.
                 copy = output.add_stream_from_template(stream, opaque=True)
                 assert isinstance(copy, VideoStream)
-                # Without a rate in the header, decord cannot count the frames of Matroska.
+                # Without a rate in the header, decord cannot count the frames.
                 copy.codec_context.framerate = Fraction(info.timeline.fps).limit_denominator(1000)
-                while groups and count < most and piece.tell() < PIECE_BYTES:
-                    group = groups.popleft()
-                    for packet in itertools.islice(packets, group):
-                        packet.stream = copy
-                        output.mux(packet)
-                    count += group
-            piece.seek(0)
-            yield piece, count
+                for packet in itertools.islice(packets, count):
+                    packet.stream = copy
+                    output.mux(packet)
+            file.seek(0)
+            yield file
 
 
 def _square(frame: Any, size: int) -> Image:
@@ -134,10 +148,10 @@ def _square(frame: Any, size: int) -> Image:
 
 
 @contextlib.contextmanager
-def _its_errors(kind: type[DecoderFailed]) -> Iterator[None]:
-    """Raise this exception for those of decord, without the places in its source code."""
+def _its_errors() -> Iterator[None]:
+    """Raise DecoderFailed for the exceptions of decord, without the places in its source code."""
     try:
         yield
     except Exception as error:  # decord has several kinds that are not related
         reason = re.sub(r"\[\d+:\d+:\d+\] \S+: ", "", str(error)).strip().splitlines()
-        raise kind(reason[0] if reason else type(error).__name__) from None
+        raise DecoderFailed(reason[0] if reason else type(error).__name__) from None

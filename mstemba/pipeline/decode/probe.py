@@ -42,6 +42,8 @@ _EXTRACT = {
     "mpeg4": "extract_extradata",
 }
 _HEADER = {"vp8": slice(3, 10), "vp9": slice(1, 9)}
+# FFmpeg decodes frames of x264 before build 151 otherwise, if the first of them says so.
+_X264, _LIKE_THE_STANDARD = re.compile(rb"x264 - core (\d+)"), 151
 # A picture of H.264 that resets the decoder. Other keyframes may be points of a gradual refresh.
 _IDR = re.compile(rb"\0\0\x01[\x25\x45\x65]")
 # The beginning of a file, which FFmpeg does not look for behind the last packet of these formats.
@@ -121,7 +123,7 @@ def probe(
                 upright=upright,
                 turned_by_frames=bool(upright) and upright == _upright(_bare_frame(path)),
                 timeline=timeline,
-                groups=packets.groups(timeline.by_number),
+                closed_groups=packets.closed_groups(timeline.by_number),
                 is_cut=is_cut,
                 keeps_parameters=keeps_parameters,
                 timecode=_timecode(container),
@@ -139,13 +141,15 @@ def _read_packets(path: Path, heartbeat: Callable[[], None]) -> tuple[PacketTime
         codec = stream.codec_context.codec.canonical_name
         extract = BitStreamFilterContext(_EXTRACT[codec], stream) if codec in _EXTRACT else None
         known = bool(extract) or codec in _HEADER
-        end = 0
+        end, is_standard = 0, True
         for packet in container.demux(stream):
             heartbeat()
             if not packet.size or packet.is_discard:
                 times.hidden += packet.is_discard
                 continue
             end = max(end, (packet.pos or 0) + packet.size)
+            if not times.presented and (build := _X264.search(bytes(packet))):
+                is_standard = int(build[1]) >= _LIKE_THE_STANDARD
             times.presented.append(packet.pts)
             times.decoded.append(packet.dts)
             times.durations.append(packet.duration or 0)
@@ -158,7 +162,7 @@ def _read_packets(path: Path, heartbeat: Callable[[], None]) -> tuple[PacketTime
                     known = False  # the packet is damaged
                 else:
                     parameters |= found
-                    resets = is_idr or codec != "h264"
+                    resets = is_standard and (is_idr or codec != "h264")
             times.resets.append(resets)
         if end and {"mp4", "flv", "matroska"} & set(container.format.name.split(",")):
             _refuse_lost_recording(path, end)

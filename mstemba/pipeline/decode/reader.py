@@ -68,7 +68,8 @@ def decode(
         except DecoderFailed as error:
             if request.decoder == "decord":
                 raise _refusal(request, str(error)) from None
-            request = replace(request, resume=None, single_threaded=isinstance(error, Damaged))
+            damaged = isinstance(error, Damaged)
+            request = replace(request, resume=None, single_threaded=damaged)
             decoder = "av"
         yield Restart(decoder)
 
@@ -83,7 +84,7 @@ def _choose(request: DecodeRequest, info: VideoInfo) -> str:
     if request.resume:
         return "av" if reason else request.resume.decoder
     # decord resizes all frames, also those that are skipped.
-    lean = request.frame_step == 1 and decord.is_lean(info, request)
+    lean = request.frame_step == 1 and decord.fits_in_memory(info, request)
     return "decord" if lean and not reason else "av"
 
 

@@ -87,8 +87,8 @@ class VideoInfo:
     turned_by_frames: bool
     """Whether the frames ask for that, and not the container."""
     timeline: Timeline
-    groups: list[int]
-    """Packets in each part that can be decoded without the others."""
+    closed_groups: list[int]
+    """Packets in each part of the stream that can be decoded without the others."""
     is_cut: bool
     """Whether packets that the header promises are missing."""
     keeps_parameters: bool

@@ -26,11 +26,11 @@ class PacketTimes:
     durations: list[int] = field(default_factory=list)
     keyframes: list[bool] = field(default_factory=list)
     resets: list[bool] = field(default_factory=list)
-    """Whether frames that are shown later need nothing from before this packet."""
+    """Whether a packet makes the decoder forget all that came before it."""
     hidden: int = 0
     """More packets, which are decoded but not shown, because an edit list begins after them."""
 
-    def groups(self, by_number: bool) -> list[int]:
+    def closed_groups(self, by_number: bool) -> list[int]:
         """Return the lengths of the parts of which each can be decoded without the others.
 
         They are closed groups of pictures: no frame of a later part is shown before its keyframe.

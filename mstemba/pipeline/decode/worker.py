@@ -216,6 +216,8 @@ class _DecoderProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # FFmpeg's complaints; what matters comes back as events
             pass_fds=() if WINDOWS else (memory,),
+            # With glibc's one heap a thread, the frames of decord's pieces would scatter over many.
+            env={"MALLOC_ARENA_MAX": "2", **os.environ},
         )
         self._events, self._timeout = events, timeout
         self._limit = max(timeout, _START)

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.extract import peaks_of_extraction
 from benchmarks.videos import looped
 from mstemba.pipeline.options import FeatureOptions
-from tests.videos import encode
+from tests.videos import encode, encode_at, moving
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,7 +42,9 @@ def test_the_peak_does_not_grow_with_the_length(tmp_path: Path) -> None:
 
 def test_decord_does_not_decode_the_whole_video_ahead(tmp_path: Path) -> None:
     """Ten minutes against less than two, by a backbone that is slower than the decoder."""
-    source = encode(tmp_path / "v.mp4", 250, fps=5, width=640, height=360)
+    times = [number / 5 for number in range(250)]
+    images = moving(250, 640, 360)
+    source = encode_at(tmp_path / "v.mp4", times, images=images, options={"g": "32"})
     options = FeatureOptions("efficientnet-lite0", window=1, stride=1)
     short, long = (
         peaks_of_extraction(
