@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import av
-from av.video.stream import VideoStream
-
-from mstemba.pipeline.decode.probe import open_video
+from mstemba.pipeline.decode.pyav import copies
 from mstemba.pipeline.decode.request import (
     DecodedFrame,
     DecodeRequest,
@@ -99,7 +93,9 @@ def decode(
     width, height = displayed_size(info, info.pixel_aspect, info.width, info.height, request)
     times = enumerate(info.timeline.times.tolist())
     pieces = _pieces(info, request)
-    for packets, file in zip(pieces, _files(request.path, info, pieces), strict=True):
+    whole = [f"file:{request.path}"]
+    files = copies(request.path, info, pieces) if len(pieces) > 1 else whole
+    for packets, file in zip(pieces, files, strict=True):
         with _its_errors():
             reader = decord.VideoReader(
                 file,
@@ -118,29 +114,6 @@ def decode(
             heartbeat()
             if number % request.frame_step == 0:
                 yield time, partial(_square, frame, request.size)
-
-
-def _files(path: Path, info: VideoInfo, pieces: list[int]) -> Iterator[str | io.BytesIO]:
-    """Yield what decord opens: the video, or its pieces as files in memory, not encoded again."""
-    if len(pieces) == 1:
-        yield f"file:{path}"
-        return
-    with open_video(path) as (container, stream):
-        packets = (packet for packet in container.demux(stream) if packet.size)
-        for count in pieces:
-            file = io.BytesIO()
-            # Matroska keeps all that MP4 says about colours; MP4 itself does not.
-            with _its_errors(), av.open(file, "w", format="matroska") as output:
-                # Opaque: FFmpeg cannot encode the codec, and need not.
-                copy = output.add_stream_from_template(stream, opaque=True)
-                assert isinstance(copy, VideoStream)
-                # Without a rate in the header, decord cannot count the frames.
-                copy.codec_context.framerate = Fraction(info.timeline.fps).limit_denominator(1000)
-                for packet in itertools.islice(packets, count):
-                    packet.stream = copy
-                    output.mux(packet)
-            file.seek(0)
-            yield file
 
 
 def _square(frame: Any, size: int) -> Image:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from functools import partial
+from itertools import islice
+from pathlib import Path
 
 import av
+from av.video.stream import VideoStream
 
 from mstemba.pipeline.decode.probe import open_video
-from mstemba.pipeline.decode.request import Damaged, DecodedFrame, DecodeRequest, VideoInfo
+from mstemba.pipeline.decode.request import (
+    Damaged,
+    DecodedFrame,
+    DecodeRequest,
+    DecoderFailed,
+    VideoInfo,
+)
 from mstemba.pipeline.decode.resize import FrameResizer
 from mstemba.pipeline.decode.timeline import FrameClock
 
@@ -46,3 +57,31 @@ def decode(
                 number += 1
     if damaged:
         info.warnings.append(f"{damaged} damaged packets skipped, {number} frames decoded")
+
+
+def copies(path: Path, info: VideoInfo, pieces: list[int]) -> Iterator[io.BytesIO]:
+    """Yield a video as files in memory, of so many packets each, which are not decoded.
+
+    Raises:
+        DecoderFailed: The packets cannot be read, or not be written to Matroska.
+    """
+    with open_video(path) as (container, stream):
+        packets = (packet for packet in container.demux(stream) if packet.size)
+        for count in pieces:
+            file = io.BytesIO()
+            # Matroska keeps all that MP4 says about colours; MP4 itself does not.
+            try:
+                with av.open(file, "w", format="matroska") as output:
+                    # Opaque: FFmpeg cannot encode the codec, and need not.
+                    copy = output.add_stream_from_template(stream, opaque=True)
+                    assert isinstance(copy, VideoStream)
+                    # Without a rate in the header, decord cannot count the frames.
+                    rate = Fraction(info.timeline.fps).limit_denominator(1000)
+                    copy.codec_context.framerate = rate
+                    for packet in islice(packets, count):
+                        packet.stream = copy
+                        output.mux(packet)
+            except (av.FFmpegError, ValueError) as error:
+                raise DecoderFailed(f"its packets cannot be copied: {error}") from None
+            file.seek(0)
+            yield file
