@@ -21,8 +21,8 @@ from mstemba.pipeline.decode.resize import crop, displayed_size
 
 # Formats in which decord finds the first frame again after it has counted them.
 CONTAINERS = {"mp4", "matroska", "avi"}
-# Bytes of resized frames that decord may hold. It decodes ahead of a slow consumer without a bound,
-# so it gets a longer video in pieces: closed groups of pictures, with so many frames or more.
+# decord decodes ahead of a slow consumer without limit. If the resized frames of a video exceed
+# MOST_BYTES, it is split at closed groups of pictures into pieces of at least PIECE_FRAMES frames.
 MOST_BYTES, PIECE_FRAMES = 1 << 29, 64
 # Codecs whose keyframes are known to reset everything that FFmpeg remembers. For MPEG-4 and HEVC
 # they are not: it remembers the encoder, and frames that are still to be shown.

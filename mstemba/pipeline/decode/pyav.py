@@ -60,7 +60,12 @@ def decode(
 
 
 def copies(path: Path, info: VideoInfo, pieces: list[int]) -> Iterator[io.BytesIO]:
-    """Yield a video as files in memory, of so many packets each, which are not decoded.
+    """Yield a video as in-memory files, remuxed without decoding.
+
+    Args:
+        path: The video file.
+        info: What `probe` returned for it.
+        pieces: The number of packets in each file.
 
     Raises:
         DecoderFailed: The packets cannot be read, or not be written to Matroska.
