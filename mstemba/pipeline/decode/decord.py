@@ -47,10 +47,8 @@ def why_inexact(info: VideoInfo) -> str | None:
         return f"decord does not notice when the size of {info.codec} frames changes"
     if info.codec == "hevc" and len(info.closed_groups) > 1:
         return "decord stops where a packet of HEVC gives several frames, as at the end of a group"
-    if any(name != "transpose" or way not in "12" for name, way in info.upright):
-        return "decord does not mirror frames, nor turn them by other than right angles"
-    if info.turned_by_frames:
-        return "decord turns frames only as the container asks"
+    if info.upright:
+        return "decord does not turn and mirror all frames as players do"
     return "the file is cut off" if info.is_cut else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -13,12 +12,10 @@ from typing import Any, cast
 import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
-from av.codec.context import CodecContext
 from av.container import InputContainer
 from av.packet import Packet
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
-from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -98,7 +95,6 @@ def probe(
         packets, keeps_parameters = _read_packets(path, heartbeat)
         with open_video(path) as (container, stream):
             frame = _first_frame(container, stream, path)
-            upright = _upright(frame)
             timeline, warnings = _timeline(container, stream, packets, fps)
             if frame.interlaced_frame:
                 warnings.append(
@@ -120,8 +116,7 @@ def probe(
                 if container.format.flags & _BROADCAST
                 else stream.sample_aspect_ratio,
                 interlaced=frame.interlaced_frame,
-                upright=upright,
-                turned_by_frames=bool(upright) and upright == _upright(_bare_frame(path)),
+                upright=_upright(frame),
                 timeline=timeline,
                 closed_groups=packets.closed_groups(timeline.by_number),
                 is_cut=is_cut,
@@ -203,19 +198,6 @@ def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> 
     raise DecodeError(f"{path}: no frame of its video stream can be decoded")
 
 
-def _bare_frame(path: Path) -> VideoFrame | None:
-    """Return the first frame as it is without what the container says of it."""
-    with open_video(path) as (container, stream):
-        alone = CodecContext.create(stream.codec_context.codec.name, "r")
-        assert isinstance(alone, VideoCodecContext)
-        alone.extradata = stream.codec_context.extradata
-        with contextlib.suppress(av.FFmpegError):
-            for packet in container.demux(stream):
-                for frame in alone.decode(packet):
-                    return frame
-    return None
-
-
 def _timeline(
     container: InputContainer, stream: VideoStream, packets: PacketTimes, fps: float | None
 ) -> tuple[Timeline, list[str]]:
@@ -271,9 +253,9 @@ def _timecode(container: InputContainer) -> str:
     return ""
 
 
-def _upright(frame: VideoFrame | None) -> tuple[tuple[str, str], ...]:
+def _upright(frame: VideoFrame) -> tuple[tuple[str, str], ...]:
     """Return FFmpeg's filters that turn a frame as its display matrix asks, as ffmpeg does."""
-    matrix: Any = frame and cast(Any, frame.side_data).get(SideData.DISPLAYMATRIX)
+    matrix = cast(Any, frame.side_data).get(SideData.DISPLAYMATRIX)
     if matrix is None:
         return ()
     # (x, y) is displayed at (a x + c y, b x + d y).

@@ -84,8 +84,6 @@ class VideoInfo:
     interlaced: bool
     upright: tuple[tuple[str, str], ...]
     """FFmpeg's filters, with their arguments, that turn a frame as players do."""
-    turned_by_frames: bool
-    """Whether the frames ask for that, and not the container."""
     timeline: Timeline
     closed_groups: list[int]
     """Packets in each part of the stream that can be decoded without the others."""
