@@ -78,7 +78,7 @@ class RunOptions:
     )
     workers: int | None = _option(None, "Decoder processes [default: by cores and devices].")
     decode_timeout: float = _option(
-        120.0, "Seconds without a frame after which a decoder is stopped."
+        120.0, "Seconds without a sign of life after which a decoder is killed."
     )
     engine: str = _option("local", "local (this machine) or ray (every machine of a Ray cluster).")
     address: str | None = _option(

@@ -48,7 +48,7 @@ def why_inexact(info: VideoInfo) -> str | None:
     if info.codec == "hevc" and len(info.closed_groups) > 1:
         return "decord stops where a packet of HEVC gives several frames, as at the end of a group"
     if info.upright:
-        return "decord does not turn and mirror all frames as players do"
+        return "its frames are displayed turned or mirrored"
     return "the file is cut off" if info.is_cut else None
 
 
@@ -96,11 +96,7 @@ def decode(
     for packets, file in zip(pieces, files, strict=True):
         with _its_errors():
             reader = decord.VideoReader(
-                file,
-                width=width,
-                height=height,
-                num_threads=request.threads,
-                fault_tol=_NO_COPIES,
+                file, width=width, height=height, num_threads=request.threads, fault_tol=_NO_COPIES
             )
         if len(reader) != packets:
             raise DecoderFailed(f"decord counts {len(reader)} frames in {packets} packets")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from av.video.stream import VideoStream
 
 from mstemba.errors import DecodeError
 from mstemba.pipeline.decode.request import VideoInfo, no_heartbeat
-from mstemba.pipeline.decode.timeline import PacketTimes, Timeline
+from mstemba.pipeline.decode.timeline import NO_TIME, PACKET, Packets, Timeline, closed_groups
 from mstemba.records import TIMECODE
 
 # Flags of FFmpeg's AVInputFormat.
@@ -29,6 +30,8 @@ _NO_TIMES, _BROADCAST = 0x80, 0x200
 # Formats of FFmpeg that are no video, or whose content is in other files that nobody fingerprints.
 _REFUSED = {"image2": "a picture", "concat": "a list of files", "dash": "a list of files"}
 _ASSUMED_FPS = 25.0
+# A pause is reported if it is longer than this many seconds, and than this many usual steps.
+_LONG_PAUSE = (60.0, 100)
 # Transfer functions of FFmpeg's AVColorTransferCharacteristic.
 _HDR = {16: "PQ", 18: "HLG"}
 # What finds the size and format in a packet: filters of FFmpeg, or a part of a keyframe's header.
@@ -118,7 +121,7 @@ def probe(
                 interlaced=frame.interlaced_frame,
                 upright=_upright(frame),
                 timeline=timeline,
-                closed_groups=packets.closed_groups(timeline.by_number),
+                closed_groups=closed_groups(packets, timeline.by_number),
                 is_cut=is_cut,
                 keeps_parameters=keeps_parameters,
                 timecode=_timecode(container),
@@ -129,9 +132,9 @@ def probe(
         raise DecodeError(f"{path}: not a readable video: {reason}") from None
 
 
-def _read_packets(path: Path, heartbeat: Callable[[], None]) -> tuple[PacketTimes, bool]:
-    """Return the times in the packets, and whether all keyframes have the same parameters."""
-    times, parameters = PacketTimes(), set()
+def _read_packets(path: Path, heartbeat: Callable[[], None]) -> tuple[Packets, bool]:
+    """Return the packets, and whether all keyframes have the same parameters."""
+    rows, parameters = array("q"), set()
     with open_video(path) as (container, stream):
         codec = stream.codec_context.codec.canonical_name
         extract = BitStreamFilterContext(_EXTRACT[codec], stream) if codec in _EXTRACT else None
@@ -139,16 +142,16 @@ def _read_packets(path: Path, heartbeat: Callable[[], None]) -> tuple[PacketTime
         end, is_standard = 0, True
         for packet in container.demux(stream):
             heartbeat()
-            if not packet.size or packet.is_discard:
-                times.hidden += packet.is_discard
+            if not packet.size:
+                continue
+            if packet.is_discard:  # an edit list begins behind it
+                rows.extend((NO_TIME, NO_TIME, 0, 0, 0))
                 continue
             end = max(end, (packet.pos or 0) + packet.size)
-            if not times.presented and (build := _X264.search(bytes(packet))):
+            if not rows and (build := _X264.search(bytes(packet))):
                 is_standard = int(build[1]) >= _LIKE_THE_STANDARD
-            times.presented.append(packet.pts)
-            times.decoded.append(packet.dts)
-            times.durations.append(packet.duration or 0)
-            times.keyframes.append(packet.is_keyframe)
+            times = (NO_TIME if time is None else time for time in (packet.pts, packet.dts))
+            rows.extend((*times, packet.duration or 0, packet.is_keyframe))
             resets = False
             if packet.is_keyframe and known:
                 try:
@@ -158,10 +161,10 @@ def _read_packets(path: Path, heartbeat: Callable[[], None]) -> tuple[PacketTime
                 else:
                     parameters |= found
                     resets = is_standard and (is_idr or codec != "h264")
-            times.resets.append(resets)
+            rows.append(resets)
         if end and {"mp4", "flv", "matroska"} & set(container.format.name.split(",")):
             _refuse_lost_recording(path, end)
-    return times, known and len(parameters) < 2
+    return np.frombuffer(rows, PACKET), known and len(parameters) < 2
 
 
 def _inspect(
@@ -199,7 +202,7 @@ def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> 
 
 
 def _timeline(
-    container: InputContainer, stream: VideoStream, packets: PacketTimes, fps: float | None
+    container: InputContainer, stream: VideoStream, packets: Packets, fps: float | None
 ) -> tuple[Timeline, list[str]]:
     """Return the times of the frames, and what the user should know about them."""
     flags, unit = container.format.flags, float(stream.time_base or 0)
@@ -211,14 +214,17 @@ def _timeline(
             None if container.start_time is None else container.start_time / av.time_base,
             # AVI numbers its frames in decoding order, and that is all.
             by_number=container.format.name == "avi"
-            and (stream.codec_context.has_b_frames or packets.presented != packets.decoded),
+            and (
+                stream.codec_context.has_b_frames
+                or (packets["presented"] != packets["decoded"]).any()
+            ),
             broadcast=bool(flags & _BROADCAST),
         )
     if timeline is None:
         rate = fps or float(stream.guessed_rate or _ASSUMED_FPS)
         said = f"its frames have no times: {rate:g} frames per second are assumed. "
         advice = "Pass --fps if that is wrong"
-        counted = Timeline.counted(len(packets.presented), rate)
+        counted = Timeline.counted(len(packets), rate)
         return counted, [] if fps else [said + advice]
     warnings = []
     if timeline.clocks > 1:
@@ -226,8 +232,11 @@ def _timeline(
             f"its clock starts again or jumps: {timeline.clocks} recordings in one file, of which "
             f"each is taken to follow the one before it without a pause"
         )
-    if pause := timeline.pause():
-        warnings.append(f"no frame for {pause[1]:.0f} s after {pause[0]:.1f} s")
+    steps = np.diff(timeline.times, append=timeline.times[-1])
+    longest, usual_steps = _LONG_PAUSE
+    if steps.max() >= max(longest, usual_steps / timeline.fps):
+        before = timeline.times[steps.argmax()]
+        warnings.append(f"no frame for {steps.max():.0f} s after {before:.1f} s")
     return timeline, warnings
 
 
@@ -261,14 +270,14 @@ def _upright(frame: VideoFrame) -> tuple[tuple[str, str], ...]:
     # (x, y) is displayed at (a x + c y, b x + d y).
     a, b, _, c, d = np.frombuffer(matrix, "=i4")[:5].tolist()
     across, down = math.hypot(a, c), math.hypot(b, d)
+    stays = (("null", ""),)  # decord would turn some of these, -0.2 degrees for example
     if not across or not down:
-        return ()
+        return stays
     angle = round(math.degrees(math.atan2(b / down, a / across)))
     quarters = round(angle / 90)
     if abs(angle - 90 * quarters) > (angle == 1):  # ffmpeg ignores 1 degree, but not -1
         return (("rotate", f"{angle}*PI/180"),)
     if quarters % 2:
         return (("transpose", str((c < 0) + 2 * (b < 0))),)
-    if a < 0 or d < 0:
-        return (*([("hflip", "")] if a < 0 else []), *([("vflip", "")] if d < 0 else []))
-    return (("null", ""),) if b or c else ()  # decord takes -0.2 degrees for -90
+    flips = [(name, "") for name, scale in (("hflip", a), ("vflip", d)) if scale < 0]
+    return tuple(flips) or (stays if b or c else ())

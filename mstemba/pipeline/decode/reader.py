@@ -89,7 +89,7 @@ def _choose(request: DecodeRequest, info: VideoInfo) -> str:
 
 
 def _refusal(request: DecodeRequest, reason: str) -> DecodeError:
-    return DecodeError(f"{request.path}: decord cannot read it: {reason}. Try --decoder auto")
+    return DecodeError(f"{request.path}: not decoded with decord: {reason}. Try --decoder auto")
 
 
 class _ResumeMismatch(Exception):

@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.errors import UsageError
 from mstemba.pipeline.decode.timeline import Timeline
 
-DECODER_NAMES = ("decord", "av")
 Image = NDArray[np.uint8]
 
 
@@ -43,7 +41,7 @@ class DecodeRequest:
     batch_size: int = 32
     """Frames in one Frames event."""
     decoder: str = "auto"
-    """auto, or one of DECODER_NAMES."""
+    """auto, decord or av."""
     single_threaded: bool = False
     """For a damaged file, of which several threads of PyAV give a different number of frames each
     time."""
@@ -57,16 +55,6 @@ class DecodeRequest:
     def batch_shape(self) -> tuple[int, ...]:
         """(N, H, W, 3) of a full batch."""
         return self.batch_size, self.size, self.size, 3
-
-    def __post_init__(self) -> None:
-        if self.decoder not in ("auto", *DECODER_NAMES):
-            known = ", ".join(["auto", *DECODER_NAMES])
-            raise UsageError(f"--decoder {self.decoder}: unknown decoder; expected one of {known}")
-        if self.short_side is not None and self.short_side < self.size:
-            raise UsageError(
-                f"a square of {self.size} pixels cannot be cut out of frames whose short side is "
-                f"{self.short_side}: resize to {self.size} or more"
-            )
 
 
 @dataclass(frozen=True)

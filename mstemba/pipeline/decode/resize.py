@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import cast
 
 import av.filter
-import numpy as np
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -47,8 +47,8 @@ def crop(image: Image, size: int) -> Image:
 class FrameResizer:
     """Turns the decoded frames of one file into upright squares.
 
-    It is FFmpeg's own chain: the display matrix's filters, then swscale's bicubic filter. decord
-    has the same one, bit for bit.
+    It is FFmpeg's own chain: the display matrix's filters, then swscale's bicubic filter, which is
+    also in decord, bit for bit.
     """
 
     def __init__(self, stream: VideoStream, info: VideoInfo, request: DecodeRequest) -> None:
@@ -64,21 +64,11 @@ class FrameResizer:
             self._graph = self._build(frame, aspect)
             self._format = frame_format
         self._graph.push(frame)
-        scaled = self._graph.pull()
-        assert isinstance(scaled, VideoFrame)
-        plane = scaled.planes[0]
-        lines = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
-        image = lines[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
-        return crop(image, self._request.size)
+        return crop(cast(Image, self._graph.vpull().to_ndarray()), self._request.size)
 
     def _build(self, frame: VideoFrame, aspect: Fraction | None) -> av.filter.Graph:
         graph = av.filter.Graph()
-        source = graph.add_buffer(
-            width=frame.width,
-            height=frame.height,
-            format=frame.format,
-            time_base=self._stream.time_base,
-        )
+        source = graph.add_buffer(self._stream, frame.width, frame.height, frame.format)
         width, height = displayed_size(self._info, aspect, frame.width, frame.height, self._request)
         chain = [*self._info.upright, ("scale", f"{width}:{height}"), ("format", "rgb24")]
         filters = [graph.add(name, arguments) for name, arguments in chain]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -13,48 +13,30 @@ from numpy.typing import NDArray
 _NEW_CLOCK = 10.0
 # Seconds by which the clock of a damaged file may go back without starting again.
 _JITTER = 0.5
-# A pause is reported if it is longer than this many seconds, and than this many usual steps.
-_LONG_PAUSE = (60.0, 100)
 
 
-@dataclass
-class PacketTimes:
-    """The times in the packets of a video stream, in the order of the file, in its time unit."""
+# One packet, with its times in the unit of the stream. `resets`: it makes the decoder forget all
+# that came before it. A packet that is decoded but not shown has no time.
+PACKET = np.dtype(
+    [(name, np.int64) for name in ("presented", "decoded", "duration", "keyframe", "resets")]
+)
+NO_TIME = np.iinfo(np.int64).min
+Packets = NDArray[np.void]
+"""(N,) of PACKET, in the order of the file."""
 
-    presented: list[int | None] = field(default_factory=list)
-    decoded: list[int | None] = field(default_factory=list)
-    durations: list[int] = field(default_factory=list)
-    keyframes: list[bool] = field(default_factory=list)
-    resets: list[bool] = field(default_factory=list)
-    """Whether a packet makes the decoder forget all that came before it."""
-    hidden: int = 0
-    """More packets, which are decoded but not shown, because an edit list begins after them."""
 
-    def closed_groups(self, by_number: bool) -> list[int]:
-        """Return the lengths of the parts of which each can be decoded without the others.
+def closed_groups(packets: Packets, by_number: bool) -> list[int]:
+    """Return how many packets are in each part that can be decoded without the others.
 
-        They are closed groups of pictures: no frame of a later part is shown before its keyframe.
-        """
-        count = len(self.presented) + self.hidden
-        if by_number or self.hidden or None in self.presented:
-            return [count]
-        times = np.array(self.presented, np.int64)
-        latest_start = np.minimum.accumulate(times[::-1])[::-1]
-        begins = np.flatnonzero(np.array(self.resets, bool) & (times == latest_start))
-        return [int(length) for length in np.diff([0, *begins[begins > 0], count])]
-
-    def timed(self, by_number: bool) -> PacketTimes:
-        """Return the packets that have a time; by number, that of decoding is their time.
-
-        Those without one belong to frames that are not shown, or are second fields.
-        """
-        times = self.decoded if by_number else self.presented
-        rows = zip(times, self.decoded, self.durations, self.keyframes, strict=True)
-        kept = [row for row in rows if row[0] is not None]
-        if not kept:
-            return PacketTimes()
-        presented, decoded, durations, keyframes = map(list, zip(*kept, strict=True))
-        return PacketTimes(presented, decoded, durations, keyframes)
+    They are closed groups of pictures: no frame of a later part is shown before its keyframe.
+    """
+    times = packets["presented"]
+    if by_number or (times == NO_TIME).any():
+        return [len(packets)]
+    latest_start = np.minimum.accumulate(times[::-1])[::-1]
+    begins = np.flatnonzero((packets["resets"] > 0) & (times == latest_start))
+    lengths: list[int] = np.diff([0, *begins[begins > 0], len(packets)]).tolist()
+    return lengths
 
 
 @dataclass(frozen=True)
@@ -85,7 +67,7 @@ class Timeline:
     @classmethod
     def of_packets(
         cls,
-        packets: PacketTimes,
+        packets: Packets,
         unit: float,
         start: float | None,
         *,
@@ -95,18 +77,18 @@ class Timeline:
         """Return the times that packets give; None if some have none.
 
         Args:
-            packets: At least one.
+            packets: At least one. Those without a time are not shown, or are second fields.
             unit: Seconds of one tick of the packets' clock.
             start: Seconds on that clock at which the video starts; None = at its first frame.
             by_number: The container numbers its frames in decoding order, and that is all (AVI).
             broadcast: The container is one whose recordings can be joined (MPEG-TS and -PS): a step
                 of more than ten seconds is a new clock there, as it is for ffmpeg.
         """
-        by_number |= not any(time is not None for time in packets.presented)
-        packets = packets.timed(by_number)
-        if not packets.presented:
+        by_number |= bool((packets["presented"] == NO_TIME).all())
+        presented = packets["decoded" if by_number else "presented"]
+        packets, presented = packets[presented != NO_TIME], presented[presented != NO_TIME]
+        if not len(presented):
             return None
-        presented = np.array(packets.presented, np.int64)
         starts = _clock_starts(packets, unit, broadcast)
         stamps: list[NDArray[np.int64]] = []
         ticks: list[NDArray[np.int64]] = []
@@ -120,22 +102,13 @@ class Timeline:
                 piece = np.minimum(piece, [*piece[:-1], piece[-2] + usual])
             last = begin + int(presented[begin:stop].argmax())
             ticks.append(piece + (end - piece[0] if ticks else 0))
-            end = int(ticks[-1][-1]) + (packets.durations[last] or usual or 1)
+            end = int(ticks[-1][-1]) + (int(packets["duration"][last]) or usual or 1)
         together = np.concatenate(ticks)
         offset = together[0] * unit if start is None else start
         times = together * unit - offset
         fps = typical_fps(times, unit) or 1 / (end * unit - offset - times[-1])
         end_time = end * unit - offset
         return cls(np.concatenate(stamps), times, end_time, fps, by_number, unit, len(starts) + 1)
-
-    def pause(self) -> tuple[float, float] | None:
-        """Return start and length, in seconds, of the longest pause if it is a remarkable one."""
-        steps = np.diff(self.times)
-        longest = int(steps.argmax()) if len(steps) else 0
-        least, usual_steps = _LONG_PAUSE
-        if not len(steps) or steps[longest] < max(least, usual_steps / self.fps):
-            return None
-        return float(self.times[longest]), float(steps[longest])
 
 
 class FrameClock:
@@ -171,16 +144,13 @@ class FrameClock:
         self._next += self._timeline.by_number
 
 
-def _clock_starts(packets: PacketTimes, unit: float, broadcast: bool) -> list[int]:
+def _clock_starts(packets: Packets, unit: float, broadcast: bool) -> list[int]:
     """Return the packets, by number, at which the clock of the file starts again."""
     # In decoding order times only increase; the first packets may lack theirs.
-    known = [number for number, time in enumerate(packets.decoded) if time is not None]
-    steps = np.zeros(len(packets.decoded) - 1)
-    steps[[number - 1 for number in known[1:]]] = (
-        np.diff([packets.decoded[number] for number in known]) * unit
-    )
-    key = np.array(packets.keyframes[1:], bool)
-    again = (steps < -_JITTER) | (key & (steps < 0))
+    known = np.flatnonzero(packets["decoded"] != NO_TIME)
+    steps = np.zeros(len(packets) - 1)
+    steps[known[1:] - 1] = np.diff(packets["decoded"][known]) * unit
+    again = (steps < -_JITTER) | ((packets["keyframe"][1:] > 0) & (steps < 0))
     if broadcast:
         again |= steps > _NEW_CLOCK
     return (np.flatnonzero(again) + 1).tolist()

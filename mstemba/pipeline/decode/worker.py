@@ -47,7 +47,7 @@ class DecodePool(Generic[K]):
 
     A process starts when a video needs it. One that dies, or sends nothing for `timeout` seconds
     while it is waited for, is killed. With decoder `auto` its video is then tried once more, after
-    a Restart: by decord if PyAV hung, otherwise by PyAV.
+    a Restart, by PyAV with one thread.
 
     Args:
         workers: Most processes at a time. They share the cores: with several, each one's library
@@ -83,7 +83,7 @@ class DecodePool(Generic[K]):
         if not self.room:
             raise ValueError(f"{request.path}: the decoders have no room for another video")
         request = replace(request, threads=request.threads or self._threads)
-        self._waiting.append(_Job(key, request, request.decoder))
+        self._waiting.append(_Job(key, request))
         self._start_waiting()
 
     def next_event(self) -> tuple[K, DecodeEvent]:
@@ -149,34 +149,29 @@ class DecodePool(Generic[K]):
         """Return the event that a message of a process stands for."""
         if isinstance(message, child.FilledBlock):
             return process.frames(message, job.request)
-        if isinstance(message, (Opened, Restart)):
-            job.decoder = message.decoder
-        elif isinstance(message, (DecodeReport, DecodeError)):
+        if isinstance(message, (DecodeReport, DecodeError)):
             del self._jobs[process]
             if job.lost and isinstance(message, DecodeError):
                 message = job.lost  # what happened to the first decoder says more
         elif message is None:
             del self._jobs[process]
-            message = self._retry(process.hung, self._end(process), job)
+            message = self._retry(self._end(process), job)
         self._start_waiting()
         event: DecodeEvent = message
         return event
 
-    def _retry(self, hung: bool, reason: str, job: _Job[K]) -> DecodeEvent:
+    def _retry(self, reason: str, job: _Job[K]) -> DecodeEvent:
         """Try the video of a lost process once more, or give it up."""
-        request, decoder = job.request, job.decoder
+        request = job.request
         advice = "Convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
         if request.decoder != "auto" and not job.lost:
             advice = "Try --decoder auto"
         lost = DecodeError(f"{request.path}: {reason}. {advice}")
-        # Before a decoder is known it is PyAV that reads the file, and it would hang again.
-        if request.decoder != "auto" or job.lost or (hung and decoder == "auto"):
+        if request.decoder != "auto" or job.lost:
             return lost
-        other = "decord" if hung and decoder == "av" else "av"
-        single_threaded = decoder != "decord"
-        again = replace(request, decoder=other, single_threaded=single_threaded, resume=None)
-        self._waiting.appendleft(_Job(job.key, again, other, lost))
-        return Restart(other)
+        again = replace(request, decoder="av", single_threaded=True, resume=None)
+        self._waiting.appendleft(_Job(job.key, again, lost))
+        return Restart("av")
 
 
 @dataclass
@@ -185,8 +180,6 @@ class _Job(Generic[K]):
 
     key: K
     request: DecodeRequest
-    decoder: str
-    """The one that decodes; `auto` until it is known."""
     lost: DecodeError | None = None
     """What happened to the process that tried it first."""
 
@@ -259,11 +252,8 @@ class _DecoderProcess:
         self._process.kill()
         code = self._process.wait()
         self._reader.join()
-        assert self._process.stdin
-        assert self._process.stdout
-        with contextlib.suppress(OSError):  # a request that it did not take
-            self._process.stdin.close()
-        self._process.stdout.close()
+        with contextlib.suppress(OSError), self._process:  # closes the pipes
+            pass  # an error is about a request that it did not take
         if self._memory:
             os.close(self._memory)
         if self.hung:

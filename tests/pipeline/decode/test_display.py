@@ -174,6 +174,10 @@ def test_other_angles(tmp_path: Path, degrees: float) -> None:
     as_ffmpeg(turned(film(tmp_path / "v.mp4"), rotation(degrees)), decord_too=False)
 
 
+def test_a_real_recording_that_is_turned(shared: Path) -> None:
+    as_ffmpeg(shared / "videos" / "odd" / "decord_video_90.mov", decord_too=False)
+
+
 # Pixels that are not square
 
 
@@ -183,7 +187,7 @@ def is_round(image: Image) -> bool:
     return len(x) > 500 and bool(0.95 < np.std(x) / np.std(y) < 1.05)
 
 
-@pytest.mark.parametrize("quarter", ["upright", "90", "270", "mirrored 90"])
+@pytest.mark.parametrize("quarter", ["upright", "90"])
 @pytest.mark.parametrize("sar", [Fraction(64, 45), Fraction(8, 9)])
 def test_a_disc_is_round(tmp_path: Path, sar: Fraction, quarter: str) -> None:
     path = turned(film(tmp_path / "v.mp4", 72, 64, sar), QUARTERS[quarter])
@@ -261,10 +265,8 @@ def test_an_orientation_that_only_the_frames_have_is_applied(tmp_path: Path) -> 
             for filtered in insert.filter(packet if packet.size else None):
                 filtered.stream = copy
                 out.mux(filtered)
-    found, upright = run(path), run(plain)
-    assert found.report.decoder == "av"
-    images = upright.images.astype(int)
-    apart = [np.abs(found.images - np.rot90(images, k, axes=(1, 2))).mean() for k in range(4)]
+    found, upright = as_ffmpeg(path, decord_too=False), run(plain).images.astype(int)
+    apart = [np.abs(found - np.rot90(upright, k, axes=(1, 2))).mean() for k in range(4)]
     assert apart[1] < min(apart[0], apart[2], apart[3]) / 4, apart
 
 

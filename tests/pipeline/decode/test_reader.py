@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mstemba.errors import DecodeError, UsageError
+from mstemba.errors import DecodeError
 from mstemba.pipeline.decode import decord, pyav, reader
 from mstemba.pipeline.decode.probe import probe
 from mstemba.pipeline.decode.reader import decode
@@ -183,7 +183,7 @@ def test_all_kinds_of_groups_of_pictures_are_the_same_by_both_decoders(
         assert run(path).report.decoder == ("av" if in_pieces else "decord")
     else:
         assert run(path).report.decoder == "av"
-        with pytest.raises(DecodeError, match="decord cannot read it"):
+        with pytest.raises(DecodeError, match="not decoded with decord"):
             run(path, "decord")
 
 
@@ -243,13 +243,6 @@ def test_the_short_side_is_resized_and_the_proportions_kept(
 def test_the_square_may_be_cut_out_of_larger_frames(clip: Path) -> None:
     whole = run(clip, size=90)
     assert np.array_equal(run(clip, size=60, short_side=90).images, whole.images[:, 15:75, 15:75])
-    with pytest.raises(UsageError, match=r"square of 60 pixels .* short side is 50"):
-        run(clip, size=60, short_side=50)
-
-
-def test_an_unknown_decoder_is_a_usage_error(clip: Path) -> None:
-    with pytest.raises(UsageError, match=r"--decoder ffmpeg: .* one of auto, decord, av"):
-        run(clip, "ffmpeg")
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 39, 40, 41])
@@ -355,7 +348,7 @@ def test_decord_is_refused_where_it_is_not_exact(clip: Path) -> None:
         ({"closed_groups": [30, 10], "codec": "hevc"}, "several frames"),
         ({"timeline": replace(found.timeline, clocks=2)}, "clock starts again"),
         ({"keeps_parameters": False, "codec": "vp9"}, "size of vp9 frames"),
-        ({"upright": (("transpose", "1"),)}, "turn and mirror"),
+        ({"upright": (("transpose", "1"),)}, "turned or mirrored"),
         ({"is_cut": True}, "cut off"),
     ):
         assert says in str(decord.why_inexact(replace(found, **change)))
@@ -510,12 +503,6 @@ def test_what_cannot_be_continued_starts_again(
     whole = gather(iter(events))
     assert np.array_equal(whole.images, run(path, "av").images)
     assert whole.report == run(path, "av").report
-
-
-def test_a_rotated_video_continues(shared: Path) -> None:
-    path = shared / "videos" / "odd" / "decord_video_90.mov"
-    whole = run(path)
-    is_the_rest(after(path, "auto", whole, 2), whole, 2)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from mstemba.errors import DecodeError
 from mstemba.pipeline.decode.probe import probe
-from mstemba.pipeline.decode.timeline import FrameClock, PacketTimes, Timeline
+from mstemba.pipeline.decode.timeline import NO_TIME, PACKET, FrameClock, Timeline
 from tests.pipeline.decode.test_reader import DECODERS, run
 from tests.videos import encode_at, moving
 
@@ -284,7 +284,11 @@ def test_the_start_timecode_is_found(tmp_path: Path) -> None:
 
 def timeline(presented: list[int | None], decoded: list[int | None], **options: Any) -> Timeline:
     count = len(presented)
-    packets = PacketTimes(presented, decoded, [40] * count, [i % 5 == 0 for i in range(count)])
+    packets = np.zeros(count, PACKET)
+    for name, times in (("presented", presented), ("decoded", decoded)):
+        packets[name] = [NO_TIME if time is None else time for time in times]
+    packets["duration"] = 40
+    packets["keyframe"] = np.arange(count) % 5 == 0
     found = Timeline.of_packets(packets, 1e-3, None, **options)
     assert found is not None
     return found
