@@ -35,3 +35,7 @@ class BackboneSpec:
     """`whole-clip` only: frames that a pass needs before and after those of its rows."""
     chunk: int = 0
     """`whole-clip` only: frames for which a pass returns rows."""
+
+    def __post_init__(self) -> None:
+        if self.short_side < self.input_size:
+            raise ValueError(f"short_side is {self.short_side}, expected {self.input_size} or more")

@@ -29,6 +29,7 @@ from mstemba.extractors import (
     torchvision_ops,
     weights,
 )
+from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.extractors.feature_extractor import FeatureExtractor
 from mstemba.extractors.folding import fold
 from mstemba.pipeline.caching.keys import file_sha256
@@ -572,3 +573,8 @@ def test_resolving_a_backbone_imports_no_torch() -> None:
     )
     root = Path(registry.__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+def test_a_backbone_that_takes_more_than_the_resized_frame_has_is_refused() -> None:
+    with pytest.raises(ValueError, match="short_side is 223, expected 224 or more"):
+        BackboneSpec(3, 224, 223, "image", cpu_batch=1, gpu_batch=1)

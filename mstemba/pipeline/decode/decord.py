@@ -48,7 +48,7 @@ def why_inexact(info: VideoInfo) -> str | None:
     if info.codec == "hevc" and len(info.closed_groups) > 1:
         return "decord stops where a packet of HEVC gives several frames, as at the end of a group"
     if info.upright:
-        return "its frames are displayed turned or mirrored"
+        return "its display matrix may turn or mirror its frames"
     return "the file is cut off" if info.is_cut else None
 
 

@@ -97,6 +97,7 @@ def probe(
     try:
         packets, keeps_parameters = _read_packets(path, heartbeat)
         with open_video(path) as (container, stream):
+            stream.codec_context.thread_count = 1
             frame = _first_frame(container, stream, path)
             timeline, warnings = _timeline(container, stream, packets, fps)
             if frame.interlaced_frame:
@@ -142,26 +143,25 @@ def _read_packets(path: Path, heartbeat: Callable[[], None]) -> tuple[Packets, b
         end, is_standard = 0, True
         for packet in container.demux(stream):
             heartbeat()
-            if not packet.size:
-                continue
             if packet.is_discard:  # an edit list begins behind it
                 rows.extend((NO_TIME, NO_TIME, 0, 0, 0))
+            if packet.is_discard or not packet.size:
                 continue
             end = max(end, (packet.pos or 0) + packet.size)
             if not rows and (build := _X264.search(bytes(packet))):
                 is_standard = int(build[1]) >= _LIKE_THE_STANDARD
-            times = (NO_TIME if time is None else time for time in (packet.pts, packet.dts))
-            rows.extend((*times, packet.duration or 0, packet.is_keyframe))
-            resets = False
-            if packet.is_keyframe and known:
+            times = [NO_TIME if time is None else time for time in (packet.pts, packet.dts)]
+            duration, resets = packet.duration or 0, False
+            is_keyframe = packet.is_keyframe
+            if is_keyframe and known:
                 try:
-                    found, is_idr = _inspect(packet, _HEADER.get(codec), extract)
+                    found, is_idr = _inspect(packet, _HEADER.get(codec), extract)  # empties it
                 except av.FFmpegError:
                     known = False  # the packet is damaged
                 else:
                     parameters |= found
                     resets = is_standard and (is_idr or codec != "h264")
-            rows.append(resets)
+            rows.extend((*times, duration, is_keyframe, resets))
         if end and {"mp4", "flv", "matroska"} & set(container.format.name.split(",")):
             _refuse_lost_recording(path, end)
     return np.frombuffer(rows, PACKET), known and len(parameters) < 2
@@ -216,7 +216,7 @@ def _timeline(
             by_number=container.format.name == "avi"
             and (
                 stream.codec_context.has_b_frames
-                or (packets["presented"] != packets["decoded"]).any()
+                or not np.array_equal(packets["presented"], packets["decoded"])
             ),
             broadcast=bool(flags & _BROADCAST),
         )

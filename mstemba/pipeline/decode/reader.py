@@ -76,11 +76,13 @@ def decode(
 
 def _choose(request: DecodeRequest, info: VideoInfo) -> str:
     """Return the decoder. Raises DecodeError when the requested one is not exact."""
+    if request.decoder == "av":  # even loading decord may be what failed before
+        return "av"
     reason = decord.why_inexact(info)
-    if request.decoder == "decord" and reason:
-        raise _refusal(request, reason)
-    if request.decoder != "auto":
-        return request.decoder
+    if request.decoder == "decord":
+        if reason:
+            raise _refusal(request, reason)
+        return "decord"
     if request.resume:
         return "av" if reason else request.resume.decoder
     # decord resizes all frames, also those that are skipped.

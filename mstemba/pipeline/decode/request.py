@@ -44,7 +44,7 @@ class DecodeRequest:
     """auto, decord or av."""
     single_threaded: bool = False
     """For a damaged file, of which several threads of PyAV give a different number of frames each
-    time."""
+    time, and after a crash or a hang."""
     resume: Resume | None = None
     threads: int = 0
     """Of the decoder's library; 0 = its own choice."""

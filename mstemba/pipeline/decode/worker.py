@@ -252,8 +252,9 @@ class _DecoderProcess:
         self._process.kill()
         code = self._process.wait()
         self._reader.join()
-        with contextlib.suppress(OSError), self._process:  # closes the pipes
-            pass  # an error is about a request that it did not take
+        # Leaving it closes the pipes. An OSError is about a request that it has not read.
+        with contextlib.suppress(OSError), self._process:
+            pass
         if self._memory:
             os.close(self._memory)
         if self.hung:

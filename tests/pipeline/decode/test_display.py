@@ -174,6 +174,13 @@ def test_other_angles(tmp_path: Path, degrees: float) -> None:
     as_ffmpeg(turned(film(tmp_path / "v.mp4"), rotation(degrees)), decord_too=False)
 
 
+def test_a_matrix_without_a_width_turns_nothing(tmp_path: Path) -> None:
+    plain = run(film(tmp_path / "plain.mp4"))
+    found = run(turned(film(tmp_path / "v.mp4"), (0, 0, 0, 1)))
+    assert found.report.decoder == "av"
+    assert np.array_equal(found.images, plain.images)
+
+
 def test_a_real_recording_that_is_turned(shared: Path) -> None:
     as_ffmpeg(shared / "videos" / "odd" / "decord_video_90.mov", decord_too=False)
 

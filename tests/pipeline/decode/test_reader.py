@@ -348,7 +348,7 @@ def test_decord_is_refused_where_it_is_not_exact(clip: Path) -> None:
         ({"closed_groups": [30, 10], "codec": "hevc"}, "several frames"),
         ({"timeline": replace(found.timeline, clocks=2)}, "clock starts again"),
         ({"keeps_parameters": False, "codec": "vp9"}, "size of vp9 frames"),
-        ({"upright": (("transpose", "1"),)}, "turned or mirrored"),
+        ({"upright": (("transpose", "1"),)}, "turn or mirror"),
         ({"is_cut": True}, "cut off"),
     ):
         assert says in str(decord.why_inexact(replace(found, **change)))
@@ -503,6 +503,15 @@ def test_what_cannot_be_continued_starts_again(
     whole = gather(iter(events))
     assert np.array_equal(whole.images, run(path, "av").images)
     assert whole.report == run(path, "av").report
+
+
+def test_a_turned_video_that_decord_began_starts_again(shared: Path) -> None:
+    path = shared / "videos" / "odd" / "decord_video_90.mov"
+    whole = run(path)
+    resume = Resume(2, "decord", (1, float(whole.times[1])))
+    events = list(decode(DecodeRequest(path, SIZE, resume=resume)))
+    assert Restart("av") in events
+    assert np.array_equal(gather(iter(events)).images, whole.images)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,16 +198,9 @@ class Recorder(io.RawIOBase):
         self._pipe.close()
 
 
-@pytest.mark.parametrize(
-    ("workers", "quota", "threads"), [(1, None, [0, 5]), (1, 8, [5, 8]), (3, None, [2, 5])]
-)
-def test_threads_are_shared_out_among_the_workers(
-    clip: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    workers: int,
-    quota: int | None,
-    threads: list[int],
-) -> None:
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[DecodeRequest]]:
+    """All requests that were sent to decoder processes."""
     recorders: list[Recorder] = []
     popen = subprocess.Popen
 
@@ -217,20 +210,36 @@ def test_threads_are_shared_out_among_the_workers(
         process.stdin = recorders[-1]  # type: ignore[assignment]
         return process
 
+    def requests() -> list[DecodeRequest]:
+        messages = []
+        for recorder in recorders:
+            recorder.written.seek(0)
+            with contextlib.suppress(EOFError):
+                while True:
+                    messages.append(pickle.load(recorder.written))
+        return [message for message in messages if isinstance(message, DecodeRequest)]
+
     monkeypatch.setattr(worker.subprocess, "Popen", recording)
+    return requests
+
+
+@pytest.mark.parametrize(
+    ("workers", "quota", "threads"), [(1, None, [0, 5]), (1, 8, [5, 8]), (3, None, [2, 5])]
+)
+def test_threads_are_shared_out_among_the_workers(
+    clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sent: Callable[[], list[DecodeRequest]],
+    workers: int,
+    quota: int | None,
+    threads: list[int],
+) -> None:
     monkeypatch.setattr(worker, "cores", lambda: 8)
     monkeypatch.setattr(worker, "cpu_quota", lambda: quota)
     asked = [DecodeRequest(clip, SIZE), DecodeRequest(clip, SIZE, threads=5)]
     found = by_video(decode_all(asked, workers), 2)
     assert all(isinstance(events[-1], DecodeReport) for events in found)
-    sent: list[int] = []
-    for recorder in recorders:
-        recorder.written.seek(0)
-        with contextlib.suppress(EOFError):
-            while True:
-                message = pickle.load(recorder.written)
-                sent += [message.threads] if isinstance(message, DecodeRequest) else []
-    assert sorted(sent) == threads
+    assert sorted(request.threads for request in sent()) == threads
 
 
 def test_a_video_goes_on_in_the_middle(clip: Path) -> None:
@@ -294,7 +303,11 @@ def test_a_decoder_that_dies_takes_only_its_own_video(
 @needs_signals
 @pytest.mark.parametrize("sign", ["SIGKILL", "SIGSEGV"])
 def test_a_video_whose_decoder_died_is_tried_once_more_with_pyav_alone(
-    long: Path, clip: Path, children: Children, sign: str
+    long: Path,
+    clip: Path,
+    children: Children,
+    sent: Callable[[], list[DecodeRequest]],
+    sign: str,
 ) -> None:
     requests = [DecodeRequest(path, SIZE, batch_size=1) for path in (long, clip)]
     found = end_first_decoders(requests, children, getattr(signal, sign), count=1)
@@ -303,6 +316,21 @@ def test_a_video_whose_decoder_died_is_tried_once_more_with_pyav_alone(
     assert Restart("av") in found[0]
     assert np.array_equal(again.images, run(long).images)
     assert gather(iter(found[1])).report.frames == 40
+    tries = [(request.decoder, request.single_threaded) for request in sent()]
+    assert tries == [("auto", False), ("av", True), ("auto", False)]
+
+
+def test_a_decoder_that_dies_before_it_has_read_anything_is_replaced(
+    clip: Path, children: Children
+) -> None:
+    with DecodePool[int]() as pool:
+        pool.submit(0, DecodeRequest(clip, SIZE))
+        children[0].kill()
+        events = [pool.next_event()[1]]
+        while not is_end(events[-1]):
+            events.append(pool.next_event()[1])
+    assert events[0] == Restart("av")
+    assert gather(iter(events)).report.frames == 40
 
 
 @needs_signals
@@ -320,8 +348,9 @@ def test_a_video_whose_decoder_dies_twice_is_given_up(
 
 
 @needs_signals
-@needs_decord
-@pytest.mark.parametrize(("frame_step", "first"), [(1, "decord"), (2, "av")])
+@pytest.mark.parametrize(
+    ("frame_step", "first"), [pytest.param(1, "decord", marks=needs_decord), (2, "av")]
+)
 def test_a_video_whose_decoder_hangs_is_done_whole_by_pyav(
     long: Path, clip: Path, children: Children, frame_step: int, first: str
 ) -> None:
