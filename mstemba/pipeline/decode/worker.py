@@ -167,7 +167,7 @@ class DecodePool(Generic[K]):
         if request.decoder != "auto" and not job.lost:
             advice = "Try --decoder auto"
         lost = DecodeError(f"{request.path}: {reason}. {advice}")
-        if request.decoder != "auto" or job.lost:
+        if request.decoder != "auto":  # also on the second try
             return lost
         again = replace(request, decoder="av", single_threaded=True, resume=None)
         self._waiting.appendleft(_Job(job.key, again, lost))

@@ -354,6 +354,14 @@ def test_decord_is_refused_where_it_is_not_exact(clip: Path) -> None:
         assert says in str(decord.why_inexact(replace(found, **change)))
 
 
+def test_pyav_alone_does_not_ask_decord(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is broken in decord must not get into the second try, or into --decoder av.
+    monkeypatch.delattr(decord, "why_inexact")
+    assert run(clip, "av").report.frames == 40
+    with pytest.raises(AttributeError):
+        run(clip)
+
+
 @pytest.mark.parametrize(
     ("name", "decoder", "frames"),
     [
