@@ -22,6 +22,7 @@ from mstemba.pipeline.decode.request import (
 )
 from mstemba.pipeline.decode.resize import FrameResizer
 from mstemba.pipeline.decode.timeline import FrameClock
+from mstemba.pipeline.progress import counted
 
 
 def decode(
@@ -56,7 +57,8 @@ def decode(
                     yield time, partial(resize, frame)
                 number += 1
     if damaged:
-        info.warnings.append(f"{damaged} damaged packets skipped, {number} frames decoded")
+        skipped, decoded = counted(damaged, "damaged packet"), counted(number, "frame")
+        info.warnings.append(f"{skipped} skipped, {decoded} decoded")
 
 
 def copies(path: Path, info: VideoInfo, pieces: list[int]) -> Iterator[io.BytesIO]:

@@ -22,6 +22,7 @@ from mstemba.pipeline.decode.request import (
     VideoInfo,
     no_heartbeat,
 )
+from mstemba.pipeline.progress import counted
 from mstemba.records import Frames
 
 DECODERS: dict[str, Decoder] = {"decord": decord.decode, "av": pyav.decode}
@@ -140,7 +141,7 @@ def _decode(
         fps, expected = fps / 2, decoded
     warnings = [
         *info.warnings,
-        *([f"{ignored} frames ignored whose time does not increase"] if ignored else []),
+        *([f"{counted(ignored, 'frame')} ignored: out of order in time"] if ignored else []),
         *([f"{decoded} of {expected} frames could be decoded"] if decoded < expected else []),
     ]
     end = info.timeline.end

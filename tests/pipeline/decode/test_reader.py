@@ -562,7 +562,7 @@ def test_the_corrupt_recording_gives_its_49_frames_and_a_warning(shared: Path) -
     path = shared / "videos" / "odd" / "decord_corrupted.mp4"
     found = run(path)
     assert (found.report.decoder, found.report.frames) == ("av", 49)
-    assert any("1 damaged" in w and "49 frames" in w for w in found.report.warnings)
+    assert "1 damaged packet skipped, 49 frames decoded" in found.report.warnings
 
 
 def test_a_file_without_video_says_what_is_in_it(tmp_path: Path, shared: Path) -> None:
