@@ -8,12 +8,15 @@ from torch import Tensor
 from mstemba.errors import UsageError
 
 
-def check_features(features: Tensor, mask: Tensor | None, in_features: int) -> Tensor | None:
+def check_features(
+    features: Tensor, mask: Tensor | None, in_features: int, checked: bool = False
+) -> Tensor | None:
     """Check the inputs of a network, and return the clips' lengths.
 
     Args:
         features: (B, T, in_features), T >= 1, of any floating-point type, finite at real steps.
         mask: (B, T) bool, True at real steps, which come first and are at least one a clip.
+        checked: Look at shapes and types alone: the caller knows that the values are right.
 
     Returns:
         (B,) real steps of each clip; None if nothing is padded.
@@ -28,13 +31,16 @@ def check_features(features: Tensor, mask: Tensor | None, in_features: int) -> T
         )
     if not features.is_floating_point():
         raise UsageError(f"features: found {features.dtype}, expected a floating-point type")
+    if mask is not None:
+        check_mask(mask, shape[:2])
+    if checked:
+        return None if mask is None else mask.sum(1)
     # A single pass over the features: NaN and infinity survive a sum in the networks' precision.
     not_finite = ~torch.isfinite(features.detach().sum(-1, dtype=torch.float32))
     if mask is None:
         if bool(not_finite.any()):
             _raise_if_not_finite(features, not_finite)
         return None
-    check_mask(mask, shape[:2])
     lengths = mask.sum(1)
     prefix = torch.arange(shape[1], device=mask.device) < lengths[:, None]
     not_finite = not_finite & mask

@@ -77,10 +77,12 @@ def detection_loss(
     shape = tuple(output.logits.shape)
     if tuple(labels.shape) != shape:
         raise UsageError(f"labels: found shape {tuple(labels.shape)}, expected {shape}")
-    if mask is None:
-        mask = torch.ones(shape[:2], dtype=torch.bool, device=labels.device)
-    check_mask(mask, shape[:2])
-    real_steps = totals.steps if totals else int(mask.sum())
+    if mask is not None:
+        check_mask(mask, shape[:2])
+    if totals:
+        real_steps = totals.steps
+    else:
+        real_steps = shape[0] * shape[1] if mask is None else int(mask.sum())
     if real_steps == 0:
         raise UsageError("mask: found no real step, expected at least one")
     if reduction not in ("steps", "elements", "released"):
@@ -88,21 +90,25 @@ def detection_loss(
     divisor = real_steps * (labels.shape[2] if reduction == "elements" else 1)
     counted = None if reduction == "released" else mask
 
-    final = _cross_entropy(output.logits, labels, counted) / divisor
-    auxiliary = tuple(_cross_entropy(x, labels, counted) / divisor for x in output.scale_logits)
+    every = [output.logits, *output.scale_logits]
+    logits = torch.stack(every) if len(every) > 1 else output.logits[None]
+    entropies = _cross_entropy(logits, labels, counted) / divisor
+    final, *auxiliary = entropies.unbind() if len(every) > 1 else [entropies.squeeze(0)]
     # A mean over clips: the share of a part is proportional to its number of clips.
-    consistency = output.consistency * (len(labels) / totals.clips if totals else 1.0)
-    total = final + consistency_weight * consistency
-    for term in auxiliary:
-        total = total + auxiliary_weight * term
+    consistency = output.consistency
+    if totals and totals.clips != len(labels):
+        consistency = consistency * (len(labels) / totals.clips)
+    total = torch.add(final, consistency, alpha=consistency_weight)
+    if auxiliary:
+        total = torch.add(total, entropies[1:].sum(), alpha=auxiliary_weight)
     heatmap = None
     if output.center_logits is not None:
         heatmap = _center_loss(output.center_logits, labels, mask, totals)
-        total = total + heatmap_weight * heatmap
-    return LossTerms(total, final, auxiliary, consistency, heatmap)
+        total = torch.add(total, heatmap, alpha=heatmap_weight)
+    return LossTerms(total, final, tuple(auxiliary), consistency, heatmap)
 
 
-def center_heatmap(labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def center_heatmap(labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the heat map of the actions' centres (MS-TCT, arXiv 2112.03902, section 3.4).
 
     An action is a maximal stretch of consecutive positive labels of one class. With its middle m
@@ -112,12 +118,15 @@ def center_heatmap(labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         labels: (B, T, C), 0 or 1, any numeric type.
-        mask: (B, T) bool, True at real steps; there are no actions elsewhere.
+        mask: (B, T) bool, True at real steps; there are no actions elsewhere. All when None.
 
     Returns:
         The heat map (B, T, C) in [0, 1], float32, and its centres (B, T, C), bool.
     """
-    active = ((labels > 0.5) & mask[..., None]).transpose(1, 2)
+    active = labels > 0.5
+    if mask is not None:
+        active = active & mask[..., None]
+    active = active.transpose(1, 2)
     clips, classes, steps = active.shape
     edges = torch.diff(F.pad(active.flatten(0, 1).to(torch.int8), (1, 1)))
     # Both lists go row by row and forwards in time: the i-th end is that of the i-th beginning.
@@ -136,14 +145,21 @@ def center_heatmap(labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the cross-entropy summed over the steps in ``mask``, in float32."""
+    """Return the cross-entropy of K sets of logits (K, B, T, C), summed over the steps in ``mask``.
+
+    In float32, (K,). Steps are not picked by the mask: how many they are would be waited for.
+    """
+    logits, labels, weight = logits.float(), labels.float(), None
     if mask is not None:
-        logits, labels = logits[mask], labels[mask]
-    return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="sum")
+        labels, weight = labels.masked_fill(~mask[..., None], 0), mask[..., None].float()
+    losses = F.binary_cross_entropy_with_logits(
+        logits, labels.expand_as(logits), weight, reduction="none"
+    )
+    return losses.sum((1, 2, 3))
 
 
 def _center_loss(
-    logits: Tensor, labels: Tensor, mask: Tensor, totals: BatchTotals | None
+    logits: Tensor, labels: Tensor, mask: Tensor | None, totals: BatchTotals | None
 ) -> Tensor:
     """Return the focal loss of the heat map, summed over real steps, divided by the actions.
 
@@ -155,6 +171,8 @@ def _center_loss(
     p = torch.sigmoid(x)
     at_center = (1 - p) ** 2 * F.logsigmoid(x)
     elsewhere = (1 - heat) ** 4 * p**2 * F.logsigmoid(-x)
-    terms = torch.where(centers, at_center, elsewhere).masked_fill(~mask[..., None], 0)
+    terms = torch.where(centers, at_center, elsewhere)
+    if mask is not None:
+        terms = terms.masked_fill(~mask[..., None], 0)
     actions = max(1, totals.actions) if totals else centers.sum().clamp(min=1)
     return -terms.sum() / actions

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mstemba.model.config import dt_rank
 from mstemba.model.scan.backends import can_carry
@@ -22,10 +23,9 @@ from mstemba.model.scan.reference import Reverse
 
 DT_MIN, DT_MAX = 1e-3, 0.1
 """Initial step sizes are log-uniform between these (Gu and Dao, arXiv 2312.00752, section 3.6)."""
-CHUNK = {"cpu": 4096, "cuda": 32_768}
-"""Steps scored at a time without gradients, by device; elsewhere all at once. Long enough that a
-chunk fills the machine, short enough that what is E wide does not decide how much memory it takes.
-"""
+CHUNK, CHUNK_ELSEWHERE = {"cpu": 4096}, 32_768
+"""Steps scored at a time without gradients, by device: enough to fill the machine, and so few that what is E
+wide does not decide how much memory it takes."""
 
 
 class BidirectionalMamba(nn.Module):
@@ -71,10 +71,9 @@ class MambaBlock(nn.Module):
         self.drop_path = drop_path
         self.scan_backend = "auto"
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Run the block over (N, L, width); see ``run_blocks``."""
-        y, C = run_blocks([self], x[None], None if mask is None else mask[None])
-        return y[0], C[0]
+        return run_blocks([self], x[None], None if mask is None else mask[None])[0].squeeze(0)
 
     def drop(self, x_WNLD: Tensor) -> Tensor:
         """Stochastic depth (arXiv 1603.09382): drop whole sequences, rescale the rest."""
@@ -96,22 +95,24 @@ def run_blocks(
             the state of the backward direction is still zero at the first real step it meets.
 
     Returns:
-        The sequences (W, N, L, width), and the read-out C of their states, averaged over both
-        directions, (W, N, L, S). Rows where ``mask`` is False are arbitrary.
+        The sequences (W, N, L, width), and the read-out C of their states, (2 W, N, L, S), of the
+        W sets forwards, then backwards. Rows where ``mask`` is False are arbitrary.
     """
     # Residuals keep the precision of the weights under autocast, as in Mamba.
     x = x.to(blocks[0].norm_f.weight.dtype)
-    layers: list[Any] = [block.layers[0] for block in blocks]
-    weights = _stack([layer.mixer for layer in layers])
-    normed = _rms_norm(x, [layer.norm for layer in layers])
+    eps = blocks[0].norm_f.eps
+    weights = _stack(blocks)
+    normed = _rms_norm(x, weights.norm, eps)
     padding_mask = None if mask is None else ~mask[..., None]
     backend = blocks[0].scan_backend
-    chunk = CHUNK.get(x.device.type, x.shape[2])
+    chunk = CHUNK.get(x.device.type, CHUNK_ELSEWHERE)
     if not torch.is_grad_enabled() and x.shape[2] > chunk and can_carry(backend):
         mixed, C = _mix_in_chunks(weights, normed, padding_mask, backend, chunk)
     else:
         mixed, C = _mix(weights, normed, padding_mask, backend)
-    return _rms_norm(x + blocks[0].drop(mixed), [block.norm_f for block in blocks]), C
+    # The mixer is the mean of both directions; to halve here costs no pass over the sequences.
+    x = torch.add(x, blocks[0].drop(mixed), alpha=0.5)
+    return _rms_norm(x, weights.norm_f, eps), C
 
 
 @dataclass(frozen=True)
@@ -127,21 +128,23 @@ class _Weights:
     A: Tensor
     D: Tensor
     out_proj: Tensor
+    norm: Tensor
+    norm_f: Tensor
 
     def direction(self, reverse: bool) -> _Weights:
         """Return the weights of one direction."""
         both = ("conv", "conv_bias", "x_proj", "dt_proj", "dt_bias", "A", "D")
         one = {name: getattr(self, name).chunk(2)[reverse] for name in both}
-        return _Weights(in_proj=self.in_proj, out_proj=self.out_proj, **one)
+        return replace(self, **one)
 
 
 def _mix(
     weights: _Weights, x: Tensor, padding_mask: Tensor | None, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """Return the mixers' result (W, N, L, width) and C (W, N, L, S), averaged over directions."""
+    """Return the sum of both directions (W, N, L, width) and C of each (2 W, N, L, S)."""
     x, gate = _project(x, weights.in_proj).chunk(2, dim=-1)
     y, C = _scan(weights, x, gate, padding_mask, "both", backend)
-    return _project(y, weights.out_proj) / 2, torch.stack(C.chunk(2)).mean(0)
+    return _project(y, weights.out_proj), C
 
 
 def _mix_in_chunks(
@@ -157,7 +160,8 @@ def _mix_in_chunks(
     to_inner, to_gate = weights.in_proj.chunk(2, dim=1)
     inner = x.new_empty(*x.shape[:3], to_inner.shape[1])
     y, mixed = torch.empty_like(inner), torch.empty_like(x)
-    C = x.new_zeros(*x.shape[:3], weights.A.shape[2])
+    C = x.new_empty(len(weights.A), *x.shape[1:3], weights.A.shape[2])
+    C_forwards, C_backwards = C.chunk(2)
     starts = range(0, length, chunk)
     for reverse in (True, False):
         own = weights.direction(reverse)
@@ -172,13 +176,13 @@ def _mix_in_chunks(
             one, C_one = _scan(
                 own, inner[:, :, first:last], None, hidden, reverse, backend, state, keep
             )
-            C[:, :, rows] += C_one / 2
+            (C_backwards if reverse else C_forwards)[:, :, rows] = C_one
             if reverse:
                 y[:, :, rows] = one
             else:
                 gate = F.silu(_project(x[:, :, rows], to_gate))
                 gated = one.add_(y[:, :, rows]).mul_(gate)
-                mixed[:, :, rows] = _project(gated, weights.out_proj) / 2
+                mixed[:, :, rows] = _project(gated, weights.out_proj)
     return mixed, C
 
 
@@ -217,45 +221,99 @@ def _scan(
     return y, C
 
 
-def _stack(mixers: Sequence[BidirectionalMamba]) -> _Weights:
+def _stack(blocks: Sequence[MambaBlock]) -> _Weights:
+    layers: list[Any] = [block.layers[0] for block in blocks]
+    mixers: list[BidirectionalMamba] = [layer.mixer for layer in layers]
     both = [(m.conv1d, m.x_proj, m.dt_proj, m.A_log, m.D) for m in mixers]
     both += [(m.conv1d_b, m.x_proj_b, m.dt_proj_b, m.A_b_log, m.D_b) for m in mixers]
-    conv, x_proj, dt_proj, A_log, D = zip(*both, strict=True)
+    rows = [(c.weight, c.bias, x.weight, dt.weight, dt.bias, A, D) for c, x, dt, A, D in both]
+    columns = list(zip(*rows, strict=True))
+    shared = [
+        [mixer.in_proj.weight for mixer in mixers],
+        [mixer.out_proj.weight for mixer in mixers],
+        [layer.norm.weight for layer in layers],
+        [block.norm_f.weight for block in blocks],
+    ]
+    if len(blocks) > 1:
+        columns += shared
+    # One copy of all of them: to stack each kind by itself would be a kernel each, there and back.
+    flat = torch.cat([weight.flatten() for column in columns for weight in column])
+    parts = flat.split([len(column) * column[0].numel() for column in columns])
+    stacked = [
+        part.view(len(column), *column[0].shape)
+        for part, column in zip(parts, columns, strict=True)
+    ]
+    conv, conv_bias, x_proj, dt_proj, dt_bias, A_log, D = stacked[:7]
+    in_proj, out_proj, norm, norm_f = stacked[7:] or [weight[None] for (weight,) in shared]
     return _Weights(
-        in_proj=_stacked([m.in_proj.weight for m in mixers]),
-        conv=_wide(torch.cat([c.weight.transpose(0, 1) for c in conv])),
-        conv_bias=_wide(torch.stack([c.bias for c in conv])),
-        x_proj=torch.stack([p.weight for p in x_proj]),
-        dt_proj=torch.stack([p.weight for p in dt_proj]),
-        dt_bias=_wide(torch.stack([p.bias for p in dt_proj])),
-        A=-torch.exp(_wide(torch.stack(A_log))),
-        D=_wide(torch.stack(D)),
-        out_proj=_stacked([m.out_proj.weight for m in mixers]),
+        in_proj=in_proj,
+        conv=_wide(conv.squeeze(2)),
+        conv_bias=_wide(conv_bias),
+        x_proj=x_proj,
+        dt_proj=dt_proj,
+        dt_bias=_wide(dt_bias),
+        A=cast(Any, _NegativeExp).apply(_wide(A_log)),
+        D=_wide(D),
+        out_proj=out_proj,
+        norm=norm,
+        norm_f=norm_f,
     )
 
 
 def _wide(tensor: Tensor) -> Tensor:
     """Convert to at least float32, in which the scan computes."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _project(x: Tensor, weight: Tensor) -> Tensor:
     """Multiply (G, N, L, in) by (G, out, in): one matrix product for every set."""
     if len(weight) == 1:
-        return F.linear(x, weight[0])
-    y = torch.bmm(x.flatten(1, 2), weight.transpose(1, 2))
+        return F.linear(x, weight.flatten(0, 1))
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        x, weight = (t.to(torch.get_autocast_dtype(device)) for t in (x, weight))
+    y: Tensor = cast(Any, _Products).apply(x.flatten(1, 2), weight)
     return y.view(*x.shape[:3], y.shape[2])
 
 
-def _rms_norm(x: Tensor, norms: Sequence[nn.RMSNorm]) -> Tensor:
-    width, eps = x.shape[-1:], norms[0].eps
-    if len(norms) == 1:
-        return F.rms_norm(x, width, norms[0].weight, eps)
-    return F.rms_norm(x, width, None, eps) * torch.stack([n.weight for n in norms])[:, None, None]
+class _Products(torch.autograd.Function):
+    """(G, L, in) times (G, out, in), whose gradient is contiguous; autograd's would be copied."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.bmm(x, weight.mT)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        dx = torch.bmm(dy, weight) if wanted[0] else None
+        return dx, torch.bmm(dy.mT, x) if wanted[1] else None
+
+
+class _NegativeExp(torch.autograd.Function):
+    """-exp(x); its slope is its value."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = x.exp().neg_()
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return cast(Tensor, y * dy)
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float | None) -> Tensor:
+    """Normalise (W, N, L, width) by its root mean square, times (W, width)."""
+    if len(weight) == 1:
+        return F.rms_norm(x, weight.shape[1:], weight.flatten(), eps)
+    return F.rms_norm(x, weight.shape[1:], None, eps) * weight[:, None, None]
 
 
 def _state_matrix(inner: int, state: int) -> nn.Parameter:

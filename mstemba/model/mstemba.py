@@ -6,7 +6,6 @@ a fuser of the scales. ``mstemba`` is version 1 of the paper, ``mstemba-v3`` its
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mstemba.model.config import ModelConfig
+from mstemba.model.convolution import convolve
 from mstemba.model.inputs import check_features, padded_steps, zero_padding
 from mstemba.model.mamba import MambaBlock, run_blocks
 from mstemba.model.output import Output, initialise_head
@@ -30,7 +30,7 @@ class TemporalLocalModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, width_in) to (B, T, width_out)."""
-        return F.gelu(self.norm(self.conv(x.transpose(1, 2)).transpose(1, 2)))
+        return F.gelu(self.norm(convolve(x, self.conv)))
 
 
 class PointwiseModule(nn.Module):
@@ -73,9 +73,12 @@ class MSTemba(nn.Module):
         self.norm = nn.LayerNorm(fused)
         self.interaction_block = self._mamba(fused)
         self.head = nn.Linear(fused, config.classes)
+        self.register_buffer("consistent", torch.zeros(()), persistent=False)
         self._initialise()
 
-    def forward(self, features: Tensor, mask: Tensor | None = None) -> Output:
+    def forward(
+        self, features: Tensor, mask: Tensor | None = None, *, checked: bool = False
+    ) -> Output:
         """Score every step of every clip.
 
         Args:
@@ -83,30 +86,35 @@ class MSTemba(nn.Module):
             mask: (B, T) bool, True at real steps, which come first and are at least one a clip.
                 A clip's scores do not depend on how far it is padded, or with what, unless the
                 configuration's ``padding`` is ``released``.
+            checked: Promise that features and mask are as above, so that nothing is read back:
+                on a GPU that would be a wait for all that has been queued.
 
         Raises:
             UsageError: see ``check_features``.
         """
-        lengths = check_features(features, mask, self.config.in_features)
+        lengths = check_features(features, mask, self.config.in_features, checked)
         padding_mask = padded_steps(lengths, features.shape[1])
         features = zero_padding(features.to(self.proj.weight.dtype), padding_mask)
         if self.config.padding == "released":
             lengths = padding_mask = None
         x = zero_padding(self.proj(self.dropout(features)), padding_mask)
-        consistency = x.new_zeros((), dtype=torch.float32)
-        fused, scale_logits = x.new_zeros(()), []
+        projected, scale_logits, inconsistencies = [], [], []
         for k, project in enumerate((self.scale_proj1, self.scale_proj2, self.scale_proj3), 1):
             local, block = self.blocks[2 * k - 2], self.blocks[2 * k - 1]
             x, C, scanned = self._dilated(block, zero_padding(local(x), padding_mask), k, lengths)
             x = zero_padding(x, padding_mask)
             if isinstance(block, nn.ModuleList):
-                consistency = consistency + _inconsistency(C, scanned)
+                inconsistencies.append(_inconsistency(C.unflatten(0, (2, k)).mean(0), scanned))
             if self.config.arch == "mstemba-v3":
                 scale_logits.append(self.block_heads[k - 1](x))
-            fused = fused + self.norm(project(x))
+            projected.append(project(x))
         real = None if padding_mask is None else ~padding_mask[..., 0]
-        fused, _ = self.interaction_block(zero_padding(fused, padding_mask), real)
-        return Output(self.head(fused), scale_logits, consistency)
+        fused = self.norm(torch.stack(projected)).sum(0)
+        x = self.interaction_block(zero_padding(fused, padding_mask), real)
+        consistency = self.consistent
+        if inconsistencies:
+            consistency = inconsistencies[0] + inconsistencies[1]
+        return Output(self.head(x), scale_logits, consistency)
 
     def set_scan_backend(self, backend: str) -> None:
         """Run every scan on a backend of ``mstemba.model.scan``. The default is ``auto``."""
@@ -124,7 +132,7 @@ class MSTemba(nn.Module):
         """Scan the k streams of x.
 
         Returns:
-            The sequence, the streams' C (k, B, L, S), and which of their entries were scanned
+            The sequence, C as of ``run_blocks``, and which entries of the streams were scanned
             (k, B, L), None for all.
         """
         steps = x.shape[1]
@@ -141,7 +149,7 @@ class MSTemba(nn.Module):
         else:  # shared weights: the streams are more sequences of the same set
             flat = None if mask is None else mask.flatten(0, 1)[None]
             pair = run_blocks(blocks, streams.flatten(0, 1)[None], flat)
-            scanned, C = (part.view(*streams.shape[:3], part.shape[3]) for part in pair)
+            scanned, C = pair[0].view(streams.shape), pair[1]
         return merge_streams(scanned, steps, lengths, self.config.split), C, mask
 
     @torch.no_grad()
@@ -160,8 +168,12 @@ def _inconsistency(C: Tensor, mask: Tensor | None) -> Tensor:
     C is (k, B, L, S), mask (k, B, L). Streams are compared over the shortest of them; a clip too
     short to have two streams is consistent.
     """
-    shared = C.new_ones(C.shape[1:3], dtype=torch.bool) if mask is None else mask.all(0)
-    flat = C.float().masked_fill(~shared[..., None], 0).flatten(2)
-    first, second = zip(*combinations(range(len(C)), 2), strict=True)
-    similarity = F.cosine_similarity(flat[list(first)], flat[list(second)], dim=-1)
-    return (1 - similarity).masked_fill(~shared[:, 0], 0).sum() / max(1, similarity.numel())
+    C, compared = C.float(), C.shape[1]
+    if mask is not None:
+        shared = mask.all(0)
+        C, compared = C.masked_fill(~shared[..., None], 0), shared[:, 0].sum()
+    unit = F.normalize(C.flatten(2), dim=-1, eps=1e-8)
+    # Neighbours in a ring of two or three are all pairs. (A list of indices would be copied to the
+    # GPU, and waited for.)
+    similarity = (unit * unit.roll(1, 0)).sum() / len(C)
+    return (compared - similarity) / max(1, C.shape[1])

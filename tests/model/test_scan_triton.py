@@ -71,9 +71,8 @@ def test_one_chunk_of_several_intervals(reverse: Reverse, monkeypatch: pytest.Mo
 def test_more_chunks_than_the_carry_loads_at_once(
     reverse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "AHEAD", 2)
     monkeypatch.setattr(kernels, "BLOCK", 4)
-    assert_scans_like_reference(arguments(1, 1, 90, 3, 2, reverse), reverse)
+    assert_scans_like_reference(arguments(1, 1, 300, 3, 2, reverse), reverse)
 
 
 @pytest.mark.parametrize("reverse", DIRECTIONS)
@@ -238,17 +237,18 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from mstemba.model.scan import triton as host, triton_kernels as kernels
 
-HALF = "u delta z y x dx dy du ddelta dz dout".split()
-FLOAT = "BC A D bias ends sums state starts carried pairs total dBC dA dD dbias weight parts"
+HALF = "u delta z y x dx dy du ddelta dz dout B C".split()
+FLOAT = "BC A D bias ends sums state starts carried pairs total dBC weight parts"
 scan = {"BS": 16, "BE": 32}
 tile = {"MODE": 2, "TAPS": 4, "ROWS": host.ROWS, "COLUMNS": host.COLUMNS}
 for kernel, warps, constants in [
     (kernels.chunk_ends, 1, {"MODE": 2, **scan}),
-    (kernels.carry, 1, {"MODE": 2, "OPPOSITE": True, "GIVEN": True, "AHEAD": 8, "BLOCK": 128}),
+    (kernels.carry, 1, {"MODE": 2, "OPPOSITE": True, "GIVEN": True, "BLOCK": 128}),
     (kernels.outputs, 1, {"MODE": 2, "GATED": True, "SAVE": True, "GIVEN": True, **scan}),
     (kernels.outputs, 1, {"MODE": 1, "GATED": False, "SAVE": False, "GIVEN": False, **scan}),
     (kernels.chunk_gradients, 1, {"MODE": 1, **scan}),
     (kernels.gradients, 1, {"MODE": 0, **scan}),
+    (host._pack, 4, {"PADDED": 16, "ROWS": host.PACKED}),
     (host._gate_gradients, 4, {"BLOCK": 512}),
     (host._convolution, 4, tile),
     (host._convolution_gradients, 4, tile),

@@ -21,9 +21,11 @@ class LinearProbe(nn.Module):
         self.head = nn.Linear(config.in_features, config.classes)
         initialise_head(self.head)
 
-    def forward(self, features: Tensor, mask: Tensor | None = None) -> Output:
+    def forward(
+        self, features: Tensor, mask: Tensor | None = None, *, checked: bool = False
+    ) -> Output:
         """Score every row (B, T, F) by itself; arguments and errors as of ``MSTemba``."""
-        lengths = check_features(features, mask, self.config.in_features)
+        lengths = check_features(features, mask, self.config.in_features, checked)
         features = features.to(self.head.weight.dtype)
         x = zero_padding(features, padded_steps(lengths, features.shape[1]))
         logits = self.head(self.dropout(self.norm(x)))

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mstemba.model.config import MSTCTConfig
+from mstemba.model.convolution import convolve
 from mstemba.model.inputs import check_features, padded_steps, zero_padding
 from mstemba.model.output import Output, initialise_head
 
@@ -91,7 +92,7 @@ class Stage(nn.Module):
 
         Both the sequence given and the one returned are zero beyond the lengths.
         """
-        x = self.merge_norm(self.merge(x.transpose(1, 2)).transpose(1, 2))
+        x = self.merge_norm(convolve(x, self.merge))
         if lengths is not None:
             lengths = (lengths + self.stride - 1) // self.stride
         padding_mask = padded_steps(lengths, x.shape[1])
@@ -148,9 +149,11 @@ class MSTCT(nn.Module):
         self.center_head = nn.Linear(mixed, config.classes)
         self._initialise()
 
-    def forward(self, features: Tensor, mask: Tensor | None = None) -> Output:
+    def forward(
+        self, features: Tensor, mask: Tensor | None = None, *, checked: bool = False
+    ) -> Output:
         """Score every step (B, T, F) of every clip; arguments and errors as of ``MSTemba``."""
-        lengths = check_features(features, mask, self.config.in_features)
+        lengths = check_features(features, mask, self.config.in_features, checked)
         padding_mask = padded_steps(lengths, features.shape[1])
         x = self.dropout(zero_padding(features.to(self.fuse.weight.dtype), padding_mask))
         scales: list[Tensor] = []
@@ -166,7 +169,7 @@ class MSTCT(nn.Module):
 
     def _centers(self, x: Tensor) -> Tensor:
         """The heat-map branch (MS-TCT, section 3.4); nothing but the training loss needs it."""
-        y: Tensor = self.center_head(F.relu(self.center_conv(x.transpose(1, 2))).transpose(1, 2))
+        y: Tensor = self.center_head(F.relu(convolve(x, self.center_conv)))
         return y
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mstemba.model.config import PDANConfig
+from mstemba.model.convolution import convolve
 from mstemba.model.inputs import check_features, padded_steps, zero_padding
 from mstemba.model.output import Output, initialise_head
 
@@ -39,9 +40,9 @@ class DilatedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width, T), zero at padded steps, to the same."""
-        keys = self._neighbours(self.key_conv(x))
-        values = self._neighbours(self.value_conv(x)) + self.rel_t
-        weights = (self.query_conv(x)[..., None] * keys).softmax(-1)
+        keys = self._neighbours(_pointwise(x, self.key_conv))
+        values = self._neighbours(_pointwise(x, self.value_conv)) + self.rel_t
+        weights = (_pointwise(x, self.query_conv)[..., None] * keys).softmax(-1)
         y: Tensor = (weights * values).sum(-1)
         return y
 
@@ -63,7 +64,7 @@ class PDANBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width, T), zero at padded steps, to the same shape."""
-        y: Tensor = self.dropout(self.conv_1x1(F.relu(self.conv_attention(x))))
+        y: Tensor = self.dropout(_pointwise(F.relu(self.conv_attention(x)), self.conv_1x1))
         return x + y
 
 
@@ -82,11 +83,10 @@ class PDANStage(nn.Module):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """(B, F, T) to (B, C, T); ``padding_mask`` is (B, 1, T), True at padded steps."""
-        x = zero_padding(self.conv_1x1(x), padding_mask)
+        x = zero_padding(_pointwise(x, self.conv_1x1), padding_mask)
         for layer in self.layers:
             x = zero_padding(layer(x), padding_mask)
-        y: Tensor = self.conv_out(x)
-        return y
+        return _pointwise(x, self.conv_out)
 
 
 class PDAN(nn.Module):
@@ -97,12 +97,19 @@ class PDAN(nn.Module):
         self.config = config
         self.stage1 = PDANStage(config)
 
-    def forward(self, features: Tensor, mask: Tensor | None = None) -> Output:
+    def forward(
+        self, features: Tensor, mask: Tensor | None = None, *, checked: bool = False
+    ) -> Output:
         """Score every step (B, T, F) of every clip; arguments and errors as of ``MSTemba``."""
-        lengths = check_features(features, mask, self.config.in_features)
+        lengths = check_features(features, mask, self.config.in_features, checked)
         padding_mask = padded_steps(lengths, features.shape[1])
         x = zero_padding(features.to(self.stage1.conv_1x1.weight.dtype), padding_mask)
         if padding_mask is not None:
             padding_mask = padding_mask.transpose(1, 2)
         logits = self.stage1(x.transpose(1, 2), padding_mask).transpose(1, 2)
         return Output(logits, [], logits.new_zeros((), dtype=torch.float32))
+
+
+def _pointwise(x: Tensor, conv: nn.Conv1d) -> Tensor:
+    """(B, width in, T) to (B, width out, T)."""
+    return convolve(x.transpose(1, 2), conv).transpose(1, 2)

@@ -5,6 +5,7 @@ prepares their arguments, launches them and ties them to autograd. Arithmetic is
 the type of the inputs. u, delta and z are read through their strides, so they may be slices of a
 projection's result. B and C, a thirtieth of u, are first packed into float32 rows of their own:
 every lane reads all of every row, which is as slow as the arithmetic unless done in whole vectors.
+A launch takes longer than most kernels on a clip: what can be done inside a kernel is not one.
 
 Results are the same to the bit from run to run: how the work is cut depends on shapes alone, sums
 over programs go through memory in a fixed order, and nothing is tuned at run time.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -35,14 +37,17 @@ the number of states, so that the kept ones are no larger than u in float32."""
 PROGRAMS, LONGEST = 2048, 256
 """A sequence is cut until there are this many programs, about what an H100 runs at once, and into
 chunks of at most ``LONGEST`` steps unless the channels alone are as many."""
-AHEAD, BLOCK = 8, 128
-"""Chunks loaded at once by the carry over the chunks, and states of one of its programs."""
+BLOCK = 128
+"""States of one program of the carry over the chunks."""
+PACKED = 64
+"""Steps of one program of the packing of B and C."""
 FORWARD_REGISTERS, BACKWARD_REGISTERS = 80, 168
 """Per thread, with up to 16 states: 6 and 3 warps to a scheduler."""
 ROWS, COLUMNS = 16, 128
 """Steps and channels of one program of the convolution."""
-MOST_TAPS = 8
-"""Beyond these the convolution is left to PyTorch: the kernels are unrolled over the taps."""
+MOST_TAPS, MOST_STEPS = 8, 65_535 * ROWS
+"""Beyond these the convolution is left to PyTorch: the kernels are unrolled over the taps, and a
+grid has no more rows."""
 
 
 def scan(
@@ -65,7 +70,7 @@ def scan(
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, reverse: Reverse) -> Tensor:
     """See ``operations.causal_convolution``; every tensor is on one GPU."""
-    if weight.shape[2] > MOST_TAPS:
+    if weight.shape[2] > MOST_TAPS or x.shape[2] > MOST_STEPS:
         return reference.convolve(x, weight, bias, reverse)
     y: Tensor = cast(Any, _Convolution).apply(x, weight.float(), bias.float(), reverse)
     return y
@@ -130,7 +135,7 @@ class _Scan(torch.autograd.Function):
         u, delta, A, B, C, D, z, bias, reverse, state, learns = arguments
         tiling = make_tiling(u, A.shape[2], reverse, learns and any(ctx.needs_input_grad))
         gate = None if z is None else _rows(z)
-        inputs = [_rows(u), _rows(delta), _packed(B, C, tiling), _exponent(A, tiling)]
+        inputs = [_rows(u), _rows(delta), _packed(B, C, tiling), _transposed(A, tiling)]
         inputs += [D.contiguous(), bias.contiguous()]
         y, total, starts = scan_forward(tiling, inputs, gate, state)
         if tiling.saves:
@@ -159,21 +164,22 @@ def _rows(x: Tensor) -> Tensor:
 
 def _packed(B: Tensor, C: Tensor, tiling: _Tiling) -> Tensor:
     """B and C as float32 (sequence, step, 2, padded states)."""
-    shape = (tiling.sequences, tiling.length, 2, tiling.padded)
-    packed = B.new_zeros(shape, dtype=torch.float32)
-    packed[:, :, 0, : tiling.states] = B.flatten(0, 1)
-    packed[:, :, 1, : tiling.states] = C.flatten(0, 1)
+    p, B, C = tiling, _rows(B), _rows(C)
+    packed = B.new_empty(p.sequences, p.length, 2, p.padded, dtype=torch.float32)
+    launch(
+        _pack, (triton.cdiv(p.length, PACKED), p.sequences), B, C, packed, *B.stride()[:2],
+        *C.stride()[:2], p.length, p.states, PADDED=p.padded, ROWS=PACKED, num_warps=4,
+    )  # fmt: skip
     return packed
 
 
-def _exponent(A: Tensor, tiling: _Tiling) -> Tensor:
-    """log2(e) A as (sets, S, row): the decay of a step is exp2 of this times delta."""
-    exponent = A.new_zeros(tiling.sets, tiling.states, tiling.row)
-    exponent[:, :, : tiling.channels] = A.mT * math.log2(math.e)
-    return exponent
+def _transposed(A: Tensor, tiling: _Tiling) -> Tensor:
+    """A as (sets, S, row)."""
+    missing = tiling.row - tiling.channels
+    return F.pad(A.mT, (0, missing)) if missing else A.mT.contiguous()
 
 
-def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
     """Run a kernel on its first tensor's device, unless there is nothing to do.
 
     That products and sums are fused is said because the default differs between versions of Triton.
@@ -197,13 +203,13 @@ def scan_forward(
     starts = A.new_empty(p.sequences, p.chunks * (p.chunk // p.interval), p.states, p.row)
     if p.chunks > 1:
         grid = (p.blocks, p.chunks, p.sequences)
-        _launch(kernels.chunk_ends, grid, u, delta, BC, A, bias, ends, sums, *strides, *sizes,
+        launch(kernels.chunk_ends, grid, u, delta, BC, A, bias, ends, sums, *strides, *sizes,
                 **options)  # fmt: skip
     _carry(p, ends, sums, A, starts, state, opposite=False)
     total = y = u.new_empty(p.results, p.length, p.channels)
     if (p.saves and z is not None) or (p.mode == 2 and y.dtype != torch.float32):
         total = torch.empty_like(y, dtype=torch.float32)
-    _launch(
+    launch(
         kernels.outputs, (p.blocks, p.chunks, p.results), u, delta, u if z is None else z, BC, A, D,
         bias, starts, ends if state is None else state, total, y, *strides,
         *(u if z is None else z).stride()[:2], *sizes, p.interval, GATED=z is not None,
@@ -223,11 +229,10 @@ def _carry(
 ) -> None:
     """Fill ``starts``: into the first slot of every chunk, what flows into the chunk."""
     p, slots = tiling, starts.shape[1]
-    _launch(
+    launch(
         kernels.carry, (triton.cdiv(p.states * p.row, BLOCK), p.sequences), ends, sums, A,
         ends if state is None else state, starts, p.n, p.channels, p.row, p.states, p.chunks, slots,
-        slots // p.chunks, MODE=p.mode, OPPOSITE=opposite, GIVEN=state is not None, AHEAD=AHEAD,
-        BLOCK=BLOCK,
+        slots // p.chunks, MODE=p.mode, OPPOSITE=opposite, GIVEN=state is not None, BLOCK=BLOCK,
     )  # fmt: skip
 
 
@@ -235,7 +240,7 @@ def _gate_backward(dout: Tensor, z: Tensor, total: Tensor) -> tuple[Tensor, Tens
     """The gradients by the sum before the gate, in float32, and by z."""
     dy, dz = torch.empty_like(total), torch.empty_like(total, dtype=z.dtype)
     results, length, channels = total.shape
-    _launch(
+    launch(
         _gate_gradients, (length, results), dout, z, total, dy, dz, *dout.stride()[:2],
         *z.stride()[:2], length, channels, BLOCK=512, num_warps=4,
     )  # fmt: skip
@@ -247,27 +252,29 @@ def _scan_backward(tiling: _Tiling, inputs: list[Tensor], dy: Tensor) -> tuple[T
     p, (u, delta, BC, A, D, bias, starts) = tiling, inputs
     grid, sizes = (p.blocks, p.chunks, p.sequences), (p.n, p.length, p.channels)
     strides = (*delta.stride()[:2], *dy.stride()[:2])
-    ends, carried, dA = A.new_empty(3, p.sequences, p.chunks, p.states, p.row)
+    ends, carried = A.new_empty(2, p.sequences, p.chunks, p.states, p.row)
     sums = A.new_empty(p.sequences, p.chunks, p.row)
     if p.chunks > 1:
-        _launch(
+        launch(
             kernels.chunk_gradients, grid, delta, dy, BC, A, bias, ends, sums, *strides, *sizes,
             p.row, p.states, p.chunk, **p.tiles, **p.registers(FORWARD_REGISTERS),
         )  # fmt: skip
     _carry(p, ends, sums, A, carried, None, opposite=True)
     du, ddelta = (x.new_empty(p.sequences, p.length, p.channels) for x in (u, delta))
     dBC = A.new_empty(p.blocks, *BC.shape)
-    dD, dbias = A.new_empty(2, p.sequences, p.chunks, p.channels)
+    # dA, dD and dbias of a chunk side by side, so that all of them are summed up by one kernel.
+    parts = A.new_empty(p.states + 2, p.sequences, p.chunks, p.row)
     pairs = A.new_empty(math.prod(grid) * p.interval // 2, p.padded * CHANNELS)
-    _launch(
+    launch(
         kernels.gradients, grid, u, delta, dy, BC, A, D, bias, starts, carried, pairs, du, ddelta,
-        dBC, dA, dD, dbias, *u.stride()[:2], *strides, *sizes, p.row // 4, p.states, p.chunk,
+        dBC, parts, *u.stride()[:2], *strides, *sizes, p.row // 4, p.states, p.chunk,
         p.interval, **p.tiles, **p.registers(BACKWARD_REGISTERS),
     )  # fmt: skip
     dB, dC = dBC.sum(0).view(p.sets, p.n, p.length, 2, p.padded)[..., : p.states].unbind(3)
-    dA, dD, dbias = (x.view(p.sets, p.n * p.chunks, *x.shape[2:]).sum(1) for x in (dA, dD, dbias))
+    totals = parts.view(p.states + 2, p.sets, p.n * p.chunks, p.row).sum(2)[..., : p.channels]
+    dA, (dD, dbias) = totals[: p.states].permute(1, 2, 0), totals[p.states :]
     du, ddelta = (x.view(p.sets, *sizes) for x in (du, ddelta))
-    return du, ddelta, dA[..., : p.channels].mT, dB, dC, dD, dbias
+    return du, ddelta, dA, dB, dC, dD, dbias
 
 
 class _Convolution(torch.autograd.Function):
@@ -283,7 +290,7 @@ class _Convolution(torch.autograd.Function):
         ctx.mode = 2 if reverse == "both" else int(reverse)
         y = x.new_empty(sets, n, length, channels)
         grid = (triton.cdiv(channels, COLUMNS), triton.cdiv(length, ROWS), len(x))
-        _launch(_convolution, grid, x, weight, bias, y, *x.stride()[:2], n, length, channels,
+        launch(_convolution, grid, x, weight, bias, y, *x.stride()[:2], n, length, channels,
                 MODE=ctx.mode, TAPS=taps, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4)  # fmt: skip
         return y
 
@@ -294,18 +301,30 @@ class _Convolution(torch.autograd.Function):
         (sets, channels, taps), (_, n, length, _) = weight.shape, ctx.shape
         grid = (triton.cdiv(channels, COLUMNS), triton.cdiv(length, ROWS), len(x))
         dx = torch.empty_like(x, memory_format=torch.contiguous_format)
-        parts = weight.new_empty(sets, n * grid[1], taps + 1, channels)
-        _launch(
+        parts = weight.new_empty(taps + 1, sets, n * grid[1], channels)
+        launch(
             _convolution_gradients, grid, x, weight, bias, dy.contiguous(), dx, parts,
             *x.stride()[:2], n, length, channels, MODE=ctx.mode, TAPS=taps, ROWS=ROWS,
             COLUMNS=COLUMNS, num_warps=4,
         )  # fmt: skip
-        sums = parts.sum(1)
-        return dx.view(ctx.shape), sums[:, :taps].mT, sums[:, taps], None
+        sums = parts.sum(2)
+        return dx.view(ctx.shape), sums[:taps].permute(1, 2, 0), sums[taps], None
 
 
 # Sizes and strides have other names from here on than those that ``kernels.jit`` hides from the
 # compiler: these kernels only move data, and divisible strides let it do so in vectors.
+
+
+@kernels.jit
+def _pack(B, C, BC, B_0, B_1, C_0, C_1, length, states, PADDED: tl.constexpr, ROWS: tl.constexpr):
+    """The rows of B and C side by side, in float32, filled up with zeros."""
+    t = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    m, s = tl.program_id(1).to(tl.int64), tl.arange(0, PADDED)[None, :]
+    keep, at = (t < length) & (s < states), BC + (m * length + t) * (2 * PADDED) + s
+    b = tl.load(B + m * B_0 + t * B_1 + s, mask=keep, other=0.0)
+    c = tl.load(C + m * C_0 + t * C_1 + s, mask=keep, other=0.0)
+    tl.store(at, b.to(tl.float32), mask=(t < length) & (s < PADDED))
+    tl.store(at + PADDED, c.to(tl.float32), mask=(t < length) & (s < PADDED))
 
 
 @kernels.jit
@@ -379,12 +398,14 @@ def _convolution_gradients(
     e = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     rows, o = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.program_id(2).to(tl.int64)
     inside, x = e < channels, x + o * x_0
+    sequences = tl.num_programs(2) * (2 if MODE == 2 else 1)
+    between = sequences.to(tl.int64) * tl.num_programs(1) * channels  # rows of ``parts``
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for way in tl.static_range(2 if MODE == 2 else 1):
         m = o + way * tl.num_programs(2)
         w, b = weight + m // n * channels * TAPS, bias + m // n * channels
         back = MODE == 1 or way == 1
-        part = parts + (m * tl.num_programs(1) + tl.program_id(1)) * (TAPS + 1) * channels + e
+        part = parts + (m * tl.num_programs(1) + tl.program_id(1)) * channels + e
         for i in range(TAPS):  # not unrolled: the compiler would run out of registers
             r = tl.where(back, rows - i, rows + i)
             sums = _presum(x, w, b, r, e, x_1, length, channels, back, TAPS)
@@ -393,9 +414,9 @@ def _convolution_gradients(
             d = given * gate * (1 + sums * (1 - gate))
             total += tl.load(w + e * TAPS + (TAPS - 1 - i), mask=inside, other=0.0)[None, :] * d
             if i == 0:
-                tl.store(part + TAPS * channels, tl.sum(d, 0), mask=inside)
+                tl.store(part + TAPS * between, tl.sum(d, 0), mask=inside)
                 for j in tl.static_range(TAPS):
                     before = _tap(x, rows, TAPS - 1 - j, e, x_1, length, channels, back)
-                    tl.store(part + j * channels, tl.sum(d * before, 0), mask=inside)
+                    tl.store(part + j * between, tl.sum(d * before, 0), mask=inside)
     at = (o * length + rows[:, None]) * channels + e[None, :]
     tl.store(dx + at, total, mask=(rows < length)[:, None] & inside[None, :])

@@ -15,7 +15,7 @@ A program is one warp and works on ``BE`` channels and all ``BS`` (padded) state
   state. There the sums over channels (dB, dC) and over states (du, ddelta) are both needed for
   every step, and this split has the fewest shuffles.
 
-Conventions: ``A`` is log2(e) A, so that exp(delta A) is exp2(delta A). ``BC`` is float32 (sequence,
+Conventions: A is multiplied by log2(e) when it is loaded: exp(delta A) is then exp2(delta A). ``BC`` is float32 (sequence,
 step, 2, BS) with zeros behind the S-th state. A direction is ``back`` or not, ``row`` is the step
 scanned first, and strides are multiplied by ``sign``; chunks and intervals begin at multiples of
 their length in time for both. MODE is 0 forwards, 1 backwards, 2 both: then the second half of the
@@ -117,7 +117,7 @@ def chunk_ends(
     sign = tl.where(back, -1, 1)
     n = min(chunk, L - c * chunk)
     row = (c * chunk + tl.where(back, n - 1, 0)).to(tl.int64)
-    a = tl.load(A + m // N * S * Ep + tile, mask=keep, other=0.0)
+    a = tl.load(A + m // N * S * Ep + tile, mask=keep, other=0.0) * LOG2_E
     b = tl.load(bias + m // N * E + e, mask=inside, other=0.0)
     h, sum_delta = _advance(
         tl.zeros((BS, BE), tl.float32), tl.zeros((BE,), tl.float32), u + m * u_n + row * u_t + e,
@@ -130,44 +130,66 @@ def chunk_ends(
 
 
 @jit
-def _compose(a, x, a_next, x_next):
-    return a * a_next, x * a_next + x_next
+def _decay_and_end(sums, ends, a, there):
+    """What a chunk multiplies the state by and adds to it; 1 and 0 if it is not ``there``."""
+    return tl.exp2(a * tl.load(sums, mask=there, other=0.0)), tl.load(ends, mask=there, other=0.0)
+
+
+@jit
+def _flow(h, decay, end, start, there):
+    """The state after a chunk, which is the one before the next."""
+    h = decay * h + end
+    tl.store(start, h, mask=there)
+    return h
 
 
 @jit
 def carry(
     ends, sums, A, state, starts, N, E, Ep, S, chunks, slots, slots_per_chunk,
-    MODE: tl.constexpr, OPPOSITE: tl.constexpr, GIVEN: tl.constexpr, AHEAD: tl.constexpr,
-    BLOCK: tl.constexpr,
+    MODE: tl.constexpr, OPPOSITE: tl.constexpr, GIVEN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """From what every chunk adds, what flows into it: the state, or with OPPOSITE its gradient.
 
-    ``AHEAD`` chunks are loaded at once: one by one, the way to memory and back is all the time.
+    Eight chunks are loaded at once: one by one, the way to memory and back is all the time. They
+    are named one by one because a tile of them would be spread over the lanes of a warp.
     """
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m = tl.program_id(1).to(tl.int64)
-    s, e, keep = i // Ep, i % Ep, i < S * Ep
+    states = S * Ep
+    s, e, keep = i // Ep, i % Ep, i < states
     forwards = _forwards(tl.num_programs(1), MODE)
     back = m < forwards if OPPOSITE else m >= forwards
-    a = tl.load(A + m // N * S * Ep + i, mask=keep, other=0.0)
+    a = tl.load(A + m // N * states + i, mask=keep, other=0.0) * LOG2_E
     h = tl.zeros((BLOCK,), tl.float32)
     if GIVEN:
         h = tl.load(state + (m * E + e) * S + s, mask=keep & (e < E), other=0.0)
-    first = tl.where(back, chunks - 1, 0)
-    tl.store(starts + (m * slots + first * slots_per_chunk) * S * Ep + i, h, mask=keep)
-    ahead = tl.arange(0, AHEAD)
-    for done in range(0, chunks - 1, AHEAD):
-        order = done + ahead
-        c = tl.where(back, chunks - 1 - order, order)
-        there = (order + 1 < chunks)[:, None] & keep[None, :]
-        at = m * chunks + c[:, None]
-        x = tl.load(ends + at * S * Ep + i[None, :], mask=there, other=0.0)
-        decay = tl.exp2(a[None, :] * tl.load(sums + at * Ep + e[None, :], mask=there, other=0.0))
-        x = tl.where(ahead[:, None] == 0, decay * h[None, :] + x, x)
-        _, after = tl.associative_scan((decay, x), 0, _compose)
-        slot = m * slots + tl.where(back, c - 1, c + 1)[:, None] * slots_per_chunk
-        tl.store(starts + slot * S * Ep + i[None, :], after, mask=there)
-        h = tl.sum(tl.where(ahead[:, None] == AHEAD - 1, after, 0.0), 0)
+    first, sign = tl.where(back, chunks - 1, 0), tl.where(back, -1, 1)
+    starts += (m * slots + first * slots_per_chunk) * states + i
+    sums += (m * chunks + first) * Ep + e
+    ends += (m * chunks + first) * states + i
+    p, q, r = sign * Ep, sign * states, sign * slots_per_chunk * states  # to the next chunk
+    tl.store(starts, h, mask=keep)
+    for c in range(0, chunks - 1, 8):
+        n = tl.where(keep, chunks - 1 - c, 0)  # chunks that are left
+        d0, x0 = _decay_and_end(sums, ends, a, n > 0)
+        d1, x1 = _decay_and_end(sums + 1 * p, ends + 1 * q, a, n > 1)
+        d2, x2 = _decay_and_end(sums + 2 * p, ends + 2 * q, a, n > 2)
+        d3, x3 = _decay_and_end(sums + 3 * p, ends + 3 * q, a, n > 3)
+        d4, x4 = _decay_and_end(sums + 4 * p, ends + 4 * q, a, n > 4)
+        d5, x5 = _decay_and_end(sums + 5 * p, ends + 5 * q, a, n > 5)
+        d6, x6 = _decay_and_end(sums + 6 * p, ends + 6 * q, a, n > 6)
+        d7, x7 = _decay_and_end(sums + 7 * p, ends + 7 * q, a, n > 7)
+        h = _flow(h, d0, x0, starts + 1 * r, n > 0)
+        h = _flow(h, d1, x1, starts + 2 * r, n > 1)
+        h = _flow(h, d2, x2, starts + 3 * r, n > 2)
+        h = _flow(h, d3, x3, starts + 4 * r, n > 3)
+        h = _flow(h, d4, x4, starts + 5 * r, n > 4)
+        h = _flow(h, d5, x5, starts + 6 * r, n > 5)
+        h = _flow(h, d6, x6, starts + 7 * r, n > 6)
+        h = _flow(h, d7, x7, starts + 8 * r, n > 7)
+        sums += 8 * p
+        ends += 8 * q
+        starts += 8 * r
 
 
 @jit
@@ -225,7 +247,7 @@ def outputs(
         back = MODE == 1 or way == 1
         sign = -1 if back else 1
         m = o + way * tl.num_programs(2)
-        a = tl.load(A + m // N * S * Ep + tile, mask=keep, other=0.0)
+        a = tl.load(A + m // N * S * Ep + tile, mask=keep, other=0.0) * LOG2_E
         b = tl.load(bias + m // N * E + e, mask=inside, other=0.0)
         d = tl.load(D + m // N * E + e, mask=inside, other=0.0)
         slot = starts + (m * tl.num_programs(1) + c) * (chunk // interval) * S * Ep + tile
@@ -265,7 +287,7 @@ def chunk_gradients(
     sign = tl.where(back, 1, -1)  # the gradient runs against the scan
     n = min(chunk, L - c * chunk)
     row = (c * chunk + tl.where(back, 0, n - 1)).to(tl.int64)
-    a = tl.load(A + m // N * S * Ep + tile, mask=keep, other=0.0)
+    a = tl.load(A + m // N * S * Ep + tile, mask=keep, other=0.0) * LOG2_E
     b = tl.load(bias + m // N * E + e, mask=inside, other=0.0)
     delta += m * delta_n + row * delta_t + e
     dy += m % results * dy_n + row * dy_t + e
@@ -342,11 +364,13 @@ def _two_steps(
 
 @jit
 def gradients(
-    u, delta, dy, BC, A, D, bias, starts, carried, pairs, du, ddelta, dBC, dA, dD, dbias, u_n, u_t,
-    delta_n, delta_t, dy_n, dy_t, N, L, E, Ep4, S, chunk, interval, MODE: tl.constexpr,
-    BS: tl.constexpr, BE: tl.constexpr,
+    u, delta, dy, BC, A, D, bias, starts, carried, pairs, du, ddelta, dBC, parts, u_n, u_t, delta_n,
+    delta_t, dy_n, dy_t, N, L, E, Ep4, S, chunk, interval, MODE: tl.constexpr, BS: tl.constexpr,
+    BE: tl.constexpr,
 ):  # fmt: skip
     """All gradients of a chunk; those of A, B, C, D and the bias as sums still to be added up.
+
+    ``parts`` (S + 2, sequence, chunk, Ep) gets those of A, then of D, then of the bias.
 
     Interval by interval against the scan: the state before every second step is computed into
     ``pairs``, then two steps at a time are run forwards, in registers, and back.
@@ -359,7 +383,7 @@ def gradients(
     back = m >= _forwards(tl.num_programs(2), MODE)
     sign = tl.where(back, -1, 1)
     here = m * tl.num_programs(1) + c
-    a = tl.load(A + m // N * S * Ep + tile, mask=keep, other=0.0)
+    a = tl.load(A + m // N * S * Ep + tile, mask=keep, other=0.0) * LOG2_E
     b = tl.load(bias + m // N * E + e, mask=inside, other=0.0)
     d = tl.load(D + m // N * E + e, mask=inside, other=0.0)
     k = tl.load(carried + here * S * Ep + tile, mask=keep, other=0.0)
@@ -393,6 +417,8 @@ def gradients(
                 u_t * sign, delta_t * sign, dy_t * sign, E * sign, 2 * BS * sign, b, d, a, e, E, s,
                 t + 1 < n, BS,
             )  # fmt: skip
-    tl.store(dA + here * S * Ep + tile, dA_sum, mask=keep)
-    tl.store(dD + here * E + e, dD_sum, mask=inside)
-    tl.store(dbias + here * E + e, dbias_sum, mask=inside)
+    parts += here * Ep + e
+    row = tl.num_programs(2).to(tl.int64) * tl.num_programs(1) * Ep
+    tl.store(parts[None, :] + s[:, None] * row, dA_sum, mask=keep)
+    tl.store(parts + S * row, dD_sum, mask=inside)
+    tl.store(parts + (S + 1) * row, dbias_sum, mask=inside)
