@@ -25,7 +25,8 @@ def convolve(x: Tensor, conv: nn.Conv1d) -> Tensor:
         (B, T', channels out).
     """
     if x.device.type == "cpu":
-        return conv(x.transpose(1, 2)).transpose(1, 2)
+        y: Tensor = conv(x.transpose(1, 2))
+        return y.transpose(1, 2)
     return convolve_as_product(x, conv)
 
 

@@ -24,8 +24,8 @@ from mstemba.model.scan.reference import Reverse
 DT_MIN, DT_MAX = 1e-3, 0.1
 """Initial step sizes are log-uniform between these (Gu and Dao, arXiv 2312.00752, section 3.6)."""
 CHUNK, CHUNK_ELSEWHERE = {"cpu": 4096}, 32_768
-"""Steps scored at a time without gradients, by device: enough to fill the machine, and so few that what is E
-wide does not decide how much memory it takes."""
+"""Steps scored at a time without gradients, by device: enough to fill the machine, and so few that
+what is E wide does not decide how much memory it takes."""
 
 
 class BidirectionalMamba(nn.Module):
@@ -227,7 +227,7 @@ def _stack(blocks: Sequence[MambaBlock]) -> _Weights:
     both = [(m.conv1d, m.x_proj, m.dt_proj, m.A_log, m.D) for m in mixers]
     both += [(m.conv1d_b, m.x_proj_b, m.dt_proj_b, m.A_b_log, m.D_b) for m in mixers]
     rows = [(c.weight, c.bias, x.weight, dt.weight, dt.bias, A, D) for c, x, dt, A, D in both]
-    columns = list(zip(*rows, strict=True))
+    columns: list[Sequence[Tensor]] = list(zip(*rows, strict=True))
     shared = [
         [mixer.in_proj.weight for mixer in mixers],
         [mixer.out_proj.weight for mixer in mixers],
@@ -238,7 +238,7 @@ def _stack(blocks: Sequence[MambaBlock]) -> _Weights:
         columns += shared
     # One copy of all of them: to stack each kind by itself would be a kernel each, there and back.
     flat = torch.cat([weight.flatten() for column in columns for weight in column])
-    parts = flat.split([len(column) * column[0].numel() for column in columns])
+    parts = torch.split(flat, [len(column) * column[0].numel() for column in columns])
     stacked = [
         part.view(len(column), *column[0].shape)
         for part, column in zip(parts, columns, strict=True)

@@ -49,6 +49,9 @@ class PointwiseModule(nn.Module):
 class MSTemba(nn.Module):
     """MS-Temba. Parameter names are those of the authors' checkpoints."""
 
+    consistent: Tensor
+    """0, the consistency of a network that compares nothing."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -104,14 +107,16 @@ class MSTemba(nn.Module):
             x, C, scanned = self._dilated(block, zero_padding(local(x), padding_mask), k, lengths)
             x = zero_padding(x, padding_mask)
             if isinstance(block, nn.ModuleList):
-                inconsistencies.append(_inconsistency(C.unflatten(0, (2, k)).mean(0), scanned))
+                inconsistencies.append(
+                    _inconsistency(torch.unflatten(C, 0, (2, k)).mean(0), scanned)
+                )
             if self.config.arch == "mstemba-v3":
                 scale_logits.append(self.block_heads[k - 1](x))
             projected.append(project(x))
         real = None if padding_mask is None else ~padding_mask[..., 0]
         fused = self.norm(torch.stack(projected)).sum(0)
         x = self.interaction_block(zero_padding(fused, padding_mask), real)
-        consistency = self.consistent
+        consistency: Tensor = self.consistent
         if inconsistencies:
             consistency = inconsistencies[0] + inconsistencies[1]
         return Output(self.head(x), scale_logits, consistency)
@@ -168,7 +173,8 @@ def _inconsistency(C: Tensor, mask: Tensor | None) -> Tensor:
     C is (k, B, L, S), mask (k, B, L). Streams are compared over the shortest of them; a clip too
     short to have two streams is consistent.
     """
-    C, compared = C.float(), C.shape[1]
+    C = C.float()
+    compared: Tensor | int = C.shape[1]
     if mask is not None:
         shared = mask.all(0)
         C, compared = C.masked_fill(~shared[..., None], 0), shared[:, 0].sum()

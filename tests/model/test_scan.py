@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mstemba.errors import UsageError
-from mstemba.model.scan import backends, threads, vector
+from mstemba.model.scan import backends, chunked, threads, vector
 from mstemba.model.scan.backends import choose, describe_choice
 from mstemba.model.scan.operations import causal_convolution, selective_scan
 from mstemba.model.scan.reference import Reverse
+from tests.model.operations import CountOperations
 from tests.model.scans import arguments, assert_close, with_gradients
 
 CPU = torch.device("cpu")
-NAMES = ["cpu", "reference"]
+NAMES = ["cpu", "chunked", "reference"]
+PLAIN = ["cpu", "chunked"]
 
 
 def single(n: int, length: int, channels: int, states: int) -> list[Tensor]:
@@ -46,13 +48,14 @@ shapes = given(
 )
 
 
+@pytest.mark.parametrize("backend", PLAIN)
 @settings(max_examples=60)
 @shapes
-def test_cpu_scan_equals_reference(
-    n: int, length: int, channels: int, states: int, sets: int, reverse: Reverse
+def test_scan_equals_reference(
+    backend: str, n: int, length: int, channels: int, states: int, sets: int, reverse: Reverse
 ) -> None:
     tensors = arguments(sets, n, length, channels, states, reverse)
-    assert_close(run(tensors, "cpu", reverse), run(tensors, "reference", reverse))
+    assert_close(run(tensors, backend, reverse), run(tensors, "reference", reverse))
 
 
 @settings(max_examples=60)
@@ -171,8 +174,9 @@ def test_nan_and_infinity_are_not_hidden(backend: str, where: int) -> None:
         assert not torch.isfinite(y[0, 4, 0])
 
 
-def test_cpu_keeps_a_few_states_for_the_backward_pass_and_not_all() -> None:
-    tensors, kept = single(1, 640, 64, 16), dict[int, int]()
+def kept_bytes(tensors: list[Tensor], backend: str) -> int:
+    """The memory that autograd keeps for the backward pass of a scan."""
+    kept = dict[int, int]()
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -180,10 +184,15 @@ def test_cpu_keeps_a_few_states_for_the_backward_pass_and_not_all() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        selective_scan(*tensors, backend="cpu")
+        selective_scan(*tensors, backend=backend)
+    return sum(kept.values())
+
+
+def test_cpu_keeps_a_few_states_for_the_backward_pass_and_not_all() -> None:
+    tensors = single(1, 640, 64, 16)
     inputs = sum(t.nbytes for t in tensors)
     states = tensors[0].nbytes * 16
-    assert sum(kept.values()) <= inputs + states / 15
+    assert kept_bytes(tensors, "cpu") <= inputs + states / 15
 
 
 def test_cpu_is_reproducible_to_the_bit_for_any_number_of_threads() -> None:
@@ -240,7 +249,8 @@ def test_vector_arithmetic_is_exact_to_float32_rounding(
 
 def test_auto_takes_the_compiled_scan_for_float32_on_the_cpu() -> None:
     assert choose("auto", CPU) == "cpu"
-    assert choose("auto", CPU, torch.float64) == "reference"
+    assert choose("auto", CPU, torch.float64) == "chunked"
+    assert choose("auto", torch.device("mps")) == "chunked"
 
 
 def test_state_is_carried_without_gradients_only() -> None:
@@ -263,25 +273,52 @@ def fresh_choice() -> Iterator[None]:
 def test_auto_takes_the_fastest_that_can_run_and_says_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    missing = {"cpu": "no Numba", "cuda": "no kernels", "triton": None, "reference": None}
+    missing = {"cpu": "no Numba", "triton": "no compiler", "cuda": None, "chunked": None}
+    missing |= {"reference": None}
     for name, reason in missing.items():
         entry = (f"the {name} one", lambda reason=reason: reason)
         monkeypatch.setitem(backends.BACKENDS, name, entry)
     caplog.set_level("INFO")
     gpu = torch.device("cuda")
-    assert choose("auto", gpu) == "triton"
-    assert "triton (the triton one); not cuda: no kernels, for torch.float32 on cuda" in caplog.text
-    assert describe_choice(gpu) == "scan backend triton (the triton one); not cuda: no kernels"
-    assert describe_choice(CPU) == "scan backend reference (the reference one); not cpu: no Numba"
-    assert choose("auto", gpu, torch.float64) == "reference"
-    with pytest.raises(UsageError, match="'cuda' cannot run: no kernels; choices: auto, triton"):
-        choose("cuda", gpu)
-    monkeypatch.setitem(backends.BACKENDS, "cuda", ("", lambda: None))
-    backends.choose_fastest.cache_clear()
     assert choose("auto", gpu) == "cuda"
-    assert choose("auto", gpu, carries=True) == "triton"
+    assert "cuda (the cuda one); not triton: no compiler, for torch.float32 on cuda" in caplog.text
+    assert describe_choice(gpu) == "scan backend cuda (the cuda one); not triton: no compiler"
+    assert describe_choice(CPU) == "scan backend chunked (the chunked one); not cpu: no Numba"
+    assert choose("auto", gpu, torch.float64) == "chunked"
+    assert choose("auto", gpu, carries=True) == "chunked"
     with pytest.raises(UsageError, match="cannot start from a state"):
         choose("cuda", gpu, carries=True)
+    with pytest.raises(UsageError, match="'triton' cannot run: no compiler; choices: auto, cuda"):
+        choose("triton", gpu)
+    monkeypatch.setitem(backends.BACKENDS, "triton", ("", lambda: None))
+    backends.choose_fastest.cache_clear()
+    assert choose("auto", gpu) == "triton"  # also where mamba-ssm's kernels are installed
+
+
+@pytest.mark.usefixtures("fresh_choice")
+def test_triton_is_taken_only_where_a_kernel_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU and a compiler that are found are no proof: folders, drivers and flags fail too."""
+    pytest.importorskip("triton", reason="Triton has no wheels for Windows and macOS")
+    from mstemba.model.scan import triton_kernels
+
+    def fail(device: str) -> None:
+        raise RuntimeError("cannot find -lcuda\ncollect2: error")
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(backends, "missing_gpu", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(backends.shutil, "which", lambda name: name)
+    monkeypatch.setattr(backends.Path, "is_file", lambda path: True)
+    for run_kernel, expected in (
+        (fail, "Triton cannot run a kernel here (cannot find -lcuda)"),
+        (lambda device: None, None),
+    ):
+        monkeypatch.setattr(triton_kernels, "run_small_kernel", run_kernel)
+        backends.missing_for_triton.cache_clear()
+        try:
+            assert backends.missing_for_triton() == expected
+        finally:
+            backends.missing_for_triton.cache_clear()
 
 
 def test_the_environment_names_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,6 +386,38 @@ def test_a_backend_that_cannot_run_is_named_with_the_choices() -> None:
         choose("warp", CPU)
     with pytest.raises(UsageError, match=r"'cpu' cannot run: .*; choices: auto"):
         choose("cpu", torch.device("cuda"))
+
+
+@pytest.mark.parametrize("reverse", [False, True, "both"])
+def test_chunks_in_several_pieces(reverse: Reverse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked, "ELEMENTS", 100)
+    tensors = arguments(2, 1, 150, 5, 3, reverse)
+    assert_close(run(tensors, "chunked", reverse), run(tensors, "reference", reverse))
+
+
+def test_chunks_in_float64_are_not_rounded() -> None:
+    tensors = [t.detach().double().requires_grad_() for t in single(1, 40, 2, 3)]
+    for a, b in zip(run(tensors, "chunked"), run(tensors, "reference"), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * max(1.0, float(b.abs().max())))
+
+
+def test_chunked_is_few_large_operations() -> None:
+    """What makes it fast on a GPU: the reference dispatches hundreds of thousands of small ones."""
+    counts = {}
+    for name in ("chunked", "reference"):
+        tensors = single(1, 2500, 8 if name == "reference" else 1024, 16)
+        with CountOperations() as counter:
+            run(tensors, name)
+        counts[name] = counter.dispatched
+    assert counts["chunked"] <= counts["reference"] / 50
+
+
+def test_chunked_keeps_one_state_a_chunk_for_the_backward_pass() -> None:
+    kept = {length: kept_bytes(single(1, length, 64, 16), "chunked") for length in (640, 6400)}
+    states = 640 * 64 * 16 * 4
+    inputs = sum(t.nbytes for t in single(1, 640, 64, 16))
+    assert kept[640] <= 2 * inputs + states / 16
+    assert kept[6400] <= 10.5 * kept[640]
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -28,24 +28,17 @@ DIRECTIONS: list[Reverse] = [False, True, "both"]
 GPU_BACKENDS = [b.name for b in list_backends() if b.available and b.name in ("triton", "cuda")]
 
 
-def documented_scan(
+def scan_once(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
     B: Tensor,
     C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-) -> Tensor:
-    """u, delta, z: (batch, dim, L); A: (dim, S); B, C: (batch, groups, S, L); D, bias: (dim,)."""
-    assert delta_softplus
-    assert delta_bias is not None
-    assert D is not None
-    assert A.dtype == D.dtype == delta_bias.dtype == torch.float32
-    assert all(t.dtype == u.dtype for t in (delta, B, C) + (() if z is None else (z,)))
-    assert all(t.stride(-1) == 1 for t in (u, delta, B, C, D, delta_bias))
+    D: Tensor,
+    z: Tensor | None,
+    delta_bias: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """y before and after the gate, with gradients."""
     step = F.softplus(delta.float() + delta_bias[:, None])
     group = A.shape[0] // B.shape[1]
     B, C = (t.float().repeat_interleave(group, 1) for t in (B, C))
@@ -56,7 +49,45 @@ def documented_scan(
         h = h + (step[:, :, t] * u[:, :, t].float())[..., None] * B[..., t]
         columns.append((h * C[..., t]).sum(-1))
     y = torch.stack(columns, -1) + D[:, None] * u.float()
-    return (y if z is None else y * F.silu(z.float())).to(u.dtype)
+    return y, y if z is None else y * F.silu(z.float())
+
+
+class CompiledScan(ModuleType):
+    """What selective_scan.cpp of mamba-ssm 2.3 takes and returns, as its checks have it.
+
+    u, delta, z: (batch, dim, L); A: (dim, S); B, C: (batch, groups, S, L); D, bias: (dim,).
+    """
+
+    @staticmethod
+    def fwd(*given: object) -> list[Tensor]:
+        *inputs, softplus = given
+        assert softplus is True
+        u, delta, A, B, C, D, z, bias = inputs
+        assert A.dtype == D.dtype == bias.dtype == torch.float32
+        assert all(t.dtype == u.dtype for t in (delta, B, C) + (() if z is None else (z,)))
+        assert all(t.stride(-1) == 1 for t in (u, delta, B, C, D, bias))
+        y, gated = scan_once(*inputs)
+        ends = torch.zeros(*u.shape[:2], 1, 2 * A.shape[1])
+        return [y.to(u.dtype), ends] + ([] if z is None else [gated.to(u.dtype)])
+
+    @staticmethod
+    def bwd(*given: object) -> list[Tensor]:
+        *inputs, dout, ends, out, dz, softplus, again = given
+        u, A, z = inputs[0], inputs[2], inputs[6]
+        assert (dz, softplus, again) == (None, True, False)
+        assert dout.stride(-1) == 1
+        assert dout.dtype == u.dtype
+        assert ends.shape == (*u.shape[:2], 1, 2 * A.shape[1])
+        assert out.shape == u.shape
+        own = [None if t is None else t.detach().requires_grad_() for t in inputs]
+        with torch.enable_grad():
+            _, y = scan_once(*own)
+        wanted = [t for t in own if t is not None]
+        found = dict(
+            zip(map(id, wanted), torch.autograd.grad(y, wanted, dout.float()), strict=True)
+        )
+        du, ddelta, dA, dB, dC, dD, dz, dbias = (None if t is None else found[id(t)] for t in own)
+        return [du, ddelta, dA, dB, dC, dD, dbias] + ([] if z is None else [dz])
 
 
 def documented_convolution(
@@ -74,17 +105,12 @@ def documented_convolution(
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The adapter, on top of the documented functions."""
-    replaced: dict[str, dict[str, Callable[..., Tensor]]] = {
-        "mamba_ssm": {},
-        "mamba_ssm.ops": {},
-        "mamba_ssm.ops.selective_scan_interface": {"selective_scan_fn": documented_scan},
-        "causal_conv1d": {"causal_conv1d_fn": documented_convolution},
-    }
-    for name, functions in replaced.items():
-        module = ModuleType(name)
-        vars(module).update(functions)
-        monkeypatch.setitem(sys.modules, name, module)
+    """The adapter on top of stand-ins, where mamba_ssm itself cannot be imported."""
+    monkeypatch.setitem(sys.modules, "mamba_ssm", None)
+    monkeypatch.setitem(sys.modules, "selective_scan_cuda", CompiledScan("selective_scan_cuda"))
+    convolution = ModuleType("causal_conv1d")
+    convolution.causal_conv1d_fn = documented_convolution  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "causal_conv1d", convolution)
     adapter = "mstemba.model.scan.cuda"
     monkeypatch.delitem(sys.modules, adapter, raising=False)
     yield importlib.import_module(adapter)

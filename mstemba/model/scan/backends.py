@@ -1,7 +1,8 @@
 """The backends of the scan: which ones can run here, and which one is taken.
 
 Each is a module of this package with the functions ``scan`` and ``convolve``. ``reference`` is
-readable PyTorch, and the oracle of the others.
+readable PyTorch, and the oracle of the others; ``auto`` never takes it, because ``chunked`` runs
+wherever it does.
 """
 
 from __future__ import annotations
@@ -108,19 +109,19 @@ def choose_fastest(device: str, dtype: torch.dtype, carries: bool) -> tuple[str,
     """Return the fastest backend, and the faster ones that cannot run, each with the reason."""
     skipped: list[str] = []
     for name, (_, find_missing) in BACKENDS.items():
-        if name != "reference" and device != DEVICES[name]:
+        if device != DEVICES.get(name, device):
             continue
         missing = find_missing() or _unfit(name, device, dtype, carries)
         if missing is None:
             log.info("%s, for %s on %s", _in_words(name, tuple(skipped)), dtype, device)
             return name, tuple(skipped)
         skipped.append(f"{name}: {missing}")
-    raise AssertionError("the reference runs everywhere")
+    raise AssertionError("chunked runs everywhere")
 
 
 def _unfit(backend: str, device: str, dtype: torch.dtype, carries: bool) -> str | None:
     """Return why an installed backend cannot take such tensors; None if it can."""
-    if backend == "reference":
+    if backend not in DEVICES:
         return None
     if device != DEVICES[backend] and not (backend == "triton" and _interprets_triton()):
         return f"it runs on {DEVICES[backend].upper()} tensors, found {device}"
@@ -150,7 +151,7 @@ def missing_for_cuda() -> str | None:
     wanted = {"mamba-ssm": "selective_scan_cuda", "causal-conv1d": "causal_conv1d_cuda"}
     for package, module in wanted.items():
         if importlib.util.find_spec(module) is None:
-            return f"{package}'s compiled kernels ({module}) are not installed"
+            return f"{package}'s compiled kernels ({module}) are not installed; see docs/install.md"
     try:  # a build for another torch is found, and cannot be loaded
         importlib.import_module("mstemba.model.scan.cuda")
     except (ImportError, OSError) as error:
@@ -160,7 +161,7 @@ def missing_for_cuda() -> str | None:
 
 @cache
 def missing_for_triton() -> str | None:
-    """Return what is missing to run the backend ``triton``; None if nothing is."""
+    """Return what is missing to run the backend ``triton``; None if a kernel has run."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; it comes with torch's CUDA builds for Linux"
     if _interprets_triton():
@@ -173,6 +174,22 @@ def missing_for_triton() -> str | None:
         return "Triton launches its kernels through a C compiler; install gcc"
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         return "Triton launches its kernels through Python.h; install Python's headers"
+    return _failure_to_launch()
+
+
+def _failure_to_launch() -> str | None:
+    """Return why Triton cannot run a kernel here; None if it can.
+
+    That Triton is found does not tell: it compiles a launcher, loads the driver, and needs a folder
+    for both.
+    """
+    try:
+        from mstemba.model.scan.triton_kernels import run_small_kernel
+
+        run_small_kernel("cuda")
+    except Exception as error:  # compilers, drivers, file systems: each raises its own kinds
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return f"Triton cannot run a kernel here ({lines[0]})"
     return None
 
 
@@ -192,9 +209,13 @@ def _interprets_triton() -> bool:
 # what is missing here.
 BACKENDS: dict[str, tuple[str, Callable[[], str | None]]] = {
     "cpu": ("compiled by Numba", missing_for_cpu),
+    "triton": (
+        "Triton kernels of our own; the first use compiles them, for up to half a minute",
+        missing_for_triton,
+    ),
     "cuda": ("kernels of mamba-ssm and causal-conv1d", missing_for_cuda),
-    "triton": ("Triton kernels of our own", missing_for_triton),
-    "reference": ("plain PyTorch", lambda: None),
+    "chunked": ("large PyTorch operations", lambda: None),
+    "reference": ("plain PyTorch, step by step", lambda: None),
 }
 DEVICES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 

@@ -3,15 +3,21 @@
 Those keep time last and know one direction. So sets become groups of channels, backward sets are
 flipped in time on the way in and out, and each function is one call for all sets. Results come back
 rounded to the type of ``u``, also those of the two directions that are then added.
+
+The scan's compiled module is called by itself: to import mamba_ssm imports its language models, and
+transformers with them.
 """
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+import selective_scan_cuda
 import torch
 import torch.nn.functional as F
 from causal_conv1d import causal_conv1d_fn
-from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mstemba.model.scan import reference
 from mstemba.model.scan.reference import Reverse
@@ -39,7 +45,7 @@ def scan(
     gate = None
     if z is not None and reverse != "both":
         gate = _time_last(z.to(u.dtype), reverse).flatten(1, 2)
-    y = selective_scan_fn(u, delta, A, B, C, D, gate, delta_bias, delta_softplus=True)
+    y = cast(Any, _Scan).apply(u, delta, A, B, C, D, gate, delta_bias)
     y = _time_first(y.view(n, sets, -1, length), reverse)
     if reverse == "both":
         forwards, backwards = y.float().chunk(2)
@@ -62,6 +68,27 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, reverse: Reverse) -> Tenso
         activation="silu",
     )
     return _time_first(y.view(n, sets, -1, length), reverse)
+
+
+class _Scan(torch.autograd.Function):
+    """The compiled module's two functions, as they are from mamba-ssm 1.0 to 2.3."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor | None) -> Tensor:
+        out, ends, *gated = selective_scan_cuda.fwd(*inputs, True)  # with softplus
+        ctx.save_for_backward(*inputs, out, ends)
+        y: Tensor = gated[0] if gated else out
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, out, ends = ctx.saved_tensors
+        # No memory is given for dz, softplus, and the gated result is not computed again.
+        du, ddelta, dA, dB, dC, dD, dbias, *dz = selective_scan_cuda.bwd(
+            *inputs, dy.contiguous(), ends, out, None, True, False
+        )
+        return du, ddelta, dA, dB, dC, dD, dz[0] if dz else None, dbias
 
 
 def _time_last(x: Tensor, reverse: Reverse) -> Tensor:

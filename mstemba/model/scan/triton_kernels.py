@@ -15,12 +15,13 @@ A program is one warp and works on ``BE`` channels and all ``BS`` (padded) state
   state. There the sums over channels (dB, dC) and over states (du, ddelta) are both needed for
   every step, and this split has the fewest shuffles.
 
-Conventions: A is multiplied by log2(e) when it is loaded: exp(delta A) is then exp2(delta A). ``BC`` is float32 (sequence,
-step, 2, BS) with zeros behind the S-th state. A direction is ``back`` or not, ``row`` is the step
-scanned first, and strides are multiplied by ``sign``; chunks and intervals begin at multiples of
-their length in time for both. MODE is 0 forwards, 1 backwards, 2 both: then the second half of the
-sequences of u runs backwards and belongs to the results of the first half. A step that does not
-exist is read as delta = -inf, u = 0: its decay is 1 and its drive 0, the state passes through.
+Conventions: A is multiplied by log2(e) when it is loaded, so that exp(delta A) is exp2(delta A).
+``BC`` is float32 (sequence, step, 2, BS) with zeros behind the S-th state. A direction is ``back``
+or not, ``row`` is the step scanned first, and strides are multiplied by ``sign``; chunks and
+intervals begin at multiples of their length in time for both. MODE is 0 forwards, 1 backwards, 2
+both: then the second half of the sequences of u runs backwards and belongs to the results of the
+first half. A step that does not exist is read as delta = -inf, u = 0: its decay is 1 and its drive
+0, the state passes through.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -29,6 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 
@@ -41,6 +43,23 @@ def jit(function: Callable[..., Any]) -> Any:
     opaque = """N L E Ep Ep4 S chunk chunks interval slots slots_per_chunk
         u_n u_t delta_n delta_t dy_n dy_t z_n z_t"""
     return triton.jit(function, do_not_specialize=opaque.split())
+
+
+@jit
+def _write_one(x):
+    tl.store(x, 1.0)
+
+
+def run_small_kernel(device: str) -> None:
+    """Run a kernel that does next to nothing.
+
+    Raises whatever a compiler, a driver or a file system raises when Triton cannot run kernels. The
+    first time on a machine takes about a second.
+    """
+    x = torch.zeros(1, device=device)
+    _write_one[(1,)](x)
+    if x.item() != 1:
+        raise RuntimeError("a kernel that writes 1 left 0")
 
 
 @jit
