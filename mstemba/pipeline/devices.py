@@ -11,6 +11,19 @@ from pathlib import Path, PurePosixPath
 
 from mstemba.errors import UsageError
 
+# What torch and the libraries below it say where memory is short. cuBLAS and cuDNN create their
+# handles on first use; where memory is too small for that, they are "not initialized". cuDNN
+# passes over the algorithms whose workspace does not fit, and finds none that is left.
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory"  # CUDA, also for pinned memory, HIP, MPS, Triton
+    r"|_STATUS_(\w+_)?ALLOC(ATION)?_FAILED|_STATUS_NOT_INITIALIZED"  # cuBLAS, cuDNN, hipBLAS
+    r"|unable to find an engine"  # cuDNN
+    r"|miopenStatusAllocFailed"
+    r"|Invalid buffer size"  # MPS, for more than its largest buffer
+    r"|DefaultCPUAllocator: (can't allocate|not enough) memory|std::bad_alloc",
+    re.IGNORECASE,
+)
+
 
 def pick_device(name: str) -> str:
     """Return the device for a name; `auto` prefers CUDA, then mps, then the CPU.
@@ -96,14 +109,33 @@ def _quota(group: Path) -> float:
     return math.inf
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that the memory of a device, or of this machine, is too small.
+
+    torch raises `torch.OutOfMemoryError` only where its own allocator fails on a GPU.
+    """
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
+
+
 def fast_precision(name: str) -> str:
-    """Return the smallest type that a device computes natively: bfloat16, float16 or float32."""
+    """Return the smallest type that a device computes natively: bfloat16, float16 or float32.
+
+    A GPU that only emulates bfloat16 is far slower with it than with float32.
+    """
     import torch
 
     device = pick_device(name)
     if device.startswith("cuda"):
-        capability = torch.cuda.get_device_capability(device)
-        return "bfloat16" if capability >= (8, 0) else "float16"
+        if torch.version.hip:  # numbers its capabilities in another way
+            with torch.cuda.device(device):
+                native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            native = torch.cuda.get_device_capability(device) >= (8, 0)
+        return "bfloat16" if native else "float16"
     if device == "cpu" and torch.cpu._is_avx512_bf16_supported():
         return "bfloat16"
     return "float32"

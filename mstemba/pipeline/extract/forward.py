@@ -16,6 +16,7 @@ import torch
 from mstemba.errors import MstembaError, UsageError
 from mstemba.extractors.feature_extractor import FeatureExtractor
 from mstemba.extractors.registry import ResolvedBackbone
+from mstemba.extractors.weights import first_line
 from mstemba.extractors.windows import FeatureArray
 from mstemba.pipeline import devices
 from mstemba.pipeline.extract.batches import FrameBatch, assemble
@@ -111,11 +112,13 @@ class ThreadState:
         if self._buffer is None or self._buffer.shape != shape:
             try:
                 self._buffer = torch.empty(shape, dtype=torch.uint8, pin_memory=self._on_gpu)
-            except RuntimeError:
-                raise UsageError(
-                    f"no memory for a batch of {shape[0]} x {shape[1]} frames: "
-                    f"try a smaller --batch-size or --window"
-                ) from None
+            except RuntimeError as error:
+                batch = f"a batch of {shape[0]} x {shape[1]} frames"
+                if devices.is_out_of_memory(error):
+                    raise UsageError(
+                        f"no memory for {batch}: try a smaller --batch-size or --window"
+                    ) from None
+                raise MstembaError(f"cannot allocate {batch}: {first_line(error)}") from None
         return self._buffer
 
 
@@ -127,6 +130,7 @@ class ForwardPass:
         self._size = size
         self._on_event = on_event
         self._most: int | None = None  # samples at once, after the memory was too small
+        self._lock = threading.Lock()
 
     def prepare_thread(self) -> ThreadState:
         device = self._extractor.device
@@ -148,28 +152,46 @@ class ForwardPass:
             return self._extract(frames)[: batch.samples]
 
     def _extract(self, frames: torch.Tensor) -> FeatureArray:
-        most = self._most or len(frames)
-        try:
-            return np.concatenate([self._extractor(part) for part in frames.split(most)])  # type: ignore[no-untyped-call]
-        except torch.OutOfMemoryError:
-            pass  # outside the handler: the exception holds on to the memory of the failed pass
+        while True:
+            most = min(self._most or len(frames), len(frames))
+            try:
+                return self._in_parts(frames, most)
+            except Exception as error:
+                if not devices.is_out_of_memory(error):
+                    raise
+                reason = first_line(error)
+            # Outside the handler: the exception holds on to the memory of the failed pass.
+            self._halve(most, reason)
+
+    def _in_parts(self, frames: torch.Tensor, size: int) -> FeatureArray:
+        """Return the features of a batch in passes of one size: the last one reaches back."""
+        features = []
+        for first in range(0, len(frames), size):
+            start = min(first, len(frames) - size)
+            features.append(self._extractor(frames[start : start + size])[first - start :])
+        return np.concatenate(features)
+
+    def _halve(self, most: int, reason: str) -> None:
+        """Take fewer samples at once, after memory was too small for `most`."""
+        device = self._extractor.device
         if most == 1:
             raise MstembaError(
-                f"{self._extractor.device} has not enough memory for one sample of this backbone: "
+                f"{device} has not enough memory for one sample of this backbone ({reason}): "
                 f"try --precision bfloat16, another --device or a smaller backbone"
             )
-        self._most = most // 2
-        if self._extractor.device.type == "cuda":
+        if device.type == "cuda":
             torch.cuda.empty_cache()
-        self._on_event(
-            Event(
-                "extract",
-                f"{self._extractor.device} has not enough memory for {most} samples at once: "
-                f"continuing with {self._most}",
-                warning=True,
-            )
+        elif device.type == "mps":
+            torch.mps.empty_cache()
+        with self._lock:
+            if self._most is not None and self._most <= most // 2:
+                return  # the device's other thread was here first
+            self._most = most // 2
+        message = (
+            f"{device} has not enough memory for {most} samples at once: "
+            f"continuing with {most // 2}"
         )
-        return self._extract(frames)
+        self._on_event(Event("extract", message, warning=True))
 
 
 def _in_background(load: Callable[[], T]) -> Future[T]:

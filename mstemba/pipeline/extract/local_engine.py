@@ -201,6 +201,7 @@ class _VideoFrames:
 def decoders(cores: int, gpus: int | None) -> int:
     """Decoder processes: a CPU backbone needs the cores itself, GPUs want all the frames they get.
 
-    One core decodes about as many frames as three cores encode with a small backbone.
+    One core decodes about as many frames as three cores encode with a small backbone. The two
+    threads of a GPU each keep a core busy while they wait for it.
     """
-    return max(1, cores // 4) if gpus is None else max(1, min(cores - 1, 16 * gpus))
+    return max(1, cores // 4) if gpus is None else max(1, min(cores - 2 * gpus, 16 * gpus))

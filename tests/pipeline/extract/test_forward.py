@@ -34,9 +34,9 @@ def local(request: pytest.FixtureRequest) -> Iterator[ForwardPool]:
     made.close()
 
 
-def start(precision: str, **options: Any) -> ForwardPool:
+def start(precision: str, device: str = "cpu", **options: Any) -> ForwardPool:
     spec = make_spec(BACKBONE, FeatureOptions(BACKBONE.name, precision=precision))
-    return ForwardPool(spec, BACKBONE, RunOptions(device="cpu", **options), ignore_events)
+    return ForwardPool(spec, BACKBONE, RunOptions(device=device, **options), ignore_events)
 
 
 def batch(images: NDArray[np.uint8], capacity: int) -> FrameBatch:
@@ -95,39 +95,91 @@ class SmallMemory:
 
     device = torch.device("cpu")
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, error: RuntimeError | None = None) -> None:
         self.room = room
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         self.sizes: list[int] = []
 
     def __call__(self, frames: torch.Tensor) -> NDArray[np.float32]:
         self.sizes.append(len(frames))
         if len(frames) > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return frames.float().mean((1, 2, 3, 4)).numpy().reshape(-1, 1, 1)
+
+
+def run(forward: ForwardPass, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return forward(batch(frames, len(frames)), forward.prepare_thread()).ravel()
 
 
 def test_a_batch_that_is_too_large_is_halved_and_said_so() -> None:
     news: list[Event] = []
     encoder: Any = SmallMemory(3)
     forward = ForwardPass(encoder, 224, news.append)
-    state = forward.prepare_thread()
     frames = np.concatenate([FRAMES, FRAMES[:5]])
-    expected = frames.mean((1, 2, 3))
     for _ in range(2):
-        features = forward(batch(frames, 11), state)
-        assert np.allclose(features.ravel(), expected, rtol=1e-5)
-    assert encoder.sizes == [11, 5, 2, 2, 2, 2, 2, 1, *[2] * 5, 1]
+        assert np.allclose(run(forward, frames), frames.mean((1, 2, 3)), rtol=1e-5)
+    # The last pass takes some frames again, so that all have the same size.
+    assert encoder.sizes == [11, 5, *[2] * 6, *[2] * 6]
     assert [(e.message, e.warning) for e in news] == [
         ("cpu has not enough memory for 11 samples at once: continuing with 5", True),
         ("cpu has not enough memory for 5 samples at once: continuing with 2", True),
     ]
 
 
-def test_memory_for_not_even_one_sample_is_an_error() -> None:
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "GET was unable to find an engine to execute this computation",
+        "MPS backend out of memory (MPS allocated: 9.05 GB)",
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 2359296 bytes.",
+    ],
+)
+def test_a_batch_is_halved_whoever_has_no_memory(message: str) -> None:
+    encoder: Any = SmallMemory(2, RuntimeError(message))
+    run(ForwardPass(encoder, 224, ignore_events), FRAMES[:4])
+    assert encoder.sizes == [4, 2, 2]
+
+
+def test_another_error_of_the_backbone_is_raised_as_it_is() -> None:
+    encoder: Any = SmallMemory(2, RuntimeError("CUDA error: an illegal memory access"))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        run(ForwardPass(encoder, 224, ignore_events), FRAMES[:4])
+    assert encoder.sizes == [4]
+
+
+def test_a_thread_does_not_raise_the_limit_that_another_one_has_set() -> None:
+    first_began, second_done = threading.Event(), threading.Event()
+
+    class Slow(SmallMemory):
+        """Fails in the first thread after the second one is done."""
+
+        def __call__(self, frames: torch.Tensor) -> NDArray[np.float32]:
+            if threading.current_thread().name == "first" and not second_done.is_set():
+                first_began.set()
+                second_done.wait(10)
+            return super().__call__(frames)
+
+    news: list[Event] = []
+    encoder: Any = Slow(1)
+    forward = ForwardPass(encoder, 224, news.append)
+    found: list[NDArray[np.float32]] = []
+    first = threading.Thread(target=lambda: found.append(run(forward, FRAMES)), name="first")
+    first.start()
+    assert first_began.wait(10)
+    found.append(run(forward, FRAMES))
+    assert encoder.sizes == [6, 3, *[1] * 6]
+    second_done.set()
+    first.join()
+    assert encoder.sizes[8:] == [6, *[1] * 6]
+    assert np.array_equal(found[0], found[1])
+    assert len(news) == 2
+
+
+def test_memory_for_not_even_one_sample_is_an_error_with_its_cause() -> None:
     encoder: Any = SmallMemory(0)
-    forward = ForwardPass(encoder, 224, ignore_events)
-    with pytest.raises(MstembaError, match=r"not enough memory for one sample.*--precision"):
-        forward(batch(FRAMES[:2], 2), forward.prepare_thread())
+    with pytest.raises(MstembaError, match=r"for one sample.*Tried to allocate 2 GiB.*--precision"):
+        run(ForwardPass(encoder, 224, ignore_events), FRAMES[:2])
 
 
 def test_weights_that_cannot_be_loaded_are_the_callers_error(
@@ -154,7 +206,9 @@ def test_batches_and_decoders_by_backbone_and_machine() -> None:
     assert batch_size(clip, 4, 16, on_cpu=True) == 1
     assert batch_size(whole, 400, 16, on_cpu=False) == 1
     assert [decoders(n, None) for n in (1, 2, 8, 64)] == [1, 1, 2, 16]
-    assert [decoders(n, 1) for n in (1, 2, 8, 64)] == [1, 1, 7, 16]
+    # Two threads a GPU each keep a core busy.
+    assert [decoders(n, 1) for n in (1, 2, 8, 64)] == [1, 1, 6, 16]
+    assert [decoders(n, 8) for n in (8, 32, 64, 256)] == [1, 16, 48, 128]
 
 
 def test_a_batch_that_no_memory_holds_is_one_clear_error() -> None:
@@ -162,6 +216,22 @@ def test_a_batch_that_no_memory_holds_is_one_clear_error() -> None:
     huge = FrameBatch(10**9, 1, [Piece(FRAMES, 0, 1)], [("v", slice(0, 1), 1)], 1)
     with pytest.raises(UsageError, match="no memory for a batch of 1000000000 x 1 frames"):
         forward(huge, forward.prepare_thread())
+
+
+def test_a_device_that_is_broken_is_not_taken_for_too_little_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be")
+
+    forward = ForwardPass(SmallMemory(1), 224, ignore_events)  # type: ignore[arg-type]
+    state = forward.prepare_thread()
+    monkeypatch.setattr(torch, "empty", broken)
+    with pytest.raises(MstembaError) as caught:
+        forward(batch(FRAMES[:2], 2), state)
+    assert str(caught.value) == (
+        "cannot allocate a batch of 2 x 1 frames: CUDA error: unspecified launch failure"
+    )
 
 
 def test_an_engine_that_is_not_needed_ends_with_its_loading_done() -> None:
