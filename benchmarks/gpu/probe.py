@@ -287,7 +287,7 @@ def clip() -> Found:
     with torch.device("cuda"):
         visual = open_clip.create_model("ViT-L-14-quickgelu").visual
     extractor = FeatureExtractor(
-        visual, visual, visual.image_mean, visual.image_std, "cuda", "bfloat16"
+        visual, type(visual).__call__, visual.image_mean, visual.image_std, "cuda", "bfloat16"
     )
     found: Found = {}
     for activation in ("QuickGELU", "SiLU"):

@@ -72,7 +72,7 @@ def load(model: str, weights: str, device: str, precision: str) -> FeatureExtrac
     # open_clip always builds the text tower too; it is freed here.
     visual = load_network(model, weights).visual
 
-    def forward(images: Tensor) -> Tensor:
+    def forward(visual: nn.Module, images: Tensor) -> Tensor:
         # encode_image does the same, except that CoCa's visual returns its tokens too, and that
         # CoCa's encode_image normalises by default.
         found: Tensor | tuple[Tensor, ...] = visual(images)

@@ -54,7 +54,7 @@ def load(model: str, weights: str, device: str, precision: str) -> FeatureExtrac
     load_weights(network, weights, MODEL)
     fold(network, _PAIRS)
 
-    def forward(images: torch.Tensor) -> torch.Tensor:
+    def forward(network: EfficientNet, images: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = network.extract_features(images)
         return features.mean(dim=(2, 3))
 

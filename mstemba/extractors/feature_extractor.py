@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +17,8 @@ class FeatureExtractor:
 
     Args:
         module: The network that `forward` runs.
-        forward: Maps normalised images (N, 3, S, S) to (N, F), or, with `clips`, normalised clips
-            (N, 3, L, S, S) to (N, R, F).
+        forward: Runs the module on normalised images (N, 3, S, S) and returns (N, F), or, with
+            `clips`, on normalised clips (N, 3, L, S, S) and returns (N, R, F).
         mean: Of the three colours, for pixels in [0, 1].
         std: Standard deviation, likewise.
         device: As torch names it.
@@ -27,7 +29,7 @@ class FeatureExtractor:
     def __init__(
         self,
         module: nn.Module,
-        forward: Callable[[Tensor], Tensor],
+        forward: Callable[[Any, Tensor], Tensor],
         mean: Sequence[float],
         std: Sequence[float],
         device: str,
@@ -43,10 +45,18 @@ class FeatureExtractor:
         for part in module.modules():
             if isinstance(part, nn.Conv3d if clips else nn.Conv2d):
                 part.to(memory_format=layout)  # type: ignore[call-overload]
-        self._forward = forward
+        self._module, self._forward = module, forward
         self._clips = clips
         self._mean, self._std = (torch.tensor(x, dtype=torch.float64) for x in (mean, std))
         self._repeated: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def copy_to(self, device: str) -> FeatureExtractor:
+        """Return the same extractor on another device, without loading its weights again."""
+        made = copy.copy(self)
+        made.device = torch.device(device)
+        made._module = copy.deepcopy(self._module).to(made.device)
+        made._repeated = {}
+        return made
 
     @torch.inference_mode()
     def __call__(self, frames: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
@@ -62,8 +72,9 @@ class FeatureExtractor:
         """
         pixels = self._normalise(torch.as_tensor(frames).to(self.device, non_blocking=True))
         if self._clips:
-            return self._forward(pixels.permute(0, 4, 1, 2, 3)).float().cpu().numpy()
-        features = self._forward(pixels.squeeze(1).permute(0, 3, 1, 2))
+            clips = pixels.permute(0, 4, 1, 2, 3)
+            return self._forward(self._module, clips).float().cpu().numpy()
+        features = self._forward(self._module, pixels.squeeze(1).permute(0, 3, 1, 2))
         return features.float().cpu().numpy()[:, None]
 
     def _normalise(self, frames: Tensor) -> Tensor:

@@ -50,9 +50,12 @@ def load(model: str, weights: str, device: str, precision: str) -> FeatureExtrac
             fit.
     """
     from mstemba.extractors.feature_extractor import FeatureExtractor
+    from mstemba.extractors.i3d_network import InceptionI3D
 
     network = load_network(locate(weights, PUBLISHED, "i3d"))
-    return FeatureExtractor(network, network.snippet, _MEAN, _STD, device, precision, clips=True)
+    return FeatureExtractor(
+        network, InceptionI3D.snippet, _MEAN, _STD, device, precision, clips=True
+    )
 
 
 def load_whole_clip(model: str, weights: str, device: str, precision: str) -> FeatureExtractor:
@@ -63,9 +66,10 @@ def load_whole_clip(model: str, weights: str, device: str, precision: str) -> Fe
     Raises UsageError as `load` does.
     """
     from mstemba.extractors.feature_extractor import FeatureExtractor
+    from mstemba.extractors.i3d_network import InceptionI3D
 
     network = load_network(locate(weights, PUBLISHED, "i3d-whole-clip"))
-    return FeatureExtractor(network, network.rows, _MEAN, _STD, device, precision, clips=True)
+    return FeatureExtractor(network, InceptionI3D.rows, _MEAN, _STD, device, precision, clips=True)
 
 
 def load_network(path: str, channels: int = 3) -> InceptionI3D:

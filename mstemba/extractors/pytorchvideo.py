@@ -92,7 +92,7 @@ def load(model: str, weights: str, device: str, precision: str) -> FeatureExtrac
     load_weights(network, path, model, f"blocks.{last}.proj.")
     fold(network, _PAIRS)
 
-    def forward(clips: Tensor) -> Tensor:
+    def forward(network: nn.Module, clips: Tensor) -> Tensor:
         features: Tensor = network(inputs(model, clips))
         return features[:, None]
 

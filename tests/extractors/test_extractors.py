@@ -104,6 +104,7 @@ def test_features_are_those_of_the_packages_own_unfolded_network(
     assert found.shape == (6, efficientnet.describe("efficientnet-lite0").width)
     assert np.abs(found - expected).max() <= 1e-4
     assert found.std(axis=0).max() > 0.01  # different pictures, different features
+    assert np.array_equal(encoded(encoder.copy_to("cpu"), PICTURES), found)
 
 
 def test_every_batch_norm_of_efficientnet_is_folded_and_padding_is_kept(network: Any) -> None:

@@ -27,7 +27,7 @@ def test_a_backbone_is_given_normalised_pixels_in_its_layout(
 ) -> None:
     seen: list[torch.Tensor] = []
 
-    def forward(pixels: torch.Tensor) -> torch.Tensor:
+    def forward(_: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
         seen.append(pixels)
         return pixels.flatten(2)[..., :1].flatten(1) if not clips else pixels[:, :, :, 0, 0]
 
@@ -47,3 +47,15 @@ def test_a_backbone_is_given_normalised_pixels_in_its_layout(
     assert (
         np.abs(pixels.cpu().double().numpy() - want).max() <= DTYPES[precision] * np.abs(want).max()
     )
+
+
+def test_a_copy_has_weights_of_its_own() -> None:
+    network = nn.Conv2d(3, 4, 5)
+    encode = FeatureExtractor(
+        network, lambda network, pixels: network(pixels).flatten(1), MEAN, STD, "cpu", "float32"
+    )
+    before = encode(FRAMES[:, :1])
+    copied = encode.copy_to("cpu")
+    network.weight.zero_()
+    assert np.array_equal(copied(FRAMES[:, :1]), before)
+    assert not np.array_equal(encode(FRAMES[:, :1]), before)

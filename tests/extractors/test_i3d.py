@@ -265,6 +265,7 @@ def test_the_whole_clip_form_gives_the_rows(weights: Path, network: InceptionI3D
     pixels = torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
     with torch.inference_mode():
         assert close(torch.from_numpy(encoder(frames)), network.rows(pixels))
+    assert np.array_equal(encoder.copy_to("cpu")(frames), encoder(frames))
 
 
 # Files

@@ -73,6 +73,7 @@ def test_features_are_what_the_networks_own_head_gives_its_classifier(
     assert found.dtype == np.float32
     assert expected.std() > 0.01
     assert np.abs(found[:, 0] - expected).max() <= 1e-4 * max(1, np.abs(expected).max())
+    assert np.array_equal(encoder.copy_to("cpu")(frames), found)
 
 
 @needed

@@ -54,7 +54,8 @@ class ForwardPool:
         """Samples in one forward pass."""
 
         def load() -> Iterator[ForwardPass]:
-            extractors = [backbone.load(device, spec.precision) for device in names]
+            first = backbone.load(names[0], spec.precision)
+            extractors = [first, *(first.copy_to(device) for device in names[1:])]
             for device in names:
                 if device.startswith("cuda"):
                     torch.cuda.synchronize(device)  # other streams are going to use the weights

@@ -24,7 +24,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def load(model: str, weights: str, device: str, precision: str) -> FeatureExtractor:
         seen.append("image")
         return FeatureExtractor(
-            torch.nn.Identity(), lambda x: x.mean((2, 3)), [0] * 3, [1] * 3, device, precision
+            torch.nn.Identity(), lambda _, x: x.mean((2, 3)), [0] * 3, [1] * 3, device, precision
         )
 
     def load_text(model: str, weights: str, device: str) -> TextEncoder:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mstemba.errors import MstembaError, UsageError
 from mstemba.extractors import registry
+from mstemba.pipeline import devices
 from mstemba.pipeline.caching.keys import file_sha256
 from mstemba.pipeline.extract.batches import FrameBatch, Piece
 from mstemba.pipeline.extract.forward import ForwardPass, ForwardPool, batch_size
@@ -232,6 +233,24 @@ def test_a_device_that_is_broken_is_not_taken_for_too_little_memory(
     assert str(caught.value) == (
         "cannot allocate a batch of 2 x 1 frames: CUDA error: unspecified launch failure"
     )
+
+
+def test_the_backbone_is_loaded_once_for_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[str] = []
+    load = registry.ResolvedBackbone.load
+
+    def counted(self: registry.ResolvedBackbone, device: str, precision: str) -> Any:
+        loads.append(device)
+        return load(self, device, precision)
+
+    monkeypatch.setattr(registry.ResolvedBackbone, "load", counted)
+    monkeypatch.setattr(devices, "all_devices", lambda name: ["cpu"] * 3)
+    pool = start(precision="float32", batch_size=2)
+    futures = [pool.submit(batch(FRAMES[:2], 2)) for _ in range(12)]
+    found = [future.result() for future in futures]
+    pool.close()
+    assert loads == ["cpu"]
+    assert all(np.array_equal(features, found[0]) for features in found)
 
 
 def test_an_engine_that_is_not_needed_ends_with_its_loading_done() -> None:

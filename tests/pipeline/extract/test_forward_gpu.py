@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mstemba.extractors.feature_extractor import FeatureExtractor
 from mstemba.pipeline.extract.forward import ForwardPool
 from mstemba.pipeline.extract.stage import extract
 from mstemba.pipeline.features.spec import make_spec
@@ -98,3 +99,19 @@ def test_a_whole_extraction_gives_the_features_of_the_cpu(tmp_path: Path) -> Non
         values[device] = FeatureStore.open(tmp_path / device).read("v").values
     assert values["cuda"].shape == (10, 1280)
     assert close(values["cuda"], values["cpu"], 1e-4)
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
+def test_an_extractor_computes_on_its_device_whichever_is_the_current_one(
+    expected: np.ndarray, device: str
+) -> None:
+    if int(device[-1]) >= torch.cuda.device_count():
+        pytest.skip("needs two GPUs")
+    loaded: FeatureExtractor = BACKBONE.load("cuda:0", "float32")
+    encode = loaded.copy_to(device)
+    assert torch.cuda.current_device() == 0
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        found = encode(torch.from_numpy(FRAMES[:, None]).pin_memory())
+        again = loaded.copy_to("cpu")(FRAMES[:, None])
+    assert close(found, expected, 1e-4)
+    assert close(again, expected, 1e-4)
