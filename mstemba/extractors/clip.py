@@ -82,7 +82,10 @@ def load(model: str, weights: str, device: str, precision: str) -> FeatureExtrac
 
 
 def load_network(model: str, weights: str) -> Any:
-    """Load open_clip's network with both towers, on the CPU. Raises UsageError as `load` does."""
+    """Load open_clip's network with both towers, on the CPU, with QuickGELU folded.
+
+    Raises UsageError as `load` does.
+    """
     if not Path(weights).is_file():
         return _published(model, weights)
     with reading(weights, f"CLIP {model}"):
@@ -118,11 +121,16 @@ def _published(model: str, tag: str) -> Any:
 
 def _create(model: str, weights: str, pixels: dict[str, Any] | None, quick: bool = False) -> Any:
     import open_clip
+    from open_clip.transformer import QuickGELU
 
-    with quiet_logging():
+    from mstemba.extractors.folding import fold_quick_gelu
+    from mstemba.extractors.initialisation import SkipInitialisation
+
+    with quiet_logging(), SkipInitialisation():
         network: nn.Module = open_clip.create_model(
             model, pretrained=weights, force_quick_gelu=quick, force_preprocess_cfg=pixels
         )
+    fold_quick_gelu(network, QuickGELU)
     return network
 
 

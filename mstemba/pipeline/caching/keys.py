@@ -18,6 +18,8 @@ from mstemba.records import FeatureSpec
 
 # Raise a stage's version when its code gives other numbers for the same options.
 VERSIONS = {"features": 2, "train": 2, "detect": 1}
+# Raise a backbone's version when only its features change.
+BACKBONE_VERSIONS = {"clip": 2}
 
 
 def cache_key(stage: str, **parts: Any) -> str:
@@ -29,12 +31,17 @@ def cache_key(stage: str, **parts: Any) -> str:
 
 def spec_key(spec: FeatureSpec) -> str:
     """Return the key of a whole feature store."""
-    return cache_key("features", spec=spec.as_dict())
+    return cache_key("features", **_spec_parts(spec))
 
 
 def entry_key(spec: FeatureSpec, fingerprint: str) -> str:
     """Return the key of one video's features."""
-    return cache_key("features", spec=spec.as_dict(), video=fingerprint)
+    return cache_key("features", **_spec_parts(spec), video=fingerprint)
+
+
+def _spec_parts(spec: FeatureSpec) -> dict[str, Any]:
+    version = BACKBONE_VERSIONS.get(spec.backbone)
+    return {"spec": spec.as_dict()} | ({"backbone_version": version} if version else {})
 
 
 def file_sha256(path: Path) -> str:

@@ -49,16 +49,21 @@ BASE = {"arch": "linear"}
 VIDEO = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 # A changed key throws away every user's cache. When that is meant, raise the stage's version in
-# `keys.VERSIONS` and pin the new digests here.
-PINNED_STORE = "39a5aed3c17c86a7e005502869341f7d41be88968903bbb24db8a0da6cae4c74"
-PINNED_ENTRY = "6d944eb32bf69602ef9e9e765f923d70aec7913bc0ca88dd94590489e81dfef9"
-PINNED_DETECT = "7b4b465d2404379e5c614718bccc66099ea7c62c00d41be4a4e06bee40af55a3"
+# `keys.VERSIONS`, or the backbone's in `keys.BACKBONE_VERSIONS`, and pin the new digests here.
+PINNED_STORE = "8966c6b95f13ba3603b1a5cf4e4bc19ff087a5a2516ea6f3e4fdfcce81639a24"
+PINNED_ENTRY = "58bd61cfbfc4ce629bbefc2daa36e942a42794608b351f347aba2edad9d34e22"
+PINNED_OTHER_STORE = "d8b3eff8d23f1c753b087958d003614731a5c3cdd222ac71d4310f8637f8fe5d"
+PINNED_DETECT = "b9bff3114e29297ee4de1dffbc7846e2d35afc86b95cf411c3351f78c2992964"
 PINNED_TRAIN = "5f5af538bf6edf0cb7d11031e527127325ebc3f5a227f02080cdad55001c188c"
 
 
 def test_the_key_of_a_store_is_pinned() -> None:
     assert spec_key(SPEC) == PINNED_STORE
     assert store_name(SPEC) == f"clip-w16s16-{PINNED_STORE[:8]}.zarr"
+    # A backbone without a version of its own.
+    name, weights = "efficientnet-lite0", f"sha256:{64 * '0'}"
+    other = replace(SPEC, backbone=name, model=name, weights=weights, width=1280)
+    assert spec_key(other) == PINNED_OTHER_STORE
 
 
 def test_the_key_of_a_videos_features_is_pinned() -> None:
@@ -105,6 +110,16 @@ def test_a_new_version_of_a_stage_is_a_new_key(monkeypatch: pytest.MonkeyPatch) 
     before = spec_key(SPEC)
     monkeypatch.setitem(keys.VERSIONS, "features", keys.VERSIONS["features"] + 1)
     assert spec_key(SPEC) != before
+
+
+def test_a_new_version_of_a_backbone_is_a_new_key_of_its_features_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = replace(SPEC, backbone="efficientnet-lite0")
+    before = [key for spec in (SPEC, other) for key in (spec_key(spec), entry_key(spec, VIDEO))]
+    monkeypatch.setitem(keys.BACKBONE_VERSIONS, "clip", keys.BACKBONE_VERSIONS["clip"] + 1)
+    after = [key for spec in (SPEC, other) for key in (spec_key(spec), entry_key(spec, VIDEO))]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [False, False, True, True]
 
 
 OTHER_SPEC: dict[str, Any] = {
