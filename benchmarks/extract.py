@@ -339,6 +339,7 @@ def _frames_to_jpeg(video: Path, folder: Path, count: int) -> None:
     """Write the first frames as JPEG files, by ffmpeg or, where it is missing, by PyAV."""
     program = shutil.which("ffmpeg")
     if program is None:
+        print("(c): ffmpeg is not installed, so PyAV writes the JPEG files")
         return videos.to_jpeg(video, folder, count)
     command = [program, "-loglevel", "error", "-i", str(video), "-frames:v", str(count)]
     subprocess.run([*command, "-q:v", "2", str(folder / "%06d.jpg")], check=True)

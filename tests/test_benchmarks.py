@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.videos import encode
+
 ROOT = Path(__file__).parents[1]
 GPU = ROOT / "benchmarks" / "gpu"
 RUN = (GPU / "run.sh").read_text(encoding="utf-8").replace("\\\n", " ")
@@ -42,6 +44,16 @@ def help_of(*module: str) -> str:
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda f: f.stem)
 def test_a_benchmark_imports_what_exists(file: Path) -> None:
     importlib.import_module(f"benchmarks.{file.stem}")
+
+
+def test_frames_become_jpeg_files_without_ffmpeg(tmp_path: Path) -> None:
+    from benchmarks.videos import to_jpeg
+
+    video = encode(tmp_path / "v.mp4", 12, width=64, height=48)
+    to_jpeg(video, tmp_path, 10)
+    files = sorted(tmp_path.glob("*.jpg"))
+    assert len(files) == 10
+    assert all(file.read_bytes().startswith(b"\xff\xd8\xff") for file in files)
 
 
 def test_the_stages_of_the_gpu_script_are_found() -> None:
