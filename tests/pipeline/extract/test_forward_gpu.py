@@ -22,8 +22,8 @@ from tests.videos import encode
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
-# Of the largest feature. On a CPU bfloat16 is off by 0.02 of it.
-TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05}
+# Of the largest feature. With these frames, which are noise, bfloat16 is off by 0.08 on a CPU.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.15}
 
 
 def close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
