@@ -7,7 +7,7 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from mstemba.pipeline.devices import pick_device
+from mstemba.pipeline.devices import fast_precision, pick_device
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -26,15 +26,22 @@ def is_first() -> bool:
     return os.environ.get("WORLD_SIZE", "1") in ("", "1") or os.environ.get("RANK", "0") == "0"
 
 
+def training_precision(device: str, precision: str) -> str:
+    """Return `bf16` or `no`: `auto` is bf16 on a GPU that computes it natively."""
+    if precision != "auto":
+        return precision
+    device = pick_device(device)
+    native = device.startswith("cuda") and fast_precision(device) == "bfloat16"
+    return "bf16" if native else "no"
+
+
 def make_accelerator(device: str, precision: str) -> Accelerator:
     """Make accelerate's handle of this process. Waits until all processes have started."""
     import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    device = pick_device(device)
-    if precision == "auto":
-        precision = "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "no"
+    device, precision = pick_device(device), training_precision(device, precision)
     # accelerate keeps the settings and the device of its first use for the whole process.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     if device.startswith("cuda:"):

@@ -9,13 +9,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from mstemba.console import Console
 from mstemba.errors import UsageError
+from mstemba.pipeline.distributed import make_accelerator
 from mstemba.pipeline.progress import Event
 from tests.training import HERE, TINY, fit, make_workspace, records
 
@@ -175,6 +178,34 @@ def test_only_further_processes_of_a_distributed_run_are_mute(
     with Console() as console:
         console(Event("train", "hello"))
     assert ("hello" in capsys.readouterr().err) == heard
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((7, 0), "no"), ((7, 5), "no"), ((8, 0), "bf16"), ((9, 0), "bf16")],
+)
+def test_auto_precision_is_bf16_only_where_a_gpu_computes_it_natively(
+    capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A V100 or T4 emulates bfloat16, far slower than it computes in float32.
+    properties = SimpleNamespace(major=capability[0], minor=capability[1])
+    for name, value in {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "is_bf16_supported": lambda emulated=True: emulated or capability >= (8, 0),
+        "get_device_capability": lambda device=None: capability,
+        "get_device_properties": lambda device=None: properties,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    seen: dict[str, Any] = {}
+
+    def accelerator(**options: Any) -> SimpleNamespace:
+        seen.update(options)
+        return SimpleNamespace(num_processes=1)
+
+    monkeypatch.setattr("accelerate.Accelerator", accelerator)
+    make_accelerator("cuda", "auto")
+    assert seen == {"cpu": False, "mixed_precision": expected}
 
 
 def test_more_processes_than_clips_are_refused(
