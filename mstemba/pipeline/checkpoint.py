@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.errors import CheckpointError, UsageError
+from mstemba.errors import CheckpointError, MstembaError, UsageError
 from mstemba.pipeline.caching.files import read_json, write_atomically
 from mstemba.pipeline.caching.keys import file_sha256, spec_key
+from mstemba.pipeline.devices import is_out_of_memory
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, get_current
 from mstemba.records import FeatureSpec, FloatArray, check_finite
@@ -238,19 +239,28 @@ def score(
     Raises:
         StoreError: The features contain NaN or infinity.
         CheckpointError: The scores do.
+        MstembaError: The device's memory is too small for the video.
     """
     import torch
 
-    check_finite(features)
-    device = next(model.parameters()).device
     rows = np.asarray(features, np.float32)
+    check_finite(rows)
+    device = next(model.parameters()).device
     if released_length is not None:
         rows = rows[:released_length]
         rows = np.pad(rows, ((0, released_length - len(rows)), (0, 0)))
-    batch = torch.from_numpy(rows)[None].to(device)
-    with torch.inference_mode():
-        logits = model(batch).logits[0, : len(features)]
-    probabilities: NDArray[np.float32] = logits.float().sigmoid().cpu().numpy()
+    try:
+        with torch.inference_mode():
+            batch = torch.from_numpy(rows)[None].to(device)
+            logits = model(batch, checked=True).logits[0, : len(features)]
+            probabilities: NDArray[np.float32] = logits.float().sigmoid().cpu().numpy()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = "use a machine with more memory" if device.type == "cpu" else "try --device cpu"
+        raise MstembaError(
+            f"{device} has not enough memory to score a video of {len(rows)} rows: {advice}"
+        ) from error
     if not np.isfinite(probabilities).all():
         raise CheckpointError(
             "the network's scores contain NaN: its weights are damaged, or its training diverged; "

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mstemba.data_manifests.manifest import Manifest, load_manifest, read_json_object
-from mstemba.errors import UsageError
+from mstemba.errors import MstembaError, UsageError
 from mstemba.pipeline import distributed, recipes
 from mstemba.pipeline.caching.files import as_local, as_path, write_json
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.checkpoint import CONFIG, DONE, checkpoint_config, read_done
+from mstemba.pipeline.devices import fast_precision, is_out_of_memory, pick_device
 from mstemba.pipeline.features.sources import FeatureSource, find_features
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
@@ -84,7 +85,7 @@ def train(
     Raises:
         UsageError: There is nothing to train on, the recipe is unknown, or the processes of a
             distributed run do not share the run folder.
-        MstembaError: The training diverged; see `Trainer.fit`.
+        MstembaError: The training diverged, see `Trainer.fit`, or the device's memory is too small.
     """
     workspace = find_workspace(workspace)
     labels = load_manifest(
@@ -100,11 +101,28 @@ def train(
     _check_run_folder(run, plan.key)
     cached = _is_done(run, plan)
     on_event(Event("train", description))
-    done = read_done(run) if cached else _train(plan, recipe, source, labels, run, on_event)
+    try:
+        done = read_done(run) if cached else _train(plan, recipe, source, labels, run, on_event)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise _too_large(plan) from error
+        raise
     if workspace is not None and run.parent == workspace.runs and distributed.is_first():
         set_current(workspace.runs, run.name)
     return TrainResult(
         run, done["checkpoint"], done["score"], done["steps"], done["seconds"], cached
+    )
+
+
+def _too_large(plan: TrainPlan) -> MstembaError:
+    """Return the error for a training that does not fit into the memory of its device."""
+    options, device = plan.options, pick_device(plan.run_options.device)
+    in_float32 = distributed.training_precision(device, options.precision) == "no"
+    bf16 = "--precision bf16, " if in_float32 and fast_precision(device) == "bfloat16" else ""
+    return MstembaError(
+        f"{device} has not enough memory to train with batches of {plan.batch_size} clips of up to "
+        f"{options.clip_length} rows: try a smaller --batch-size or --clip-length, {bf16}or "
+        f"another --device"
     )
 
 
