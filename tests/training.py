@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from mstemba.data_manifests.manifest import Action, Manifest, Video, manifest_json
 from mstemba.pipeline.caching.files import write_text
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
-from mstemba.pipeline.progress import EventHandler, ignore_events
+from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.train.stage import TrainResult, train
 from mstemba.pipeline.workspace import create_workspace, open_workspace
 
@@ -87,3 +87,17 @@ def records(run: Path, name: str) -> list[float]:
     """The values of one metric, in the order of the steps."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [line[name] for line in lines if name in line]
+
+
+class KilledError(Exception):
+    """What `kill_at` raises."""
+
+
+def kill_at(step: int, error: type[BaseException] = KilledError) -> Callable[[Event], None]:
+    """Return an event handler that ends a training when it logs a step."""
+
+    def on_event(event: Event) -> None:
+        if event.total and event.done == step:
+            raise error
+
+    return on_event

@@ -6,13 +6,17 @@ drawn, and every process of a distributed run knows the whole batch without comm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.pipeline.dataset.clips import Clip
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,19 @@ def make_batch(crops: Sequence[tuple[Clip, slice]], part: int = 0, parts: int = 
         rows=sum(map(len, truths)),
         actions=sum(map(_count_stretches, truths)),
     )
+
+
+def made_ahead(make: Callable[[int], T], steps: range) -> Generator[T]:
+    """Yield `make(step)` for every step; the next one is made in a thread meanwhile.
+
+    An error of `make` is raised at its own step. Closing the generator ends the thread.
+    """
+    with ThreadPoolExecutor(1, "batches") as pool:
+        ahead = None
+        for step in steps:
+            made = (ahead or pool.submit(make, step)).result()
+            ahead = pool.submit(make, step + 1) if step + 1 in steps else None
+            yield made
 
 
 def _count_stretches(labels: NDArray[np.bool_]) -> int:

@@ -77,8 +77,10 @@ def load_state(
         state = TrainerState(**{f.name: json.loads(metadata[f.name]) for f in fields(TrainerState)})
         for name, parameter in model.named_parameters():
             parameter.copy_(file.get_tensor(f"model.{name}"))
+            # A fused optimiser counts its steps on the device, any other one on the CPU.
+            counter = parameter.device if optimizer.defaults["fused"] else "cpu"
             optimizer.state[parameter] = {
-                "step": torch.tensor(float(state.step)),
+                "step": torch.tensor(float(state.step), device=counter),
                 **{moment: file.get_tensor(f"{moment}.{name}") for moment in MOMENTS},
             }
         for name, parameter in average.named_parameters():

@@ -10,7 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
-from mstemba.errors import MstembaError, UsageError
+from mstemba.errors import MstembaError
 from mstemba.model.architectures import build, make_config
 from mstemba.model.config import ModelConfig
 from mstemba.model.losses import BatchTotals, LossTerms, detection_loss
@@ -35,7 +36,7 @@ from mstemba.pipeline.progress import Event, EventHandler, ProgressReporter
 from mstemba.pipeline.train.curves import plot_curves
 from mstemba.pipeline.train.loggers import MetricsLogger
 from mstemba.pipeline.train.plan import TrainPlan
-from mstemba.pipeline.train.sampling import Batch, make_batch, random_crops
+from mstemba.pipeline.train.sampling import made_ahead, make_batch, random_crops
 from mstemba.pipeline.train.schedules import cosine_rate, released_rate
 from mstemba.pipeline.train.state import STATE, TrainerState, load_state, save_state
 
@@ -44,6 +45,9 @@ LOG_EVERY = 10
 TRAIN_MAP_CLIPS = 8
 
 Value = TypeVar("Value")
+
+Inputs = tuple[Tensor, Tensor, Tensor | None, BatchTotals]
+"""Features, labels, mask (None if nothing is padded), and the counts of the whole batch."""
 
 
 class Trainer:
@@ -66,8 +70,14 @@ class Trainer:
         set_prior(model, options.prior)
         device = self._accelerator.device
         self._average = copy.deepcopy(model).to(device).eval().requires_grad_(False)
-        optimizer = torch.optim.AdamW(_groups(model, options.weight_decay), lr=options.lr)
+        optimizer = torch.optim.AdamW(
+            _groups(model, options.weight_decay),
+            lr=options.lr,
+            fused=device.type == "cuda" or None,  # None: torch chooses, as for any other device
+        )
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
+        self._weights = tuple(model.parameters())
+        self._averages = tuple(self._average.parameters())
         self._state = TrainerState()
         self._loss = partial(
             detection_loss,
@@ -135,55 +145,58 @@ class Trainer:
         plan, state, steps = self._plan, self._state, self._plan.steps
         first = state.step
         progress = ProgressReporter("train", steps, "steps", on_event)
-        while state.step < steps and not self.out_of_patience:
-            rate = self._rate(state.step)
-            terms = self._train_step(rate)
-            checked = state.step % plan.check_every == 0 or state.step == steps
-            logged = state.step % LOG_EVERY == 0 or checked
-            if logged:
-                values = self._global_values(terms, run)
-                if logger:
-                    logger.write({"step": state.step, "lr": rate, **values})
-                message = f"step {state.step} of {steps}, loss {values['loss']:.3f}"
-                progress.update(message, state.step, state.step - first)
-            if self._options.schedule == "released" and state.step % plan.rate_epoch == 0:
-                state.epoch_loss = self._validation_loss()
-            if checked:
-                measured = self._check(run)
-                if logger:
-                    logger.write({"step": state.step, **measured})
-            # Only after `_global_values`: a state that has diverged is never saved.
-            due = time.perf_counter() - saved_at > plan.run_options.checkpoint_seconds
-            if logged and self.is_main and due:
-                save_state(run / STATE, plan.key, state, *self._parts())
-                saved_at = time.perf_counter()
+        with closing(made_ahead(self._make_batch, range(first, steps))) as batches:
+            while state.step < steps and not self.out_of_patience:
+                rate = self._rate(state.step)
+                terms = self._train_step(next(batches), rate)
+                checked = state.step % plan.check_every == 0 or state.step == steps
+                logged = state.step % LOG_EVERY == 0 or checked
+                if logged:
+                    values = self._global_values(terms, run)
+                    if logger:
+                        logger.write({"step": state.step, "lr": rate, **values})
+                    message = f"step {state.step} of {steps}, loss {values['loss']:.3f}"
+                    progress.update(message, state.step, state.step - first)
+                if self._options.schedule == "released" and state.step % plan.rate_epoch == 0:
+                    state.epoch_loss = self._validation_loss()
+                if checked:
+                    measured = self._check(run)
+                    if logger:
+                        logger.write({"step": state.step, **measured})
+                # Only after `_global_values`: a state that has diverged is never saved.
+                due = time.perf_counter() - saved_at > plan.run_options.checkpoint_seconds
+                if logged and self.is_main and due:
+                    save_state(run / STATE, plan.key, state, *self._parts())
+                    saved_at = time.perf_counter()
 
     def _parts(self) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
         """Return what a state holds the tensors of."""
         return self._accelerator.unwrap_model(self._model), self._average, self._optimizer
 
-    def _train_step(self, rate: float) -> dict[str, Tensor]:
-        """Take a step of the optimiser, and return this process's share of the loss terms."""
+    def _train_step(self, batch: Inputs, rate: float) -> dict[str, Tensor]:
+        """Take a step of the optimiser, and return this process's share of the loss terms.
+
+        Nothing here reads a value from the device: the host would wait for it at every step.
+        """
         accelerator, state = self._accelerator, self._state
         part, parts = accelerator.process_index, accelerator.num_processes
         # A single process uses the plain seed; the others differ in the low bits, which matter.
         torch.manual_seed(self._options.seed * 1_000_003 + state.step + 1 + part * 2_654_435_761)
-        terms = self._forward(make_batch(self._crops(state.step), part, parts))
+        terms = self._forward(*batch)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         # accelerate averages the processes' gradients, but their shares of the loss add up.
         accelerator.backward(terms.total * parts if parts > 1 else terms.total)
         largest = self._options.clip_grad or math.inf
-        norm = accelerator.clip_grad_norm_(self._model.parameters(), largest)
+        norm = accelerator.clip_grad_norm_(self._weights, largest)
         self._optimizer.step()
         self._optimizer.zero_grad()
+        for weight in self._weights:  # a fused step leaves their versions as they were
+            increment_version(weight)
         with torch.no_grad():
             # At first the average follows closely; otherwise it would remember the random start.
             decay = min(self._options.ema, (1 + state.step) / (10 + state.step))
-            model = accelerator.unwrap_model(self._model)
-            torch._foreach_lerp_(
-                list(self._average.parameters()), list(model.parameters()), 1 - decay
-            )
+            torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
         state.step += 1
         not_finite = ~torch.isfinite(torch.stack([terms.total.detach(), norm]))
         self._first_bad = self._first_bad.masked_fill(
@@ -196,19 +209,35 @@ class Trainer:
             losses["heatmap"] = terms.heatmap
         return {name: value.detach() for name, value in losses.items()}
 
-    def _forward(self, batch: Batch) -> LossTerms:
+    def _forward(
+        self, features: Tensor, labels: Tensor, mask: Tensor | None, totals: BatchTotals
+    ) -> LossTerms:
         """Return the loss of this process's part of a batch."""
         device = self._accelerator.device
-        arrays = (batch.features, batch.labels, batch.mask)
-        features, labels, mask = (torch.from_numpy(a).to(device) for a in arrays)
+        pinned = device.type == "cuda"
+        features, labels = (x.to(device, non_blocking=pinned) for x in (features, labels))
+        if mask is not None:
+            mask = mask.to(device, non_blocking=pinned)
         self._model.train()
-        try:
-            with self._accelerator.autocast():
-                output = self._model(features, mask)
-        except UsageError as error:  # a network refuses features with NaN or infinity
-            raise self._divergence(self._state.step + 1, str(error)) from error
-        totals = BatchTotals(batch.clips, batch.rows, batch.actions)
+        with self._accelerator.autocast():
+            output = self._model(features, mask, checked=True)
         return self._loss(output, labels, mask, totals=totals)
+
+    def _make_batch(self, step: int) -> Inputs:
+        """Make this process's part of a step's batch on the CPU, in a thread of its own.
+
+        Raises MstembaError if the features are not finite.
+        """
+        crops, accelerator = self._crops(step), self._accelerator
+        batch = make_batch(crops, accelerator.process_index, accelerator.num_processes)
+        if not np.isfinite(batch.features).all():
+            raise _bad_features(step + 1, crops)
+        tensors = [torch.from_numpy(a) for a in (batch.features, batch.labels, batch.mask)]
+        if accelerator.device.type == "cuda":  # pinned memory is copied without waiting
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        features, labels, mask = tensors
+        totals = BatchTotals(batch.clips, batch.rows, batch.actions)
+        return features, labels, None if batch.mask.all() else mask, totals
 
     def _crops(self, step: int) -> list[tuple[Clip, slice]]:
         plan, o = self._plan, self._options
@@ -234,21 +263,12 @@ class Trainer:
         values = dict(zip(terms, shares.tolist(), strict=True))
         return {**values, "grad_norm": float(terms["grad_norm"])}  # the same in every process
 
-    def _divergence(self, step: int, found: str, run: Path | None = None) -> MstembaError:
+    def _divergence(self, step: int, found: str, run: Path) -> MstembaError:
         """Return an error that says why the training stopped at a step, counted from 1."""
-        for clip, window in self._crops(step - 1):
-            bad = np.flatnonzero(~np.isfinite(clip.features[window]).all(axis=1))
-            if len(bad):
-                return MstembaError(
-                    f"training stopped at step {step}: the features of video {clip.id!r} hold NaN "
-                    f"or infinity, first in row {window.start + int(bad[0])}; extract them again, "
-                    f"or remove the video from the manifest"
-                )
-        saved = f" The last saved weights are in {run}." if run else ""
         return MstembaError(
             f"training diverged at step {step}: {found}; the features of that step are finite, "
-            f"the learning rate was {self._rate(step - 1):.1e}.{saved} "
-            f"Try a lower --lr, a longer --warmup, or --precision no"
+            f"the learning rate was {self._rate(step - 1):.1e}. The last saved weights are in "
+            f"{run}. Try a lower --lr, a longer --warmup, or --precision no"
         )
 
     def _check(self, run: Path) -> dict[str, float]:
@@ -296,9 +316,22 @@ class Trainer:
         ):
             try:
                 own.append((i, measure(clips[i])))
-            except UsageError as error:  # a network refuses features with NaN or infinity
+            except MstembaError as error:
                 raise MstembaError(f"video {clips[i].id!r}: {error}") from error
         return [value for _, value in sorted(gather_object(own), key=lambda pair: pair[0])]
+
+
+def _bad_features(step: int, crops: Sequence[tuple[Clip, slice]]) -> MstembaError:
+    """Return an error that names the first row in a step's crops that is not finite."""
+    id, row = next(
+        (clip.id, window.start + int(row))
+        for clip, window in crops
+        for row in np.flatnonzero(~np.isfinite(clip.features[window]).all(axis=1))
+    )
+    return MstembaError(
+        f"training stopped at step {step}: the features of video {id!r} hold NaN or infinity, "
+        f"first in row {row}; extract them again, or remove the video from the manifest"
+    )
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ import math
 import re
 import sys
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from mstemba.pipeline.train.sampling import make_batch, random_crops
 from mstemba.pipeline.train.schedules import cosine_rate, released_rate
 from mstemba.pipeline.train.state import TrainerState, load_state, save_state, saved_step
 from mstemba.pipeline.workspace import open_workspace
-from tests.training import TINY, fit, make_workspace, records
+from tests.training import TINY, KilledError, fit, kill_at, make_workspace, records
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -153,18 +152,6 @@ def test_the_released_schedule_needs_validation_videos(tmp_path: Path) -> None:
 # Resuming
 
 
-class _KilledError(Exception):
-    pass
-
-
-def _kill_at(step: int) -> Callable[[Event], None]:
-    def on_event(event: Event) -> None:
-        if event.total and event.done == step:
-            raise _KilledError
-
-    return on_event
-
-
 @pytest.mark.parametrize(
     "options",
     [{"min_steps": 12}, {**RELEASED, "epochs": 5}, {"patience": 3, "lr": 1e-12, "min_steps": 12}],
@@ -191,8 +178,8 @@ def test_a_state_is_written_between_two_checks(
 
 
 def test_no_state_is_written_before_its_time(workspace: Path) -> None:
-    with pytest.raises(_KilledError):
-        fit(workspace, on_event=_kill_at(6), checkpoint_seconds=3600.0)
+    with pytest.raises(KilledError):
+        fit(workspace, on_event=kill_at(6), checkpoint_seconds=3600.0)
     assert not list((workspace / "runs").glob("*/state*"))
 
 
@@ -218,13 +205,28 @@ def test_a_state_is_read_by_a_process_that_calls_its_device_cpu_0(tmp_path: Path
         load_state(path, "other", *loaded, torch.device("cpu"))
 
 
+def test_a_fused_optimiser_is_resumed_with_its_counters_on_the_device(tmp_path: Path) -> None:
+    # No tensor of this device holds data, but where the counters are is as on a GPU.
+    model, average = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(3)).sum().backward()
+    optimizer.step()
+    path = tmp_path / "state.safetensors"
+    save_state(path, "key", TrainerState(step=1), model, average, optimizer)
+    for fused, expected in ((True, "meta"), (None, "cpu")):
+        model = torch.nn.Linear(3, 2, device="meta")
+        optimizer = torch.optim.AdamW(model.parameters(), fused=fused)
+        load_state(path, "key", model, average, optimizer, torch.device("cpu"))
+        assert {state["step"].device.type for state in optimizer.state.values()} == {expected}
+
+
 def _check_resumed(
     undisturbed: Path, killed: Path, step: int, resumed: int, options: dict[str, Any]
 ) -> None:
     """Train twice, once killed at a step before its state is saved, to the same result."""
     expected = fit(undisturbed, **options)
-    with pytest.raises(_KilledError):
-        fit(killed, on_event=_kill_at(step), **options)
+    with pytest.raises(KilledError):
+        fit(killed, on_event=kill_at(step), **options)
     news: list[str] = []
     found = fit(killed, on_event=lambda event: news.append(event.message), **options)
     assert any(message.startswith(f"resuming from step {resumed} ") for message in news)
