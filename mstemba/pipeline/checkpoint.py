@@ -6,6 +6,8 @@ the classes, the specification of the features and the training options.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +52,12 @@ class Checkpoint:
     """Rows to which a video is padded or cut, for the authors' weights; None for ours."""
 
     def load(self, device: str, on_event: EventHandler = ignore_events) -> Network:
-        """Load the model in evaluation mode. Raises CheckpointError if its weights are damaged."""
+        """Load the model in evaluation mode.
+
+        Raises:
+            CheckpointError: Its weights are damaged.
+            MstembaError: The device's memory is too small for it.
+        """
         import torch
 
         from mstemba.model.config import ModelConfig
@@ -59,7 +66,8 @@ class Checkpoint:
 
         # A weights file does not tell how it is to be run.
         choices = {k: self.model[k] for k in ("split", "padding") if k in self.model}
-        model = load_model(self.folder, device, **(choices if self.released_length else {}))
+        with _memory_for("the network", device):
+            model = load_model(self.folder, device, **(choices if self.released_length else {}))
         if isinstance(model.config, ModelConfig):
             on_event(Event("model", describe_choice(torch.device(device))))
         return model
@@ -249,21 +257,25 @@ def score(
     if released_length is not None:
         rows = rows[:released_length]
         rows = np.pad(rows, ((0, released_length - len(rows)), (0, 0)))
-    try:
-        with torch.inference_mode():
-            batch = torch.from_numpy(rows)[None].to(device)
-            logits = model(batch, checked=True).logits[0, : len(features)]
-            probabilities: NDArray[np.float32] = logits.float().sigmoid().cpu().numpy()
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        advice = "use a machine with more memory" if device.type == "cpu" else "try --device cpu"
-        raise MstembaError(
-            f"{device} has not enough memory to score a video of {len(rows)} rows: {advice}"
-        ) from error
+    with _memory_for(f"a video of {len(rows)} rows", str(device)), torch.inference_mode():
+        batch = torch.from_numpy(rows)[None].to(device)
+        logits = model(batch, checked=True).logits[0, : len(features)]
+        probabilities: NDArray[np.float32] = logits.float().sigmoid().cpu().numpy()
     if not np.isfinite(probabilities).all():
         raise CheckpointError(
             "the network's scores contain NaN: its weights are damaged, or its training diverged; "
             "use another checkpoint, or train again with a lower --lr"
         )
     return probabilities
+
+
+@contextmanager
+def _memory_for(what: str, device: str) -> Iterator[None]:
+    """Raise MstembaError, which says what to do, if the memory of a device is too small."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = "use a machine with more memory" if device == "cpu" else "try --device cpu"
+        raise MstembaError(f"{device} has not enough memory for {what}: {advice}") from error

@@ -92,11 +92,16 @@ def test_the_commands_say_it_in_one_line(
             mstemba("train", *words, cwd=workspace, expect=1)
         )
     mstemba("train", *words, cwd=workspace)
-    fail_when(monkeypatch, False, out_of_gpu_memory)
     words = ["--features", "npy", "--subset", "validation", "--device", "cpu"]
+    advice = "use a machine with more memory"
+    with monkeypatch.context() as patch:
+        fail_when(patch, False, out_of_gpu_memory)
+        assert complaint(mstemba("evaluate", *words, cwd=workspace, expect=1)) == (
+            f"mstemba: cpu has not enough memory for a video of 19 rows: {advice}"
+        )
+    monkeypatch.setattr(LinearProbe, "to", lambda self, device: out_of_gpu_memory())
     assert complaint(mstemba("evaluate", *words, cwd=workspace, expect=1)) == (
-        "mstemba: cpu has not enough memory to score a video of 19 rows: "
-        "use a machine with more memory"
+        f"mstemba: cpu has not enough memory for the network: {advice}"
     )
 
 
@@ -113,7 +118,7 @@ def test_the_video_that_does_not_fit_in_training_is_named(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_when(monkeypatch, False, out_of_cpu_memory)
-    with pytest.raises(MstembaError, match=r"video 'v0': cpu has .* to score a video of 31 rows"):
+    with pytest.raises(MstembaError, match=r"video 'v0': cpu has .* for a video of 31 rows"):
         fit(workspace, arch="linear")
 
 
