@@ -20,29 +20,51 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 import mstemba
+from benchmarks.gpu_times import gpu_times, one_line, profiled
 from mstemba.pipeline.devices import cores
 
 RESULTS = Path(__file__).parent / "results"
 LOAD_BEFORE = round(os.getloadavg()[0], 2)
 """Other work on the machine when the benchmark began."""
+LONGEST_RECORDED = 0.5
+"""Seconds of a call: a longer one has so many launches that recording them takes minutes."""
 
 
 def times(
-    function: Callable[[], Any], device: torch.device, seconds: float = 2.0
+    function: Callable[[], Any],
+    device: torch.device,
+    seconds: float = 2.0,
+    recorded: Callable[[], Any] | None = None,
 ) -> dict[str, Any]:
     """Seconds of one call: the fastest and the median, after two calls that are not counted.
 
     At least three calls, and more until ``seconds`` are used; a call that alone takes longer than
-    that is made once, after no other.
+    that is made once, after no other. On a GPU these have the launching in them; ``gpu`` has the
+    GPU's own time, of ``recorded`` if it is given, and how often the call launches and waits.
     """
     first = _once(function, device)
+    if first > 3 * seconds and device.type == "cuda":
+        first = _once(function, device)  # the first may have compiled kernels
     if first > 3 * seconds:
         return {"best": first, "median": first, "calls": 1}
     _once(function, device)
     taken = [_once(function, device) for _ in range(3)]
     while sum(taken) < seconds and len(taken) < 200:
         taken.append(_once(function, device))
-    return {"best": min(taken), "median": statistics.median(taken), "calls": len(taken)}
+    found = {"best": min(taken), "median": statistics.median(taken), "calls": len(taken)}
+    if device.type == "cuda" and min(taken) <= LONGEST_RECORDED:
+        profile_of_one = profiled(function)
+        counts = {name: profile_of_one[name] for name in ("launches", "waits")}
+        found["gpu"] = {**gpu_times(recorded or function), **counts}
+    return found
+
+
+def times_or_failure(*arguments: Any, **options: Any) -> dict[str, Any]:
+    """``seconds``, as ``times`` returns them, or why the call ``failed``: other rows go on."""
+    try:
+        return {"seconds": times(*arguments, **options)}
+    except Exception as error:
+        return {"failed": one_line(error)}
 
 
 def _once(function: Callable[[], Any], device: torch.device) -> float:
@@ -172,9 +194,29 @@ def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def readable(seconds: float | None) -> str:
+    """Seconds, to three digits."""
     if seconds is None:
         return "-"
-    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.3g} µs"
+    return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:.3g} s"
+
+
+def duration(row: dict[str, Any], which: str = "best") -> str:
+    """The time of a row: of the call, and on a GPU that of the GPU alone; or why there is none."""
+    if "seconds" not in row:
+        return str(row.get("failed") or row["skipped"])
+    taken = row["seconds"]
+    text = readable(taken[which]) + (" (one call)" if taken["calls"] == 1 else "")
+    if "gpu" not in taken:
+        return text
+    return f"{text} (GPU {on_gpu(taken['gpu'])}, {taken['gpu']['launches']} launches)"
+
+
+def on_gpu(found: dict[str, Any]) -> str:
+    """The time of the GPU alone, of what ``gpu_times`` returned."""
+    text = readable(found["seconds"])
+    return f"at most {text}, not recorded" if "not_recorded" in found else text
 
 
 def mebibytes(count: int | None) -> str:

@@ -8,9 +8,12 @@ product, measured in the same run. Reported:
 - ``backends``: forward and training step (forward, a plain sum as the loss, backward) by backend,
   with all streams and directions together, and with one call each, as the authors arrange it;
   others' scans in the place of ours;
-- ``variants``: bfloat16 autocast, torch.compile and, on a GPU, a CUDA graph;
+- ``variants``: the forward pass in float32, with bfloat16 autocast and with torch.compile;
 - ``lengths``: forward by length, what doubling it costs, and the memory of hours and days;
 - ``training memory``: the peak of a step against the activations (B, T, ...) that it keeps.
+
+On a GPU every row also has the launches and waits of a call, and the time of replaying it as a CUDA
+graph. The file is written after every row.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import (
+    duration,
     large_product_rate,
     mebibytes,
     peak_allocated,
@@ -34,7 +38,9 @@ from benchmarks.common import (
     save,
     show,
     times,
+    times_or_failure,
 )
+from benchmarks.gpu_times import one_line
 from benchmarks.peers import Scan, peers
 from mstemba.errors import UsageError
 from mstemba.model import mamba, mstemba
@@ -123,8 +129,21 @@ def scanned_by(peer: Scan) -> Iterator[None]:
         mamba.selective_scan = ours
 
 
-def by_backend(network: MSTemba, features: Tensor, floor: float, seconds: float) -> list[dict]:
-    """Forward and step with every backend that can run here, ours and others'."""
+def recordable(call: Callable[[], None]) -> Callable[[], None]:
+    """Return the call without the check of the features, which waits for the GPU."""
+
+    def run() -> None:
+        check, mstemba.check_features = mstemba.check_features, lambda *_: None
+        try:
+            call()
+        finally:
+            mstemba.check_features = check
+
+    return run
+
+
+def by_backend(network: MSTemba, features: Tensor, floor: float, seconds: float) -> Iterator[dict]:
+    """Forward and step with every backend that can run here, ours and others', row by row."""
     calls = (("forward", forward, 1), ("training step", step, 3))
     ways: list[tuple[str, str, Any, Any]] = []
     for backend in list_backends():
@@ -139,70 +158,60 @@ def by_backend(network: MSTemba, features: Tensor, floor: float, seconds: float)
         trains = features.shape[1] <= peer.trains_up_to
         context = partial(scanned_by, peer.scan)
         ways.append((name, "separate calls", context, calls if trains else calls[:1]))
-    rows = []
     step(network, features)  # compiles, and warms the process up
     for name, arrangement, context, wanted in ways:
         network.set_scan_backend(name if name in {b.name for b in list_backends()} else "auto")
-        with context():
-            for kind, call, products in wanted:
-                taken = times(partial(call, network, features), features.device, seconds)
-                row = {"scan": name, "arrangement": arrangement, "kind": kind, "seconds": taken}
-                rows.append({**row, "x_floor": taken["best"] / (products * floor)})
-                print(f"{name}, {arrangement}, {kind}: {readable(taken['best'])}", flush=True)
+        for kind, call, products in wanted:
+            run = partial(call, network, features)
+            with context():
+                row = times_or_failure(run, features.device, seconds, recordable(run))
+            row = {"scan": name, "arrangement": arrangement, "kind": kind, **row}
+            if "seconds" in row:
+                row["x_floor"] = row["seconds"]["best"] / (products * floor)
+            print(f"{name}, {arrangement}, {kind}: {duration(row)}", flush=True)
+            yield row
     network.set_scan_backend("auto")
-    return rows
 
 
-def variants(network: MSTemba, features: Tensor, seconds: float, compiles: bool) -> list[dict]:
-    """Ways to run the same network that need no change of it."""
+def variants(
+    network: MSTemba, features: Tensor, seconds: float, compiles: bool
+) -> Iterator[dict[str, Any]]:
+    """Ways to run the same network that need no change of it, row by row."""
+    network.eval()
     device = features.device
-    calls: dict[str, Callable[[], None] | None] = {"float32": partial(forward, network, features)}
+    run = partial(forward, network, features)
 
     def autocast() -> None:
         with torch.autocast(device.type, torch.bfloat16):
-            forward(network, features)
+            run()
 
-    calls["bfloat16 autocast"] = autocast
+    calls: dict[str, Callable[[], None]] = {"float32": run, "bfloat16 autocast": autocast}
     if compiles:
         calls["torch.compile"] = partial(forward, torch.compile(network), features)
-    if device.type == "cuda":
-        calls["CUDA graph"] = None  # recorded below, which may fail
-    rows = []
     for name, call in calls.items():
         try:
-            call = call or cuda_graph(network, features)
             call()  # compiles
-            rows.append({"variant": name, "seconds": times(call, device, seconds)})
-        except Exception as error:  # a compiler that is missing is a finding, not a failure
-            rows.append({"variant": name, "failed": f"{type(error).__name__}: {error}"[:200]})
-    return rows
+            row = {"seconds": times(call, device, seconds, recordable(call))}
+        except Exception as error:
+            row = {"failed": one_line(error)}
+        yield {"variant": name, **row}
 
 
-def cuda_graph(network: MSTemba, features: Tensor) -> Callable[[], None]:
-    """Replays one recorded forward pass, without the check of the features."""
-    check, mstemba.check_features = mstemba.check_features, lambda *_: None
-    try:
-        forward(network, features)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            forward(network, features)
-    finally:
-        mstemba.check_features = check
-    return graph.replay
-
-
-def by_length(network: MSTemba, features: int, device: torch.device, seconds: float) -> list[dict]:
-    rows: list[dict] = []
+def by_length(
+    network: MSTemba, features: int, device: torch.device, seconds: float
+) -> Iterator[dict[str, Any]]:
+    """Forward passes by length, row by row."""
+    medians: dict[int, float] = {}
     for length in (*LENGTHS, *LONG.values()):
         x = torch.randn(1, length, features, device=device)
         call = partial(forward, network, x)
-        taken = times(call, device, seconds)
-        row = {"steps": length, "seconds": taken, "peak_bytes": peak_memory(call, device)}
-        half = next((r for r in rows if 2 * r["steps"] == length), None)
-        if half is not None:
-            row["x_half_as_long"] = taken["median"] / half["seconds"]["median"]
-        rows.append(row)
-    return rows
+        row = {"steps": length, **times_or_failure(call, device, seconds, recordable(call))}
+        if "seconds" in row:
+            row["peak_bytes"] = peak_memory(call, device)
+            medians[length] = row["seconds"]["median"]
+            if length // 2 in medians:
+                row["x_half_as_long"] = medians[length] / medians[length // 2]
+        yield row
 
 
 def training_memory(network: MSTemba, features: Tensor) -> dict[str, Any]:
@@ -260,11 +269,18 @@ def main() -> None:
         "product_operations": operations,
         "product_rate": rate,
         "floor_seconds": floor,
-        "backends": by_backend(network, features, floor, options.seconds),
-        "variants": variants(network.eval(), features, options.seconds, options.compile),
-        "lengths": by_length(network, options.features, device, options.seconds),
-        "training_memory": training_memory(network.train(), features),
     }
+    parts = {
+        "backends": by_backend(network, features, floor, options.seconds),
+        "variants": variants(network, features, options.seconds, options.compile),
+        "lengths": by_length(network, options.features, device, options.seconds),
+    }
+    for part, rows in parts.items():
+        found[part] = []
+        for row in rows:
+            found[part].append(row)
+            save(f"model-{options.arch}", device, found)
+    found["training_memory"] = training_memory(network.train(), features)
     report(found)
     print(save(f"model-{options.arch}", device, found))
 
@@ -276,26 +292,19 @@ def report(found: dict[str, Any]) -> None:
             r["scan"],
             r["arrangement"],
             r["kind"],
-            readable(r["seconds"]["best"]),
-            f"{r['x_floor']:.2f}",
+            duration(r),
+            f"{r['x_floor']:.2f}" if "x_floor" in r else "-",
         ]
         for r in found["backends"]
     ]
     show(title, ["scan", "streams and directions", "what", "time", "x floor"], rows)
-    base = found["variants"][0]["seconds"]["best"]
-    rows = [
-        [r["variant"], readable(r["seconds"]["best"]), f"{base / r['seconds']['best']:.2f} x"]
-        if "seconds" in r
-        else [r["variant"], r["failed"], "-"]
-        for r in found["variants"]
-    ]
-    show("Forward", ["variant", "time", "speed-up"], rows)
+    show("Forward", ["variant", "time"], [[r["variant"], duration(r)] for r in found["variants"]])
     rows = [
         [
             f"{r['steps']:,}",
-            readable(r["seconds"]["median"]),
+            duration(r, "median"),
             f"{r['x_half_as_long']:.2f}" if "x_half_as_long" in r else "-",
-            mebibytes(r["peak_bytes"]),
+            mebibytes(r.get("peak_bytes")),
         ]
         for r in found["lengths"]
     ]

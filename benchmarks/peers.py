@@ -2,7 +2,7 @@
 
 mambapy is pure Python (``pip install mambapy``). mamba-ssm needs a CUDA build; without one its
 reference function runs from the unpacked source (``pip download --no-deps --no-binary :all:
-mamba-ssm``, MAMBA_SSM_SOURCE=the folder): only the module that holds it is imported.
+mamba-ssm``, MAMBA_SSM_SOURCE=the folder). Of mamba-ssm only the module with the scans is imported.
 """
 
 from __future__ import annotations
@@ -92,15 +92,23 @@ def _channels_first(function: Callable[..., Any]) -> Scan:
 
 
 def _mamba_ssm() -> ModuleType | None:
+    """Import the module of mamba-ssm that holds the scans, and not the whole package."""
+    module = "mamba_ssm.ops.selective_scan_interface"
     source = os.environ.get("MAMBA_SSM_SOURCE")
-    if source is None:
-        if importlib.util.find_spec("selective_scan_cuda") is None:
+    if source is not None:
+        # It imports the compiled kernels at once; a stand-in lets the reference load alone.
+        sys.modules.setdefault("selective_scan_cuda", ModuleType("selective_scan_cuda"))
+    elif importlib.util.find_spec("selective_scan_cuda") is None:
+        return None
+    elif module not in sys.modules:
+        spec = importlib.util.find_spec("mamba_ssm")  # finds it, and imports nothing
+        if spec is None or not spec.submodule_search_locations:
             return None
-        return importlib.import_module("mamba_ssm.ops.selective_scan_interface")
-    # Its package imports the compiled kernels at once; stand-ins let the reference load alone.
-    sys.modules.setdefault("selective_scan_cuda", ModuleType("selective_scan_cuda"))
-    for name in ("mamba_ssm", "mamba_ssm.ops"):
-        package = ModuleType(name)
-        package.__path__ = [str(Path(source, *name.split(".")))]
-        sys.modules[name] = package
-    return importlib.import_module("mamba_ssm.ops.selective_scan_interface")
+        source = str(Path(spec.submodule_search_locations[0]).parent)
+    if source is not None:
+        # The package imports language models; stand-ins for it let this module load alone.
+        for name in ("mamba_ssm", "mamba_ssm.ops"):
+            package = ModuleType(name)
+            package.__path__ = [str(Path(source, *name.split(".")))]
+            sys.modules[name] = package
+    return importlib.import_module(module)

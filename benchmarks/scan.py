@@ -5,21 +5,23 @@
 One sequence, one direction, softplus, D and gate included; forward alone, and forward with
 backward. Time is the fastest of several calls, memory the peak of one, error the largest difference
 from the reference relative to its largest value. What would not fit into memory is not run, and
-the table says so.
+the table says so. On a GPU the table also has the GPU's own time and the launches of a call. The
+file is written after every row.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.common import mebibytes, memory_here, peak_memory, readable, save, show, times
+from benchmarks.common import duration, mebibytes, memory_here, peak_memory, save, show, times
+from benchmarks.gpu_times import one_line
 from benchmarks.peers import Candidate, peers
 from mstemba.errors import UsageError
 from mstemba.model.scan.backends import choose, list_backends
@@ -93,41 +95,57 @@ def measure(
     states: int,
     device: torch.device,
     seconds: float,
-) -> list[dict[str, Any]]:
-    """Every candidate on sequences of one length."""
-    inputs, rows = arguments(length, channels, states, device), []
-    expected: dict[str, list[Tensor] | None] = {FORWARD: None, TRAINING: None}
+) -> Iterator[dict[str, Any]]:
+    """Every candidate on sequences of one length, row by row."""
+    inputs = arguments(length, channels, states, device)
+    expected: dict[str, list[Tensor]] = {}
     # The reference first: the others' errors are measured against it.
     for name in sorted(found, key=lambda name: name != "ours: reference"):
         candidate, state_bytes = found[name], length * channels * states * 4
-        for kind, call, held in (
-            (FORWARD, forward, candidate.held),
-            (TRAINING, training, candidate.held_in_training),
-        ):
+        for kind, held in ((FORWARD, candidate.held), (TRAINING, candidate.held_in_training)):
             row: dict[str, Any] = {"length": length, "scan": name, "kind": kind}
-            rows.append(row)
             if held * state_bytes > 0.6 * memory_here(device):
                 row["skipped"] = f"needs about {held * state_bytes / 2**30:.0f} GiB"
-                continue
-            if kind == TRAINING and length > candidate.trains_up_to:
+            elif kind == TRAINING and length > candidate.trains_up_to:
                 row["skipped"] = "takes minutes to hours"
-                continue
-            given = [t.detach().requires_grad_() for t in swapped(inputs)]
-            run = partial(call, candidate.scan, given if candidate.time_last else inputs)
-            results: list[list[Tensor]] = []
-            begin = time.perf_counter()
-            row["peak_bytes"] = peak_memory(lambda: results.append(run()), device)  # noqa: B023
-            first = time.perf_counter() - begin
-            if name == "ours: reference":
-                expected[kind] = results[0]
-            made = swapped(results[0]) if candidate.time_last else results[0]
-            row["error"] = error(made, expected[kind])
-            if first > LONG:
-                row["seconds"] = {"best": first, "median": first, "calls": 1}
             else:
-                row["seconds"] = times(run, device, seconds)
-            print(f"{length:,} steps, {name}, {kind}: {readable(row['seconds']['best'])}")
-    return rows
+                try:
+                    fill_in(row, candidate, inputs, expected, device, seconds)
+                except Exception as failure:  # the other rows are still worth having
+                    row["failed"] = one_line(failure)
+            print(f"{length:,} steps, {name}, {kind}: {duration(row)}", flush=True)
+            yield row
+
+
+def fill_in(
+    row: dict[str, Any],
+    candidate: Candidate,
+    inputs: list[Tensor],
+    expected: dict[str, list[Tensor]],
+    device: torch.device,
+    seconds: float,
+) -> None:
+    """Add the memory, error and time of one candidate to its row.
+
+    ``expected`` holds the reference's results by kind, and gets them from its rows.
+    """
+    given = inputs
+    if candidate.time_last:
+        given = [t.detach().requires_grad_() for t in swapped(inputs)]
+    call = forward if row["kind"] == FORWARD else training
+    run = partial(call, candidate.scan, given)
+    results: list[list[Tensor]] = []
+    begin = time.perf_counter()
+    row["peak_bytes"] = peak_memory(lambda: results.append(run()), device)
+    first = time.perf_counter() - begin
+    made = swapped(results[0]) if candidate.time_last else results[0]
+    if row["scan"] == "ours: reference":
+        expected[row["kind"]] = made
+    row["error"] = error(made, expected.get(row["kind"]))
+    if first > LONG:
+        row["seconds"] = {"best": first, "median": first, "calls": 1}
+    else:
+        row["seconds"] = times(run, device, seconds)
 
 
 def table(rows: list[dict[str, Any]]) -> list[list[str]]:
@@ -140,14 +158,13 @@ def table(rows: list[dict[str, Any]]) -> list[list[str]]:
     lines = []
     for row in rows:
         start = [row["scan"], f"{row['length']:,}", row["kind"]]
-        if "skipped" in row:
-            lines.append([*start, row["skipped"], "-", "-", "-"])
+        if "seconds" not in row:
+            lines.append([*start, duration(row), "-", "-", "-"])
             continue
         best, reference = row["seconds"]["best"], base.get((row["length"], row["kind"]))
         ratio = "-" if reference is None else f"{reference / best:.3g} x"
         worst = "-" if row["error"] is None else f"{row['error']:.1e}"
-        once = " (one call)" if row["seconds"]["calls"] == 1 else ""
-        lines.append([*start, readable(best) + once, ratio, mebibytes(row["peak_bytes"]), worst])
+        lines.append([*start, duration(row), ratio, mebibytes(row["peak_bytes"]), worst])
     return lines
 
 
@@ -160,17 +177,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="time for one measurement")
     options = parser.parse_args()
     device = torch.device(options.device)
-    rows, found = [], candidates(device)
+    content: dict[str, Any] = {"channels": options.channels, "states": options.states, "rows": []}
+    found = candidates(device)
     for length in map(int, options.lengths.split(",")):
-        rows += measure(found, length, options.channels, options.states, device, options.seconds)
+        sizes = (length, options.channels, options.states)
+        for row in measure(found, *sizes, device, options.seconds):
+            content["rows"].append(row)
+            path = save("scan", device, content)
     columns = ["scan", "steps", "what", "time", "x reference", "peak memory", "error"]
     show(
         f"Selective scan, {options.channels} channels, {options.states} states",
         columns,
-        table(rows),
+        table(content["rows"]),
     )
-    sizes = {"channels": options.channels, "states": options.states}
-    print(save("scan", device, {**sizes, "rows": rows}))
+    print(path)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python benchmarks/gpu/probe.py RESULT.json PART...
 
 Each part prints what it found and adds it to RESULT.json; a part that fails says why and stops
-nothing. Times called `gpu` are of the GPU alone, medians of replayed CUDA graphs where a graph can
-be recorded; `host` is how long a call keeps the CPU busy; `wall` is both.
+nothing. `python -m benchmarks.tables` makes tables of results/probe.json. Times are medians in
+seconds: of the GPU alone by replaying a CUDA graph, or `cpu_seconds`, how long a call keeps the
+CPU, or `seconds`, from the call to the end of its work on the GPU.
 """
 
 from __future__ import annotations
@@ -12,99 +13,69 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import statistics
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.common import machine, on_gpu, readable
+from benchmarks.gpu_times import Call, event_seconds, gpu_times, one_line, profiled
 from mstemba.extractors import torchvision_ops
 
+DEVICE, BACKEND = torch.device("cuda"), "triton"
+STEPS, LENGTHS = 2500, (2500, 65_536, 131_072)
+"""Steps of the networks, and of the scans."""
 CHANNELS, STATES = 1024, 16
-Call = Callable[[], Any]
+SCANS = ("ours: triton", "ours: cuda", "mamba-ssm kernel", "ours: chunked")
 Found = dict[str, Any]
+Rows = Iterator[tuple[str, Any]]
+"""Names and what was measured, saved one by one."""
 
 
-def gpu_ms(call: Call, graph: bool = True, repeats: int = 15) -> float:
-    """Return the median milliseconds that the GPU is busy with one call."""
-    for _ in range(3):
-        call()
+def cpu_seconds(call: Call, repeats: int = 30) -> float:
+    """Return the seconds that one call keeps the CPU, nothing waited for."""
     torch.cuda.synchronize()
-    if graph:
-        recorded = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(recorded):
-            call()
-        call = recorded.replay
-    taken = []
-    for _ in range(repeats):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
+    begin, calls = time.perf_counter(), 0
+    while calls < repeats and time.perf_counter() - begin < 0.5:
         call()
-        end.record()
-        end.synchronize()
-        taken.append(begin.elapsed_time(end))
-    return statistics.median(taken)
-
-
-def host_us(call: Call, repeats: int = 30) -> float:
-    """Return the microseconds that one call keeps the CPU, nothing waited for."""
-    torch.cuda.synchronize()
-    begin = time.perf_counter()
-    for _ in range(repeats):
-        call()
+        calls += 1
     taken = time.perf_counter() - begin
     torch.cuda.synchronize()
-    return 1e6 * taken / repeats
+    return taken / calls
 
 
-def wall_ms(call: Call, repeats: int = 15) -> float:
-    """Return the median milliseconds from a call to the end of its work on the GPU."""
-    taken = []
-    for _ in range(repeats):
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        call()
-        torch.cuda.synchronize()
-        taken.append(1e3 * (time.perf_counter() - begin))
-    return statistics.median(taken)
-
-
-def profiled(call: Call) -> Found:
-    """Return what one call launches, where it waits, and for how long the GPU is busy."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-        call()
-        torch.cuda.synchronize()
-    events = profiler.key_averages()
-    kernels = [e for e in events if e.self_device_time_total > 0 and e.self_cpu_time_total == 0]
-    kernels.sort(key=lambda e: -e.self_device_time_total)
-
-    def count(*words: str) -> int:
-        return sum(e.count for e in events if any(word in e.key for word in words))
-
-    return {
-        "busy_ms": sum(e.self_device_time_total for e in kernels) / 1e3,
-        "launches": count("LaunchKernel"),
-        "waits": count("StreamSynchronize", "EventSynchronize"),
-        "longest": {e.key[:70]: [e.count, e.self_device_time_total / 1e3] for e in kernels[:8]},
-    }
+def waits_at(call: Call) -> dict[str, int]:
+    """Return the lines of Python at which one call waits for the GPU, and how often."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [w for w in caught if "synchronizing" in str(w.message)]
+    return dict(Counter(f"{Path(w.filename).name}:{w.lineno}" for w in waits))
 
 
 def versions() -> Found:
     """Name the versions of what is installed."""
     torchvision_ops.ensure()  # before open_clip: torchvision may be of another build than torch
     found = {"python": sys.version.split()[0], "torch": torch.__version__}
-    for name in ("triton", "numba", "av", "zarr", "open_clip", "mamba_ssm"):
+    for name in ("triton", "numba", "av", "zarr", "open_clip"):
         try:
             found[name] = getattr(importlib.import_module(name), "__version__", "installed")
         except Exception as error:
             found[name] = f"{type(error).__name__}"
-    found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    found["mamba-ssm's kernels"] = "built" if find_spec("selective_scan_cuda") else "none"
+    found["GPU"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     print("  " + ", ".join(f"{name} {version}" for name, version in found.items()))
     return found
 
@@ -112,62 +83,66 @@ def versions() -> Found:
 def ceilings() -> Found:
     """Measure what the card can do: copies, matrix products, transfers."""
     a, b = torch.randn(2, 2**28, device="cuda")
-    found = {"copy_GBps": 2 * a.nbytes / gpu_ms(lambda: a.copy_(b)) / 1e6}
+    found = {"copy, GB/s": 2 * a.nbytes / gpu_times(lambda: a.copy_(b))["seconds"] / 1e9}
     for dtype in (torch.bfloat16, torch.float32):
         x = torch.randn(8192, 8192, device="cuda", dtype=dtype)
-        taken = gpu_ms(lambda x=x: x @ x)
-        found[f"product_{str(dtype).removeprefix('torch.')}_TFLOPs"] = 2 * 8192**3 / taken / 1e9
+        taken = gpu_times(lambda x=x: x @ x)["seconds"]
+        found[f"product in {short(dtype)}, TFLOP/s"] = 2 * 8192**3 / taken / 1e12
     frames = torch.zeros(64 * 224 * 224 * 3, dtype=torch.uint8)
     for name, source in (("pageable", frames), ("pinned", frames.pin_memory())):
-        taken = gpu_ms(lambda s=source: s.to("cuda", non_blocking=True), graph=False)
-        found[f"to_gpu_{name}_GBps"] = frames.numel() / taken / 1e6
+        taken = event_seconds(lambda s=source: s.to("cuda", non_blocking=True))
+        found[f"{name} memory to the GPU, GB/s"] = frames.numel() / taken / 1e9
     return found
+
+
+def short(dtype: torch.dtype) -> str:
+    """Return the name of a type without `torch.`."""
+    return str(dtype).removeprefix("torch.")
 
 
 def inputs(length: int, dtype: torch.dtype) -> list[Tensor]:
     """Return u, delta, A, B, C, D, z and bias of one sequence, the signals in `dtype`."""
     from benchmarks.scan import arguments
 
-    made = arguments(length, CHANNELS, STATES, torch.device("cuda"))
+    made = arguments(length, CHANNELS, STATES, DEVICE)
     return [t.detach().to(dtype if i in (0, 1, 3, 4, 6) else t.dtype) for i, t in enumerate(made)]
 
 
-def both_ways(scan: Callable[..., Tensor], tensors: list[Tensor]) -> tuple[float, float]:
-    """Return the milliseconds of a forward pass, and of one with its backward pass."""
+def both_ways(scan: Callable[..., Tensor], tensors: list[Tensor]) -> tuple[Found, Found]:
+    """Return the times of a forward pass, and of one with its backward pass."""
     with torch.no_grad():
-        forward = gpu_ms(lambda: scan(*tensors))
+        forward = gpu_times(lambda: scan(*tensors))
     learning = [t.detach().requires_grad_() for t in tensors]
-    step = gpu_ms(lambda: torch.autograd.grad(scan(*learning).sum(), learning), graph=False)
-    return forward, step
+    return forward, gpu_times(lambda: torch.autograd.grad(scan(*learning).sum(), learning))
 
 
-def scans() -> Found:
+def scans() -> Rows:
     """Time our scans and mamba-ssm's, against the bytes that must move."""
     from benchmarks.scan import candidates, swapped
 
-    wanted = ("ours: triton", "ours: cuda", "mamba-ssm kernel")
-    found = {}
-    for name, candidate in candidates(torch.device("cuda")).items():
-        if name not in wanted:
-            continue
-        for length in (2500, 65_536, 131_072):
+    found = candidates(DEVICE)
+    names = [name for name in SCANS if name in found]
+    if not names:
+        raise RuntimeError("no scan runs on a GPU here")
+    for name in names:
+        candidate = found[name]
+        for length in LENGTHS:
             for dtype in (torch.float32, torch.bfloat16):
                 given = inputs(length, dtype)
-                floor = 4 * given[0].nbytes / 3e9  # at 3 TB/s: u, delta and z read, y written
+                floor = 4 * given[0].nbytes / 3e12  # at 3 TB/s: u, delta and z read, y written
                 tensors = swapped(given) if candidate.time_last else given
-                forward, step = both_ways(candidate.scan, tensors)
+                forward, both = both_ways(candidate.scan, tensors)
                 with torch.no_grad():
-                    host = host_us(lambda c=candidate, t=tensors: c.scan(*t))
-                key = f"{length} {str(dtype).removeprefix('torch.')} {name}"
-                found[key] = {"gpu": forward, "step": step, "host_us": host, "floor": floor}
+                    cpu = cpu_seconds(lambda c=candidate, t=tensors: c.scan(*t))
+                key = f"{length:,} {short(dtype)} {name}"
+                row = {"forward": forward, "with_backward": both}
+                yield key, {**row, "cpu_seconds": cpu, "floor_seconds": floor}
                 print(
-                    f"  {key}: forward {forward:.3f} ms ({forward / floor:.1f} x its bytes), "
-                    f"with backward {step:.3f} ms, host {host:.0f} us",
+                    f"  {key}: forward {on_gpu(forward)} "
+                    f"({forward['seconds'] / floor:.1f} x its bytes), "
+                    f"with backward {on_gpu(both)}, CPU {readable(cpu)}",
                     flush=True,
                 )
-    if not found:
-        raise RuntimeError("no scan runs on a GPU here")
-    return found
 
 
 def exactness() -> Found:
@@ -216,19 +191,21 @@ def offsets() -> Found:
     return {"difference": float((ends[0] - ends[1]).norm() / ends[1].norm())}
 
 
-def networks() -> Found:
-    """Time forward and training step of 2,500 rows, against how long the GPU is busy."""
+def networks() -> Rows:
+    """Time a forward pass and a training step of one clip, and count launches and waits."""
+    from benchmarks.model import recordable
     from mstemba.model.architectures import build, make_config
-    from mstemba.model.losses import detection_loss
+    from mstemba.model.losses import BatchTotals, detection_loss
 
-    found = {}
+    totals = BatchTotals(clips=1, steps=STEPS, actions=1)
     for arch in ("mstemba", "mstemba-v3"):
-        network = build(make_config(arch, CHANNELS, 51)).cuda()
-        network.set_scan_backend("triton")
-        optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-        x = torch.randn(1, 2500, CHANNELS, device="cuda")
-        mask = torch.ones(1, 2500, dtype=torch.bool, device="cuda")
-        labels = (torch.rand(1, 2500, 51, device="cuda") < 0.1).float()
+        network = build(make_config(arch, CHANNELS, 51)).to(DEVICE)
+        network.set_scan_backend(BACKEND)
+        # A step can only be recorded with `capturable`; the kernels are the same.
+        optimizer = torch.optim.AdamW(network.parameters(), fused=True, capturable=True)
+        x = torch.randn(1, STEPS, CHANNELS, device=DEVICE)
+        mask = torch.ones(1, STEPS, dtype=torch.bool, device=DEVICE)
+        labels = (torch.rand(1, STEPS, 51, device=DEVICE) < 0.1).float()
 
         def forward(network: Any = network, x: Tensor = x) -> None:
             with torch.no_grad():
@@ -240,23 +217,24 @@ def networks() -> Found:
             optimizer: Any = optimizer,
         ) -> None:
             features, labels, mask = batch
-            with torch.autocast("cuda", torch.bfloat16):
+            with torch.autocast(DEVICE.type, torch.bfloat16):
                 output = network(features, mask)
-            detection_loss(output, labels, mask).total.backward()
+            detection_loss(output, labels, mask, totals=totals).total.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
 
         for name, call in (("forward", forward), ("training step, bf16", step)):
-            for _ in range(3):
-                call()
-            row = {"wall_ms": wall_ms(call), **profiled(call)}
-            found[f"{arch} {name}"] = row
+            graph = gpu_times(recordable(call))
+            row = {"seconds": event_seconds(call), "graph": graph, **profiled(call)}
+            row["waits_at"] = waits_at(call)
+            yield f"{arch} {name}", row
             print(
-                f"  {arch} {name}: {row['wall_ms']:.2f} ms, GPU busy {row['busy_ms']:.2f} ms, "
-                f"{row['launches']} launches, {row['waits']} waits",
+                f"  {arch} {name}: {readable(row['seconds'])}, its kernels "
+                f"{readable(row['busy_seconds'])}, as a CUDA graph {on_gpu(graph)}, "
+                f"{row['launches']} launches, {row['waits']} waits {row['waits_at']}",
                 flush=True,
             )
-    return found
 
 
 def tf32() -> Found:
@@ -277,7 +255,7 @@ def tf32() -> Found:
     return found
 
 
-def clip() -> Found:
+def clip() -> Rows:
     """Time the default CLIP model with random weights, and the share of its activation."""
     torchvision_ops.ensure()
     import open_clip
@@ -289,7 +267,6 @@ def clip() -> Found:
     extractor = FeatureExtractor(
         visual, type(visual).__call__, visual.image_mean, visual.image_std, "cuda", "bfloat16"
     )
-    found: Found = {}
     for activation in ("QuickGELU", "SiLU"):
         if activation == "SiLU":  # only the time is right; the features would need other weights
             for block in visual.transformer.resblocks:
@@ -297,11 +274,9 @@ def clip() -> Found:
         for batch in (64, 128, 256):
             shape = (batch, 1, 224, 224, 3)
             frames = torch.randint(0, 256, shape, dtype=torch.uint8).pin_memory()
-            taken = wall_ms(lambda f=frames: extractor(f), 8)
-            found[f"{activation} {batch}"] = 1e3 * batch / taken
-    found["profile of 256 with SiLU"] = profiled(lambda: extractor(frames))
-    print("  " + ", ".join(f"{k}: {v:.0f}/s" for k, v in found.items() if isinstance(v, float)))
-    return found
+            taken = event_seconds(lambda f=frames: extractor(f), 8)
+            yield f"{activation}, batches of {batch}, frames/s", batch / taken
+    yield "profile of 256 with SiLU", profiled(lambda: extractor(frames))
 
 
 TUNING = {
@@ -313,13 +288,12 @@ TUNING = {
 """Constants of the scan, and other values to try."""
 
 
-def tuning() -> Found:
-    """Change the scan's constants one at a time: ms of forward, and of forward and backward."""
+def tuning() -> Rows:
+    """Change the scan's constants one at a time: times of forward, and of forward and backward."""
     from mstemba.model.scan import triton as ours
     from mstemba.model.scan.operations import selective_scan
 
     changes = [(name, value) for name, values in TUNING.items() for value in values]
-    found = {}
     for name, value in [("AHEAD", ours.AHEAD), *changes]:  # the first changes nothing
         before = getattr(ours, name)
         setattr(ours, name, value)
@@ -327,16 +301,15 @@ def tuning() -> Found:
             taken = both_ways(
                 lambda *t: selective_scan(*t, backend="triton"), inputs(length, torch.float32)
             )
-            found[f"{name} {value}, {length}"] = list(taken)
-            print(f"  {name} {value}, {length}: {taken[0]:.3f}, {taken[1]:.3f} ms", flush=True)
+            yield f"{name} {value}, {length:,}", list(taken)
+            print(f"  {name} {value}, {length}: {', '.join(map(on_gpu, taken))}", flush=True)
         setattr(ours, name, before)
-    return found
 
 
-PARTS: dict[str, Callable[[], Found]] = {
+PARTS: dict[str, Callable[[], Found | Rows]] = {
     part.__name__: part
     for part in (
-        versions, ceilings, tf32, exactness, scans, networks, offsets, clip, tuning,
+        versions, ceilings, tf32, exactness, networks, scans, offsets, clip, tuning,
     )
 }  # fmt: skip
 
@@ -347,24 +320,30 @@ def main() -> None:
         sys.exit(f"usage: probe.py RESULT.json PART..., parts: {', '.join(PARTS)}")
     file, names = Path(sys.argv[1]), sys.argv[2:]
     results: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    failed = []
+    results["machine"] = machine(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    failed = results["failed"] = results.get("failed", {})
     for name in names:
         begin, said = time.perf_counter(), ""
+        for earlier in (results, failed):
+            earlier.pop(name, None)
+        found: Found = {}
         try:
-            results[name] = found = PARTS[name]()
-            if all(isinstance(value, float) for value in found.values()):
-                said = ", ".join(f"{key} {value:.3g}" for key, value in found.items())
+            made = PARTS[name]()
+            for key, value in made.items() if isinstance(made, dict) else made:
+                found[key] = value
+                results[name] = found
+                file.write_text(json.dumps(results, indent=1))
         except Exception as error:  # the other parts are still worth having
-            said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-            results[name] = said
-            failed.append(name)
-        print(f"{name} ({time.perf_counter() - begin:.0f} s): {said}", flush=True)
+            said = failed[name] = one_line(error)
+        figures = [f"{key} {value:.3g}" for key, value in found.items() if type(value) is float]
+        print(f"{name} ({time.perf_counter() - begin:.0f} s): {said or ', '.join(figures)}")
         file.write_text(json.dumps(results, indent=1))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    print(f"{len(names) - len(failed)} of {len(names)} parts done", end="")
-    print(f", failed: {', '.join(failed)}" if failed else "")
-    sys.exit(bool(failed))
+    lost = [name for name in names if name in failed]
+    print(f"{len(names) - len(lost)} of {len(names)} parts done", end="")
+    print(f", failed: {', '.join(lost)}" if lost else "")
+    sys.exit(bool(lost))
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ if built 60; then
     tests cuda-tests 60 -m '' tests/model/test_scan_cuda.py tests/model/test_golden.py -k cuda
 fi
 [ -z "$BUILDER" ] || say "mamba-ssm's kernels: $(tail -n 1 "$WORK/build.log" | cut -c 1-150)"
-stage probe 80 "$PYTHON" $GPU/probe.py "$OUT/probe.json" ceilings tf32 exactness scans networks
+stage probe 80 "$PYTHON" $GPU/probe.py "$OUT/probe.json" ceilings tf32 exactness networks scans
 stage scan 50 "$PYTHON" -m benchmarks.scan --device cuda --lengths 2500,65536 --seconds 0.3
 stage model 50 "$PYTHON" -m benchmarks.model --device cuda --seconds 0.3 --arch mstemba
 stage model-v3 50 "$PYTHON" -m benchmarks.model --device cuda --seconds 0.3 --arch mstemba-v3
@@ -97,6 +97,11 @@ if [ $compared = no ] && built 60; then
     tests cuda-tests 60 -m '' tests/model/test_scan_cuda.py tests/model/test_golden.py -k cuda
     stage scan-again 50 "$PYTHON" -m benchmarks.scan --device cuda --lengths 2500,65536 --seconds 0.3
     without_kernels
+fi
+if wanted tables && grep -q '"gpu": ' "$OUT/probe.json" 2>/dev/null; then
+    cp "$OUT/probe.json" benchmarks/results/
+    stage tables 30 "$PYTHON" -m benchmarks.tables
+    cp benchmarks/README.md "$OUT/benchmarks.md"
 fi
 # What a user of a GPU machine sees of the tests, and the kernels' memory accesses, as time allows.
 tests all-tests 150 --ignore tests/pipeline/outputs/page --ignore tests/pipeline/extract/test_ray_engine.py
