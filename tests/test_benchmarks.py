@@ -227,9 +227,11 @@ def test_results_of_a_gpu_get_tables_with_the_name_of_the_card(tmp_path: Path) -
 
 
 @pytest.fixture
-def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """Stand-ins for CUDA graphs and events; ``mode`` is what a wait does at present."""
     found = SimpleNamespace(mode="default", recorded=0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small operations: threads would wait for each other
 
     class Event:
         def __init__(self, enable_timing: bool) -> None:
@@ -257,7 +259,8 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         "set_sync_debug_mode": lambda mode: setattr(found, "mode", mode),
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    return found
+    yield found
+    torch.set_num_threads(threads)
 
 
 def test_times_on_a_gpu_have_those_of_the_gpu_alone(fake_cuda: SimpleNamespace) -> None:
