@@ -31,16 +31,13 @@ LONGEST_RECORDED = 0.5
 
 
 def times(
-    function: Callable[[], Any],
-    device: torch.device,
-    seconds: float = 2.0,
-    recorded: Callable[[], Any] | None = None,
+    function: Callable[[], Any], device: torch.device, seconds: float = 2.0
 ) -> dict[str, Any]:
     """Seconds of one call: the fastest and the median, after two calls that are not counted.
 
     At least three calls, and more until ``seconds`` are used; a call that alone takes longer than
     that is made once, after no other. On a GPU these have the launching in them; ``gpu`` has the
-    GPU's own time, of ``recorded`` if it is given, and how often the call launches and waits.
+    GPU's own time, and how often the call launches and waits.
     """
     first = _once(function, device)
     if first > 3 * seconds and device.type == "cuda":
@@ -53,9 +50,9 @@ def times(
         taken.append(_once(function, device))
     found = {"best": min(taken), "median": statistics.median(taken), "calls": len(taken)}
     if device.type == "cuda" and min(taken) <= LONGEST_RECORDED:
-        profile_of_one = profiled(function)
-        counts = {name: profile_of_one[name] for name in ("launches", "waits")}
-        found["gpu"] = {**gpu_times(recorded or function), **counts}
+        one = profiled(function)
+        counts = {name: one[name] for name in ("launches", "waits")}
+        found["gpu"] = {**gpu_times(function), **counts}
     return found
 
 

@@ -55,14 +55,29 @@ LONG = {"an hour": 5_400, "a day": 130_000}
 """Rows of 16 frames at 24 frames a second."""
 
 
+def accept(*_: object) -> None:
+    """In the place of the check of a network's inputs."""
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Networks without the check of the features, which makes a GPU's results wait for the CPU."""
+    check, mstemba.check_features = mstemba.check_features, accept
+    try:
+        yield
+    finally:
+        mstemba.check_features = check
+
+
 def forward(network: MSTemba, features: Tensor) -> None:
-    with torch.no_grad():
+    with torch.no_grad(), unchecked():
         network(features)
 
 
 def step(network: MSTemba, features: Tensor) -> None:
     network.zero_grad(set_to_none=True)
-    output = network(features)
+    with unchecked():
+        output = network(features)
     loss = output.logits.sum() + output.consistency + sum(x.sum() for x in output.scale_logits)
     loss.backward()
 
@@ -129,19 +144,6 @@ def scanned_by(peer: Scan) -> Iterator[None]:
         mamba.selective_scan = ours
 
 
-def recordable(call: Callable[[], None]) -> Callable[[], None]:
-    """Return the call without the check of the features, which waits for the GPU."""
-
-    def run() -> None:
-        check, mstemba.check_features = mstemba.check_features, lambda *_: None
-        try:
-            call()
-        finally:
-            mstemba.check_features = check
-
-    return run
-
-
 def by_backend(network: MSTemba, features: Tensor, floor: float, seconds: float) -> Iterator[dict]:
     """Forward and step with every backend that can run here, ours and others', row by row."""
     calls = (("forward", forward, 1), ("training step", step, 3))
@@ -164,7 +166,7 @@ def by_backend(network: MSTemba, features: Tensor, floor: float, seconds: float)
         for kind, call, products in wanted:
             run = partial(call, network, features)
             with context():
-                row = times_or_failure(run, features.device, seconds, recordable(run))
+                row = times_or_failure(run, features.device, seconds)
             row = {"scan": name, "arrangement": arrangement, "kind": kind, **row}
             if "seconds" in row:
                 row["x_floor"] = row["seconds"]["best"] / (products * floor)
@@ -191,7 +193,7 @@ def variants(
     for name, call in calls.items():
         try:
             call()  # compiles
-            row = {"seconds": times(call, device, seconds, recordable(call))}
+            row = {"seconds": times(call, device, seconds)}
         except Exception as error:
             row = {"failed": one_line(error)}
         yield {"variant": name, **row}
@@ -205,7 +207,7 @@ def by_length(
     for length in (*LENGTHS, *LONG.values()):
         x = torch.randn(1, length, features, device=device)
         call = partial(forward, network, x)
-        row = {"steps": length, **times_or_failure(call, device, seconds, recordable(call))}
+        row = {"steps": length, **times_or_failure(call, device, seconds)}
         if "seconds" in row:
             row["peak_bytes"] = peak_memory(call, device)
             medians[length] = row["seconds"]["median"]

@@ -70,8 +70,9 @@ fi
 stage versions 60 "$PYTHON" $GPU/probe.py "$OUT/probe.json" versions
 
 [ ! -d "$BUNDLE/golden" ] || export MSTEMBA_TEST_DATA=$PWD/$BUNDLE
-tests gpu-tests 120 tests/model/test_scan_triton.py tests/model/test_scan_cuda.py tests/model/test_scan.py \
-    tests/model/test_mstemba.py tests/extractors/test_feature_extractor.py
+# The tests of the networks, and every other file with tests that need a GPU.
+mapfile -t FILES < <(grep -rl --include='test_*.py' 'cuda\.is_available' tests | grep -v test_golden | sort)
+tests gpu-tests 120 tests/model/test_scan.py tests/model/test_mstemba.py "${FILES[@]}"
 tests goldens 60 -m '' tests/model/test_golden.py
 
 compared=no
