@@ -48,6 +48,7 @@ from mstemba.model.architectures import build, make_config
 from mstemba.model.mstemba import MSTemba
 from mstemba.model.scan.backends import choose, list_backends
 from mstemba.model.scan.reference import Reverse
+from mstemba.pipeline.devices import all_devices
 
 STEPS = 2500
 LENGTHS = (625, 1250, 2500, 5000, 10_000, 20_000, 40_000)
@@ -254,7 +255,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="time for one measurement")
     parser.add_argument("--compile", action="store_true", help="torch.compile, too")
     options = parser.parse_args()
-    device = torch.device(options.device)
+    device = torch.device(all_devices(options.device)[0])
     torch.manual_seed(0)
     config = make_config(options.arch, options.features, options.classes)
     network = build(config).to(device)

@@ -26,6 +26,7 @@ from benchmarks.peers import Candidate, peers
 from mstemba.errors import UsageError
 from mstemba.model.scan.backends import choose, list_backends
 from mstemba.model.scan.operations import selective_scan
+from mstemba.pipeline.devices import all_devices
 
 LENGTHS = (64, 256, 1024, 2500, 8192, 32_768, 131_072)
 LONG = 5.0
@@ -176,7 +177,7 @@ def main() -> None:
     parser.add_argument("--states", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=1.0, help="time for one measurement")
     options = parser.parse_args()
-    device = torch.device(options.device)
+    device = torch.device(all_devices(options.device)[0])
     content: dict[str, Any] = {"channels": options.channels, "states": options.states, "rows": []}
     found = candidates(device)
     for length in map(int, options.lengths.split(",")):

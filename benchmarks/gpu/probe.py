@@ -341,7 +341,8 @@ def main() -> None:
             torch.cuda.empty_cache()
     lost = [name for name in names if name in failed]
     print(f"{len(names) - len(lost)} of {len(names)} parts done", end="")
-    print(f", failed: {', '.join(lost)}" if lost else "")
+    print(f", failed: {', '.join(lost)}" if lost else "", end="")
+    print("" if torch.cuda.is_available() else "; torch sees no GPU here")
     sys.exit(bool(lost))
 
 
