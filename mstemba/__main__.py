@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import warnings
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 from mstemba.cli import app
 from mstemba.errors import MstembaError, MstembaWarning
 
+SPIN = "3000"
+"""How often a waiting thread of GNU's OpenMP looks again before it sleeps. The default, a hundred
+times as often, is no faster on an idle machine and takes the time of every other busy process."""
 _INTERRUPTED = 130  # the exit code by which shells report Ctrl-C
 _format_other_warning = warnings.formatwarning
 
@@ -17,6 +21,8 @@ _format_other_warning = warnings.formatwarning
 def main() -> None:
     """Run the command line; report a usage error, a full disk or Ctrl-C in one line."""
     warnings.formatwarning = _format_warning
+    if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None if it is closed
             stream.reconfigure(errors="backslashreplace")  # what the encoding lacks

@@ -32,6 +32,10 @@ class DecodeError(MstembaError):
     """A video that could not be decoded."""
 
 
+class TooLittleMemory(MstembaError):
+    """A video or a network for which the device has not enough memory."""
+
+
 class SomeFailed(MstembaError):
     """Some inputs failed, were listed, and the others were processed."""
 

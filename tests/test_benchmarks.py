@@ -28,7 +28,6 @@ from mstemba.errors import UsageError
 from mstemba.model import architectures
 from mstemba.model.architectures import build, make_config
 from mstemba.model.scan.backends import list_backends
-
 from tests.videos import encode
 
 ROOT = Path(__file__).parents[1]

@@ -193,7 +193,6 @@ def offsets() -> Found:
 
 def networks() -> Rows:
     """Time a forward pass and a training step of one clip, and count launches and waits."""
-    from benchmarks.model import unchecked
     from mstemba.model.architectures import build, make_config
     from mstemba.model.losses import BatchTotals, detection_loss
 
@@ -207,8 +206,8 @@ def networks() -> Rows:
         labels = (torch.rand(1, STEPS, 51, device=DEVICE) < 0.1).float()
 
         def forward(network: Any = network, x: Tensor = x) -> None:
-            with torch.no_grad(), unchecked():
-                network(x)
+            with torch.no_grad():
+                network(x, checked=True)
 
         def step(
             network: Any = network,
@@ -216,8 +215,8 @@ def networks() -> Rows:
             optimizer: Any = optimizer,
         ) -> None:
             features, labels = batch
-            with torch.autocast(DEVICE.type, torch.bfloat16), unchecked():
-                output = network(features)
+            with torch.autocast(DEVICE.type, torch.bfloat16):
+                output = network(features, checked=True)
             detection_loss(output, labels, totals=totals).total.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()

@@ -71,7 +71,7 @@ stage versions 60 "$PYTHON" $GPU/probe.py "$OUT/probe.json" versions
 
 [ ! -d "$BUNDLE/golden" ] || export MSTEMBA_TEST_DATA=$PWD/$BUNDLE
 # The tests of the networks, and every other file with tests that need a GPU.
-mapfile -t FILES < <(grep -rl --include='test_*.py' 'cuda\.is_available' tests | grep -v test_golden | sort)
+mapfile -t FILES < <(grep -rl --include='test_*.py' 'mark\.gpu\|cuda\.is_available' tests | grep -v test_golden | sort)
 tests gpu-tests 120 tests/model/test_scan.py tests/model/test_mstemba.py "${FILES[@]}"
 tests goldens 60 -m '' tests/model/test_golden.py
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.errors import CheckpointError, MstembaError, UsageError
+from mstemba.errors import CheckpointError, TooLittleMemory, UsageError
 from mstemba.pipeline.caching.files import read_json, write_atomically
 from mstemba.pipeline.caching.keys import file_sha256, spec_key
 from mstemba.pipeline.devices import is_out_of_memory
@@ -56,7 +56,7 @@ class Checkpoint:
 
         Raises:
             CheckpointError: Its weights are damaged.
-            MstembaError: The device's memory is too small for it.
+            TooLittleMemory: The device has not enough for it.
         """
         import torch
 
@@ -247,7 +247,7 @@ def score(
     Raises:
         StoreError: The features contain NaN or infinity.
         CheckpointError: The scores do.
-        MstembaError: The device's memory is too small for the video.
+        TooLittleMemory: The device has not enough for the video.
     """
     import torch
 
@@ -271,11 +271,11 @@ def score(
 
 @contextmanager
 def _memory_for(what: str, device: str) -> Iterator[None]:
-    """Raise MstembaError, which says what to do, if the memory of a device is too small."""
+    """Raise TooLittleMemory, which says what to do, if a device has not enough."""
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         advice = "use a machine with more memory" if device == "cpu" else "try --device cpu"
-        raise MstembaError(f"{device} has not enough memory for {what}: {advice}") from error
+        raise TooLittleMemory(f"{device} has not enough memory for {what}: {advice}") from error

@@ -11,7 +11,6 @@ from mstemba.extractors.feature_extractor import FeatureExtractor
 
 MEAN, STD = [0.48, 0.46, 0.41], [0.27, 0.26, 0.28]
 FRAMES = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 5, 3), np.uint8)
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 DTYPES = {"float32": 1e-6, "bfloat16": 2**-8, "float16": 2**-11}
 
 
@@ -21,7 +20,7 @@ def expected(frames: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("clips", [False, True])
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_backbone_is_given_normalised_pixels_in_its_layout(
     precision: str, clips: bool, device: str
 ) -> None:

@@ -20,6 +20,7 @@ pytest.importorskip("triton", reason="Triton has no wheels for Windows and macOS
 from mstemba.model.config import ModelConfig
 from mstemba.model.losses import BatchTotals, detection_loss
 from mstemba.model.mstemba import MSTemba
+from mstemba.model.scan import backends
 from mstemba.model.scan import triton as kernels
 from tests.model.operations import CountOperations
 
@@ -56,6 +57,8 @@ def count(monkeypatch: pytest.MonkeyPatch) -> Count:
     def rms_norm(x: Tensor, shape: object, weight: Tensor | None, eps: float) -> Any:
         return Norm.apply(x, weight)  # type: ignore[no-untyped-call]
 
+    monkeypatch.setitem(backends.BACKENDS, "triton", ("", lambda: None))
+    monkeypatch.setitem(backends.DEVICES, "triton", "meta")
     monkeypatch.setattr(kernels, "launch", launch)
     monkeypatch.setattr(F, "rms_norm", rms_norm)
 

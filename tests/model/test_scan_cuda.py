@@ -2,7 +2,7 @@
 
 Without a GPU the two packages are replaced by functions written here from their documentation, so
 that what is tested is the marshalling alone: layouts, types, directions, gradients. The real
-kernels are only run by the tests marked ``needs_gpu``.
+kernels are only run by the tests marked ``gpu``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from mstemba.model.scan.operations import causal_convolution, selective_scan
 from mstemba.model.scan.reference import Reverse
 from tests.model.scans import arguments, assert_close, with_gradients
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 DIRECTIONS: list[Reverse] = [False, True, "both"]
 GPU_BACKENDS = [b.name for b in list_backends() if b.available and b.name in ("triton", "cuda")]
 
@@ -154,7 +153,7 @@ def test_convolution_is_marshalled(cuda: ModuleType, reverse: Reverse, taps: int
     assert_close(with_gradients(lambda *t: cuda.convolve(*t, reverse), tensors), expected)
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
 @pytest.mark.parametrize("reverse", DIRECTIONS)
 def test_gpu_scan_equals_reference(backend: str, reverse: Reverse) -> None:
@@ -167,7 +166,7 @@ def test_gpu_scan_equals_reference(backend: str, reverse: Reverse) -> None:
     assert_close(run(backend), run("reference"), tolerance=1e-4)
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
 @pytest.mark.parametrize("reverse", DIRECTIONS)
 def test_gpu_convolution_equals_reference(backend: str, reverse: Reverse) -> None:
@@ -182,7 +181,7 @@ def test_gpu_convolution_equals_reference(backend: str, reverse: Reverse) -> Non
     assert_close(run(backend), run("reference"), tolerance=1e-4)
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.skipif("triton" not in GPU_BACKENDS, reason="Triton cannot run here")
 def test_triton_is_reproducible_to_the_bit_on_the_gpu() -> None:
     tensors = arguments(2, 2, 2500, 96, 16, "both", "cuda")

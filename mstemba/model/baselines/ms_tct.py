@@ -204,8 +204,8 @@ def stretch(x: Tensor, lengths: Tensor | None, target_lengths: Tensor | None, st
         (B, steps, D); finite, but without meaning, beyond the target lengths.
     """
     if lengths is None or target_lengths is None:
-        lengths = torch.tensor([x.shape[1]], device=x.device)
-        target_lengths = torch.tensor([steps], device=x.device)
+        lengths = torch.full((1,), x.shape[1], device=x.device)
+        target_lengths = torch.full((1,), steps, device=x.device)
     last = lengths[:, None] - 1
     ratio = (lengths / target_lengths)[:, None]
     position = ratio * (torch.arange(steps, device=x.device) + 0.5) - 0.5

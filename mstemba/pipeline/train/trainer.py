@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.autograd.graph import increment_version
 
 from mstemba.errors import MstembaError
 from mstemba.model.architectures import build, make_config
@@ -191,8 +190,6 @@ class Trainer:
         norm = accelerator.clip_grad_norm_(self._weights, largest)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        for weight in self._weights:  # a fused step leaves their versions as they were
-            increment_version(weight)
         with torch.no_grad():
             # At first the average follows closely; otherwise it would remember the random start.
             decay = min(self._options.ema, (1 + state.step) / (10 + state.step))

@@ -7,16 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import mstemba
-from mstemba.errors import UsageError
+from mstemba.errors import TooLittleMemory, UsageError
+from mstemba.pipeline.detect.detector import Score
+from mstemba.pipeline.detect.zero_shot import ZeroShotDetector
 from mstemba.pipeline.extract.stage import extract
 from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.init import init
 from mstemba.pipeline.options import ExportOptions, FeatureOptions, RunOptions, ZeroShotOptions
 from mstemba.pipeline.outputs import WRITERS, Detection, Writer, html_page
-from mstemba.pipeline.progress import Event
+from mstemba.pipeline.progress import Event, EventHandler
 from mstemba.pipeline.workspace import create_workspace
+from mstemba.records import Features
 from tests.pipeline.detect.colours import WORDS, film, found_in, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -191,3 +195,25 @@ def test_engine_and_address_reach_the_extraction(loaded: list[str], tmp_path: Pa
     options = RunOptions(device="cpu", engine="ray", address="127.0.0.1:1")
     with pytest.raises(UsageError, match=r"127\.0\.0\.1:1"):
         run(video, tmp_path / "out", ["red"], run_options=options)
+
+
+def test_a_video_for_which_memory_is_too_small_stops_no_others(
+    loaded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = ZeroShotDetector.load
+
+    def load_small(self: ZeroShotDetector, device: str, on_event: EventHandler) -> Score:
+        score = load(self, device, on_event)
+
+        def score_short(features: Features) -> NDArray[np.float32]:
+            if len(features.values) > 5:
+                raise TooLittleMemory("cuda has not enough memory for a video of 10 rows")
+            return score(features)
+
+        return score_short
+
+    monkeypatch.setattr(ZeroShotDetector, "load", load_small)
+    videos = [film(tmp_path / f"{name}.mp4", [(name, s)]) for name, s in (("red", 1), ("blue", 2))]
+    result = run(videos, tmp_path / "out", ["red"])
+    assert list(result.detections) == ["red"]
+    assert result.failed == {"blue": "cuda has not enough memory for a video of 10 rows"}

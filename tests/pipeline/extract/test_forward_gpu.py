@@ -20,7 +20,7 @@ from mstemba.pipeline.progress import Event
 from tests.pipeline.extract.test_forward import BACKBONE, FRAMES, batch, start
 from tests.videos import encode
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = pytest.mark.gpu
 
 # Of the largest feature. With these frames, which are noise, bfloat16 is off by 0.08 on a CPU.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 0.15}

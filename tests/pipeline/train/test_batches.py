@@ -159,14 +159,8 @@ INDEXING = {
 """Operations that look for the True entries of an index of bool, and wait for their number."""
 
 
-REMAINING = {
-    "aten.index.Tensor in mstemba.model.losses._cross_entropy",
-    "aten.index_put.default in mstemba.pipeline.train.trainer._train_step",  # its gradient
-    "aten.nonzero.default in mstemba.model.losses.center_heatmap",
-    "aten.lift_fresh.default in mstemba.model.mstemba._inconsistency",
-    "aten.lift_fresh.default in mstemba.model.baselines.ms_tct.stretch",
-}
-"""Waits of the networks and the loss that are known. To be emptied, and removed, with them."""
+REMAINING = {"aten.nonzero.default in mstemba.model.losses.center_heatmap"}
+"""The known wait: MS-TCT's heat map is made from a list of the actions."""
 
 
 class WaitRecorder(TorchDispatchMode):
