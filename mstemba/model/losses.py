@@ -79,10 +79,9 @@ def detection_loss(
         raise UsageError(f"labels: found shape {tuple(labels.shape)}, expected {shape}")
     if mask is not None:
         check_mask(mask, shape[:2])
-    if totals:
-        real_steps = totals.steps
-    else:
-        real_steps = shape[0] * shape[1] if mask is None else int(mask.sum())
+    real_steps = totals.steps if totals else shape[0] * shape[1]
+    if mask is not None and not totals:
+        real_steps = int(mask.sum())
     if real_steps == 0:
         raise UsageError("mask: found no real step, expected at least one")
     if reduction not in ("steps", "elements", "released"):
@@ -91,8 +90,7 @@ def detection_loss(
     counted = None if reduction == "released" else mask
 
     every = [output.logits, *output.scale_logits]
-    logits = torch.stack(every) if len(every) > 1 else output.logits[None]
-    entropies = _cross_entropy(logits, labels, counted) / divisor
+    entropies = _cross_entropy(every, labels, counted) / divisor
     final, *auxiliary = entropies.unbind() if len(every) > 1 else [entropies.squeeze(0)]
     # A mean over clips: the share of a part is proportional to its number of clips.
     consistency = output.consistency
@@ -144,12 +142,13 @@ def center_heatmap(labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]
     return heat.view(shape).transpose(1, 2), centers.view(shape).transpose(1, 2)
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the cross-entropy of K sets of logits (K, B, T, C), summed over the steps in ``mask``.
+def _cross_entropy(every: list[Tensor], labels: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the cross-entropy of each of K logits (B, T, C), summed over the steps in ``mask``.
 
     In float32, (K,). Steps are not picked by the mask: how many they are would be waited for.
     """
-    logits, labels, weight = logits.float(), labels.float(), None
+    logits = (torch.stack(every) if len(every) > 1 else every[0][None]).float()
+    labels, weight = labels.float(), None
     if mask is not None:
         labels, weight = labels.masked_fill(~mask[..., None], 0), mask[..., None].float()
     losses = F.binary_cross_entropy_with_logits(
