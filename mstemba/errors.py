@@ -42,3 +42,8 @@ class SomeFailed(MstembaError):
 
 class MstembaWarning(UserWarning):
     """A limit that the user should know about, which the command line prints in one line."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -281,7 +281,6 @@ TUNING = {
     "FORWARD_REGISTERS": (96, 112),
     "BACKWARD_REGISTERS": (208, 255),
     "PROGRAMS": (1024, 4096),
-    "AHEAD": (16,),
 }
 """Constants of the scan, and other values to try."""
 
@@ -292,7 +291,7 @@ def tuning() -> Rows:
     from mstemba.model.scan.operations import selective_scan
 
     changes = [(name, value) for name, values in TUNING.items() for value in values]
-    for name, value in [("AHEAD", ours.AHEAD), *changes]:  # the first changes nothing
+    for name, value in [("PROGRAMS", ours.PROGRAMS), *changes]:  # the first changes nothing
         before = getattr(ours, name)
         setattr(ours, name, value)
         for length in (2500, 65_536):

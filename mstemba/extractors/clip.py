@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mstemba.errors import UsageError
+from mstemba.errors import UsageError, first_line
 from mstemba.extractors.backbone_spec import BackboneSpec
-from mstemba.extractors.weights import first_line, package_folder, reading, unavailable, unreachable
+from mstemba.extractors.weights import package_folder, reading, unavailable, unreachable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

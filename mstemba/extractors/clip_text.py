@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.errors import UsageError
+from mstemba.errors import UsageError, first_line
 from mstemba.extractors import clip
-from mstemba.extractors.weights import first_line
 
 _BATCH = 64
 

@@ -1,4 +1,4 @@
-"""Folds operations into the layers beside them: the same numbers, up to rounding, in less time."""
+"""Folds operations into neighbouring layers: the same numbers, up to rounding, in less time."""
 
 from __future__ import annotations
 

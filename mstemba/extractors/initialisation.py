@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 # What layers fill their parameters with random numbers by. Functions that torch passes on to a mode
-# run outside of it, so that they are listed besides the methods which they call.
+# run outside of it, so that they are listed as well as the methods that they call.
 _RANDOM: set[Callable[..., Any]] = {
     nn.init.kaiming_uniform_,
     nn.init.normal_,

@@ -6,9 +6,9 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mstemba.errors import UsageError
+from mstemba.errors import UsageError, first_line
 from mstemba.extractors.backbone_spec import BackboneSpec
-from mstemba.extractors.weights import first_line, load_weights, locate
+from mstemba.extractors.weights import load_weights, locate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mstemba.errors import UsageError
+from mstemba.errors import UsageError, first_line
 from mstemba.tensor_files import describe_mismatch, read_tensors
 
 if TYPE_CHECKING:
@@ -43,11 +43,6 @@ def reading(path: str, model: str) -> Iterator[None]:
         ) from None
     except Exception as error:
         raise UsageError(f"{path}: not weights of {model}: {first_line(error)}") from None
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def load_weights(

@@ -19,7 +19,8 @@ def convolve(x: Tensor, conv: nn.Conv1d) -> Tensor:
 
     Args:
         x: (B, T, channels in).
-        conv: Of one group, and padded with zeros so that stride 1 keeps the length.
+        conv: Of one group and an odd number of taps, padded with zeros so that stride 1 keeps the
+            length.
 
     Returns:
         (B, T', channels out).
@@ -33,10 +34,8 @@ def convolve(x: Tensor, conv: nn.Conv1d) -> Tensor:
 def convolve_as_product(x: Tensor, conv: nn.Conv1d) -> Tensor:
     """Do the same as ``convolve``, by a matrix product on every device."""
     (taps,), (stride,), (dilation,) = conv.kernel_size, conv.stride, conv.dilation
-    near: Tensor = x
-    if taps > 1:
-        near = cast(Any, _Neighbours).apply(x, taps, dilation)[:, ::stride].flatten(2)
-    return F.linear(near, conv.weight.flatten(1), conv.bias)
+    near: Tensor = cast(Any, _Neighbours).apply(x, taps, dilation) if taps > 1 else x[..., None]
+    return F.linear(near[:, ::stride].flatten(2), conv.weight.flatten(1), conv.bias)
 
 
 class _Neighbours(torch.autograd.Function):

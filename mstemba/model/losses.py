@@ -79,9 +79,8 @@ def detection_loss(
         raise UsageError(f"labels: found shape {tuple(labels.shape)}, expected {shape}")
     if mask is not None:
         check_mask(mask, shape[:2])
-    real_steps = totals.steps if totals else shape[0] * shape[1]
-    if mask is not None and not totals:
-        real_steps = int(mask.sum())
+    whole = shape[0] * shape[1] if mask is None or totals else int(mask.sum())
+    real_steps = totals.steps if totals else whole
     if real_steps == 0:
         raise UsageError("mask: found no real step, expected at least one")
     if reduction not in ("steps", "elements", "released"):
@@ -93,9 +92,8 @@ def detection_loss(
     entropies = _cross_entropy(every, labels, counted) / divisor
     final, *auxiliary = entropies.unbind() if len(every) > 1 else [entropies.squeeze(0)]
     # A mean over clips: the share of a part is proportional to its number of clips.
-    consistency = output.consistency
-    if totals and totals.clips != len(labels):
-        consistency = consistency * (len(labels) / totals.clips)
+    part = len(labels) / totals.clips if totals else 1.0
+    consistency = output.consistency if part == 1 else output.consistency * part
     total = torch.add(final, consistency, alpha=consistency_weight)
     if auxiliary:
         total = torch.add(total, entropies[1:].sum(), alpha=auxiliary_weight)
@@ -150,7 +148,9 @@ def _cross_entropy(every: list[Tensor], labels: Tensor, mask: Tensor | None) -> 
     logits = (torch.stack(every) if len(every) > 1 else every[0][None]).float()
     labels, weight = labels.float(), None
     if mask is not None:
-        labels, weight = labels.masked_fill(~mask[..., None], 0), mask[..., None].float()
+        padding_mask = ~mask[..., None]
+        logits, labels = logits.masked_fill(padding_mask, 0), labels.masked_fill(padding_mask, 0)
+        weight = mask[..., None].float()
     losses = F.binary_cross_entropy_with_logits(
         logits, labels.expand_as(logits), weight, reduction="none"
     )

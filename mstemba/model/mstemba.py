@@ -49,9 +49,6 @@ class PointwiseModule(nn.Module):
 class MSTemba(nn.Module):
     """MS-Temba. Parameter names are those of the authors' checkpoints."""
 
-    consistent: Tensor
-    """0, the consistency of a network that compares nothing."""
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -76,7 +73,6 @@ class MSTemba(nn.Module):
         self.norm = nn.LayerNorm(fused)
         self.interaction_block = self._mamba(fused)
         self.head = nn.Linear(fused, config.classes)
-        self.register_buffer("consistent", torch.zeros(()), persistent=False)
         self._initialise()
 
     def forward(
@@ -116,7 +112,7 @@ class MSTemba(nn.Module):
         real = None if padding_mask is None else ~padding_mask[..., 0]
         fused = self.norm(torch.stack(projected)).sum(0)
         x = self.interaction_block(zero_padding(fused, padding_mask), real)
-        consistency: Tensor = self.consistent
+        consistency = torch.zeros(())  # of the host: a kernel for it would be a launch
         if inconsistencies:
             consistency = inconsistencies[0] + inconsistencies[1]
         return Output(self.head(x), scale_logits, consistency)

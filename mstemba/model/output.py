@@ -21,7 +21,8 @@ class Output(NamedTuple):
     scale_logits: list[Tensor]
     """(B, T, C) from the head of each scale, for ``mstemba-v3``; otherwise empty."""
     consistency: Tensor
-    """Scalar: how much the streams of a scale differ in their C states; 0 except ``mstemba-v3``."""
+    """Scalar: how much the streams of a scale differ in their C states; 0, possibly on the CPU,
+    except of ``mstemba-v3``."""
     center_logits: Tensor | None = None
     """(B, T, C): is the centre of an action here? Of ``ms-tct`` in training, otherwise None."""
 

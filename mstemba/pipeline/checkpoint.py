@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.errors import CheckpointError, TooLittleMemory, UsageError
+from mstemba.errors import CheckpointError, TooLittleMemory, UsageError, first_line
 from mstemba.pipeline.caching.files import read_json, write_atomically
 from mstemba.pipeline.caching.keys import file_sha256, spec_key
 from mstemba.pipeline.devices import is_out_of_memory
@@ -251,13 +251,13 @@ def score(
     """
     import torch
 
-    rows = np.asarray(features, np.float32)
-    check_finite(rows)
     device = next(model.parameters()).device
-    if released_length is not None:
-        rows = rows[:released_length]
-        rows = np.pad(rows, ((0, released_length - len(rows)), (0, 0)))
-    with _memory_for(f"a video of {len(rows)} rows", str(device)), torch.inference_mode():
+    length = released_length or len(features)
+    with _memory_for(f"a video of {length} rows", str(device)), torch.inference_mode():
+        rows = np.asarray(features, np.float32)
+        check_finite(rows)
+        rows = rows[:length]
+        rows = np.pad(rows, ((0, length - len(rows)), (0, 0)))
         batch = torch.from_numpy(rows)[None].to(device)
         logits = model(batch, checked=True).logits[0, : len(features)]
         probabilities: NDArray[np.float32] = logits.float().sigmoid().cpu().numpy()
@@ -274,8 +274,10 @@ def _memory_for(what: str, device: str) -> Iterator[None]:
     """Raise TooLittleMemory, which says what to do, if a device has not enough."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         advice = "use a machine with more memory" if device == "cpu" else "try --device cpu"
-        raise TooLittleMemory(f"{device} has not enough memory for {what}: {advice}") from error
+        raise TooLittleMemory(
+            f"{device} has not enough memory for {what}: {advice} ({first_line(error)})"
+        ) from error

@@ -26,11 +26,19 @@ class CountOperations(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = func._schema.name.removeprefix("aten::")
-        tensors = [t for t in tree_leaves((args, kwargs or {})) if isinstance(t, Tensor)]
+        result = func(*args, **(kwargs or {}))
+        given = {t.device.type for t in tree_leaves((args, kwargs or {})) if _has_values(t)}
+        made = {t.device.type for t in tree_leaves(result) if isinstance(t, Tensor)}
         view = any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns)
         self.dispatched += 1
-        if not view and not name.startswith(("empty", "new_empty")) and name not in FREE:
-            self.kernels[name] += 1
-        if {t.device.type for t in tensors if t.dim() or t.device.type != "cpu"} > {"cpu"}:
+        if "cpu" in given and (given | made) - {"cpu"}:
             self.from_host[name] += 1
-        return func(*args, **(kwargs or {}))
+        free = view or name in FREE or name.startswith(("empty", "new_empty"))
+        if not free and given | made != {"cpu"}:
+            self.kernels[name] += 1
+        return result
+
+
+def _has_values(value: object) -> bool:
+    """Return whether a value is a tensor that a device cannot take over as a plain number."""
+    return isinstance(value, Tensor) and (value.device.type != "cpu" or value.dim() > 0)

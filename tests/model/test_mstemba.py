@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mstemba.errors import UsageError
 from mstemba.model.config import ModelConfig
+from mstemba.model.convolution import convolve, convolve_as_product
 from mstemba.model.losses import detection_loss
 from mstemba.model.mamba import CHUNK, BidirectionalMamba, MambaBlock
 from mstemba.model.mstemba import MSTemba
@@ -266,6 +267,36 @@ def test_loss_by_hand() -> None:
     released = detection_loss(output_of(logits), labels, mask, reduction="released")
     assert released.final.item() == pytest.approx(6 * 4 * math.log(2) / 4)
     assert detection_loss(output_of(logits), labels.int()).auxiliary == ()
+
+
+def test_what_is_padded_has_no_part_in_the_loss() -> None:
+    mask = prefix([3, 1], 3)
+    logits, labels = torch.randn(2, 3, 4), torch.ones(2, 3, 4)
+    expected = detection_loss(output_of(logits), labels, mask).total
+    padded = [t.masked_fill(~mask[..., None], math.nan).requires_grad_() for t in (logits, labels)]
+    found = detection_loss(output_of(padded[0]), padded[1].detach(), mask).total
+    assert torch.equal(found, expected)
+    (gradient,) = torch.autograd.grad(found, padded[0])
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 9])
+@pytest.mark.parametrize(
+    ("taps", "stride", "dilation"),
+    [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 1, 2), (3, 1, 3), (3, 2, 1), (5, 1, 2)],
+)
+def test_a_convolution_as_a_matrix_product_is_the_layer(
+    taps: int, stride: int, dilation: int, steps: int
+) -> None:
+    padding = taps // 2 * dilation
+    layer = torch.nn.Conv1d(4, 6, taps, stride, padding, dilation, dtype=torch.float64)
+    x = torch.randn(2, steps, 4, dtype=torch.float64, requires_grad=True)
+    results = []
+    for function in (convolve, convolve_as_product):
+        y = function(x, layer)
+        results.append([y, *torch.autograd.grad(torch.cos(y).sum(), [x, *layer.parameters()])])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def raises(message: str, call: Callable[[], object]) -> None:

@@ -401,6 +401,14 @@ def test_chunks_in_float64_are_not_rounded() -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * max(1.0, float(b.abs().max())))
 
 
+@pytest.mark.parametrize("backend", NAMES)
+def test_autocast_changes_no_bit(backend: str) -> None:
+    tensors = [t.detach() for t in single(1, 40, 8, 4)]
+    expected = selective_scan(*tensors, backend=backend)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(selective_scan(*tensors, backend=backend), expected)
+
+
 def test_chunked_is_few_large_operations() -> None:
     """What makes it fast on a GPU: the reference dispatches hundreds of thousands of small ones."""
     counts = {}

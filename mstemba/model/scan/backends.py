@@ -22,7 +22,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from mstemba.errors import UsageError
+from mstemba.errors import UsageError, first_line
 
 ENVIRONMENT = "MSTEMBA_SCAN"
 
@@ -188,8 +188,7 @@ def _failure_to_launch() -> str | None:
 
         run_small_kernel("cuda")
     except Exception as error:  # compilers, drivers, file systems: each raises its own kinds
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return f"Triton cannot run a kernel here ({lines[0]})"
+        return f"Triton cannot run a kernel here ({first_line(error)})"
     return None
 
 

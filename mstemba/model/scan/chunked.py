@@ -14,6 +14,7 @@ one.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -53,12 +54,20 @@ def scan(
     x, step, A, B, C, D, bias = (t.to(work) for t in (u, delta, A, B, C, D, delta_bias))
     step = F.softplus(step + bias[:, None, None])
     ordered = [_in_order(t, reverse) for t in (x, step, B, C)]
-    y: Tensor = cast(Any, _Scan).apply(*ordered, A, state, torch.is_grad_enabled())
+    with _exactly(u.device.type):
+        y: Tensor = cast(Any, _Scan).apply(*ordered, A, state, torch.is_grad_enabled())
     y = _in_order(y, reverse) + D[:, None, None] * x
     if reverse == "both":
         forwards, backwards = y.chunk(2)
         y = forwards + backwards
     return (y if z is None else y * F.silu(z.to(work))).to(u.dtype)
+
+
+def _exactly(device: str) -> AbstractContextManager[None]:
+    """Switch autocast off: it would compute the products of C and the states in 16 bits."""
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _in_order(x: Tensor, reverse: Reverse) -> Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import selective_scan_cuda
-import torch
+import torch  # before the compiled modules, which need its libraries
 import torch.nn.functional as F
 from causal_conv1d import causal_conv1d_fn
 from torch import Tensor
@@ -76,7 +76,7 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor | None) -> Tensor:
         out, ends, *gated = selective_scan_cuda.fwd(*inputs, True)  # with softplus
-        ctx.save_for_backward(*inputs, out, ends)
+        ctx.save_for_backward(*inputs, out if gated else None, ends)
         y: Tensor = gated[0] if gated else out
         return y
 

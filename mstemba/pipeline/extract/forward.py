@@ -13,10 +13,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from mstemba.errors import MstembaError, UsageError
+from mstemba.errors import MstembaError, UsageError, first_line
 from mstemba.extractors.feature_extractor import FeatureExtractor
 from mstemba.extractors.registry import ResolvedBackbone
-from mstemba.extractors.weights import first_line
 from mstemba.extractors.windows import FeatureArray
 from mstemba.pipeline import devices
 from mstemba.pipeline.extract.batches import FrameBatch, assemble
@@ -54,8 +53,10 @@ class ForwardPool:
         """Samples in one forward pass."""
 
         def load() -> Iterator[ForwardPass]:
-            first = backbone.load(names[0], spec.precision)
-            extractors = [first, *(first.copy_to(device) for device in names[1:])]
+            # The weights are read once; copies are made on the CPU, so that no GPU holds two.
+            one = len(names) == 1
+            first = backbone.load(names[0] if one else "cpu", spec.precision)
+            extractors = [first] if one else [first.copy_to(device) for device in names]
             for device in names:
                 if device.startswith("cuda"):
                     torch.cuda.synchronize(device)  # other streams are going to use the weights

@@ -202,6 +202,9 @@ def decoders(cores: int, gpus: int | None) -> int:
     """Decoder processes: a CPU backbone needs the cores itself, GPUs want all the frames they get.
 
     One core decodes about as many frames as three cores encode with a small backbone. The two
-    threads of a GPU each keep a core busy while they wait for it.
+    threads of a GPU may keep a core each busy while they wait for it; where that would be most of
+    the cores, half of them decode.
     """
-    return max(1, cores // 4) if gpus is None else max(1, min(cores - 2 * gpus, 16 * gpus))
+    if gpus is None:
+        return max(1, cores // 4)
+    return max(1, min(max(cores - 2 * gpus, cores // 2), 16 * gpus))

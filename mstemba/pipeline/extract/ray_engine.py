@@ -24,9 +24,8 @@ from typing import Any
 
 import torch
 
-from mstemba.errors import MstembaError, UsageError
+from mstemba.errors import MstembaError, UsageError, first_line
 from mstemba.extractors.registry import ResolvedBackbone
-from mstemba.extractors.weights import first_line
 from mstemba.pipeline import devices
 from mstemba.pipeline.caching.keys import file_sha256
 from mstemba.pipeline.decode.request import DecodeReport

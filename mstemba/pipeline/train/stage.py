@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mstemba.data_manifests.manifest import Manifest, load_manifest, read_json_object
-from mstemba.errors import MstembaError, UsageError
+from mstemba.errors import MstembaError, UsageError, first_line
 from mstemba.pipeline import distributed, recipes
 from mstemba.pipeline.caching.files import as_local, as_path, write_json
 from mstemba.pipeline.caching.keys import Fingerprints
@@ -103,9 +103,9 @@ def train(
     on_event(Event("train", description))
     try:
         done = read_done(run) if cached else _train(plan, recipe, source, labels, run, on_event)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise _too_large(plan) from error
+            raise _too_large(plan, error) from error
         raise
     if workspace is not None and run.parent == workspace.runs and distributed.is_first():
         set_current(workspace.runs, run.name)
@@ -114,7 +114,7 @@ def train(
     )
 
 
-def _too_large(plan: TrainPlan) -> MstembaError:
+def _too_large(plan: TrainPlan, error: BaseException) -> MstembaError:
     """Return the error for a training that does not fit into the memory of its device."""
     options, device = plan.options, pick_device(plan.run_options.device)
     in_float32 = distributed.training_precision(device, options.precision) == "no"
@@ -122,7 +122,7 @@ def _too_large(plan: TrainPlan) -> MstembaError:
     return MstembaError(
         f"{device} has not enough memory to train with batches of {plan.batch_size} clips of up to "
         f"{options.clip_length} rows: try a smaller --batch-size or --clip-length, {bf16}or "
-        f"another --device"
+        f"another --device ({first_line(error)})"
     )
 
 

@@ -209,7 +209,8 @@ def test_batches_and_decoders_by_backbone_and_machine() -> None:
     assert [decoders(n, None) for n in (1, 2, 8, 64)] == [1, 1, 2, 16]
     # Two threads a GPU each keep a core busy.
     assert [decoders(n, 1) for n in (1, 2, 8, 64)] == [1, 1, 6, 16]
-    assert [decoders(n, 8) for n in (8, 32, 64, 256)] == [1, 16, 48, 128]
+    assert [decoders(n, 8) for n in (8, 32, 64, 256)] == [4, 16, 48, 128]
+    assert decoders(4, 2) == 2
 
 
 def test_a_batch_that_no_memory_holds_is_one_clear_error() -> None:

@@ -33,6 +33,10 @@ def out_of_cpu_memory() -> None:
     torch.empty(1 << 50)
 
 
+def out_of_numpy_memory() -> None:
+    np.empty(1 << 50)
+
+
 def fail_when(monkeypatch: pytest.MonkeyPatch, training: bool, fail: Any) -> None:
     """Let the linear network fail in training, or when it scores."""
     forward = LinearProbe.forward
@@ -45,7 +49,7 @@ def fail_when(monkeypatch: pytest.MonkeyPatch, training: bool, fail: Any) -> Non
     monkeypatch.setattr(LinearProbe, "forward", failing)
 
 
-@pytest.mark.parametrize("fail", [out_of_gpu_memory, out_of_cpu_memory])
+@pytest.mark.parametrize("fail", [out_of_gpu_memory, out_of_cpu_memory, out_of_numpy_memory])
 @pytest.mark.parametrize(
     ("precision", "fast", "advice"),
     [
@@ -66,10 +70,12 @@ def test_a_training_that_does_not_fit_says_what_to_do(
     monkeypatch.setattr(stage, "fast_precision", lambda device: fast)
     with pytest.raises(MstembaError) as caught:
         fit(workspace, arch="linear", precision=precision)
-    assert str(caught.value) == (
+    message, _, cause = str(caught.value).partition(" (")
+    assert message == (
         "cpu has not enough memory to train with batches of 3 clips of up to 24 rows: "
         f"try a smaller --batch-size or {advice}"
     )
+    assert "allocate" in cause
     assert caught.value.exit_code == 1
 
 
@@ -93,7 +99,7 @@ def test_the_commands_say_it_in_one_line(
         )
     mstemba("train", *words, cwd=workspace)
     words = ["--features", "npy", "--subset", "validation", "--device", "cpu"]
-    advice = "use a machine with more memory"
+    advice = "use a machine with more memory (CUDA out of memory. Tried to allocate 2.00 GiB.)"
     with monkeypatch.context() as patch:
         fail_when(patch, False, out_of_gpu_memory)
         assert complaint(mstemba("evaluate", *words, cwd=workspace, expect=1)) == (
