@@ -176,15 +176,19 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=1024)
     parser.add_argument("--states", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=1.0, help="time for one measurement")
+    parser.add_argument("--scans", default="", help="names, as in ours: cpu,ours: chunked")
+    parser.add_argument("--name", default="scan", help="of the results' file")
     options = parser.parse_args()
     device = torch.device(all_devices(options.device)[0])
     content: dict[str, Any] = {"channels": options.channels, "states": options.states, "rows": []}
     found = candidates(device)
+    if options.scans:
+        found = {name: found[name] for name in options.scans.split(",")}
     for length in map(int, options.lengths.split(",")):
         sizes = (length, options.channels, options.states)
         for row in measure(found, *sizes, device, options.seconds):
             content["rows"].append(row)
-            path = save("scan", device, content)
+            path = save(options.name, device, content)
     columns = ["scan", "steps", "what", "time", "x reference", "peak memory", "error"]
     show(
         f"Selective scan, {options.channels} channels, {options.states} states",

@@ -206,10 +206,27 @@ def probe_networks(files: Files) -> Rows:
     return rows
 
 
+def busy(files: Files) -> Rows:
+    """Median times of a command on an idle machine and next to a busy process."""
+    (content,) = files.values()
+    cells: dict[tuple[str, str], dict[bool, float]] = {}
+    for row in content["rows"]:
+        median = statistics.median(row["seconds"])
+        cells.setdefault((row["command"], row["spin"]), {})[row["busy"]] = median
+    rows = [["command", "spin", "idle", "next to a busy process", "x idle"]]
+    for names, found in cells.items():
+        times = [f"{found[False]:.1f} s", f"{found[True]:.1f} s"]
+        rows.append([*names, *times, f"{found[True] / found[False]:.1f}"])
+    return rows
+
+
 # Files in results/ without the ending, and what makes the rows of them.
 TABLES: dict[str, tuple[str, Callable[[Files], Rows]]] = {
     "scan-forward": ("scan-*", partial(scan, kind="forward")),
     "scan-training": ("scan-*", partial(scan, kind="forward+backward")),
+    "chunked-forward": ("chunked-*", partial(scan, kind="forward")),
+    "chunked-training": ("chunked-*", partial(scan, kind="forward+backward")),
+    "busy": ("busy-*", busy),
     "model": ("model-*", model),
     "model-variants": ("model-*", variants),
     "model-lengths": ("model-*", lengths),

@@ -126,7 +126,9 @@ def _create(model: str, weights: str, pixels: dict[str, Any] | None, quick: bool
     from mstemba.extractors.folding import fold_quick_gelu
     from mstemba.extractors.initialisation import SkipInitialisation
 
-    with quiet_logging(), SkipInitialisation():
+    # open_clip refuses files that lack a parameter, but not those of big_vision.
+    skip = contextlib.nullcontext() if weights.endswith(".npz") else SkipInitialisation()
+    with quiet_logging(), skip:
         network: nn.Module = open_clip.create_model(
             model, pretrained=weights, force_quick_gelu=quick, force_preprocess_cfg=pixels
         )
