@@ -84,6 +84,13 @@ class MambaBlock(nn.Module):
         return x_WNLD * kept.to(x_WNLD.dtype) / keep
 
 
+def chunk_length(steps: int, device: torch.device) -> int:
+    """Return how many of so many steps are computed at a time: all of them with gradients."""
+    if torch.is_grad_enabled():
+        return steps
+    return min(steps, CHUNK.get(device.type, CHUNK_ELSEWHERE))
+
+
 def run_blocks(
     blocks: Sequence[MambaBlock], x: Tensor, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -105,8 +112,8 @@ def run_blocks(
     normed = _rms_norm(x, weights.norm, eps)
     padding_mask = None if mask is None else ~mask[..., None]
     backend = blocks[0].scan_backend
-    chunk = CHUNK.get(x.device.type, CHUNK_ELSEWHERE)
-    if not torch.is_grad_enabled() and x.shape[2] > chunk and can_carry(backend):
+    chunk = chunk_length(x.shape[2], x.device)
+    if x.shape[2] > chunk and can_carry(backend):
         mixed, C = _mix_in_chunks(weights, normed, padding_mask, backend, chunk)
     else:
         mixed, C = _mix(weights, normed, padding_mask, backend)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mstemba.model.config import ModelConfig
 from mstemba.model.convolution import convolve
 from mstemba.model.inputs import check_features, padded_steps, zero_padding
-from mstemba.model.mamba import MambaBlock, run_blocks
+from mstemba.model.mamba import MambaBlock, chunk_length, run_blocks
 from mstemba.model.output import Output, initialise_head
 from mstemba.model.streams import merge_streams, split_streams, stream_mask
 
@@ -97,8 +97,8 @@ class MSTemba(nn.Module):
         if self.config.padding == "released":
             lengths = padding_mask = None
         x = zero_padding(self.proj(self.dropout(features)), padding_mask)
-        projected, scale_logits, inconsistencies = [], [], []
-        for k, project in enumerate((self.scale_proj1, self.scale_proj2, self.scale_proj3), 1):
+        scales, scale_logits, inconsistencies = [], [], []
+        for k in (1, 2, 3):
             local, block = self.blocks[2 * k - 2], self.blocks[2 * k - 1]
             x, C, scanned = self._dilated(block, zero_padding(local(x), padding_mask), k, lengths)
             x = zero_padding(x, padding_mask)
@@ -108,10 +108,9 @@ class MSTemba(nn.Module):
                 )
             if self.config.arch == "mstemba-v3":
                 scale_logits.append(self.block_heads[k - 1](x))
-            projected.append(project(x))
+            scales.append(x)
         real = None if padding_mask is None else ~padding_mask[..., 0]
-        fused = self.norm(torch.stack(projected)).sum(0)
-        x = self.interaction_block(zero_padding(fused, padding_mask), real)
+        x = self.interaction_block(zero_padding(self._fuse(scales), padding_mask), real)
         consistency = torch.zeros(())  # of the host: a kernel for it would be a launch
         if inconsistencies:
             consistency = inconsistencies[0] + inconsistencies[1]
@@ -122,6 +121,18 @@ class MSTemba(nn.Module):
         for module in self.modules():
             if isinstance(module, MambaBlock):
                 module.scan_backend = backend
+
+    def _fuse(self, scales: list[Tensor]) -> Tensor:
+        """Project, normalise and add up the scales (B, T, width_k), in chunks without gradients."""
+        steps = scales[0].shape[1]
+        chunk = chunk_length(steps, scales[0].device)
+        if steps > chunk:
+            cut = zip(*(torch.split(x, chunk, dim=1) for x in scales), strict=True)
+            return torch.cat([self._fuse(list(parts)) for parts in cut], dim=1)
+        projections = (self.scale_proj1, self.scale_proj2, self.scale_proj3)
+        projected = [p(x) for p, x in zip(projections, scales, strict=True)]
+        fused: Tensor = self.norm(torch.stack(projected)).sum(0)
+        return fused
 
     def _mamba(self, width: int) -> MambaBlock:
         c = self.config
