@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 pytest.importorskip("triton", reason="Triton has no wheels for Windows and macOS")
 
+from mstemba.model.architectures import build, make_config
 from mstemba.model.config import ModelConfig
 from mstemba.model.losses import BatchTotals, detection_loss
 from mstemba.model.mstemba import MSTemba
@@ -99,6 +100,19 @@ def test_a_training_step_starts_few_kernels(count: Count, arch: str) -> None:
     counted = count(step)
     assert counted.kernels.total() <= MOST[arch][1], counted.kernels
     assert not counted.from_host
+
+
+@pytest.mark.parametrize("arch", ["mstemba", "pdan", "ms-tct"])
+def test_no_convolution_is_left_to_tf32(count: Count, arch: str) -> None:
+    """cuDNN computes float32 convolutions in TF32; depthwise ones are not cuDNN's."""
+    with torch.device("meta"):
+        model = build(make_config(arch, 64, 5))
+    if arch == "mstemba":
+        model.set_scan_backend("triton")
+    depthwise = [m for m in model.modules() if isinstance(m, nn.Conv1d) and m.groups > 1]
+    features = torch.empty(1, 100, 64, device="meta")
+    counted = count(lambda: model.train()(features, checked=True))
+    assert counted.kernels["convolution"] == (len(depthwise) if arch == "ms-tct" else 0)
 
 
 @pytest.mark.parametrize("options", [{}, {"padding": "released"}, {"split": "contiguous"}])

@@ -217,3 +217,15 @@ def test_a_video_for_which_memory_is_too_small_stops_no_others(
     result = run(videos, tmp_path / "out", ["red"])
     assert list(result.detections) == ["red"]
     assert result.failed == {"blue": "cuda has not enough memory for a video of 10 rows"}
+
+
+@pytest.mark.gpu
+def test_a_gpu_detects_what_the_cpu_does(tmp_path: Path) -> None:
+    video = film(tmp_path / "v.mp4", [("red", 2), ("blue", 2)])
+    found = [
+        run(video, tmp_path / device, ["red"], run_options=RunOptions(device=device))
+        for device in ("cpu", "cuda")
+    ]
+    on_cpu, on_gpu = (result.scores.probabilities for result in found)
+    np.testing.assert_allclose(on_gpu, on_cpu, rtol=0, atol=1e-3)
+    assert found_in(found[0]) == found_in(found[1])
