@@ -220,7 +220,7 @@ def test_a_video_for_which_memory_is_too_small_stops_no_others(
 
 
 @pytest.mark.gpu
-def test_a_gpu_detects_what_the_cpu_does(tmp_path: Path) -> None:
+def test_a_gpu_detects_what_the_cpu_does(loaded: list[str], tmp_path: Path) -> None:
     video = film(tmp_path / "v.mp4", [("red", 2), ("blue", 2)])
     found = [
         run(video, tmp_path / device, ["red"], run_options=RunOptions(device=device))
