@@ -413,7 +413,7 @@ def test_chunked_is_few_large_operations() -> None:
     """What makes it fast on a GPU: the reference dispatches hundreds of thousands of small ones."""
     counts = {}
     for name in ("chunked", "reference"):
-        tensors = single(1, 2500, 8 if name == "reference" else 1024, 16)
+        tensors = single(1, 2500, 2 if name == "reference" else 1024, 16)
         with CountOperations() as counter:
             run(tensors, name)
         counts[name] = counter.dispatched

@@ -72,7 +72,7 @@ def test_more_chunks_than_the_carry_loads_at_once(
     reverse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "BLOCK", 4)
-    assert_scans_like_reference(arguments(1, 1, 300, 3, 2, reverse), reverse)
+    assert_scans_like_reference(arguments(1, 1, 164, 3, 2, reverse), reverse)
 
 
 @pytest.mark.parametrize("reverse", DIRECTIONS)
