@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parent / "results"
 LOAD_BEFORE = round(os.getloadavg()[0], 2)
 """Other work on the machine when the benchmark began."""
 LONGEST_RECORDED = 0.5
-"""Seconds of a call: a longer one has so many launches that recording them takes minutes."""
+"""Calls that take more seconds are not recorded: the recording itself would take minutes."""
 
 
 def times(

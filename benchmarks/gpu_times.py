@@ -35,7 +35,7 @@ def record(call: Call) -> Call:
 def event_seconds(call: Call, repeats: int = 15, seconds: float = 1.0) -> float:
     """Return the median seconds between two events around a call, gaps between kernels included.
 
-    Fewer calls, but at least three, once so many ``seconds`` are used.
+    Stops early, but not before the third call, when ``seconds`` have passed.
     """
     taken: list[float] = []
     while len(taken) < repeats and (len(taken) < 3 or sum(taken) < seconds):

@@ -3,7 +3,7 @@
     python -m benchmarks.tables
 
 Rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`: one table for each machine
-that has results, and nothing where there are none.
+that has results; without results there is no table.
 """
 
 from __future__ import annotations

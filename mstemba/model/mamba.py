@@ -85,7 +85,7 @@ class MambaBlock(nn.Module):
 
 
 def chunk_length(steps: int, device: torch.device) -> int:
-    """Return how many of so many steps are computed at a time: all of them with gradients."""
+    """Return how many of a sequence's steps are computed at a time; with gradients, all of them."""
     if torch.is_grad_enabled():
         return steps
     return min(steps, CHUNK.get(device.type, CHUNK_ELSEWHERE))

@@ -1,8 +1,8 @@
 """How many kernels a pass of the network starts on a GPU, and that the host waits for none.
 
-On an H100 the host needs longer to start the kernels of a clip than the GPU to run them. They are
-counted with tensors of the device ``meta``, which have no values: whatever would have to wait for
-one, and could not be recorded into a CUDA graph, is an error there.
+On a large GPU the host may need longer to start the kernels of a clip than the GPU to run them.
+They are counted with tensors on the device ``meta``. These have no values, so code that reads one,
+and so would wait for a GPU and could not be recorded as a CUDA graph, raises an error.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ ROWS = 32
 STRETCH = 8
 """Steps of a chunk whose decays are computed by one operation."""
 ELEMENTS, MOST_CHUNKS = 1 << 20, 64
-"""States of one step of the chunks that run together, and their number: enough to fill a device,
-and few enough to stay in a cache. A longer sequence is run in pieces of so many chunks."""
+"""Limits for the chunks that run together: the states of one step of all of them, and their number.
+Enough to fill a device, and few enough to stay in a cache. Longer sequences are run in pieces."""
 
 convolve = reference.convolve
 

@@ -5,7 +5,7 @@ prepares their arguments, launches them and ties them to autograd. Arithmetic is
 the type of the inputs. u, delta and z are read through their strides, so they may be slices of a
 projection's result. B and C, a thirtieth of u, are first packed into float32 rows of their own:
 every lane reads all of every row, which is as slow as the arithmetic unless done in whole vectors.
-A launch takes longer than most kernels on a clip: what can be done inside a kernel is not one.
+Launches are few, because for a clip they are estimated to take longer than the kernels.
 
 Results are the same to the bit from run to run: how the work is cut depends on shapes alone, sums
 over programs go through memory in a fixed order, and nothing is tuned at run time.

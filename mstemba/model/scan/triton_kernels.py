@@ -53,8 +53,8 @@ def _write_one(x):
 def run_small_kernel(device: str) -> None:
     """Run a kernel that does next to nothing.
 
-    Raises whatever a compiler, a driver or a file system raises when Triton cannot run kernels. The
-    first time on a machine takes about a second.
+    Raises an exception of any kind if Triton cannot run kernels here: it needs a compiler, a driver
+    and a folder for its files.
     """
     x = torch.zeros(1, device=device)
     _write_one[(1,)](x)

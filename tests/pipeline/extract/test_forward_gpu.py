@@ -1,4 +1,4 @@
-"""Extraction on a GPU: the features of the CPU up to rounding, whatever else is under way."""
+"""Extraction on a GPU gives the CPU's features up to rounding, also with several threads."""
 
 from __future__ import annotations
 
