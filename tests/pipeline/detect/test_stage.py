@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 
 import mstemba
 from mstemba.errors import TooLittleMemory, UsageError
+from mstemba.pipeline.decode import child
 from mstemba.pipeline.detect.detector import Score
 from mstemba.pipeline.detect.zero_shot import ZeroShotDetector
 from mstemba.pipeline.extract.stage import extract
@@ -180,13 +183,23 @@ def test_a_video_with_the_name_of_a_kind_of_features_is_a_video_like_any_other(
 # Where and how it runs
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGSTOP")
 def test_a_decode_timeout_reaches_the_decoder(loaded: list[str], tmp_path: Path) -> None:
-    video = film(tmp_path / "v.mp4", [("red", 1)])
+    def stop_its_decoders(event: Event) -> None:
+        if event.video == "v":
+            for process in psutil.Process().children():
+                if child.__name__ in " ".join(process.cmdline()):
+                    process.suspend()
+
     result = run(
-        video, tmp_path / "out", ["red"], run_options=RunOptions(device="cpu", decode_timeout=1e-3)
+        film(tmp_path / "v.mp4", [("red", 60)]),
+        tmp_path / "out",
+        ["red"],
+        run_options=RunOptions(device="cpu", decode_timeout=1.0),
+        on_event=stop_its_decoders,
     )
     assert list(result.failed) == ["v"]
-    assert "the decoder sent nothing for 0 s" in result.failed["v"]
+    assert "the decoder sent nothing for 1 s" in result.failed["v"]
 
 
 def test_engine_and_address_reach_the_extraction(loaded: list[str], tmp_path: Path) -> None:
