@@ -20,13 +20,13 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 import mstemba
-from benchmarks.gpu_times import gpu_times, one_line, profiled
+from benchmarks.gpu_times import describe_error, gpu_times, profiled
 from mstemba.pipeline.devices import cores
 
 RESULTS = Path(__file__).parent / "results"
 LOAD_BEFORE = round(os.getloadavg()[0], 2)
 """Other work on the machine when the benchmark began."""
-LONGEST_RECORDED = 0.5
+MAX_RECORDED_SECONDS = 0.5
 """Calls that take more seconds are not recorded: the recording itself would take minutes."""
 
 
@@ -36,7 +36,7 @@ def times(
     """Seconds of one call: the fastest and the median, after two calls that are not counted.
 
     At least three calls, and more until ``seconds`` are used; a call that alone takes longer than
-    that is made once, after no other. On a GPU these have the launching in them; ``gpu`` has the
+    that is made once, after no other. On a GPU they include launch overhead; ``gpu`` has the
     GPU's own time, and how often the call launches and waits.
     """
     first = _once(function, device)
@@ -49,7 +49,7 @@ def times(
     while sum(taken) < seconds and len(taken) < 200:
         taken.append(_once(function, device))
     found = {"best": min(taken), "median": statistics.median(taken), "calls": len(taken)}
-    if device.type == "cuda" and min(taken) <= LONGEST_RECORDED:
+    if device.type == "cuda" and min(taken) <= MAX_RECORDED_SECONDS:
         one = profiled(function)
         counts = {name: one[name] for name in ("launches", "waits")}
         found["gpu"] = {**gpu_times(function), **counts}
@@ -57,11 +57,11 @@ def times(
 
 
 def times_or_failure(*arguments: Any, **options: Any) -> dict[str, Any]:
-    """``seconds``, as ``times`` returns them, or why the call ``failed``: other rows go on."""
+    """``seconds``, as ``times`` returns them, or why the call ``failed``, so that others follow."""
     try:
         return {"seconds": times(*arguments, **options)}
     except Exception as error:
-        return {"failed": one_line(error)}
+        return {"failed": describe_error(error)}
 
 
 def _once(function: Callable[[], Any], device: torch.device) -> float:
@@ -207,10 +207,10 @@ def duration(row: dict[str, Any], which: str = "best") -> str:
     text = readable(taken[which]) + (" (one call)" if taken["calls"] == 1 else "")
     if "gpu" not in taken:
         return text
-    return f"{text} (GPU {on_gpu(taken['gpu'])}, {taken['gpu']['launches']} launches)"
+    return f"{text} (GPU {gpu_time_text(taken['gpu'])}, {taken['gpu']['launches']} launches)"
 
 
-def on_gpu(found: dict[str, Any]) -> str:
+def gpu_time_text(found: dict[str, Any]) -> str:
     """The time of the GPU alone, of what ``gpu_times`` returned."""
     text = readable(found["seconds"])
     return f"at most {text}, not recorded" if "not_recorded" in found else text

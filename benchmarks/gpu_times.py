@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from mstemba.errors import first_line
+
 Call = Callable[[], Any]
 
 
@@ -60,7 +62,7 @@ def gpu_times(call: Call) -> dict[str, Any]:
     try:
         return {"seconds": event_seconds(record(call))}
     except Exception as error:
-        return {"seconds": event_seconds(call), "not_recorded": one_line(error)}
+        return {"seconds": event_seconds(call), "not_recorded": describe_error(error)}
 
 
 def profiled(call: Call) -> dict[str, Any]:
@@ -83,7 +85,6 @@ def profiled(call: Call) -> dict[str, Any]:
     }
 
 
-def one_line(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Return the type and the first line of an error."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:200]
+    return f"{type(error).__name__}: {first_line(error)}"[:200]

@@ -40,7 +40,7 @@ from benchmarks.common import (
     times,
     times_or_failure,
 )
-from benchmarks.gpu_times import one_line
+from benchmarks.gpu_times import describe_error
 from benchmarks.peers import Scan, peers
 from mstemba.errors import UsageError
 from mstemba.model import mamba, mstemba
@@ -164,7 +164,7 @@ def by_backend(network: MSTemba, features: Tensor, floor: float, seconds: float)
 def variants(
     network: MSTemba, features: Tensor, seconds: float, compiles: bool
 ) -> Iterator[dict[str, Any]]:
-    """Ways to run the same network that need no change of it, row by row."""
+    """Yield a row for each way to run the unchanged network."""
     network.eval()
     device = features.device
     run = partial(forward, network, features)
@@ -181,7 +181,7 @@ def variants(
             call()  # compiles
             row = {"seconds": times(call, device, seconds)}
         except Exception as error:
-            row = {"failed": one_line(error)}
+            row = {"failed": describe_error(error)}
         yield {"variant": name, **row}
 
 
@@ -263,8 +263,8 @@ def main() -> None:
         "variants": variants(network, features, options.seconds, options.compile),
         "lengths": by_length(network, options.features, device, options.seconds),
     }
+    found |= {part: [] for part in parts}  # a file of a run that is stopped has them all
     for part, rows in parts.items():
-        found[part] = []
         for row in rows:
             found[part].append(row)
             save(f"model-{options.arch}", device, found)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import duration, mebibytes, memory_here, peak_memory, save, show, times
-from benchmarks.gpu_times import one_line
+from benchmarks.gpu_times import describe_error
 from benchmarks.peers import Candidate, peers
 from mstemba.errors import UsageError
 from mstemba.model.scan.backends import choose, list_backends
@@ -113,7 +113,7 @@ def measure(
                 try:
                     fill_in(row, candidate, inputs, expected, device, seconds)
                 except Exception as failure:  # the other rows are still worth having
-                    row["failed"] = one_line(failure)
+                    row["failed"] = describe_error(failure)
             print(f"{length:,} steps, {name}, {kind}: {duration(row)}", flush=True)
             yield row
 
@@ -128,7 +128,7 @@ def fill_in(
 ) -> None:
     """Add the memory, error and time of one candidate to its row.
 
-    ``expected`` holds the reference's results by kind, and gets them from its rows.
+    ``expected`` holds the reference's results by kind, and is filled from the reference's rows.
     """
     given = inputs
     if candidate.time_last:

@@ -3,7 +3,7 @@
     python -m benchmarks.tables
 
 Rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`: one table for each machine
-that has results; without results there is no table.
+that has results, and none if no machine has.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, duration, mebibytes, on_gpu, readable
+from benchmarks.common import RESULTS, duration, gpu_time_text, mebibytes, readable
 
 README = Path(__file__).with_name("README.md")
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -189,7 +189,7 @@ def probe_scans(files: Files) -> Rows:
     (content,) = files.values()
     rows = [["steps, type, scan", "forward", "with backward", "its bytes at 3 TB/s", "CPU"]]
     for name, found in content.get("scans", {}).items():
-        both = [on_gpu(found["forward"]), on_gpu(found["with_backward"])]
+        both = [gpu_time_text(found["forward"]), gpu_time_text(found["with_backward"])]
         rows.append([name, *both, readable(found["floor_seconds"]), readable(found["cpu_seconds"])])
     return rows
 
@@ -202,7 +202,7 @@ def probe_networks(files: Files) -> Rows:
         seconds = [readable(found["seconds"]), readable(found["busy_seconds"])]
         places = ", ".join(f"{place} x {count}" for place, count in found["waits_at"].items())
         counts = [str(found["launches"]), str(found["waits"]), places or "-"]
-        rows.append([name, *seconds, on_gpu(found["graph"]), *counts])
+        rows.append([name, *seconds, gpu_time_text(found["graph"]), *counts])
     return rows
 
 

@@ -32,8 +32,8 @@ class DecodeError(MstembaError):
     """A video that could not be decoded."""
 
 
-class TooLittleMemory(MstembaError):
-    """A video or a network for which the device has not enough memory."""
+class OutOfMemory(MstembaError):
+    """A video or a network for which the device does not have enough memory."""
 
 
 class SomeFailed(MstembaError):

@@ -42,7 +42,7 @@ SHARED = Path(os.environ.get("MSTEMBA_TEST_DATA", Path(__file__).parents[2] / "s
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none."""
+    """Skip the tests marked `gpu` on a machine without one."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         import torch
@@ -65,7 +65,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real test data beside the checkout, or named by MSTEMBA_TEST_DATA."""
+    """The folder of real test data next to the checkout, or named by MSTEMBA_TEST_DATA."""
     if not (SHARED / "golden").is_dir():
         pytest.skip(f"no test data in {SHARED}; set MSTEMBA_TEST_DATA to its folder")
     return SHARED

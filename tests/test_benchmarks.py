@@ -208,6 +208,39 @@ def test_other_numbers_make_other_tables(file: Path, tmp_path: Path) -> None:
         assert tables.tables(name, tmp_path) != tables.tables(name, common.RESULTS), name
 
 
+def test_every_number_stands_in_its_place() -> None:
+    rates = {"decode": 11, "forward": 12, "jpeg": 13, "whole": 14, "steady": 15}
+    extraction = {
+        "backbone": "clip",
+        "model": "ViT",
+        "precision": "float32",
+        "median": {**rates, "wall_over_sum": 1.6, "over_jpeg": 1.7},
+        "rounds": [{"wall_over_sum": 1.5}, {"wall_over_sum": 1.8}],
+        "limited_by": "forward",
+        "short_clips": {"ratio": 1.9},
+        "memory": {"minute": 20 << 20, "hour": 21 << 20},
+    }
+    rows = [row[1] for row in tables.extraction({"extract": extraction})]
+    assert rows == ["clip ViT, float32", "11", "12", "13", "14", "15", "1.60 (1.50 to 1.80)", "1.7",
+                    "forward", "1.90", "20 MiB", "21 MiB"]  # fmt: skip
+    taken = [
+        {"command": "train", "spin": "own", "busy": busy, "seconds": seconds}
+        for busy, seconds in ((True, [30, 40, 90]), (False, [10, 20, 30]))
+    ]
+    assert tables.busy({"busy": {"rows": taken}})[1] == ["train", "own", "20.0 s", "40.0 s", "2.0"]
+    labels = {
+        "rows": 7,
+        "seconds": {"ours": {"fastest": 1, "median": 2}},
+        "ratio": {"ours": {"fastest": 3, "median": 4}},
+    }
+    assert tables.labels({"labels": labels})[1] == ["ours", "1 s", "2 s", "3", "4"]
+    metrics = {"seconds": {"map": {"all": {"best": 1, "median": 2}}}, "per_frame_together": 3}
+    assert tables.metrics({"metrics": metrics})[1:] == [
+        ["map: all", "1 s", "2 s"],
+        ["per frame: all of these, once", "3 s", "-"],
+    ]
+
+
 def test_results_of_a_gpu_get_tables_with_the_name_of_the_card(tmp_path: Path) -> None:
     content = json.loads((common.RESULTS / "scan-cpu.json").read_text())
     content["machine"] |= {"gpu": CARD, "torch": "2.11.0+cu130"}
@@ -358,6 +391,7 @@ def test_rows_of_the_network_are_saved_as_they_are_made(
     found = json.loads((tmp_path / "model-mstemba-v3-cpu.json").read_text())
     assert {"reference"} <= {row["scan"] for row in found["backends"]}
     assert [row["variant"] for row in found["variants"]] == ["float32", "bfloat16 autocast"]
+    assert "bfloat16 autocast" in tables.fill(tables.README.read_text(encoding="utf-8"), tmp_path)
     assert "reference | separate calls" in tables.tables("model", tmp_path)
 
 

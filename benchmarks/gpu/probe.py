@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import machine, on_gpu, readable
-from benchmarks.gpu_times import Call, event_seconds, gpu_times, one_line, profiled
+from benchmarks.common import gpu_time_text, machine, readable
+from benchmarks.gpu_times import Call, describe_error, event_seconds, gpu_times, profiled
 from mstemba.extractors import torchvision_ops
 
 DEVICE, BACKEND = torch.device("cuda"), "triton"
@@ -138,9 +138,9 @@ def scans() -> Rows:
                 row = {"forward": forward, "with_backward": both}
                 yield key, {**row, "cpu_seconds": cpu, "floor_seconds": floor}
                 print(
-                    f"  {key}: forward {on_gpu(forward)} "
+                    f"  {key}: forward {gpu_time_text(forward)} "
                     f"({forward['seconds'] / floor:.1f} x its bytes), "
-                    f"with backward {on_gpu(both)}, CPU {readable(cpu)}",
+                    f"with backward {gpu_time_text(both)}, CPU {readable(cpu)}",
                     flush=True,
                 )
 
@@ -229,7 +229,7 @@ def networks() -> Rows:
             yield f"{arch} {name}", row
             print(
                 f"  {arch} {name}: {readable(row['seconds'])}, its kernels "
-                f"{readable(row['busy_seconds'])}, as a CUDA graph {on_gpu(graph)}, "
+                f"{readable(row['busy_seconds'])}, as a CUDA graph {gpu_time_text(graph)}, "
                 f"{row['launches']} launches, {row['waits']} waits {row['waits_at']}",
                 flush=True,
             )
@@ -299,7 +299,7 @@ def tuning() -> Rows:
                 lambda *t: selective_scan(*t, backend="triton"), inputs(length, torch.float32)
             )
             yield f"{name} {value}, {length:,}", list(taken)
-            print(f"  {name} {value}, {length}: {', '.join(map(on_gpu, taken))}", flush=True)
+            print(f"  {name} {value}, {length}: {', '.join(map(gpu_time_text, taken))}", flush=True)
         setattr(ours, name, before)
 
 
@@ -331,7 +331,7 @@ def main() -> None:
                 results[name] = found
                 file.write_text(json.dumps(results, indent=1))
         except Exception as error:  # the other parts are still worth having
-            said = failed[name] = one_line(error)
+            said = failed[name] = describe_error(error)
         figures = [f"{key} {value:.3g}" for key, value in found.items() if type(value) is float]
         print(f"{name} ({time.perf_counter() - begin:.0f} s): {said or ', '.join(figures)}")
         file.write_text(json.dumps(results, indent=1))

@@ -13,9 +13,9 @@ from torch.autograd.function import once_differentiable
 def convolve(x: Tensor, conv: nn.Conv1d) -> Tensor:
     """Run a convolution layer over time, as one matrix product wherever that is not the CPU.
 
-    cuDNN computes float32 convolutions in TF32 by default, with 10 bits of mantissa; matrix
-    products of torch are exact, and need no transposition. On a CPU the layer itself is as exact
-    and faster.
+    By default, cuDNN computes float32 convolutions in TF32, with 10 bits of mantissa, but torch
+    computes matrix products in full float32; they need no transposition either. On a CPU the layer
+    itself is as exact and faster.
 
     Args:
         x: (B, T, channels in).

@@ -79,8 +79,7 @@ def detection_loss(
         raise UsageError(f"labels: found shape {tuple(labels.shape)}, expected {shape}")
     if mask is not None:
         check_mask(mask, shape[:2])
-    whole = shape[0] * shape[1] if mask is None or totals else int(mask.sum())
-    real_steps = totals.steps if totals else whole
+    real_steps = totals.steps if totals else _count_steps(shape, mask)
     if real_steps == 0:
         raise UsageError("mask: found no real step, expected at least one")
     if reduction not in ("steps", "elements", "released"):
@@ -88,9 +87,9 @@ def detection_loss(
     divisor = real_steps * (labels.shape[2] if reduction == "elements" else 1)
     counted = None if reduction == "released" else mask
 
-    every = [output.logits, *output.scale_logits]
-    entropies = _cross_entropy(every, labels, counted) / divisor
-    final, *auxiliary = entropies.unbind() if len(every) > 1 else [entropies.squeeze(0)]
+    heads = [output.logits, *output.scale_logits]
+    entropies = _cross_entropy(heads, labels, counted) / divisor
+    final, *auxiliary = entropies.unbind() if len(heads) > 1 else [entropies.squeeze(0)]
     # A mean over clips: the share of a part is proportional to its number of clips.
     part = len(labels) / totals.clips if totals else 1.0
     consistency = output.consistency if part == 1 else output.consistency * part
@@ -140,12 +139,16 @@ def center_heatmap(labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]
     return heat.view(shape).transpose(1, 2), centers.view(shape).transpose(1, 2)
 
 
-def _cross_entropy(every: list[Tensor], labels: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the cross-entropy of each of K logits (B, T, C), summed over the steps in ``mask``.
+def _count_steps(shape: tuple[int, ...], mask: Tensor | None) -> int:
+    return shape[0] * shape[1] if mask is None else int(mask.sum())
+
+
+def _cross_entropy(heads: list[Tensor], labels: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the cross-entropy of K heads' logits (B, T, C), summed over the steps in ``mask``.
 
     In float32, (K,). Steps are not picked by the mask: how many they are would be waited for.
     """
-    logits = (torch.stack(every) if len(every) > 1 else every[0][None]).float()
+    logits = (torch.stack(heads) if len(heads) > 1 else heads[0][None]).float()
     labels, weight = labels.float(), None
     if mask is not None:
         padding_mask = ~mask[..., None]

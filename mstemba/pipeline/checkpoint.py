@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.errors import CheckpointError, TooLittleMemory, UsageError, first_line
+from mstemba.errors import CheckpointError, OutOfMemory, UsageError, first_line
 from mstemba.pipeline.caching.files import read_json, write_atomically
 from mstemba.pipeline.caching.keys import file_sha256, spec_key
 from mstemba.pipeline.devices import is_out_of_memory
@@ -56,7 +56,7 @@ class Checkpoint:
 
         Raises:
             CheckpointError: Its weights are damaged.
-            TooLittleMemory: The device has not enough for it.
+            OutOfMemory: The network does not fit into the device's memory.
         """
         import torch
 
@@ -247,7 +247,7 @@ def score(
     Raises:
         StoreError: The features contain NaN or infinity.
         CheckpointError: The scores do.
-        TooLittleMemory: The device has not enough for the video.
+        OutOfMemory: The video does not fit into the device's memory.
     """
     import torch
 
@@ -271,13 +271,13 @@ def score(
 
 @contextmanager
 def _memory_for(what: str, device: str) -> Iterator[None]:
-    """Raise TooLittleMemory, which says what to do, if a device has not enough."""
+    """Turn an out-of-memory error of a device into OutOfMemory, which says what to do."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         advice = "use a machine with more memory" if device == "cpu" else "try --device cpu"
-        raise TooLittleMemory(
-            f"{device} has not enough memory for {what}: {advice} ({first_line(error)})"
+        raise OutOfMemory(
+            f"{device} does not have enough memory for {what}: {advice} ({first_line(error)})"
         ) from error

@@ -107,7 +107,7 @@ def test_the_features_of_a_quick_model_are_open_clips_own(make: Callable[[str], 
         assert close(torch.from_numpy(encode(pictures)[:, 0]), expected)
 
 
-class Drawn(TorchFunctionMode):
+class RandomFillRecorder(TorchFunctionMode):
     """Notes what fills parameters with random numbers."""
 
     def __init__(self) -> None:
@@ -132,10 +132,10 @@ def test_weights_are_loaded_to_the_bit_into_a_network_without_random_numbers(
     import open_clip
 
     name, network, file = make(kind)
-    with Drawn() as drawn:
+    with RandomFillRecorder() as drawn:
         open_clip.create_model(name)
     assert drawn.functions
-    with Drawn() as drawn:
+    with RandomFillRecorder() as drawn:
         loaded = clip.load_network(name, file)
     assert drawn.functions == []
     state, expected = loaded.state_dict(), network.state_dict()

@@ -10,6 +10,7 @@ from mstemba.model.config import ModelConfig
 from mstemba.model.convolution import convolve
 from mstemba.model.mamba import CHUNK
 from mstemba.model.mstemba import MSTemba
+from mstemba.model.scan.backends import choose
 from mstemba.model.scan.operations import selective_scan
 
 pytestmark = pytest.mark.gpu
@@ -29,12 +30,9 @@ def test_float32_is_not_tf32() -> None:
     assert (found - exact).abs().max() < 1e-5 * exact.abs().max()  # TF32: 5e-4
 
 
-@ARCHITECTURES
-def test_a_gpu_scores_as_the_cpu(arch: str) -> None:
-    model, features = make(arch), torch.randn(1, 777, 64)
-    with torch.no_grad():
-        found = model(features.cuda()).logits.cpu()
-        torch.testing.assert_close(found, model.cpu()(features).logits, rtol=0, atol=1e-4)
+def test_triton_is_taken_where_it_is_installed() -> None:
+    pytest.importorskip("triton", reason="Triton has no wheels for Windows")
+    assert choose("auto", torch.device("cuda")) == "triton"
 
 
 @ARCHITECTURES

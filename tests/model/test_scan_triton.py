@@ -20,6 +20,7 @@ pytest.importorskip("triton", reason="Triton has no wheels for Windows and macOS
 from mstemba.model.scan import reference
 from mstemba.model.scan import triton as kernels
 from mstemba.model.scan.reference import Reverse
+from mstemba.model.scan.triton_kernels import run_small_kernel
 from tests.model import scans
 from tests.model.scans import assert_close, with_gradients
 
@@ -248,6 +249,7 @@ for kernel, warps, constants in [
     (kernels.outputs, 1, {"MODE": 1, "GATED": False, "SAVE": False, "GIVEN": False, **scan}),
     (kernels.chunk_gradients, 1, {"MODE": 1, **scan}),
     (kernels.gradients, 1, {"MODE": 0, **scan}),
+    (kernels._write_one, 4, {}),
     (host._pack, 4, {"PADDED": 16, "ROWS": host.PACKED}),
     (host._gate_gradients, 4, {"BLOCK": 512}),
     (host._convolution, 4, tile),
@@ -261,6 +263,10 @@ for kernel, warps, constants in [
     built = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
     assert built.asm["cubin"]
 """
+
+
+def test_the_kernel_that_is_tried_first_runs() -> None:
+    run_small_kernel(DEVICE)
 
 
 def test_the_kernels_compile_for_a_gpu_that_is_not_here() -> None:

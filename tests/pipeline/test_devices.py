@@ -102,23 +102,30 @@ def test_torch_keeps_to_the_quota_and_to_a_smaller_setting(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("capability", "hip", "precision"),
+    ("capability", "hip", "native", "precision"),
     [
-        ((7, 0), None, "float16"),  # V100 and T4 only emulate bfloat16
-        ((7, 5), None, "float16"),
-        ((8, 0), None, "bfloat16"),
-        ((9, 0), None, "bfloat16"),
-        ((9, 0), "6.4", "float16"),  # an MI50, gfx906, if torch says that it has none
+        ((7, 0), None, False, "float16"),  # V100 and T4 only emulate bfloat16
+        ((7, 5), None, False, "float16"),
+        ((8, 0), None, True, "bfloat16"),
+        ((9, 0), None, True, "bfloat16"),
+        ((9, 0), "6.4", False, "float16"),  # an MI50, gfx906, if torch says that it has none
+        ((9, 4), "6.4", True, "bfloat16"),
     ],
 )
 def test_bfloat16_is_fast_where_it_is_native(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], hip: str | None, precision: str
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    hip: str | None,
+    native: bool,
+    precision: str,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: native or including_emulation,
     )
     monkeypatch.setattr(torch.version, "hip", hip)
     assert fast_precision("cuda:1") == precision

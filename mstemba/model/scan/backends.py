@@ -208,10 +208,7 @@ def _interprets_triton() -> bool:
 # what is missing here.
 BACKENDS: dict[str, tuple[str, Callable[[], str | None]]] = {
     "cpu": ("compiled by Numba", missing_for_cpu),
-    "triton": (
-        "Triton kernels of our own; the first use compiles them, for up to half a minute",
-        missing_for_triton,
-    ),
+    "triton": ("Triton kernels of our own, compiled on first use", missing_for_triton),
     "cuda": ("kernels of mamba-ssm and causal-conv1d", missing_for_cuda),
     "chunked": ("large PyTorch operations", lambda: None),
     "reference": ("plain PyTorch, step by step", lambda: None),

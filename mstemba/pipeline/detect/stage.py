@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mstemba.data_manifests.video_files import find_videos
-from mstemba.errors import MstembaError, StoreError, TooLittleMemory, UsageError
+from mstemba.errors import MstembaError, OutOfMemory, StoreError, UsageError
 from mstemba.extractors import registry
 from mstemba.pipeline.caching.files import as_local, as_paths, check_folder
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key, entry_key
@@ -362,7 +362,7 @@ def _write_results(
         video = job.video
         progress.update(video.id, number, number, video.id)
         scores_file = result.output / f"{job.stem}{SUFFIX}"
-        with recording(result.failed, video.id, StoreError, TooLittleMemory):
+        with recording(result.failed, video.id, StoreError, OutOfMemory):
             scores = job.read_scores()
             is_cached = scores is not None
             if scores is None:

@@ -178,7 +178,7 @@ class ForwardPass:
         device = self._extractor.device
         if most == 1:
             raise MstembaError(
-                f"{device} has not enough memory for one sample of this backbone ({reason}): "
+                f"{device} does not have enough memory for one sample of this backbone ({reason}): "
                 f"try --precision bfloat16, another --device or a smaller backbone"
             )
         if device.type == "cuda":
@@ -190,7 +190,7 @@ class ForwardPass:
                 return  # the device's other thread was here first
             self._most = most // 2
         message = (
-            f"{device} has not enough memory for {most} samples at once: "
+            f"{device} does not have enough memory for {most} samples at once: "
             f"continuing with {most // 2}"
         )
         self._on_event(Event("extract", message, warning=True))

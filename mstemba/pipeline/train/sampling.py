@@ -91,7 +91,7 @@ def make_batch(crops: Sequence[tuple[Clip, slice]], part: int = 0, parts: int = 
     )
 
 
-def made_ahead(make: Callable[[int], T], steps: range) -> Generator[T]:
+def prefetch(make: Callable[[int], T], steps: range) -> Generator[T]:
     """Yield `make(step)` for every step; the next one is made in a thread meanwhile.
 
     An error of `make` is raised at its own step. Closing the generator ends the thread.

@@ -120,9 +120,9 @@ def _too_large(plan: TrainPlan, error: BaseException) -> MstembaError:
     in_float32 = distributed.training_precision(device, options.precision) == "no"
     bf16 = "--precision bf16, " if in_float32 and fast_precision(device) == "bfloat16" else ""
     return MstembaError(
-        f"{device} has not enough memory to train with batches of {plan.batch_size} clips of up to "
-        f"{options.clip_length} rows: try a smaller --batch-size or --clip-length, {bf16}or "
-        f"another --device ({first_line(error)})"
+        f"{device} does not have enough memory to train with batches of {plan.batch_size} clips "
+        f"of up to {options.clip_length} rows: try a smaller --batch-size or --clip-length, "
+        f"{bf16}or another --device ({first_line(error)})"
     )
 
 

@@ -35,7 +35,7 @@ from mstemba.pipeline.progress import Event, EventHandler, ProgressReporter
 from mstemba.pipeline.train.curves import plot_curves
 from mstemba.pipeline.train.loggers import MetricsLogger
 from mstemba.pipeline.train.plan import TrainPlan
-from mstemba.pipeline.train.sampling import made_ahead, make_batch, random_crops
+from mstemba.pipeline.train.sampling import make_batch, prefetch, random_crops
 from mstemba.pipeline.train.schedules import cosine_rate, released_rate
 from mstemba.pipeline.train.state import STATE, TrainerState, load_state, save_state
 
@@ -144,7 +144,7 @@ class Trainer:
         plan, state, steps = self._plan, self._state, self._plan.steps
         first = state.step
         progress = ProgressReporter("train", steps, "steps", on_event)
-        with closing(made_ahead(self._make_batch, range(first, steps))) as batches:
+        with closing(prefetch(self._make_batch, range(first, steps))) as batches:
             while state.step < steps and not self.out_of_patience:
                 rate = self._rate(state.step)
                 terms = self._train_step(next(batches), rate)

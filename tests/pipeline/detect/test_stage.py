@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import mstemba
-from mstemba.errors import TooLittleMemory, UsageError
+from mstemba.errors import OutOfMemory, UsageError
 from mstemba.pipeline.decode import child
 from mstemba.pipeline.detect.detector import Score
 from mstemba.pipeline.detect.zero_shot import ZeroShotDetector
@@ -220,7 +220,7 @@ def test_a_video_for_which_memory_is_too_small_stops_no_others(
 
         def score_short(features: Features) -> NDArray[np.float32]:
             if len(features.values) > 5:
-                raise TooLittleMemory("cuda has not enough memory for a video of 10 rows")
+                raise OutOfMemory("cuda does not have enough memory for a video of 10 rows")
             return score(features)
 
         return score_short
@@ -229,7 +229,7 @@ def test_a_video_for_which_memory_is_too_small_stops_no_others(
     videos = [film(tmp_path / f"{name}.mp4", [(name, s)]) for name, s in (("red", 1), ("blue", 2))]
     result = run(videos, tmp_path / "out", ["red"])
     assert list(result.detections) == ["red"]
-    assert result.failed == {"blue": "cuda has not enough memory for a video of 10 rows"}
+    assert result.failed == {"blue": "cuda does not have enough memory for a video of 10 rows"}
 
 
 @pytest.mark.gpu

@@ -122,8 +122,8 @@ def test_a_batch_that_is_too_large_is_halved_and_said_so() -> None:
     # The last pass takes some frames again, so that all have the same size.
     assert encoder.sizes == [11, 5, *[2] * 6, *[2] * 6]
     assert [(e.message, e.warning) for e in news] == [
-        ("cpu has not enough memory for 11 samples at once: continuing with 5", True),
-        ("cpu has not enough memory for 5 samples at once: continuing with 2", True),
+        ("cpu does not have enough memory for 11 samples at once: continuing with 5", True),
+        ("cpu does not have enough memory for 5 samples at once: continuing with 2", True),
     ]
 
 

@@ -82,7 +82,7 @@ def test_with_little_memory_batches_are_halved(half_a_gibibyte: None, expected: 
     futures = [pool.submit(batch(frames, 256)) for _ in range(4)]
     found = [future.result() for future in futures]
     pool.close()
-    assert "cuda:0 has not enough memory for 256 samples at once: continuing with 128" in {
+    assert "cuda:0 does not have enough memory for 256 samples at once: continuing with 128" in {
         event.message for event in news
     }
     for features in found:

@@ -72,7 +72,7 @@ def test_a_training_that_does_not_fit_says_what_to_do(
         fit(workspace, arch="linear", precision=precision)
     message, _, cause = str(caught.value).partition(" (")
     assert message == (
-        "cpu has not enough memory to train with batches of 3 clips of up to 24 rows: "
+        "cpu does not have enough memory to train with batches of 3 clips of up to 24 rows: "
         f"try a smaller --batch-size or {advice}"
     )
     assert "allocate" in cause
@@ -83,7 +83,7 @@ def test_a_network_that_does_not_fit_is_told_as_well(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LinearProbe, "to", lambda self, device: out_of_gpu_memory())
-    with pytest.raises(MstembaError, match="cpu has not enough memory to train"):
+    with pytest.raises(MstembaError, match="cpu does not have enough memory to train"):
         fit(workspace, arch="linear")
 
 
@@ -94,7 +94,7 @@ def test_the_commands_say_it_in_one_line(
     words = [x for k, v in options.items() for x in (f"--{k.replace('_', '-')}", str(v))]
     with monkeypatch.context() as patch:
         fail_when(patch, True, out_of_gpu_memory)
-        assert "not enough memory to train" in complaint(
+        assert "does not have enough memory to train" in complaint(
             mstemba("train", *words, cwd=workspace, expect=1)
         )
     mstemba("train", *words, cwd=workspace)
@@ -103,11 +103,11 @@ def test_the_commands_say_it_in_one_line(
     with monkeypatch.context() as patch:
         fail_when(patch, False, out_of_gpu_memory)
         assert complaint(mstemba("evaluate", *words, cwd=workspace, expect=1)) == (
-            f"mstemba: cpu has not enough memory for a video of 19 rows: {advice}"
+            f"mstemba: cpu does not have enough memory for a video of 19 rows: {advice}"
         )
     monkeypatch.setattr(LinearProbe, "to", lambda self, device: out_of_gpu_memory())
     assert complaint(mstemba("evaluate", *words, cwd=workspace, expect=1)) == (
-        f"mstemba: cpu has not enough memory for the network: {advice}"
+        f"mstemba: cpu does not have enough memory for the network: {advice}"
     )
 
 
@@ -116,7 +116,9 @@ def test_a_video_that_does_not_fit_into_a_gpu_may_be_scored_on_the_cpu(
 ) -> None:
     fail_when(monkeypatch, False, out_of_gpu_memory)
     network = build(make_config("linear", 6, 3)).eval().to("meta")
-    with pytest.raises(MstembaError, match=r"meta has not .* video of 5 rows: try --device cpu"):
+    with pytest.raises(
+        MstembaError, match=r"meta does not have .* video of 5 rows: try --device cpu"
+    ):
         score(network, np.zeros((5, 6), np.float32))
 
 
@@ -124,7 +126,9 @@ def test_the_video_that_does_not_fit_in_training_is_named(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_when(monkeypatch, False, out_of_cpu_memory)
-    with pytest.raises(MstembaError, match=r"video 'v0': cpu has .* for a video of 31 rows"):
+    with pytest.raises(
+        MstembaError, match=r"video 'v0': cpu does not have .* for a video of 31 rows"
+    ):
         fit(workspace, arch="linear")
 
 
