@@ -154,7 +154,9 @@ class Console:
         )
         for note in result.report.notes:
             self._line(note)
-        for line in result.report.lines():
+        for line in result.report.lines("joined"):
+            self._line(line)
+        for line in result.report.lines("kept", "ignored", "skipped"):
             self._say(f"warning: {line}")
         if result.backup:
             self._line(f"the previous manifest was different and is kept as {result.backup}")

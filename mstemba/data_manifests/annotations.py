@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
 
 from mstemba.data_manifests.class_ids import ClassIds, describe, label_names
 from mstemba.data_manifests.datasets import DATASETS, Dataset, load_dataset, recognise
+from mstemba.data_manifests.joining import name_videos
 from mstemba.data_manifests.manifest import TIME_UNITS, Action, Manifest, Video, normalise_subset
 from mstemba.data_manifests.readers import boris, dataset_files, eaf, elan, tables
 from mstemba.data_manifests.readers.json import read_json
@@ -71,7 +71,8 @@ def read_annotations(
             labels in alphabetical order, or `class_0`, ... up to the highest id.
         time_unit: In place of that of the files; `seconds` if there is none at all.
         split: In place of the subsets in the files.
-        files: The video files by id, which annotations may name by their file names.
+        files: The video files by id, which annotations may name in any of the ways of
+            `VideoNames`.
         former: The manifest to merge into: it defines classes, subsets and durations that the files
             do not.
 
@@ -83,9 +84,13 @@ def read_annotations(
             frames are taken for seconds.
         UsageError: The split is unknown.
     """
-    parsed = ParsedAnnotations(_ids_by_name(files or {}))
+    parsed = ParsedAnnotations()
     report = parsed.report
     _read(path, parsed)
+    name_videos(parsed, {**dict.fromkeys(former.videos if former else ()), **(files or {})})
+    if path.is_dir():
+        for video in parsed.videos.values():
+            video.actions = _without_duplicates(video.actions, report)
     for given in (time_unit, parsed.time_unit):
         if given not in (None, *TIME_UNITS):
             units = ", ".join(TIME_UNITS)
@@ -108,13 +113,6 @@ def read_annotations(
     if known and not former:
         _compare(known, split, manifest, report)
     return manifest, report
-
-
-def _ids_by_name(files: Mapping[str, Path]) -> dict[str, str]:
-    """Return ids by the names for a video: the id itself, and its file name if that is unique."""
-    counts = Counter(file.name for file in files.values())
-    by_file = {file.name: id for id, file in files.items() if counts[file.name] == 1}
-    return {id: id for id in files} | by_file
 
 
 def _read(path: Path, parsed: ParsedAnnotations) -> None:
@@ -158,8 +156,6 @@ def _read_folder(path: Path, parsed: ParsedAnnotations) -> None:
             raise ManifestError(f"{path}: {found}; expected {_EXPECTED}")
         for file in other:
             parsed.report.skip("file of an unknown form", file.name)
-        for video in parsed.videos.values():
-            video.actions = _without_duplicates(video.actions, parsed.report)
 
 
 def _without_duplicates(actions: list[RawAction], report: AnnotationReport) -> list[RawAction]:
@@ -314,22 +310,3 @@ def _compare(known: Dataset, split: str | None, read: Manifest, report: Annotati
 
 def _counted(counts: dict[str, int]) -> str:
     return " and ".join(f"{counts[name]} {name}" for name in sorted(counts, reverse=True)) or "none"
-
-
-def join(annotations: Manifest, files: dict[str, Path], report: AnnotationReport) -> Manifest:
-    """Set the files of the annotated videos, and add the other videos without a subset."""
-    videos = {
-        id: replace(video, path=files.get(id, video.path))
-        for id, video in annotations.videos.items()
-    }
-    for id, video in videos.items():
-        former = annotations.videos[id].path
-        if video.path and former and video.path.resolve() != former.resolve():
-            report.keep("video whose file has changed", str(video.path))
-        if video.path is None:
-            report.keep("annotated video without a file", id)
-    for id, path in files.items():
-        if id not in videos:
-            report.keep("video file without annotation", str(path))
-            videos[id] = Video(id, path, None, None)
-    return replace(annotations, videos=videos)

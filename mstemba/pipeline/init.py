@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from mstemba.data_manifests.annotations import check_units, join, read_annotations
+from mstemba.data_manifests.annotations import check_units, read_annotations
+from mstemba.data_manifests.joining import join
 from mstemba.data_manifests.manifest import (
     Manifest,
     Video,

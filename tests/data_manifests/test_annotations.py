@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mstemba.data_manifests.annotations import join, read_annotations
+from mstemba.data_manifests.annotations import read_annotations
 from mstemba.data_manifests.datasets import DATASETS, load_dataset
+from mstemba.data_manifests.joining import join
 from mstemba.data_manifests.manifest import Action, load_manifest
 from mstemba.data_manifests.readers.parsed import AnnotationReport
 from mstemba.errors import ManifestError, UsageError

@@ -17,9 +17,8 @@ from mstemba.data_manifests.readers.tables import (
     Row,
     Table,
     add_action,
+    file_path,
     malformed,
-    media_id,
-    media_path,
     parse_duration,
     unescape_formula,
 )
@@ -42,10 +41,10 @@ def read_aggregated(table: Table, parsed: ParsedAnnotations) -> None:
     columns = _Columns(table)
     start, stop = table.column(*_START), table.column(*_STOP)
     for row in table.rows[1:]:
-        id = columns.video_id(row, parsed)
+        name = columns.video_name(row, parsed)
         # In some versions a point event has no stop.
         end = row[start] if row[stop].casefold() in _NONE else row[stop]
-        add_action(parsed, id, row, row[columns.behavior], row[start], end)
+        add_action(parsed, name, row, row[columns.behavior], row[start], end)
 
 
 def read_tabular(table: Table, parsed: ParsedAnnotations) -> None:
@@ -54,16 +53,16 @@ def read_tabular(table: Table, parsed: ParsedAnnotations) -> None:
     time, status = table.column("time"), table.column(*_STATUS)
     begun: dict[tuple[str, ...], tuple[Row, str]] = {}
     for row in table.rows[1:]:
-        id = columns.video_id(row, parsed)
-        key = (id, *(row[column] for column in columns.same))
+        name = columns.video_name(row, parsed)
+        key = (name, *(row[column] for column in columns.same))
         what = row[status].upper()
         if what == "START" and key not in begun:
             begun[key] = row, row[time]
         elif what == "STOP" and key in begun:
             first, start = begun.pop(key)
-            add_action(parsed, id, first, columns.label(first), start, row[time])
+            add_action(parsed, name, first, columns.label(first), start, row[time])
         elif what == "POINT":
-            add_action(parsed, id, row, columns.label(row), row[time], row[time])
+            add_action(parsed, name, row, columns.label(row), row[time], row[time])
         elif what in ("START", "STOP"):
             example = f"{row[columns.behavior]!r} {row.where}"
             parsed.report.skip(f"BORIS {what} without its partner", example)
@@ -92,27 +91,28 @@ class _Columns:
         self._name = table.path.stem
         self._reported: set[str] = set()
 
-    def video_id(self, row: Row, parsed: ParsedAnnotations) -> str:
-        """Return the id of a row's video: of its media file, or of an observation of several."""
+    def video_name(self, row: Row, parsed: ParsedAnnotations) -> str:
+        """Return the name of a row's video: of its media file, or of an observation of several."""
         # Several players show the same time from different views: take the first.
         source = _PLAYER.sub("", row[self._source].split("|")[0])
         named = [row[column] for column in self._media if row[column].casefold() not in _NONE]
         if self._is_detection(row):
-            id = unescape_formula(row[self._observation])
+            name = unescape_formula(row[self._observation])
+            parsed.ids.add(name)
         elif ";" in source:
-            id = row[self._observation] or self._name
-            self._keep(id, "BORIS observation of several consecutive media files", row, parsed)
+            name = row[self._observation] or self._name
+            self._keep(name, "BORIS observation of several consecutive media files", row, parsed)
         elif named or source.casefold() not in _NONE:
-            id = media_id((named or [source])[0], parsed.known)
+            name = file_path((named or [source])[0], row.file)
         else:
-            id = row[self._observation] or self._name
-        video = parsed.video(id)
+            name = row[self._observation] or self._name
+        video = parsed.video(name)
         if self._is_detection(row) and named:
-            video.set_media(media_path(named[0], row.file), row.where, parsed.report)
+            video.set_media(file_path(named[0], row.file), row.where, parsed.report)
         video.duration = video.duration or parse_duration(row[self._duration])
         if row[self._offset].strip("0.") not in ("", "NA"):
-            self._keep(id, "BORIS observation with a time offset", row, parsed)
-        return id
+            self._keep(name, "BORIS observation with a time offset", row, parsed)
+        return name
 
     def label(self, row: Row) -> str:
         """Return the behaviour of a row."""
@@ -122,8 +122,8 @@ class _Columns:
     def _is_detection(self, row: Row) -> bool:
         return row[self._description] == DETECTIONS and bool(row[self._observation])
 
-    def _keep(self, id: str, kind: str, row: Row, parsed: ParsedAnnotations) -> None:
+    def _keep(self, name: str, kind: str, row: Row, parsed: ParsedAnnotations) -> None:
         """Report a problem once per video."""
-        if f"{kind} {id}" not in self._reported:
-            self._reported.add(f"{kind} {id}")
-            parsed.report.keep(kind, f"{id!r} {row.where}")
+        if f"{kind} {name}" not in self._reported:
+            self._reported.add(f"{kind} {name}")
+            parsed.report.keep(kind, f"{name!r} {row.where}")

@@ -7,12 +7,13 @@ exports (elan.py). A file is one video, named by its first media file, otherwise
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
 from mstemba.data_manifests.readers.parsed import ParsedAnnotations, ParsedVideo, RawAction
-from mstemba.data_manifests.readers.tables import file_name, media_id, media_path, video_id
+from mstemba.data_manifests.readers.tables import file_path
 from mstemba.errors import ManifestError
 
 SUFFIX = ".eaf"
@@ -69,13 +70,16 @@ def _parse(path: Path) -> ET.Element:
 def _video(path: Path, document: ET.Element, parsed: ParsedAnnotations) -> ParsedVideo:
     media = document.find("HEADER/MEDIA_DESCRIPTOR")
     if media is None:
-        return parsed.video(video_id(path.stem, parsed.known))
+        return parsed.video(path.stem)
     if media.get("TIME_ORIGIN", "0") != "0":
         example = f"{media.get('TIME_ORIGIN')!r} in {path.name}"
         parsed.report.keep("ELAN media file with an offset", example)
     url = media.get("RELATIVE_MEDIA_URL") or media.get("MEDIA_URL") or path.stem
-    video = parsed.video(_written_id(document, url) or media_id(unquote(url), parsed.known))
-    video.set_media(media_path(url, path), f"in {path.name}", parsed.report)
+    file, written = file_path(unquote(url), path), _written_id(document, url)
+    video = parsed.video(written or file)
+    if written:
+        parsed.ids.add(written)
+        video.set_media(file, f"in {path.name}", parsed.report)
     return video
 
 
@@ -84,7 +88,7 @@ def _written_id(document: ET.Element, url: str) -> str:
     name = f"HEADER/PROPERTY[@NAME='{VIDEO_PROPERTY}']"
     try:
         written = json.loads(document.findtext(name) or "{}")
-        same = file_name(url) == written["file"]
+        same = re.split(r"[/\\]", url)[-1] == written["file"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
     return str(written["id"]) if same and written.get("id") else ""

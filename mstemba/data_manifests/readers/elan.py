@@ -19,9 +19,8 @@ from mstemba.data_manifests.readers.tables import (
     Row,
     Table,
     add_action,
+    file_path,
     malformed,
-    media_id,
-    video_id,
 )
 
 _CLOCK = re.compile(r"\d+:\d\d:\d\d[.,]\d+", re.ASCII)
@@ -65,7 +64,7 @@ def _read_with_header(table: Table, media: tuple[Row, ...], parsed: ParsedAnnota
     for row in table.rows[1:]:
         if video.is_media(row):
             continue
-        id = video.id(row[file])
+        name = video.name(row[file])
         labels = [row[column] for column in tiers if row[column]]
         if annotation is not None:
             labels = [row[annotation] or row[tier]]
@@ -73,7 +72,7 @@ def _read_with_header(table: Table, media: tuple[Row, ...], parsed: ParsedAnnota
             malformed(parsed, row)
         for label in labels:
             start, stop = (_seconds(row[column], units) for column in (begin, end))
-            add_action(parsed, id, row, label, start, stop)
+            add_action(parsed, name, row, label, start, stop)
 
 
 def _read_without_header(table: Table, parsed: ParsedAnnotations) -> None:
@@ -93,7 +92,7 @@ def _read_without_header(table: Table, parsed: ParsedAnnotations) -> None:
             text += end - begin
         file = next((cell for cell in row.cells[text + 1 :] if cell.endswith(".eaf")), "")
         tier = row.cells[0] if begin else ""
-        add_action(parsed, video.id(file), row, row[text] or tier, row[begin], row[end])
+        add_action(parsed, video.name(file), row, row[text] or tier, row[begin], row[end])
 
 
 def _time_column(table: Table, name: str) -> tuple[int | None, int]:
@@ -112,8 +111,8 @@ class _Video:
     """The video that the current rows belong to."""
 
     def __init__(self, table: Table, media: tuple[Row, ...], parsed: ParsedAnnotations) -> None:
-        self._known, self._report = parsed.known, parsed.report
-        self._current = video_id(table.path.stem, parsed.known)
+        self._report = parsed.report
+        self._current = table.path.stem
         self._named = False
         for row in media:
             self.is_media(row)
@@ -124,17 +123,14 @@ class _Video:
             return False
         line = _MEDIA_LINE.fullmatch(row.cells[0])
         if line and not self._named:
-            self._current = self._id(unquote(line[1]))
+            self._current = file_path(unquote(line[1]), row.file)
             self._named = True
             if line[2] and int(line[2]):
                 kind = "ELAN media file with an offset"
                 self._report.keep(kind, f"{row.cells[0]!r} {row.where}")
         return True
 
-    def id(self, file: str) -> str:
-        """Return the id of a row's video; `file` is empty if the row names none."""
+    def name(self, file: str) -> str:
+        """Return the name of a row's video; `file` is empty if the row names none."""
         self._named = False
-        return self._id(file) if file else self._current
-
-    def _id(self, file: str) -> str:
-        return media_id(file.removesuffix(".eaf"), self._known)
+        return re.split(r"[/\\]", file.removesuffix(".eaf"))[-1] if file else self._current

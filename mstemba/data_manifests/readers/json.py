@@ -42,6 +42,7 @@ def read_json(path: Path, parsed: ParsedAnnotations) -> None:
     for id, entry in entries.items():
         _report_repeated(entry, _REPEATED_NAME, f"in {id}", parsed)
         video = parsed.videos[id] = ParsedVideo(entry.get("subset"))
+        parsed.ids.add(id)
         duration = entry.get("duration")
         if duration is None or is_duration(duration):
             video.duration = duration

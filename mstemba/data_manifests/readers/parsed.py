@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+from mstemba.data_manifests.video_names import may_be_same
+
+TWO_MEDIA_FILES = "two media files taken for one video"
 
 
 @dataclass
 class AnnotationReport:
     """Problems in annotations, counted by kind, with the first example of each."""
 
+    joined: Counter[str] = field(default_factory=Counter)
+    """Entries that are read as something other than what is written, such as another spelling."""
     kept: Counter[str] = field(default_factory=Counter)
     """Unusual entries that are in the manifest as they are."""
     ignored: Counter[str] = field(default_factory=Counter)
@@ -22,6 +28,10 @@ class AnnotationReport:
     examples: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """How the files were interpreted, where there was a choice."""
+
+    def join(self, kind: str, example: str) -> None:
+        """Count an entry that is read as something other than what is written."""
+        self._count(self.joined, kind, example)
 
     def keep(self, kind: str, example: str) -> None:
         """Count an unusual entry."""
@@ -39,11 +49,11 @@ class AnnotationReport:
         counts[kind] += 1
         self.examples.setdefault(kind, example)
 
-    def lines(self) -> list[str]:
-        """Return one line per kind of problem, without the notes."""
+    def lines(self, *fates: str) -> list[str]:
+        """Return one line per kind of problem, of these fates or all, without the notes."""
         return [
             f"{kind}: {count} {fate}, for example {self.examples[kind]}"
-            for fate in ("kept", "ignored", "skipped")
+            for fate in fates or ("joined", "kept", "ignored", "skipped")
             for kind, count in getattr(self, fate).items()
         ]
 
@@ -68,28 +78,26 @@ class ParsedVideo:
     subset: str | None = None
     duration: float | None = None
     actions: list[RawAction] = field(default_factory=list)
-    media: Path | None = None
-    """Path of the video in the first file that names it."""
+    media: str | None = None
+    """Path of the video in the first file that names it, where its name here is an id."""
     lacks_actions: bool = False
     """Whether the file has no list of actions at all, not even an empty one."""
 
-    def set_media(self, media: Path, where: str, report: AnnotationReport) -> None:
+    def set_media(self, media: str, where: str, report: AnnotationReport) -> None:
         """Set the path of the video; report one that is the path of another video."""
         self.media = self.media or media
-        # One file may have `walk.mp4`, and another one its whole path.
-        shared = min(len(self.media.parts), len(media.parts))
-        if self.media.parts[-shared:] != media.parts[-shared:]:
-            example = f"{str(self.media)!r} and {str(media)!r} {where}"
-            report.keep("two media files taken for one video", example)
+        if not may_be_same(self.media, media):
+            report.keep(TWO_MEDIA_FILES, f"{self.media!r} and {media!r} {where}")
 
 
 @dataclass
 class ParsedAnnotations:
     """The content of an annotation file or of a folder of them."""
 
-    known: Mapping[str, str] = field(default_factory=dict)
-    """Ids of the video files, by the names that annotations may use for them."""
     videos: dict[str, ParsedVideo] = field(default_factory=dict)
+    """Videos by the names that the files have for them: ids, file names, paths or URLs."""
+    ids: set[str] = field(default_factory=set)
+    """Those of the names that are ids, if there is a video with that id."""
     report: AnnotationReport = field(default_factory=AnnotationReport)
     classes: tuple[str, ...] | None = None
     """Class names, if the files list them in the order of their ids."""
@@ -103,16 +111,18 @@ class ParsedAnnotations:
         """The actions of all videos."""
         return [action for video in self.videos.values() for action in video.actions]
 
-    def video(self, id: str) -> ParsedVideo:
-        """Return the video with this id; create it if it is new."""
-        return self.videos.setdefault(id, ParsedVideo())
+    def video(self, name: str) -> ParsedVideo:
+        """Return the video with this name; create it if it is new."""
+        if name not in self.videos:
+            self.videos[name] = ParsedVideo()
+        return self.videos[name]
 
-    def new_video(self, id: str, where: str) -> ParsedVideo | None:
+    def new_video(self, name: str, where: str) -> ParsedVideo | None:
         """Create a video that files must not repeat; return None and report one that they do."""
-        if id in self.videos:
-            self.report.skip("second entry of a video", f"{id!r} {where}")
+        if name in self.videos:
+            self.report.skip("second entry of a video", f"{name!r} {where}")
             return None
-        return self.video(id)
+        return self.video(name)
 
 
 def some_names(names: Iterable[str], count: int = 3) -> str:

@@ -11,9 +11,9 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from mstemba.data_manifests.readers.parsed import (
     AnnotationReport,
@@ -21,7 +21,7 @@ from mstemba.data_manifests.readers.parsed import (
     ParsedVideo,
     RawAction,
 )
-from mstemba.data_manifests.video_files import VIDEO_SUFFIXES, files_below
+from mstemba.data_manifests.video_files import files_below
 from mstemba.errors import ManifestError
 
 SUFFIXES = frozenset({".csv", ".tsv", ".txt"})
@@ -149,28 +149,10 @@ def parse_time(text: str, decimal_comma: bool = True) -> float:
     return time
 
 
-def video_id(text: str, known: Mapping[str, str] | None = None) -> str:
-    """Return the id of the video with this name: a known one, or the name without its suffix."""
-    if known and text in known:
-        return known[text]
-    path = PurePosixPath(text)
-    return text[: -len(path.suffix)] if path.suffix.lower() in VIDEO_SUFFIXES else text
-
-
-def media_id(text: str, known: Mapping[str, str] | None = None) -> str:
-    """Return the id of the video with this path or URL, from the name of the file."""
-    return video_id(file_name(text), known)
-
-
-def file_name(url: str) -> str:
-    """Return the last part of a path or URL of any system."""
-    return re.split(r"[/\\]", url)[-1]
-
-
-def media_path(text: str, file: Path | None) -> Path:
-    """Return the path of a video from a path, maybe relative to the folder of `file`, or a URL."""
-    plain = re.sub("^file:/*", "/", text.replace("\\", "/"))
-    return Path(os.path.abspath(file.parent / plain)) if file and plain[:1] == "." else Path(plain)
+def file_path(text: str, file: Path | None) -> str:
+    """Return a path or URL of a video; a path that begins with a dot is relative to `file`."""
+    plain = text.replace("\\", "/")
+    return os.path.abspath(file.parent / plain) if file and plain[:1] == "." else text
 
 
 def escape_formula(text: str) -> str:
@@ -186,10 +168,10 @@ def unescape_formula(text: str) -> str:
 
 
 def add_action(
-    parsed: ParsedAnnotations, id: str, row: Row, label: str | int, start: str, end: str
+    parsed: ParsedAnnotations, name: str, row: Row, label: str | int, start: str, end: str
 ) -> None:
     """Add the action of a row to a video, or report the row as malformed."""
-    video = parsed.video(id)
+    video = parsed.video(name)
     try:
         if label == "":
             raise ValueError
@@ -222,14 +204,11 @@ def read_plain(table: Table, parsed: ParsedAnnotations) -> None:
             malformed(parsed, row)
             continue
         name = cell(row[at["video"]])
-        id = video_id(name, parsed.known)
-        video = parsed.video(id)
-        if name != video_id(name):
-            video.set_media(Path(name), row.where, parsed.report)
+        video = parsed.video(name)
         _set_facts(video, row, row[at["subset"]], row[at["duration"]], parsed.report)
         action = cell(row[at["label"]]), row[at["start"]], row[at["end"]]
         if any(action):
-            add_action(parsed, id, row, *action)
+            add_action(parsed, name, row, *action)
 
 
 def _set_facts(

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
 from mstemba.data_manifests.readers.eaf import VIDEO_PROPERTY
-from mstemba.data_manifests.readers.tables import file_name, media_id
+from mstemba.data_manifests.video_names import without_ending
 from mstemba.pipeline.caching.files import write_atomically
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.fields import distinct, media_path, milliseconds
@@ -50,9 +50,10 @@ def write_eaf(detection: Detection, path: Path) -> None:
         MIME_TYPE=mimetypes.guess_type(video.name)[0] or "unknown",
         RELATIVE_MEDIA_URL=url,
     )
-    if (id := detection.id or path.stem) != media_id(unquote(url)):
+    file, shown = (re.split(r"[/\\]", text)[-1] for text in (url, unquote(url)))
+    if (id := detection.id or path.stem) != without_ending(shown):
         # Names the video as long as the media file is not replaced by another one.
-        about = json.dumps({"id": id, "file": file_name(url)})
+        about = json.dumps({"id": id, "file": file})
         ET.SubElement(header, "PROPERTY", NAME=VIDEO_PROPERTY).text = about
     ET.SubElement(header, "PROPERTY", NAME="lastUsedAnnotationId").text = str(len(ordered))
     times = ET.SubElement(document, "TIME_ORDER")

@@ -1,0 +1,95 @@
+"""Join annotations with the video files that they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from mstemba.data_manifests.manifest import Manifest, Video
+from mstemba.data_manifests.readers.parsed import (
+    TWO_MEDIA_FILES,
+    AnnotationReport,
+    ParsedAnnotations,
+    ParsedVideo,
+    some_names,
+)
+from mstemba.data_manifests.video_names import VideoNames, default_ids, may_be_same
+from mstemba.errors import ManifestError
+
+
+def name_videos(parsed: ParsedAnnotations, files: Mapping[str, Path | None]) -> None:
+    """Replace the names that annotations have for their videos by ids, and report unusual ones.
+
+    Args:
+        parsed: Its videos are by name before, and by id afterwards. Several names of one video
+            become one entry.
+        files: The files of the known videos, by id.
+    """
+    report = parsed.report
+    exact = parsed.ids & files.keys()
+    matches = VideoNames(files).match(name for name in parsed.videos if name not in exact)
+    ids = {name: name for name in parsed.ids} | matches.ids
+    for name, found in matches.ambiguous.items():
+        report.keep("video name that fits several files", f"{name!r}: {some_names(found)}")
+    for name, other in matches.rivals.items():
+        kind = "video name that is not joined, because another one fits its file better"
+        report.keep(kind, f"{name!r}, and {other!r}")
+    left = [name for name in parsed.videos if name not in ids]
+    ids |= default_ids(left, files)
+    for name, id in matches.ids.items():
+        file = files[id]
+        if name != id and (file is None or name != file.name):
+            report.join("video by another name", f"{name!r} is {file or id}")
+    names: dict[str, str] = {}
+    videos: dict[str, ParsedVideo] = {}
+    for name, video in parsed.videos.items():
+        id = ids[name]
+        if id in videos:
+            _add(videos[id], video, id, report)
+            if not may_be_same(names[id], video.media or name):
+                report.keep(TWO_MEDIA_FILES, f"{names[id]!r} and {video.media or name!r}")
+        else:
+            videos[id], names[id] = video, video.media or name
+    parsed.videos = videos
+
+
+def _add(video: ParsedVideo, other: ParsedVideo, id: str, report: AnnotationReport) -> None:
+    """Add another entry of a video to its first one, whose subset and duration count."""
+    for name in ("subset", "duration"):
+        first, second = getattr(video, name), getattr(other, name)
+        if first is None:
+            setattr(video, name, second)
+        elif second not in (None, first):
+            report.skip(f"second {name} of a video", f"{first!r} and {second!r} of {id}")
+    video.actions += other.actions
+    video.lacks_actions = video.lacks_actions and other.lacks_actions
+
+
+def join(annotations: Manifest, files: Mapping[str, Path], report: AnnotationReport) -> Manifest:
+    """Set the files of the annotated videos, and add the other videos without a subset.
+
+    Raises ManifestError if no annotated video has a file.
+    """
+    videos = {
+        id: replace(video, path=files.get(id, video.path))
+        for id, video in annotations.videos.items()
+    }
+    if videos and all(video.path is None for video in videos.values()):
+        id, file = next(iter(files.items()))
+        raise ManifestError(
+            f"none of the {len(videos)} annotated videos is among the {len(files)} video files; "
+            f"found annotations of {some_names(map(repr, videos))}, expected for example those of "
+            f"{id!r} ({file})"
+        )
+    for id, video in videos.items():
+        former = annotations.videos[id].path
+        if video.path and former and video.path.resolve() != former.resolve():
+            report.keep("video whose file has changed", str(video.path))
+        if video.path is None:
+            report.keep("annotated video without a file", id)
+    for id, path in files.items():
+        if id not in videos:
+            report.keep("video file without annotation", str(path))
+            videos[id] = Video(id, path, None, None)
+    return replace(annotations, videos=videos)

@@ -1,0 +1,209 @@
+"""Find the video that a name in an annotation, feature or prediction file means.
+
+Such a name may be the id of the video, its file name with or without the ending, a path on this or
+another machine, or a URL. It is joined with a video where exactly one fits.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from mstemba.data_manifests.video_files import VIDEO_SUFFIXES
+
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/")
+_DRIVE = re.compile(r"[a-zA-Z]:")
+
+
+@dataclass
+class NameMatches:
+    """The videos that names mean."""
+
+    ids: dict[str, str] = field(default_factory=dict)
+    """Ids by name, where exactly one video fits."""
+    ambiguous: dict[str, list[str]] = field(default_factory=dict)
+    """Ids of the videos that fit equally well, by name."""
+    rivals: dict[str, str] = field(default_factory=dict)
+    """By name, the other name that fits the same video better."""
+
+
+class _Fit(NamedTuple):
+    """How well a name fits a video."""
+
+    level: int
+    """Index in `_LEVELS`: low is exact."""
+    folders: int
+    """Number of folders, from the last one on, that the name and the path have in common."""
+    id: str
+
+
+def name_parts(name: str) -> tuple[str, ...]:
+    r"""Return the folders and the file name in a path or URL of any system, normalised to NFC.
+
+    `file:///C:/My%20videos/a.mp4`, `C:\My videos\a.mp4` and `./My videos/a.mp4` end in the same two
+    parts. Of a URL with `?v=ID`, as YouTube has, the last part is the ID.
+    """
+    text = name.strip()
+    if scheme := _URL.match(text):
+        if scheme[1].lower() == "file":
+            text = unquote(text[scheme.end() - 1 :])
+        else:
+            url = urlsplit(text)
+            text = parse_qs(url.query).get("v", [unquote(url.path)])[0]
+    parts = PurePosixPath(unicodedata.normalize("NFC", text.replace("\\", "/"))).parts
+    return tuple(p for p in parts if p.strip("/") not in ("", "..") and not _DRIVE.fullmatch(p))
+
+
+def without_ending(name: str) -> str:
+    """Return a file name without its ending, if that is one of videos."""
+    stem, ending = os.path.splitext(name)
+    return stem if ending.lower() in VIDEO_SUFFIXES else name
+
+
+def _file_name(parts: tuple[str, ...]) -> str:
+    return "".join(parts[-1:])
+
+
+def _stem(parts: tuple[str, ...]) -> str:
+    return without_ending(_file_name(parts))
+
+
+_Form = Callable[[tuple[str, ...]], str]
+# What is compared, from exact to loose: a form of the name with one of the id (at first) or of the
+# file. From _LOOSE on, two different names may well mean two files.
+_LEVELS: tuple[tuple[_Form, _Form], ...] = (
+    ("/".join, "/".join),
+    (_file_name, _file_name),
+    (_file_name, _stem),
+    (lambda name: _file_name(name).casefold(), lambda file: _file_name(file).casefold()),
+    (lambda name: _file_name(name).casefold(), lambda file: _stem(file).casefold()),
+    (lambda name: _stem(name).casefold(), lambda file: _stem(file).casefold()),
+)
+_LOOSE = 3
+
+
+class VideoNames:
+    """Finds videos by the names that files have for them.
+
+    Args:
+        files: The videos' paths by id; None for a video without a file.
+    """
+
+    def __init__(self, files: Mapping[str, Path | None]) -> None:
+        self._files = files
+        self._parts = {id: name_parts(str(file or id)) for id, file in files.items()}
+        self._levels: list[dict[str, list[str]]] = [{} for _ in _LEVELS]
+        self._by_file_name: dict[str, list[str]] = {}
+        for id, file in files.items():
+            if file is not None:
+                self._by_file_name.setdefault(file.name, []).append(id)
+            for number, (_, form) in enumerate(_LEVELS):
+                parts = self._parts[id] if number else name_parts(id)
+                self._levels[number].setdefault(form(parts), []).append(id)
+
+    def match(self, names: Iterable[str]) -> NameMatches:
+        """Return which videos these names mean.
+
+        A name that fits only without regard to case or to the ending is not joined with a video
+        that another name fits exactly, unless it opens the same file; one whose folders differ is
+        not joined if another name has more folders in common.
+        """
+        matches = NameMatches()
+        fits: dict[str, _Fit] = {}
+        for name in dict.fromkeys(names):
+            found = self._fits(name)
+            if len(found) == 1:
+                fits[name] = found[0]
+            elif found:
+                matches.ambiguous[name] = [fit.id for fit in found]
+        by_id: dict[str, list[str]] = {}
+        for name, fit in fits.items():
+            by_id.setdefault(fit.id, []).append(name)
+        for id, rivals in by_id.items():
+            best = min(rivals, key=lambda name: (fits[name].level >= _LOOSE, -fits[name].folders))
+            for name in rivals:
+                if name == best or self._may_share(name, fits[name], best, fits[best]):
+                    matches.ids[name] = id
+                else:
+                    matches.rivals[name] = best
+        return matches
+
+    def _fits(self, name: str) -> list[_Fit]:
+        """Return the videos that a name fits best."""
+        if len(same := self._by_file_name.get(name, [])) == 1:
+            return [_Fit(0, len(self._parts[same[0]]), same[0])]
+        if name in self._files:
+            return [_Fit(0, len(self._parts[name]), name)]
+        parts = name_parts(name)
+        for level, (form, _) in enumerate(_LEVELS):
+            if ids := self._levels[level].get(form(parts)):
+                found = [_Fit(level, _common_folders(parts, self._parts[id]), id) for id in ids]
+                most = max(fit.folders for fit in found)
+                return [fit for fit in found if fit.folders == most]
+        return []
+
+    def _may_share(self, name: str, fit: _Fit, best: str, best_fit: _Fit) -> bool:
+        """Return whether a name may mean the same video as one that fits at least as well."""
+        if fit.level >= _LOOSE > best_fit.level:
+            return self._opens(name, fit.id)
+        folders = ["/".join((*name_parts(some)[:-1], "")) for some in (name, best)]
+        return fit.folders == best_fit.folders or may_be_same(*folders)
+
+    def _opens(self, name: str, id: str) -> bool:
+        """Return whether a name opens a video's file, as on a disk that ignores case."""
+        file = self._files[id]
+        try:
+            return file is not None and file.with_name(_file_name(name_parts(name))).samefile(file)
+        except (OSError, ValueError):
+            return False
+
+
+def _common_folders(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    folders = zip(reversed(one[:-1]), reversed(other[:-1]), strict=False)
+    count = 0
+    for a, b in folders:
+        if a.casefold() != b.casefold():
+            break
+        count += 1
+    return count
+
+
+def may_be_same(one: str, other: str) -> bool:
+    """Return whether two paths may be those of one file, as `walk.mp4` and `videos/walk.mp4`."""
+    a, b = name_parts(one), name_parts(other)
+    shared = min(len(a), len(b))
+    return not shared or a[-shared:] == b[-shared:]
+
+
+def default_ids(names: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
+    """Return ids for names that fit no video: the file name without its ending, where unique.
+
+    Only names that end like a video are taken for paths; others, and those whose file name is not
+    unique, keep their folders.
+
+    Args:
+        names: The names.
+        taken: Ids of other videos.
+    """
+    listed = {name: name_parts(name) for name in names}
+    files: dict[str, list[tuple[str, ...]]] = {}
+    for parts in listed.values():
+        if _stem(parts) != _file_name(parts):
+            files.setdefault(_stem(parts), []).append(parts)
+    used = set(taken)
+    ids = {}
+    for name, parts in listed.items():
+        short, whole = _stem(parts), without_ending(name)
+        paths = files.get(short, [])
+        longest = max(paths, key=len, default=())
+        same = bool(paths) and all(longest[-len(path) :] == path for path in paths)
+        ids[name] = next((id for id in (short, whole) if same and id not in used), whole)
+        if ids[name] in used:
+            ids[name] = name
+    return ids
