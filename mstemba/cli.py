@@ -5,13 +5,14 @@ Heavy imports are inside the commands, so that `--help` answers at once.
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Annotated
 
 import typer
 
 from mstemba import __version__, cli_views
 from mstemba.cli_options import (
+    ANNOTATION_ENDINGS,
     PATH,
     CheckpointOption,
     CsvOption,
@@ -37,6 +38,7 @@ from mstemba.pipeline.options import (
     ExportOptions,
     FeatureOptions,
     ImportOptions,
+    InitOptions,
     RunOptions,
     TrainOptions,
     TrainRunOptions,
@@ -65,32 +67,24 @@ def root(
 
 
 @app.command()
+@with_options
 def init(
+    *,
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="VIDEOS", help="More videos and folders, like --videos."),
+    ] = None,
     videos: Annotated[
-        list[str] | None, typer.Option(metavar=PATH, help="Video file or folder; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar=PATH, help="Video file or folder; may be repeated, or be videos/*.mp4."
+        ),
     ] = None,
     annotations: Annotated[
         str | None, typer.Option(metavar=PATH, help="File or folder of annotations.")
     ] = None,
     workspace: Annotated[str, typer.Option(help="Folder that becomes the workspace.")] = ".",
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of the dataset; charades, tsu and multithumos set classes, unit and split."
-        ),
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option(metavar=PATH, help="Text file with one class name per line.")
-    ] = None,
-    time_unit: Annotated[
-        str | None, typer.Option(help="Unit of the annotations' times: seconds or frames.")
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="Split of the dataset: cross-subject (the default) or cross-view for tsu."
-        ),
-    ] = None,
+    options: InitOptions,
     features: Annotated[
         str | None,
         typer.Option(
@@ -98,6 +92,7 @@ def init(
         ),
     ] = None,
     merge: MergeOption = False,
+    json: JsonOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Make a workspace from videos and annotations.
@@ -111,18 +106,20 @@ def init(
     """
     from mstemba.pipeline.init import init
 
+    if wrong := [name for name in more or () if name.lower().endswith(ANNOTATION_ENDINGS)]:
+        raise UsageError(
+            f"{wrong[0]}: not a video; --annotations takes one file, or the folder of several"
+        )
     result = init(
-        videos or [],
+        [*(videos or ()), *(more or ())],
         annotations,
         root=workspace,
-        dataset=dataset,
-        classes=classes,
-        time_unit=time_unit,
-        split=split,
         features=features,
         merge=merge,
+        **asdict(options),
     )
-    open_console(quiet).init(result)
+    write_json(json, result.as_dict())
+    open_console(quiet or is_stdout(json)).init(result)
 
 
 @app.command()

@@ -188,6 +188,10 @@ QuietOption = Annotated[
 ]
 
 
+# Endings of files that are given to --annotations, and are never videos.
+ANNOTATION_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".eaf", ".srt", ".vtt")
+
+
 def is_stdout(target: str | None) -> bool:
     """Return whether a result goes to standard output, which must then contain nothing else."""
     return target == "-"

@@ -19,6 +19,7 @@ from mstemba.pipeline.distributed import is_first
 from mstemba.pipeline.progress import Event, counted, in_words, one_line
 
 if TYPE_CHECKING:
+    from mstemba.data_manifests.overview import ClassCounts
     from mstemba.pipeline.demo import DemoResult
     from mstemba.pipeline.detect.export import ExportResult
     from mstemba.pipeline.detect.stage import DetectResult
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 # Seconds between two lines of progress where there is no terminal.
 _SECONDS_PER_LINE = 10.0
 _PIPE_WIDTH = 200
+# Of more classes than this, `init` shows the most and the least frequent ones.
+_MOST_CLASSES = 20
 _NUMBERS = {"bytes", "width", "input", "score", "steps", "seconds", "parameters"}
 
 
@@ -139,29 +142,50 @@ class Console:
 
     def init(self, result: InitResult) -> None:
         manifest = result.manifest
-        videos, actions = (
-            ", ".join(f"{count} {name}" for name, count in counts.items())
-            for counts in (result.subsets, result.actions)
-        )
+        subsets, actions = result.subsets, result.actions
+        total = sum(actions.values())
+        time = f"{result.labelled_time:.0f} frames"
+        if manifest.time_unit == "seconds":
+            time = in_words(result.labelled_time)
+        have = f"{len(manifest.videos) - result.without_file} with a file"
+        if result.features:
+            have = f"{result.features} with features"
+        videos = counted(len(manifest.videos), "video")
         self._line(
-            f"{result.workspace.manifest}: {counted(len(manifest.classes), 'class', 'classes')}; "
-            f"videos: {videos}; actions: {actions}; "
-            + (
-                f"{counted(result.features, 'video')} with features"
-                if result.features
-                else f"{counted(result.without_file, 'video')} without a file"
-            )
+            f"{result.workspace.manifest}: {videos} ({have}), "
+            f"{counted(len(manifest.classes), 'class', 'classes')}, {counted(total, 'action')}, "
+            f"{time} labelled"
         )
-        for note in result.report.notes:
-            self._line(note)
-        for line in result.report.lines("joined"):
+        by_subset = (
+            f"{name} {counted(count, 'video')}, {counted(actions[name], 'action')}"
+            for name, count in subsets.items()
+        )
+        self._line("; ".join(by_subset))
+        self._class_counts(result.classes, manifest.time_unit)
+        for line in (*result.report.notes, *result.report.lines("joined")):
             self._line(line)
-        for line in result.report.lines("kept", "ignored", "skipped"):
+        for line in result.report.warnings():
             self._say(f"warning: {line}")
         if result.backup:
             self._line(f"the previous manifest was different and is kept as {result.backup}")
         if count := result.report.skipped.total():
             raise SomeFailed(f"{counted(count, 'annotation')} skipped; see the warnings")
+
+    def _class_counts(self, classes: list[ClassCounts], unit: str) -> None:
+        """Print what there is of every class, or of the most and the least frequent ones."""
+        ranked = sorted(classes, key=lambda counts: -counts.actions)
+        hidden = len(ranked) - _MOST_CLASSES if len(ranked) > _MOST_CLASSES + 1 else 0
+        head = ranked[: _MOST_CLASSES // 2] if hidden else ranked
+        columns = [Column(name, justify="right") for name in ("actions", unit, "videos")]
+        table = Table("class", *columns, box=None, pad_edge=False)
+        for counts in head:
+            table.add_row(*_class_row(counts))
+        if hidden:
+            table.add_row(f"({hidden} more; --json lists all)")
+            for counts in ranked[-(_MOST_CLASSES // 2) :]:
+                table.add_row(*_class_row(counts))
+        if ranked:
+            self._out.print(table)
 
     def extract(self, result: ExtractResult) -> None:
         rate = f", {result.frames / result.seconds:.0f} frames/s" if result.frames else ""
@@ -308,6 +332,11 @@ class Console:
 def _is_terminal(stream: TextIO | None) -> bool:
     """Return whether a stream is a terminal; None is one that `>&-` has closed."""
     return stream is not None and stream.isatty()
+
+
+def _class_row(counts: ClassCounts) -> tuple[Text | str, ...]:
+    name = Text(one_line(counts.name))
+    return name, str(counts.actions), f"{counts.time:.0f}", str(counts.videos)
 
 
 def _cell(value: object) -> str:

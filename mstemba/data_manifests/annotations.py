@@ -12,10 +12,22 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from mstemba.data_manifests.class_ids import ClassIds, describe, label_names
+from mstemba.data_manifests.class_ids import (
+    ClassIds,
+    describe,
+    label_names,
+    unify_spellings,
+)
 from mstemba.data_manifests.datasets import DATASETS, Dataset, load_dataset, recognise
 from mstemba.data_manifests.joining import name_videos
-from mstemba.data_manifests.manifest import TIME_UNITS, Action, Manifest, Video, normalise_subset
+from mstemba.data_manifests.manifest import (
+    SUBSETS,
+    TIME_UNITS,
+    Action,
+    Manifest,
+    Video,
+    normalise_subset,
+)
 from mstemba.data_manifests.readers import boris, dataset_files, eaf, elan, tables
 from mstemba.data_manifests.readers.json import read_json
 from mstemba.data_manifests.readers.parsed import (
@@ -61,6 +73,7 @@ def read_annotations(
     split: str | None = None,
     files: Mapping[str, Path] | None = None,
     former: Manifest | None = None,
+    join_spellings: bool = False,
 ) -> tuple[Manifest, AnnotationReport]:
     """Read a file or folder of annotations into a manifest without video paths.
 
@@ -70,11 +83,13 @@ def read_annotations(
         classes: Class names, in place of those in the files. If there are none at all, they are the
             labels in alphabetical order, or `class_0`, ... up to the highest id.
         time_unit: In place of that of the files; `seconds` if there is none at all.
-        split: In place of the subsets in the files.
+        split: A split of the dataset, in place of the subsets in the files.
         files: The video files by id, which annotations may name in any of the ways of
             `VideoNames`.
         former: The manifest to merge into: it defines classes, subsets and durations that the files
             do not.
+        join_spellings: Whether labels that differ in case, spaces or underscores are one class. It
+            has no effect if something else defines the classes.
 
     Returns:
         The manifest, and a report of problems in single entries.
@@ -84,23 +99,20 @@ def read_annotations(
             frames are taken for seconds.
         UsageError: The split is unknown.
     """
-    parsed = ParsedAnnotations()
-    report = parsed.report
+    report = (parsed := ParsedAnnotations()).report
     _read(path, parsed)
     name_videos(parsed, {**dict.fromkeys(former.videos if former else ()), **(files or {})})
-    if path.is_dir():
-        for video in parsed.videos.values():
-            video.actions = _without_duplicates(video.actions, report)
-    for given in (time_unit, parsed.time_unit):
-        if given not in (None, *TIME_UNITS):
-            units = ", ".join(TIME_UNITS)
-            raise ManifestError(f"{path}: time unit {given!r}; expected one of {units}")
+    for video in parsed.videos.values() if path.is_dir() else ():
+        video.actions = _without_duplicates(video.actions, report)
+    _check_time_units(path, time_unit, parsed.time_unit)
     known = _known_dataset(path, dataset, parsed, time_unit)
     if split and not known:
         raise UsageError(f"--split {split} requires --dataset, one of {', '.join(DATASETS)}")
-    names = classes or parsed.classes or (known.classes if known else label_names(parsed, former))
-    ids = ClassIds(path, names, known, parsed)
-    before = former.videos if former else {}
+    names = classes or parsed.classes or (known.classes if known else ())
+    if not names:
+        unify_spellings(parsed, join_spellings)
+        names = label_names(parsed, former)
+    ids, before = ClassIds(path, names, known, parsed), former.videos if former else {}
     videos = {
         id: _video(id, parsed, ids, _subset(id, parsed, known, split), before.get(id))
         for id in parsed.videos
@@ -113,6 +125,13 @@ def read_annotations(
     if known and not former:
         _compare(known, split, manifest, report)
     return manifest, report
+
+
+def _check_time_units(path: Path, *units: str | None) -> None:
+    for unit in units:
+        if unit not in (None, *TIME_UNITS):
+            expected = ", ".join(TIME_UNITS)
+            raise ManifestError(f"{path}: time unit {unit!r}; expected one of {expected}")
 
 
 def _read(path: Path, parsed: ParsedAnnotations) -> None:
@@ -267,8 +286,9 @@ def _video(
             report.keep("action that ends after the video", describe(raw))
     if not actions:
         report.keep("video without actions", id)
-    if subset is None:
-        report.keep("video without a subset", id)
+    if subset not in (None, *SUBSETS):
+        kind = f"unknown subset (not used; expected {', '.join(SUBSETS)})"
+        report.keep(kind, f"{subset!r} of {id!r}")
     return Video(id, None, subset, duration, tuple(actions))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections import Counter
 from pathlib import Path
 
 from mstemba.data_manifests.datasets import Dataset
@@ -75,7 +77,39 @@ class ClassIds:
 
 def normalise_name(name: str) -> str:
     """Return a name in the form for comparison: `Read_book` equals `read book`."""
-    return name.casefold().replace(" ", "_")
+    words = unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split()
+    # Folding case may undo the normal form.
+    return unicodedata.normalize("NFC", "_".join(words))
+
+
+def unify_spellings(parsed: ParsedAnnotations, join: bool) -> None:
+    """Give labels that are one name one spelling, the most frequent one.
+
+    Unicode forms of one text are always joined. Spellings that differ in case, spaces or
+    underscores are joined if `join` is set; otherwise they are reported.
+    """
+    counts = Counter(a.label for a in parsed.actions if isinstance(a.label, str))
+    composed = {label: unicodedata.normalize("NFC", label) for label in counts}
+    spellings: dict[str, Counter[str]] = {}
+    for label, count in counts.items():
+        spellings.setdefault(normalise_name(label), Counter())[composed[label]] += count
+    best = {name: forms.most_common(1)[0][0] for name, forms in spellings.items()}
+    changed = {label: form for label, form in composed.items() if label != form}
+    for label, form in composed.items():
+        other = best[normalise_name(label)]
+        if form == other:
+            continue
+        if join:
+            changed[label] = other
+            parsed.report.join("class in another spelling", f"{form!r} as {other!r}")
+        else:
+            kind = "class that differs from another one in spelling only (--join-spellings)"
+            parsed.report.doubt(kind, f"{form!r} and {other!r}")
+    for video in parsed.videos.values() if changed else ():
+        video.actions = [
+            a._replace(label=changed.get(a.label, a.label)) if isinstance(a.label, str) else a
+            for a in video.actions
+        ]
 
 
 def describe(action: RawAction) -> str:

@@ -40,7 +40,7 @@ def name_videos(parsed: ParsedAnnotations, files: Mapping[str, Path | None]) -> 
     for name, id in matches.ids.items():
         file = files[id]
         if name != id and (file is None or name != file.name):
-            report.join("video by another name", f"{name!r} is {file or id}")
+            report.join("video named otherwise than its file", f"{name!r} is {file or id}")
     names: dict[str, str] = {}
     videos: dict[str, ParsedVideo] = {}
     for name, video in parsed.videos.items():

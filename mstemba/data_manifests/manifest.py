@@ -22,6 +22,8 @@ from mstemba.errors import ManifestError
 FORMAT = "mstemba-manifest"
 VERSION = 1
 TIME_UNITS = ("seconds", "frames")
+SUBSETS = ("training", "validation", "testing")
+"""The subsets that the stages use."""
 _SUBSETS = {"train": "training", "val": "validation", "valid": "validation", "test": "testing"}
 
 

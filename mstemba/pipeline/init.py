@@ -6,11 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from mstemba.data_manifests.annotations import check_units, read_annotations
+from mstemba.data_manifests.datasets import DATASETS
 from mstemba.data_manifests.joining import join
 from mstemba.data_manifests.manifest import (
     Manifest,
@@ -20,17 +22,27 @@ from mstemba.data_manifests.manifest import (
 )
 from mstemba.data_manifests.merging import known_files
 from mstemba.data_manifests.merging import merge as merge_manifests
+from mstemba.data_manifests.overview import (
+    ClassCounts,
+    count_classes,
+    labelled_time,
+    report_doubts,
+)
 from mstemba.data_manifests.readers.parsed import AnnotationReport
+from mstemba.data_manifests.splits import NO_SPLIT, for_training, split_by_hash
 from mstemba.data_manifests.video_files import find_videos
-from mstemba.errors import DecodeError, UsageError
+from mstemba.errors import DecodeError, ManifestError, UsageError
 from mstemba.pipeline.caching.files import as_local, as_paths, write_text
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.caching.locks import StoreLocks
 from mstemba.pipeline.features.sources import FeatureSource, NpyFolder, open_features
+from mstemba.pipeline.progress import counted
 from mstemba.pipeline.workspace import Workspace, create_workspace, open_workspace, set_current
 
 # Number of videos that are opened to find durations that nothing else defines.
 _PROBED = 3
+# Number of videos whose headers are read for their durations, to find what looks like a mistake.
+_MEASURED = 200
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,33 @@ class InitResult:
         """Number of annotated videos without a file."""
         return sum(video.path is None for video in self.manifest.videos.values())
 
+    @property
+    def labelled_time(self) -> float:
+        """Time in which at least one action happens, over all videos, in the manifest's unit."""
+        return sum(map(labelled_time, self.manifest.videos.values()))
+
+    @property
+    def classes(self) -> list[ClassCounts]:
+        """What there is of every class, in the order of the classes."""
+        return count_classes(self.manifest)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counts and the whole report, for JSON."""
+        return {
+            "manifest": str(self.workspace.manifest),
+            "backup": None if self.backup is None else str(self.backup),
+            "videos": len(self.manifest.videos),
+            "videos_without_file": self.without_file,
+            "videos_with_features": self.features,
+            "videos_by_subset": self.subsets,
+            "actions_by_subset": self.actions,
+            "time_unit": self.manifest.time_unit,
+            "labelled_time": self.labelled_time,
+            "classes": [asdict(counts) for counts in self.classes],
+            "notes": self.report.notes,
+            **self.report.as_dict(),
+        }
+
 
 def init(
     videos: str | Path | Iterable[str | Path] = (),
@@ -75,6 +114,8 @@ def init(
     split: str | None = None,
     features: str | Path | None = None,
     merge: bool = False,
+    join_spellings: bool = False,
+    strict: bool = False,
 ) -> InitResult:
     """Make `root` a workspace whose manifest joins videos with their annotations.
 
@@ -83,45 +124,116 @@ def init(
         annotations: A file or folder in any of the forms that `read_annotations` reads; without it
             the manifest has no actions.
         root: Folder that becomes the workspace.
-        dataset, time_unit, split: See `read_annotations`.
+        dataset, time_unit, join_spellings: See `read_annotations`.
+        split: A split of the dataset. Without one, videos of annotations without subsets are
+            divided by `split_by_hash`; `none` leaves them without.
         classes: A text file with one class name per line, for annotations with numbers only.
         features: A folder of `<video id>.npy` files or a store, for `train` and `evaluate`.
         merge: Add to the existing manifest: new annotations of a video replace its former ones, new
             videos and classes are added, and everything else stays.
+        strict: Whether every warning is an error.
 
     Returns:
         The workspace, its manifest, and a report of problems in single entries.
 
     Raises:
         ManifestError: A path does not exist, a folder has no videos, or annotations cannot be used
-            as a whole or, with `merge`, in any part.
+            as a whole or, with `merge` or `strict`, in any part.
         UsageError: Options do not fit each other.
     """
-    folder = as_local(root) or Path()
-    paths = as_paths(videos)
+    folder, paths = as_local(root) or Path(), as_paths(videos)
     if annotations is None:
         _check_without_annotations(
             paths, {"classes": classes, "time-unit": time_unit, "split": split}
         )
     skipped: list[str] = []
-    path, classes_file = as_local(annotations), as_local(classes)
     files = find_videos(paths, skipped.append)
     with _former(folder, dataset, features) if merge else nullcontext() as former:
         files = known_files(former, files) if former else files
-        if path is None:
+        if (path := as_local(annotations)) is None:
             manifest, report = _without_annotations(former, files, dataset)
         else:
-            names = None if classes_file is None else _class_names(classes_file)
-            known = {v.id: v.path for v in former.videos.values() if v.path} if former else {}
-            manifest, report = read_annotations(
-                path, dataset, names, time_unit, split, known | files, former
-            )
-            annotated = list(manifest.videos)
-            manifest = merge_manifests(former, manifest, report) if former else manifest
-            manifest = join(manifest, files, report) if files else manifest
-            _check_units_by_probing(path, manifest, annotated, report)
+            reader = _Reader(dataset, as_local(classes), time_unit, split, join_spellings)
+            manifest, report = _join(path, reader, files, former)
         report.notes[:0] = skipped
+        if strict and (warnings := report.warnings()):
+            raise ManifestError(
+                f"--strict: nothing is written, because of {counted(len(warnings), 'warning')}: "
+                + "; ".join(warnings)
+            )
         return _write_workspace(folder, manifest, report, features)
+
+
+def _join(
+    path: Path, reader: _Reader, files: dict[str, Path], former: Manifest | None
+) -> tuple[Manifest, AnnotationReport]:
+    """Read annotations, merge them into the former manifest, and join them with the files."""
+    manifest, report = reader(path, files, former)
+    annotated = list(manifest.videos)
+    manifest = merge_manifests(former, manifest, report) if former else manifest
+    manifest = _with_subsets(manifest, annotated, former, reader.split, report)
+    manifest = join(manifest, files, report) if files else manifest
+    _check_units_by_probing(path, manifest, annotated, report)
+    _report_doubts(manifest, report)
+    return manifest, report
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """How annotations are read; see `init`."""
+
+    dataset: str | None
+    classes: Path | None
+    time_unit: str | None
+    split: str | None
+    join_spellings: bool
+
+    def __call__(
+        self, path: Path, files: dict[str, Path], former: Manifest | None
+    ) -> tuple[Manifest, AnnotationReport]:
+        known = {v.id: v.path for v in former.videos.values() if v.path} if former else {}
+        return read_annotations(
+            path,
+            self.dataset,
+            None if self.classes is None else _class_names(self.classes),
+            self.time_unit,
+            None if self.split == NO_SPLIT else self.split,
+            known | files,
+            former,
+            self.join_spellings,
+        )
+
+
+def _with_subsets(
+    manifest: Manifest,
+    annotated: list[str],
+    former: Manifest | None,
+    split: str | None,
+    report: AnnotationReport,
+) -> Manifest:
+    """Choose subsets for annotated videos that have none, or report them."""
+    if split != NO_SPLIT:
+        manifest = split_by_hash(manifest, annotated, report)
+        manifest = for_training(manifest, annotated, report) if former else manifest
+    for id in annotated:
+        if manifest.videos[id].subset is None:
+            report.keep("video without a subset (not used by train and evaluate)", id)
+    return manifest
+
+
+def _report_doubts(manifest: Manifest, report: AnnotationReport) -> None:
+    """Report what looks like a mistake, except in published datasets."""
+    from mstemba.pipeline.decode.probe import promised_duration
+
+    if manifest.dataset in DATASETS:
+        return
+    unknown = (v for v in manifest.videos.values() if v.path and v.actions and not v.duration)
+    durations = {}
+    for video in islice(unknown, _MEASURED if manifest.time_unit == "seconds" else 0):
+        assert video.path is not None
+        if duration := promised_duration(video.path):
+            durations[video.id] = duration
+    report_doubts(manifest, durations, report)
 
 
 def _check_without_annotations(videos: list[Path], options: dict[str, object]) -> None:
@@ -221,7 +333,7 @@ def _match_features(
 
 
 def _subset(video: Video) -> str:
-    return video.subset or "not annotated"
+    return video.subset or ("without a subset" if video.actions else "not annotated")
 
 
 def _check_units_by_probing(

@@ -33,6 +33,27 @@ def _require(condition: bool, message: str) -> None:
 
 
 @dataclass(frozen=True)
+class InitOptions:
+    """Options of how annotations are read."""
+
+    dataset: str | None = _option(
+        None,
+        "Name of the dataset; charades, tsu and multithumos set classes, unit and split.",
+    )
+    classes: str | None = _option(None, "Text file with one class name per line.")
+    time_unit: str | None = _option(None, "Unit of the annotations' times: seconds or frames.")
+    split: str | None = _option(
+        None,
+        "Split of the dataset: cross-subject (the default) or cross-view for tsu; none: videos "
+        "without a subset stay so [default: hashes of the ids choose 70/15/15 %].",
+    )
+    join_spellings: bool = _option(
+        False, "Join classes that differ in case, spaces or underscores only."
+    )
+    strict: bool = _option(False, "Stop at warnings, before anything is written.")
+
+
+@dataclass(frozen=True)
 class FeatureOptions:
     """Options that decide the numbers of feature rows: all are in the cache key."""
 

@@ -641,7 +641,7 @@ def test_a_malformed_row_is_shown_with_file_and_line(tmp_path: Path, mstemba: Ru
     assert "malformed row: 1 skipped, for example 'v0,x,0.5,a' in labels.csv, line 3" in (
         result.stderr
     )
-    assert "1 class; videos: 1 not annotated; actions: 1 not annotated" in result.stdout
+    assert "1 video (1 with a file), 1 class, 1 action" in result.stdout
 
 
 def test_a_hand_edited_manifest_is_not_lost_by_init(workspace: Path, mstemba: Runner) -> None:

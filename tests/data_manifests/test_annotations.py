@@ -431,7 +431,7 @@ def test_without_a_duration_the_files_tell_how_long_the_videos_are(tmp_path: Pat
         init([tmp_path / "videos"], table, root=tmp_path / "w")
     assert not (tmp_path / "w").exists()
     made = init([tmp_path / "videos"], table, root=tmp_path / "w", time_unit="frames")
-    assert made.actions == {"not annotated": 3}
+    assert made.actions == {"training": 3}
 
 
 # Making a workspace of videos and annotations
@@ -769,7 +769,6 @@ def test_init_counts_features_that_do_not_match_or_lack_a_duration(tmp_path: Pat
     made = init(annotations=table, root=tmp_path / "w", features=folder)
     assert made.features == 2
     assert made.report.kept == {
-        "video without a subset": 3,
         "annotated video without features": 1,
         "features of a video without a duration": 1,
         "features without annotation (not used)": 1,

@@ -6,11 +6,16 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mstemba.data_manifests.video_names import may_be_same
 
 TWO_MEDIA_FILES = "two media files taken for one video"
+
+
+UNUSUAL = ("kept", "ignored", "skipped")
+"""What may happen to an unusual entry, as in `AnnotationReport`."""
+_PLAIN = ("joined", "doubts")
 
 
 @dataclass
@@ -19,6 +24,8 @@ class AnnotationReport:
 
     joined: Counter[str] = field(default_factory=Counter)
     """Entries that are read as something other than what is written, such as another spelling."""
+    doubts: Counter[str] = field(default_factory=Counter)
+    """What looks like a mistake."""
     kept: Counter[str] = field(default_factory=Counter)
     """Unusual entries that are in the manifest as they are."""
     ignored: Counter[str] = field(default_factory=Counter)
@@ -32,6 +39,10 @@ class AnnotationReport:
     def join(self, kind: str, example: str) -> None:
         """Count an entry that is read as something other than what is written."""
         self._count(self.joined, kind, example)
+
+    def doubt(self, kind: str, example: str) -> None:
+        """Count something that looks like a mistake."""
+        self._count(self.doubts, kind, example)
 
     def keep(self, kind: str, example: str) -> None:
         """Count an unusual entry."""
@@ -49,11 +60,26 @@ class AnnotationReport:
         counts[kind] += 1
         self.examples.setdefault(kind, example)
 
+    def warnings(self) -> list[str]:
+        """Return one line per kind of problem, without what was only read in another way."""
+        return self.lines("doubts", *UNUSUAL)
+
+    def as_dict(self) -> dict[str, list[dict[str, Any]]]:
+        """Return kinds, counts and examples by what happened to the entries, for JSON."""
+        return {
+            fate: [
+                {"kind": kind, "count": count, "example": self.examples[kind]}
+                for kind, count in getattr(self, fate).items()
+            ]
+            for fate in (*_PLAIN, *UNUSUAL)
+        }
+
     def lines(self, *fates: str) -> list[str]:
         """Return one line per kind of problem, of these fates or all, without the notes."""
         return [
-            f"{kind}: {count} {fate}, for example {self.examples[kind]}"
-            for fate in fates or ("joined", "kept", "ignored", "skipped")
+            f"{kind}: {count}{'' if fate in _PLAIN else f' {fate}'}, for example "
+            f"{self.examples[kind]}"
+            for fate in fates or (*_PLAIN, *UNUSUAL)
             for kind, count in getattr(self, fate).items()
         ]
 

@@ -240,6 +240,18 @@ def _timeline(
     return timeline, warnings
 
 
+def promised_duration(path: Path) -> float | None:
+    """Return the seconds that a file's header promises, which may be wrong; None if it has none.
+
+    Takes milliseconds, where `probe` passes over the whole file.
+    """
+    try:
+        with open_video(path) as (container, stream):
+            return _promised_duration(container, stream) or None
+    except (DecodeError, av.FFmpegError, OSError):
+        return None
+
+
 def _promised_duration(container: InputContainer, stream: VideoStream) -> float:
     """Return the seconds of video that the header promises, 0 if it does not say."""
     if stream.duration:
