@@ -44,7 +44,7 @@ def split_by_hash(manifest: Manifest, ids: Sequence[str], report: AnnotationRepo
         )
         how += f"and {count} for testing"
     else:
-        how = f"with fewer than {_FEWEST} videos, all {training} are for training, none for testing"
+        how = f"with fewer than {_FEWEST} videos, all are for training, none for testing"
     report.notes.append(f"the annotations have no subsets: {how}; {_CHOOSE}")
     return with_subsets(manifest, subsets)
 

@@ -10,6 +10,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -54,8 +55,9 @@ def name_parts(name: str) -> tuple[str, ...]:
         if scheme[1].lower() == "file":
             text = unquote(text[scheme.end() - 1 :])
         else:
-            url = urlsplit(text)
-            text = parse_qs(url.query).get("v", [unquote(url.path)])[0]
+            with suppress(ValueError):  # not a valid URL: a name like others
+                url = urlsplit(text)
+                text = parse_qs(url.query).get("v", [unquote(url.path)])[0]
     parts = PurePosixPath(unicodedata.normalize("NFC", text.replace("\\", "/"))).parts
     return tuple(p for p in parts if p.strip("/") not in ("", "..") and not _DRIVE.fullmatch(p))
 
@@ -141,7 +143,7 @@ class VideoNames:
         if name in self._files:
             return [_Fit(0, len(self._parts[name]), name)]
         parts = name_parts(name)
-        for level, (form, _) in enumerate(_LEVELS):
+        for level, (form, _) in enumerate(_LEVELS if parts else ()):
             if ids := self._levels[level].get(form(parts)):
                 found = [_Fit(level, _common_folders(parts, self._parts[id]), id) for id in ids]
                 most = max(fit.folders for fit in found)

@@ -7,6 +7,8 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mstemba.data_manifests.video_names import VideoNames, default_ids
 from mstemba.errors import ManifestError
@@ -116,6 +118,24 @@ def test_where_no_video_fits_init_is_refused_with_both_names(tmp_path: Path) -> 
 def test_without_files_a_path_becomes_the_stem_where_it_is_unique() -> None:
     names = ["videos/a.mp4", "a.mp4", "x/b.mp4", "y/b.mp4", "P01/1", r"C:\v\c.avi", "d"]
     assert list(default_ids(names, ["d"]).values()) == ["a", "a", "x/b", "y/b", "P01/1", "c", "d"]
+
+
+NAMES = st.lists(
+    st.text("aAö\u0308/\\\\.:?[%4 ", max_size=12).map(lambda name: name + ".mp4"), max_size=6
+)
+
+
+@given(files=NAMES, names=st.lists(st.text(max_size=20), max_size=4))
+def test_any_names_are_joined_with_known_videos_only(files: list[str], names: list[str]) -> None:
+    paths = {f"{n}": Path("/data") / file for n, file in enumerate(files)}
+    asked = [*names, *files, *(f"http:/{name}" for name in names)]
+    found = VideoNames(paths).match(asked)
+    assert set(found.ids.values()) <= set(paths)
+    assert not found.ids.keys() & found.ambiguous.keys()
+    left = [name for name in asked if name not in found.ids]
+    assert set(default_ids(left, paths)) == set(left)
+    alone = [id for id in paths if sum(p.name == paths[id].name for p in paths.values()) == 1]
+    assert all(found.ids[paths[id].name] == id for id in alone if paths[id].name in found.ids)
 
 
 def test_ten_thousand_names_are_matched_in_time_that_grows_with_their_number() -> None:
