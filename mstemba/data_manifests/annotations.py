@@ -267,9 +267,10 @@ def _video(
     id: str, parsed: ParsedAnnotations, ids: ClassIds, subset: str | None, before: Video | None
 ) -> Video:
     video, report = parsed.videos[id], parsed.report
-    duration = video.duration
+    duration, until = video.duration, video.annotated_until
     if before:
         subset, duration = subset or before.subset, before.duration or duration
+        until = before.annotated_until if until is None else until
     if before and video.lacks_actions:  # would delete the former actions
         report.skip("entry without a list of actions", id)
     actions: list[Action] = []
@@ -284,12 +285,14 @@ def _video(
             report.keep("action without length", describe(raw))
         if duration is not None and raw.end > duration:
             report.keep("action that ends after the video", describe(raw))
+        if until is not None and raw.start >= until:
+            report.keep("action after annotated_until, which does not count", describe(raw))
     if not actions:
         report.keep("video without actions", id)
     if subset not in (None, *SUBSETS):
         kind = f"unknown subset (not used; expected {', '.join(SUBSETS)})"
         report.keep(kind, f"{subset!r} of {id!r}")
-    return Video(id, None, subset, duration, tuple(actions))
+    return Video(id, None, subset, duration, tuple(actions), until)
 
 
 def check_units(

@@ -2,7 +2,8 @@
 
 {"format": "mstemba-manifest", "version": 1, "dataset": ..., "classes": [...],
  "time_unit": "seconds" | "frames", "fps": optional,
- "videos": {id: {"path", "subset", "duration", "actions": [[class, start, end], ...]}}}
+ "videos": {id: {"path", "subset", "duration", "annotated_until": optional,
+                 "actions": [[class, start, end], ...]}}}
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class Video:
     """`training`, `validation`, `testing`, another name, or None."""
     duration: float | None
     actions: tuple[Action, ...] = ()
+    annotated_until: float | None = None
+    """Time up to which the video is annotated, in the manifest's unit. None: all of it is."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +143,12 @@ def _read_video(manifest: Path, id: str, entry: Any, classes: int) -> Video:
     if not isinstance(entry, dict):
         raise ManifestError(f"{where}: expected an object, found {type(entry).__name__}")
     _refuse_repeated(where, entry)
-    duration = entry.get("duration")
-    if duration is not None and not is_duration(duration):
-        raise ManifestError(
-            f"{where}: `duration` is {duration!r}, expected a number that is 0 or more, or null"
-        )
+    for name in ("duration", "annotated_until"):
+        time = entry.get(name)
+        if time is not None and not is_duration(time):
+            raise ManifestError(
+                f"{where}: `{name}` is {time!r}, expected a number that is 0 or more, or null"
+            )
     listed = entry.get("actions", [])
     if not isinstance(listed, list):
         raise ManifestError(f"{where}: `actions` is {listed!r}, expected a list")
@@ -165,8 +169,9 @@ def _read_video(manifest: Path, id: str, entry: Any, classes: int) -> Video:
         id=id,
         path=None if file is None else manifest.parent / str(file),
         subset=normalise_subset(entry.get("subset")),
-        duration=duration,
+        duration=entry.get("duration"),
         actions=tuple(actions),
+        annotated_until=entry.get("annotated_until"),
     )
 
 
@@ -177,7 +182,7 @@ def is_finite(value: Any) -> TypeGuard[int | float]:
 
 
 def is_duration(value: Any) -> TypeGuard[int | float]:
-    """Return whether this can be the duration of a video."""
+    """Return whether this can be the duration of a video, or a time in it."""
     return is_finite(value) and value >= 0
 
 
@@ -203,10 +208,12 @@ def manifest_json(manifest: Manifest, folder: Path) -> str:
     """Return the manifest as JSON, one video per line; paths below `folder` are relative to it."""
     lines = []
     for video in manifest.videos.values():
+        until = video.annotated_until
         entry = {
             "path": None if video.path is None else _relative(video.path, folder),
             "subset": video.subset,
             "duration": video.duration,
+            **({} if until is None else {"annotated_until": until}),
             "actions": [list(action) for action in video.actions],
         }
         lines.append(f"  {json.dumps(video.id)}: {json.dumps(entry)}")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,24 @@ def write(folder: Path, data: Any) -> Path:
     path = folder / "labels.json"
     path.write_text(json.dumps(data), encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda v: {"videos": v}, lambda v: v, lambda v: {"database": v}],
+    ids=["own", "", "net"],
+)
+def test_every_form_of_json_may_say_up_to_when_a_video_is_annotated(
+    tmp_path: Path, make: Callable[[Any], Any]
+) -> None:
+    times = {"a": 2.5, "b": None, "c": "2.5", "d": -1}
+    entry = {**ENTRY, "annotations": DATABASE["annotations"]}
+    path = write(tmp_path, make({id: {**entry, "annotated_until": t} for id, t in times.items()}))
+    manifest, report = read_annotations(path)
+    found = {id: video.annotated_until for id, video in manifest.videos.items()}
+    assert found == {"a": 2.5, "b": None, "c": None, "d": None}
+    assert report.skipped == {"malformed annotated_until": 2}
+    assert report.examples["malformed annotated_until"] == "'2.5' in c"
 
 
 @pytest.mark.parametrize(
@@ -561,6 +580,21 @@ def test_merged_again_nothing_changes(tmp_path: Path) -> None:
     made = init(annotations=root / "manifest.json", root=root, merge=True)
     assert (root / "manifest.json").read_text(encoding="utf-8") == text
     assert made.backup is None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, 2.5), ({"annotated_until": 3.5}, 3.5)], ids=["kept", "replaced"]
+)
+def test_merged_annotations_keep_the_time_up_to_which_a_video_is_annotated(
+    given: dict[str, Any], expected: float, tmp_path: Path
+) -> None:
+    folder = make_videos(tmp_path / "videos", "a.mp4")
+    first = write(tmp_path, {"a": {**ENTRY, "annotated_until": 2.5}})
+    init([folder], first, root=tmp_path / "w")
+    again = write(tmp_path, {"a": {"actions": [[1, 0.0, 2.0]], **given}})
+    init(annotations=again, root=tmp_path / "w", merge=True)
+    video = load_manifest(tmp_path / "w" / "manifest.json").videos["a"]
+    assert (video.annotated_until, video.actions) == (expected, (Action(1, 0.0, 2.0),))
 
 
 def test_numbers_mean_what_the_manifest_says(tmp_path: Path) -> None:

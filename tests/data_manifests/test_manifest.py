@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
             draw(st.sampled_from([None, "training", "validation", "testing", "extra"])),
             draw(st.none() | st.floats(0, 1e6)),
             draw(actions),
+            draw(st.none() | st.floats(0, 1e6)),
         )
         for id in draw(st.lists(ids, unique=True, max_size=4))
     }
@@ -64,10 +66,7 @@ def test_a_manifest_comes_back_as_it_was_saved(
     manifest: Manifest, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("m")
-    below = {
-        id: Video(id, v.path and folder / v.path, v.subset, v.duration, v.actions)
-        for id, v in manifest.videos.items()
-    }
+    below = {id: replace(v, path=v.path and folder / v.path) for id, v in manifest.videos.items()}
     whole = Manifest(manifest.dataset, manifest.classes, manifest.time_unit, below)
     (folder / "m.json").write_text(manifest_json(whole, folder), encoding="utf-8")
     assert load_manifest(folder / "m.json") == whole
@@ -170,6 +169,23 @@ def test_a_duration_that_is_none_names_the_video(tmp_path: Path, duration: Any) 
     path = write(tmp_path, {"ok": {"duration": None}, "v7": {"duration": duration}})
     with pytest.raises(ManifestError, match=r"video 'v7': `duration` is .*0 or more, or null"):
         load_manifest(path)
+
+
+@pytest.mark.parametrize("until", ["31.0", -0.5, True, [30.0], {}, float("nan"), float("inf")])
+def test_a_time_of_annotation_that_is_none_names_the_video(tmp_path: Path, until: Any) -> None:
+    path = write(tmp_path, {"ok": {"annotated_until": None}, "v7": {"annotated_until": until}})
+    expected = r"video 'v7': `annotated_until` is .*0 or more, or null"
+    with pytest.raises(ManifestError, match=expected):
+        load_manifest(path)
+
+
+def test_only_a_video_that_is_annotated_in_part_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path, {"a": {"annotated_until": 12.5}, "b": {"annotated_until": None}})
+    manifest = load_manifest(path)
+    assert manifest.videos["a"].annotated_until == 12.5
+    saved = json.loads(manifest_json(manifest, tmp_path))["videos"]
+    assert saved["a"]["annotated_until"] == 12.5
+    assert "annotated_until" not in saved["b"]
 
 
 @pytest.mark.parametrize("duration", [None, 0, 31, 31.5])

@@ -111,6 +111,23 @@ def test_rows_that_do_not_agree_on_their_video_are_counted(tmp_path: Path) -> No
     assert report.examples["second subset of a video"] == "'train' and 'test' in labels.csv, line 3"
 
 
+def test_a_table_may_say_up_to_when_a_video_is_annotated(tmp_path: Path) -> None:
+    text = (
+        "video;start;end;label;annotated_until\na;1;2;sit;1:02,5\na;3;4;sit;\na;70;71;sit;62.5\n"
+        "b;1;2;sit;\nc;1;2;sit;0\nc;1;2;sit;9\nd;1;2;sit;half\ne;1;2;sit;-3\n"
+    )
+    manifest, report = read_annotations(write(tmp_path, text))
+    found = {id: video.annotated_until for id, video in manifest.videos.items()}
+    assert found == {"a": 62.5, "b": None, "c": 0.0, "d": None, "e": None}
+    assert report.skipped == {
+        "malformed annotated_until": 2,
+        "second annotated_until of a video": 1,
+    }
+    assert report.examples["malformed annotated_until"] == "'half' in labels.csv, line 8"
+    # The one of `a`, and both of `c`.
+    assert report.kept["action after annotated_until, which does not count"] == 3
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

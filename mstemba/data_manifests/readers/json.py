@@ -1,6 +1,7 @@
 """Read annotations in JSON, in one of three forms.
 
-- the manifest's: {"classes", "time_unit", "videos": {id: {subset, duration, actions}}};
+- the manifest's: {"classes", "time_unit", "videos": {id: {subset, duration, annotated_until,
+  actions}}};
 - the same entries at the top level, as Charades, TSU and MultiTHUMOS are usually published;
 - ActivityNet's: {"database": {id: {subset, duration, annotations: [{label, segment}]}}}.
 """
@@ -43,11 +44,12 @@ def read_json(path: Path, parsed: ParsedAnnotations) -> None:
         _report_repeated(entry, _REPEATED_NAME, f"in {id}", parsed)
         video = parsed.videos[id] = ParsedVideo(entry.get("subset"))
         parsed.ids.add(id)
-        duration = entry.get("duration")
-        if duration is None or is_duration(duration):
-            video.duration = duration
-        else:
-            parsed.report.skip("malformed duration", f"{duration!r} in {id}")
+        for fact in ("duration", "annotated_until"):
+            time = entry.get(fact)
+            if time is None or is_duration(time):
+                setattr(video, fact, time)
+            else:
+                parsed.report.skip(f"malformed {fact}", f"{time!r} in {id}")
         name = "annotations" if activitynet else "actions"
         video.lacks_actions, listed = name not in entry, entry.get(name, [])
         for item in listed if isinstance(listed, list) else [listed]:

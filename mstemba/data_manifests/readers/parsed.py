@@ -103,6 +103,8 @@ class ParsedVideo:
 
     subset: str | None = None
     duration: float | None = None
+    annotated_until: float | None = None
+    """Time up to which the video is annotated; None if the file does not say."""
     actions: list[RawAction] = field(default_factory=list)
     media: str | None = None
     """Path of the video in the first file that names it, where its name here is an id."""

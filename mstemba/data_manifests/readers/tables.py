@@ -1,7 +1,7 @@
 """Parse tables of annotations, CSV or tab-separated, and read those in mstemba's own form.
 
-That form has the columns `video`, `start`, `end`, `label` and optionally `subset` and `duration`.
-A row with nothing but a video names a video without actions.
+That form has the columns `video`, `start`, `end`, `label` and optionally `subset`, `duration` and
+`annotated_until`. A row with nothing but a video names a video without actions.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ COLUMNS = {
     "label": ("label", "class", "action", "behavior", "behaviour"),
     "subset": ("subset", "split"),
     "duration": ("duration",),
+    "annotated_until": ("annotated_until",),
 }
 """The columns of mstemba's own form, with their accepted spellings."""
 PLAIN_COLUMNS = tuple(COLUMNS[name] for name in ("video", "start", "end", "label"))
@@ -206,6 +207,7 @@ def read_plain(table: Table, parsed: ParsedAnnotations) -> None:
         name = cell(row[at["video"]])
         video = parsed.video(name)
         _set_facts(video, row, row[at["subset"]], row[at["duration"]], parsed.report)
+        _set_annotated_until(video, row, row[at["annotated_until"]], parsed.report)
         action = cell(row[at["label"]]), row[at["start"]], row[at["end"]]
         if any(action):
             add_action(parsed, name, row, *action)
@@ -228,6 +230,23 @@ def _set_facts(
         elif video.duration != length:
             example = f"{video.duration} and {length} {row.where}"
             report.skip("second duration of a video", example)
+
+
+def _set_annotated_until(video: ParsedVideo, row: Row, text: str, report: AnnotationReport) -> None:
+    """Set the time up to which a video is annotated; if rows differ, the first one counts."""
+    if not text:
+        return
+    try:
+        time = row.time(text)
+    except ValueError:
+        time = -1.0
+    if time < 0:
+        report.skip("malformed annotated_until", f"{text!r} {row.where}")
+    elif video.annotated_until is None:
+        video.annotated_until = time
+    elif video.annotated_until != time:
+        example = f"{video.annotated_until} and {time} {row.where}"
+        report.skip("second annotated_until of a video", example)
 
 
 def files_with(folder: Path, suffixes: Iterable[str]) -> list[Path]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mstemba.data_manifests.manifest import Action, Manifest, Video
 from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.caching.keys import Fingerprints
+from mstemba.pipeline.dataset.annotated import annotated_part, annotated_until
 from mstemba.pipeline.dataset.labels import count_missed, label_matrix
 from mstemba.pipeline.features.sources import FeatureSource
 from mstemba.records import TimeGrid
@@ -22,12 +23,15 @@ MEMORY = 8 << 30
 
 @dataclass(eq=False)
 class Clip:
-    """One video: its actions, the labels of its rows, and its features when they are asked for."""
+    """The annotated part of a video: actions, labels of rows, features when they are asked for."""
 
     video: Video
     actions: Sequence[Action]
     """In the time unit of the grid."""
     grid: TimeGrid
+    """Of the T annotated rows."""
+    rows: int
+    """Rows of the whole video."""
     labels: NDArray[np.bool_]
     """(T, C)"""
     missed: int
@@ -44,13 +48,19 @@ class Clip:
     @property
     def features(self) -> NDArray[np.float32]:
         """(T, F) float32. Raises StoreError when they are damaged."""
+        values = self.whole_features
+        return values[: self.grid.count] if self.grid.count < self.rows else values
+
+    @property
+    def whole_features(self) -> NDArray[np.float32]:
+        """(rows, F) float32, the whole video. Raises StoreError when they are damaged."""
         if self._features is not None:
             return self._features
         values = self.source.values(self.id)
-        if len(values) != self.grid.count:
+        if len(values) != self.rows:
             raise StoreError(
                 f"{self.source.root}: {len(values)} rows of {self.id!r}, expected "
-                f"{self.grid.count}; did it change just now?"
+                f"{self.rows}; did it change just now?"
             )
         if self.keep_features:
             self._features = values
@@ -62,26 +72,24 @@ def load_clips(
 ) -> list[Clip]:
     """Return the clips of these videos, labelled by the rule `strict` or `overlap`.
 
-    The features themselves are read later, and stay in memory if all of them fit into MEMORY.
+    A clip is the annotated part of its video. Videos without a row in that part have no clip. The
+    features themselves are read later, and stay in memory if all of them fit into MEMORY.
 
     Raises:
         StoreError: A video has no features; the message names the first one.
     """
-    timelines = [source.timeline(video, manifest.time_unit) for video in videos]
+    unit, classes = manifest.time_unit, len(manifest.classes)
+    timelines = [source.timeline(video, unit) for video in videos]
     row_bytes = source.spec.width * np.dtype(np.float32).itemsize
     keep = sum(grid.count for _, grid in timelines) * row_bytes <= MEMORY
-    return [
-        Clip(
-            video,
-            actions,
-            grid,
-            label_matrix(actions, grid, len(manifest.classes), rule),
-            count_missed(actions, grid, rule),
-            source,
-            keep,
-        )
-        for video, (actions, grid) in zip(videos, timelines, strict=True)
-    ]
+    clips = []
+    for video, (listed, whole) in zip(videos, timelines, strict=True):
+        if part := annotated_part(listed, whole, annotated_until(video, unit, source)):
+            actions, grid = part
+            labels = label_matrix(actions, grid, classes, rule)
+            missed = count_missed(actions, grid, rule)
+            clips.append(Clip(video, actions, grid, whole.count, labels, missed, source, keep))
+    return clips
 
 
 def with_features(

@@ -6,7 +6,7 @@ The scores are those of a checkpoint, which is run here, or come from a file of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,13 @@ from mstemba.pipeline import recipes
 from mstemba.pipeline.caching.files import as_local, as_path, as_paths
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.checkpoint import Checkpoint, find_checkpoint, open_released, score
+from mstemba.pipeline.dataset.annotated import (
+    annotated_part,
+    annotated_until,
+    cut_actions,
+    is_annotated_in_part,
+    not_annotated,
+)
 from mstemba.pipeline.dataset.clips import load_clips, with_features
 from mstemba.pipeline.dataset.labels import label_matrix
 from mstemba.pipeline.devices import pick_device
@@ -126,6 +133,7 @@ class InputLoader:
             )
         self._warn_missing(missing, len(subset), "have no features and are skipped")
         clips = load_clips(source, self.manifest, videos)
+        self._warn_not_annotated(videos, {clip.id for clip in clips})
         if missed := sum(clip.missed for clip in clips):
             self._warn(
                 f"{missed} of {sum(len(clip.actions) for clip in clips)} actions fall between two "
@@ -134,12 +142,13 @@ class InputLoader:
         network = checkpoint.load(pick_device(self._options.device), self._on_event)
         scored = []
         for number, clip in enumerate(clips, 1):
-            scores = score(network, clip.features, checkpoint.released_length)
-            rows, grid, duration = len(scores), clip.grid, self._duration(clip.video, clip.grid)
-            if rows < grid.count:  # released code cuts long videos
+            # The whole video is scored; released code cuts long videos.
+            scores = score(network, clip.whole_features, checkpoint.released_length)
+            rows, grid = min(len(scores), clip.grid.count), clip.grid
+            if rows < grid.count:
                 grid = TimeGrid(grid.starts[:rows], grid.step)
-                duration = float(grid.ends[-1])
-            labels = clip.labels[:rows]
+            duration = self._duration(clip.video, grid, is_cut=rows < clip.rows)
+            labels, scores = clip.labels[:rows], scores[:rows]
             scored.append(ScoredVideo(clip.id, clip.actions, duration, grid, labels, scores))
             self._on_event(Event("evaluate", clip.id, number, len(clips), video=clip.id))
         return ScoredSubset(**self._about(checkpoint.folder, missing, source), videos=scored)
@@ -164,7 +173,8 @@ class InputLoader:
         source, path, tables = self._named_features(), predictions.path, predictions.scores or {}
         subset, missing = self._match_ids(predictions, "have no predictions and are skipped")
         scored = []
-        for video in [video for video in subset if video.id in tables]:
+        predicted = [video for video in subset if video.id in tables]
+        for video in predicted:
             scores = tables[video.id]
             rows = len(scores)
             if source is not None:
@@ -181,14 +191,22 @@ class InputLoader:
                     f"the manifest gives {video.id!r} no duration, so the times of its {rows} rows "
                     f"in {path} are unknown: add `duration`, or pass --features"
                 )
+            until = annotated_until(video, self.manifest.time_unit, source)
+            part = annotated_part(actions, grid, until)
+            if part is None:
+                continue
+            actions, grid = part
             labels = label_matrix(actions, grid, len(self.manifest.classes))
-            duration = self._duration(video, grid)
+            duration, scores = self._duration(video, grid), scores[: grid.count]
             scored.append(ScoredVideo(video.id, actions, duration, grid, labels, scores))
+        self._warn_not_annotated(predicted, {video.id for video in scored})
         return ScoredSubset(**self._about(path, missing, source), videos=scored)
 
-    def _duration(self, video: Video, grid: TimeGrid) -> float:
+    def _duration(self, video: Video, grid: TimeGrid, is_cut: bool = False) -> float:
+        """Return the duration of what is measured of a video; the grid is that of its rows."""
         # A manifest in frames has its durations in frames, but the grid of a store is in seconds.
-        known = video.duration if self.manifest.time_unit == "seconds" else None
+        is_whole = not is_cut and not is_annotated_in_part(video)
+        known = video.duration if is_whole and self.manifest.time_unit == "seconds" else None
         return known or float(grid.ends[-1])
 
     def _load_segments(self, predictions: Predictions) -> DetectedSubset:
@@ -200,26 +218,31 @@ class InputLoader:
                 f"{predictions.path}: its segments are in seconds, but the manifest is in "
                 f"{self.manifest.time_unit}. Pass --features, which relate the two"
             )
-        videos = []
-        for video in wanted:
+        unit, videos, rows, count, late = self.manifest.time_unit, [], [], 0, 0
+        for number, video in enumerate(wanted):
+            actions, duration = list(video.actions), video.duration or np.inf
             if source is not None:
-                actions, grid = source.timeline(video, self.manifest.time_unit)
-                videos.append(LabelledVideo(video.id, actions, self._duration(video, grid)))
-            else:
-                videos.append(LabelledVideo(video.id, video.actions, video.duration or np.inf))
-        rows = [
-            (number, s.class_id, s.start, s.end, s.score)
-            for number, video in enumerate(wanted)
-            for s in (predictions.segments or {}).get(video.id, [])
-        ]
-        late = sum(start >= videos[number].duration for number, _, start, _, _ in rows)
-        if 2 * late > len(rows):
+                actions, grid = source.timeline(video, unit)
+                duration = self._duration(video, grid)
+            found = (predictions.segments or {}).get(video.id, [])
+            count += len(found)
+            late += sum(segment.start >= duration for segment in found)
+            end = np.inf
+            if (until := annotated_until(video, unit, source)) is not None:
+                end, actions, duration = until, cut_actions(actions, until), min(duration, until)
+            videos.append(LabelledVideo(video.id, actions, duration))
+            rows += [
+                (number, s.class_id, s.start, min(s.end, end), s.score)
+                for s in found
+                if s.start < end
+            ]
+        if 2 * late > count:
             raise UsageError(
-                f"{predictions.path}: {late} of {len(rows)} segments begin after their video "
-                f"ends: they seem to be in another time unit than {self.manifest.time_unit}"
+                f"{predictions.path}: {late} of {count} segments begin after their video "
+                f"ends: they seem to be in another time unit than {unit}"
             )
         if late:
-            self._warn(f"{late} of {len(rows)} segments begin after their video ends")
+            self._warn(f"{late} of {count} segments begin after their video ends")
         return DetectedSubset(**about, videos=videos, segments=SegmentArray.from_rows(rows))
 
     def _named_features(self) -> FeatureSource | None:
@@ -280,6 +303,14 @@ class InputLoader:
             "missing": missing,
             "time_unit": "seconds" if in_seconds else self.manifest.time_unit,
         }
+
+    def _warn_not_annotated(self, videos: Sequence[Video], used: Collection[str]) -> None:
+        """Warn of the videos without an annotated row; raise UsageError if there are no others."""
+        if without := [video.id for video in videos if video.id not in used]:
+            message = not_annotated(without)
+            if not used:
+                raise UsageError(f"subset {self._options.subset!r}: {message}")
+            self._warn(message)
 
     def _warn_missing(self, missing: Sequence[str], count: int, consequence: str) -> None:
         if missing:

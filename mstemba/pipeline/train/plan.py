@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from mstemba.data_manifests.manifest import Manifest, Video
+from mstemba.data_manifests.manifest import Manifest
 from mstemba.errors import UsageError
 from mstemba.pipeline import distributed
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key
+from mstemba.pipeline.dataset.annotated import not_annotated
 from mstemba.pipeline.dataset.clips import Clip, load_clips, split_validation, with_features
 from mstemba.pipeline.features.sources import FeatureSource
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
@@ -82,17 +83,24 @@ def make_plan(
     if not wanted:
         raise UsageError("the manifest has no video in the subset `training`")
     videos, missing = with_features(source, wanted, fingerprints)
-    training, validation, reason = _split(options, manifest, source, videos)
+    clips = load_clips(source, manifest, videos, options.labels)
+    loaded = {clip.id for clip in clips}
+    unlabelled = [video.id for video in videos if video.id not in loaded]
+    if unlabelled and not any(clip.video.subset == "training" for clip in clips):
+        raise UsageError(f"there is nothing to train on: {not_annotated(unlabelled)}")
+    training, validation, reason = _split(options, manifest, clips)
     key = cache_key(
         "train",
         options=asdict(options),
         classes=manifest.classes,
         clips=[
-            [[source.key(clip.video, fingerprints), _labels_sha256(clip)] for clip in clips]
+            [[source.key(clip.video, fingerprints), *_labels_key(clip)] for clip in clips]
             for clips in (training, validation)
         ],
     )
     warnings = _warnings(options, training, missing, reason)
+    if unlabelled:
+        warnings.append(not_annotated(unlabelled))
     plan = TrainPlan(options, run_options, training, validation, warnings, key)
     processes = distributed.world_size()
     if processes > plan.batch_size:
@@ -139,14 +147,15 @@ def _warnings(
 
 
 def _split(
-    options: TrainOptions, manifest: Manifest, source: FeatureSource, videos: Sequence[Video]
+    options: TrainOptions, manifest: Manifest, clips: Sequence[Clip]
 ) -> tuple[list[Clip], list[Clip], str]:
     """Return the training clips, the validation clips, and the reason if validation is empty.
 
     If no validation clip has a positive row, validation is empty.
     """
-    parts = split_validation(manifest, videos, options.val_fraction)
-    training, validation = (load_clips(source, manifest, part, options.labels) for part in parts)
+    by_id = {clip.id: clip for clip in clips}
+    parts = split_validation(manifest, [clip.video for clip in clips], options.val_fraction)
+    training, validation = ([by_id[video.id] for video in part] for part in parts)
     if not any(clip.labels.any() for clip in training):
         raise UsageError(
             "no row of the training features falls into an action: check the times in the manifest"
@@ -159,7 +168,7 @@ def _split(
             f"action, so they are not used"
         )
     elif validation:
-        order = {video.id: place for place, video in enumerate(videos)}
+        order = {clip.id: place for place, clip in enumerate(clips)}
         reason = (
             f"no row of the {len(validation)} videos held out for validation falls into an "
             f"action, so they are used for training"
@@ -172,5 +181,7 @@ def _split(
     return training, [], reason
 
 
-def _labels_sha256(clip: Clip) -> str:
-    return hashlib.sha256(np.packbits(clip.labels).tobytes()).hexdigest()
+def _labels_key(clip: Clip) -> list[str | int]:
+    """Return what a cache key holds of a clip's labels; of a part of a video also its rows."""
+    labels = hashlib.sha256(np.packbits(clip.labels).tobytes()).hexdigest()
+    return [labels] if clip.grid.count == clip.rows else [labels, clip.grid.count]

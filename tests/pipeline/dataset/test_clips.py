@@ -18,6 +18,7 @@ from mstemba.data_manifests.manifest import Action, Manifest, Video
 from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.caching.keys import Fingerprints, entry_key
 from mstemba.pipeline.dataset import clips as dataset
+from mstemba.pipeline.dataset.annotated import annotated_part
 from mstemba.pipeline.dataset.clips import (
     Clip,
     load_clips,
@@ -132,6 +133,47 @@ def test_a_clip_has_the_labels_of_its_rows_in_either_unit(
     assert clip.labels.shape == (6, 3)
     assert clip.features.dtype == np.float32
     assert clip.features[:, 1].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("seconds", 1), ("frames", SPEC.stride)])
+def test_a_clip_ends_with_the_last_row_that_is_annotated_as_a_whole(
+    tmp_path: Path, unit: str, scale: int
+) -> None:
+    store = make_store(tmp_path / "s", {"a": 6, "b": 6})
+    acts = [Action(c, start * scale, end * scale) for c, start, end in ((2, 1, 3.5), (1, 4, 9))]
+    half = replace(video("a", "training", *acts), annotated_until=3.9 * scale)
+    whole = video("b", "training", *acts)
+    clip, other = load_clips(store, manifest_of([half, whole], unit), [half, whole])
+    assert clip.grid.starts.tolist() == [0, 1, 2]
+    assert clip.features[:, 1].tolist() == [0, 1, 2]
+    assert clip.labels.astype(int).tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 1]]
+    assert clip.actions == [Action(2, 1.0, 3.0)]
+    assert np.array_equal(clip.labels, other.labels[:3])
+    assert (len(other.features), clip.missed) == (6, 0)
+
+
+@given(
+    steps=st.lists(st.integers(1, 5), min_size=1, max_size=30),
+    actions=actions,
+    until=st.integers(0, 60).map(lambda i: i / 4),
+)
+def test_the_annotated_part_is_what_ends_in_time(
+    steps: list[int], actions: list[Action], until: float
+) -> None:
+    whole = TimeGrid(np.cumsum(steps) / 4 - 0.25, 1.0)
+    rows = [row for row, end in enumerate(whole.ends) if end <= until]
+    part = annotated_part(actions, whole, until)
+    if not rows:
+        assert part is None
+        return
+    assert part is not None
+    kept, grid = part
+    assert grid.starts.tolist() == whole.starts[rows].tolist()
+    # What labels a row is kept.
+    for rule in ("strict", "overlap"):
+        labels = label_matrix(kept, grid, 3, rule)
+        assert np.array_equal(labels, label_matrix(actions, grid, 3, rule))
+    assert all(a.start < grid.ends[-1] and a.end <= grid.ends[-1] for a in kept)
 
 
 def test_features_past_the_memory_limit_are_read_again(
