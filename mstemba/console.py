@@ -231,6 +231,8 @@ class Console:
             ap = columns["ap" if dense else "detection_ap"]
             shown = "-" if ap is None else f"{ap:.2f}"
             bar = "" if ap is None else block * round(ap / 5)
+            if name in result.untrained:
+                bar = f"{bar} not in training".strip()
             table.add_row(Text(one_line(name)), shown, str(result.positives[name]), bar)
         self._out.print(table)
         final = result.map if dense else result.metrics["detection"]["average_map"]

@@ -64,6 +64,20 @@ def make_workspace(
     return folder
 
 
+def edit_videos(workspace: Path, **changes: Any) -> None:
+    """Change fields of the manifest's videos, by id; a new id is a new video."""
+    path = workspace / "manifest.json"
+    content = json.loads(path.read_text())
+    for id, change in changes.items():
+        content["videos"][id] = content["videos"].get(id, {}) | change
+    path.write_text(json.dumps(content))
+
+
+def videos_of(workspace: Path) -> dict[str, Any]:
+    """The manifest's entries by id."""
+    return dict(json.loads((workspace / "manifest.json").read_text())["videos"])
+
+
 def fit(
     workspace: Path,
     *,

@@ -6,7 +6,7 @@ the classes, the specification of the features and the training options.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,8 @@ class Checkpoint:
     """The cache key of its training."""
     released_length: int | None = None
     """Rows to which a video is padded or cut, for the authors' weights; None for ours."""
+    untrained: tuple[str, ...] | None = None
+    """Names of the classes without a positive row in its training; None if that is not known."""
 
     def load(self, device: str, on_event: EventHandler = ignore_events) -> Network:
         """Load the model in evaluation mode.
@@ -97,6 +99,7 @@ def checkpoint_config(
     weights_file: str | None,
     train: dict[str, Any],
     key: str,
+    untrained: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return the content of config.json. Equal runs give equal files: no time and no path in it."""
     return {
@@ -108,6 +111,7 @@ def checkpoint_config(
         "features_key": spec_key(spec),
         "weights_file": weights_file,
         "train": train,
+        **({} if untrained is None else {"untrained_classes": list(untrained)}),
         "key": key,
     }
 
@@ -148,6 +152,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
                 f"{folder}: format {config['format']!r} version {config['version']}, "
                 f"expected {FORMAT!r} {VERSION}"
             )
+        untrained = config.get("untrained_classes")  # missing in older checkpoints
         return Checkpoint(
             folder=folder,
             model=dict(config["model"]),
@@ -155,6 +160,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             spec=FeatureSpec.from_dict(config["features"]),
             weights_file=config["weights_file"],
             train_key=config["key"],
+            untrained=None if untrained is None else tuple(untrained),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG}: damaged: {error!r}") from None

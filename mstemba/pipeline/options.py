@@ -149,9 +149,10 @@ class TrainOptions:
     )
     width: float = _option(1.0, "Fraction of the published number of channels.")
     labels: str = _option(
-        "strict",
-        "Rows that an action labels: strict (rows that start inside it, as in the literature) or "
-        "overlap (every row that it touches).",
+        "auto",
+        "Rows that an action labels: strict (rows that start inside it, as in the literature), "
+        "overlap (every row that it touches), or auto (strict; overlap if a class has only actions "
+        "without length).",
     )
     epochs: int = _option(50, "Passes over the training videos.")
     min_steps: int = _option(300, "Minimum number of training steps.")
@@ -215,7 +216,7 @@ class TrainOptions:
         _one_of("arch", self.arch, ARCHITECTURES)
         _require(0 < self.prior < 1, f"prior is {self.prior}, expected 0 < prior < 1")
         _require(0 < self.width <= 4, f"width is {self.width}, expected 0 < width <= 4")
-        _one_of("labels", self.labels, ("strict", "overlap"))
+        _one_of("labels", self.labels, ("auto", "strict", "overlap"))
         _one_of("precision", self.precision, ("auto", "no", "bf16"))
 
 

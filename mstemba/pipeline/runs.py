@@ -17,7 +17,7 @@ from mstemba.pipeline.options import TrainOptions
 from mstemba.pipeline.workspace import Workspace, get_current
 
 # For options that an older config.json does not have: their defaults change nothing.
-_DEFAULTS = {f.name: f.default for f in fields(TrainOptions)}
+_DEFAULTS = {f.name: f.default for f in fields(TrainOptions)} | {"labels": "strict"}
 
 
 def leaderboard(workspace: Workspace) -> dict[str, Any]:

@@ -26,6 +26,12 @@ from mstemba.pipeline.dataset.annotated import (
     is_annotated_in_part,
     not_annotated,
 )
+from mstemba.pipeline.dataset.classes import (
+    annotated_actions,
+    class_names,
+    point_classes,
+    shown_classes,
+)
 from mstemba.pipeline.dataset.clips import load_clips, with_features
 from mstemba.pipeline.dataset.labels import label_matrix
 from mstemba.pipeline.devices import pick_device
@@ -35,7 +41,7 @@ from mstemba.pipeline.evaluate.segment_metrics import SegmentArray
 from mstemba.pipeline.features.row_times import even_rows
 from mstemba.pipeline.features.sources import FeatureSource, StoreFeatures, find_features
 from mstemba.pipeline.options import EvaluateOptions
-from mstemba.pipeline.progress import Event, EventHandler
+from mstemba.pipeline.progress import Event, EventHandler, counted
 from mstemba.pipeline.workspace import Workspace, require_workspace
 from mstemba.records import TimeGrid
 
@@ -52,6 +58,8 @@ class Inputs:
     """Ids of the subset's videos without features, or without predictions."""
     time_unit: str
     """Of all times below."""
+    untrained: tuple[str, ...]
+    """Names of the subset's classes that training has shown nothing of, as far as is known."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,8 @@ class ScoredSubset(Inputs):
     """The videos of a subset with dense scores."""
 
     videos: Sequence[ScoredVideo]
+    rule: str
+    """By which the rows are labelled: `strict` or `overlap`."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,9 @@ class InputLoader:
             as_local(options.manifest) or require_workspace(workspace, "--manifest").manifest
         )
         classes, videos = self.manifest.classes, self.manifest.videos.values()
+        self._points = point_classes(annotated_actions(videos))
+        """Classes whose actions have no length: the rule `strict` could not measure them."""
+        self._rule = "overlap" if self._points else "strict"
         if predictions is not None:
             self.model = read_predictions(predictions, classes, videos)
         elif options.released:
@@ -115,6 +128,12 @@ class InputLoader:
 
     def load_scores(self) -> ScoredSubset:
         """Return the videos of the subset with their scores, as `load` does."""
+        if self._points:
+            self._warn(
+                f"rows are labelled by the rule overlap, not by the field's rule strict, which "
+                f"gives no row to the actions without length of "
+                f"{class_names(self._points, self.manifest.classes)}"
+            )
         if isinstance(self.model, Checkpoint):
             return self._run_checkpoint(self.model)
         return self._load_predictions(self.model)
@@ -132,7 +151,7 @@ class InputLoader:
                 f"subset {self._options.subset!r} has no video with features: run `mstemba extract`"
             )
         self._warn_missing(missing, len(subset), "have no features and are skipped")
-        clips = load_clips(source, self.manifest, videos)
+        clips = load_clips(source, self.manifest, videos, self._rule)
         self._warn_not_annotated(videos, {clip.id for clip in clips})
         if missed := sum(clip.missed for clip in clips):
             self._warn(
@@ -151,7 +170,8 @@ class InputLoader:
             labels, scores = clip.labels[:rows], scores[:rows]
             scored.append(ScoredVideo(clip.id, clip.actions, duration, grid, labels, scores))
             self._on_event(Event("evaluate", clip.id, number, len(clips), video=clip.id))
-        return ScoredSubset(**self._about(checkpoint.folder, missing, source), videos=scored)
+        about = self._about(checkpoint.folder, missing, source)
+        return ScoredSubset(**about, videos=scored, rule=self._rule)
 
     def _matching_features(self, checkpoint: Checkpoint) -> FeatureSource:
         """Return the features that the checkpoint was trained on."""
@@ -196,11 +216,12 @@ class InputLoader:
             if part is None:
                 continue
             actions, grid = part
-            labels = label_matrix(actions, grid, len(self.manifest.classes))
+            labels = label_matrix(actions, grid, len(self.manifest.classes), self._rule)
             duration, scores = self._duration(video, grid), scores[: grid.count]
             scored.append(ScoredVideo(video.id, actions, duration, grid, labels, scores))
         self._warn_not_annotated(predicted, {video.id for video in scored})
-        return ScoredSubset(**self._about(path, missing, source), videos=scored)
+        about = self._about(path, missing, source)
+        return ScoredSubset(**about, videos=scored, rule=self._rule)
 
     def _duration(self, video: Video, grid: TimeGrid, is_cut: bool = False) -> float:
         """Return the duration of what is measured of a video; the grid is that of its rows."""
@@ -302,7 +323,32 @@ class InputLoader:
             "origin": str(origin),
             "missing": missing,
             "time_unit": "seconds" if in_seconds else self.manifest.time_unit,
+            "untrained": self._untrained(),
         }
+
+    def _untrained(self) -> tuple[str, ...]:
+        """Return the classes of the subset that training has shown nothing of, and warn of them.
+
+        A checkpoint knows them. Otherwise they are those without an action in the manifest's
+        training videos, if any video has one; of released weights nothing is known.
+        """
+        classes, model = self.manifest.classes, self.model
+        videos = self.manifest.subset(self._options.subset)
+        measured = shown_classes(annotated_actions(videos))
+        if isinstance(model, Checkpoint) and model.untrained is not None:
+            found = {number for number in measured if classes[number] in model.untrained}
+            lack = "a positive row in the training of this checkpoint"
+        else:
+            trained = shown_classes(annotated_actions(self.manifest.subset("training")))
+            is_known = trained and not self._options.released
+            found = measured - trained if is_known else set()
+            lack = "an action in the training videos of the manifest"
+        if found:
+            self._warn(
+                f"subset {self._options.subset!r} has {counted(len(found), 'class', 'classes')} "
+                f"without {lack}: {class_names(found, classes)}"
+            )
+        return tuple(classes[number] for number in sorted(found))
 
     def _warn_not_annotated(self, videos: Sequence[Video], used: Collection[str]) -> None:
         """Warn of the videos without an annotated row; raise UsageError if there are no others."""

@@ -51,8 +51,9 @@ class ScoredVideo(LabelledVideo):
 class DenseRows:
     """The rows of all videos, one video after another, and what several groups compute of them."""
 
-    def __init__(self, videos: Sequence[ScoredVideo]) -> None:
-        self.videos = videos
+    def __init__(self, videos: Sequence[ScoredVideo], rule: str = "strict") -> None:
+        """Join the rows of videos that are labelled by a rule, `strict` or `overlap`."""
+        self.videos, self.rule = videos, rule
         self.grids = [video.grid for video in videos]
         self.lengths = [grid.count for grid in self.grids]
         self.scores = np.concatenate([video.scores for video in videos])
@@ -176,9 +177,8 @@ def measure_breakdown(rows: DenseRows) -> Table:
     durations, columns = measure_durations(rows.detections), {}
     for number, name in enumerate(BINS):
         actions = rows.detections.actions_of_bin(number)
-        labels = np.concatenate(
-            [label_matrix(a, g, rows.classes) for a, g in zip(actions, rows.grids, strict=True)]
-        )
+        pairs = zip(actions, rows.grids, strict=True)
+        labels = np.concatenate([label_matrix(a, g, rows.classes, rows.rule) for a, g in pairs])
         # Rows of the class inside actions of another bin are neither right nor wrong.
         counted = labels | ~rows.labels
         ap = frame_metrics.average_precision(rows.ranks, labels, counted)

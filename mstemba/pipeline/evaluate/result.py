@@ -31,6 +31,10 @@ class Evaluation:
     for predicted segments their actions count as missed."""
     time_unit: str
     """Of the durations in `metrics`."""
+    untrained: tuple[str, ...]
+    """Names of the subset's classes that training has shown nothing of, as far as is known."""
+    labels: str | None
+    """Rule by which rows are labelled: `strict` or `overlap`; None for predicted segments."""
     metrics: dict[str, Any]
     """By group, see docs/metrics.md."""
     classes: dict[str, dict[str, float | None]]
@@ -40,7 +44,7 @@ class Evaluation:
         """Return the result for JSON; None stands for a number that does not exist."""
         metric = "detection mAP, percent" if math.isnan(self.map) else "per-frame mAP, percent"
         content: dict[str, Any] = _without_nan({**vars(self), "metric": metric})
-        return {**content, "missing": list(self.missing)}
+        return {**content, "missing": list(self.missing), "untrained": list(self.untrained)}
 
     def as_csv(self) -> str:
         """Return one row per class: its name, positives and APs."""

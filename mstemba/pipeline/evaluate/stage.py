@@ -63,7 +63,7 @@ def measure(
     """
     classes = inputs.classes
     if isinstance(inputs, ScoredSubset):
-        rows = DenseRows(inputs.videos)
+        rows = DenseRows(inputs.videos, inputs.rule)
         positives, count = rows.positives, len(rows.labels)
         if not positives.any():
             raise UsageError(
@@ -97,6 +97,8 @@ def measure(
         checkpoint=inputs.origin,
         missing=tuple(inputs.missing),
         time_unit=inputs.time_unit,
+        untrained=inputs.untrained,
+        labels=inputs.rule if isinstance(inputs, ScoredSubset) else None,
         metrics=metrics,
         classes=by_class,
     )

@@ -5,18 +5,26 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mstemba.data_manifests.manifest import Manifest
+from mstemba.data_manifests.manifest import Manifest, Video
 from mstemba.errors import UsageError
 from mstemba.pipeline import distributed
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key
 from mstemba.pipeline.dataset.annotated import not_annotated
+from mstemba.pipeline.dataset.classes import (
+    annotated_actions,
+    class_names,
+    point_classes,
+    shown_classes,
+)
 from mstemba.pipeline.dataset.clips import Clip, load_clips, split_validation, with_features
 from mstemba.pipeline.features.sources import FeatureSource
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
+from mstemba.pipeline.progress import counted
 
 
 @dataclass(frozen=True)
@@ -24,9 +32,12 @@ class TrainPlan:
     """A training run, before it begins."""
 
     options: TrainOptions
+    """`labels` is `strict` or `overlap`."""
     run_options: TrainRunOptions
     training: list[Clip]
     validation: list[Clip]
+    note: str
+    """Why `labels` is `overlap` where the user has not asked for it; otherwise empty."""
     warnings: list[str]
     """What a user should know before the run starts."""
     key: str
@@ -36,6 +47,11 @@ class TrainPlan:
     def name(self) -> str:
         """Of the run's folder in a workspace."""
         return f"{self.options.arch}-{self.key[:8]}"
+
+    @property
+    def untrained(self) -> list[int]:
+        """Classes without a positive row in the training clips."""
+        return np.flatnonzero(~_positive(self.training)).tolist()
 
     @property
     def batch_size(self) -> int:
@@ -83,6 +99,7 @@ def make_plan(
     if not wanted:
         raise UsageError("the manifest has no video in the subset `training`")
     videos, missing = with_features(source, wanted, fingerprints)
+    options, note = _with_rule(options, manifest, videos)
     clips = load_clips(source, manifest, videos, options.labels)
     loaded = {clip.id for clip in clips}
     unlabelled = [video.id for video in videos if video.id not in loaded]
@@ -99,9 +116,10 @@ def make_plan(
         ],
     )
     warnings = _warnings(options, training, missing, reason)
+    warnings += _class_warnings(manifest, training)
     if unlabelled:
         warnings.append(not_annotated(unlabelled))
-    plan = TrainPlan(options, run_options, training, validation, warnings, key)
+    plan = TrainPlan(options, run_options, training, validation, note, warnings, key)
     processes = distributed.world_size()
     if processes > plan.batch_size:
         raise UsageError(
@@ -110,6 +128,45 @@ def make_plan(
             f"raise --batch-size or start fewer processes"
         )
     return plan
+
+
+def _with_rule(
+    options: TrainOptions, manifest: Manifest, videos: Sequence[Video]
+) -> tuple[TrainOptions, str]:
+    """Return the options with the rule that `--labels auto` stands for, and the note about it."""
+    if options.labels != "auto":
+        return options, ""
+    points = point_classes(annotated_actions(v for v in videos if v.subset == "training"))
+    if not points:
+        return replace(options, labels="strict"), ""
+    names = class_names(points, manifest.classes)
+    return replace(options, labels="overlap"), (
+        f"labels overlap: the training actions of {names} have no length, and the rule strict "
+        f"would give them no row"
+    )
+
+
+def _positive(clips: Sequence[Clip]) -> NDArray[np.bool_]:
+    """Return (C,) which classes have a positive row."""
+    positive: NDArray[np.bool_] = np.any([clip.labels.any(axis=0) for clip in clips], axis=0)
+    return positive
+
+
+def _class_warnings(manifest: Manifest, training: Sequence[Clip]) -> list[str]:
+    """Return the warnings about classes that training shows nothing of."""
+    shown = shown_classes(action for clip in training for action in clip.actions)
+    listed = shown_classes(a for video in manifest.videos.values() for a in video.actions)
+    found = {
+        "no action in any video": set(range(len(manifest.classes))) - listed,
+        "actions only in videos that are not trained on": listed - shown,
+        "no positive row in training": shown - set(np.flatnonzero(_positive(training))),
+    }
+    return [
+        f"{counted(len(ids), 'class', 'classes')} cannot be learnt ({why}): "
+        f"{class_names(ids, manifest.classes)}"
+        for why, ids in found.items()
+        if ids
+    ]
 
 
 def _warnings(
@@ -157,8 +214,10 @@ def _split(
     parts = split_validation(manifest, [clip.video for clip in clips], options.val_fraction)
     training, validation = ([by_id[video.id] for video in part] for part in parts)
     if not any(clip.labels.any() for clip in training):
+        hint = "" if options.labels == "overlap" else ", or pass --labels overlap"
         raise UsageError(
-            "no row of the training features falls into an action: check the times in the manifest"
+            f"no row of the training features falls into an action: check the times in the "
+            f"manifest{hint}"
         )
     if any(clip.labels.any() for clip in validation):
         return training, validation, ""

@@ -177,6 +177,8 @@ def _train(
 ) -> dict[str, Any]:
     """Train, and return the content of done.json, which only the first process is sure to see."""
     check_installed(plan.run_options.tracker_names)
+    if plan.note:
+        on_event(Event("train", plan.note))
     for message in plan.warnings:
         on_event(Event("train", message, warning=True))
     # torch is imported here: a finished run does not need it.
@@ -193,6 +195,7 @@ def _train(
             source.weights_file,
             {**asdict(plan.options), "recipe": recipe},
             plan.key,
+            [manifest.classes[number] for number in plan.untrained],
         )
         # `last` first: a run folder is recognised by it.
         for name in ("last", "best") if plan.validation else ("last",):

@@ -196,11 +196,12 @@ def test_videos_that_do_not_fit_are_counted(manifest: Path, tmp_path: Path) -> N
     path.write_bytes(pickle.dumps(tables))
     result, said = heard(predictions=path, manifest=manifest)
     assert (result.videos, result.missing) == (2, ("c",))
-    assert len(said) == 3
+    assert len(said) == 4
     assert "1 predictions are of videos of other subsets" in said[0]
     assert "2 predictions are of videos that the manifest does not have" in said[1]
     assert "'x'" in said[1]
     assert "1 of 3 videos have no predictions" in said[2]
+    assert "in the training videos of the manifest: 'walk', 'sit'" in said[3]
 
 
 def test_logits_are_told_of(manifest: Path, tmp_path: Path) -> None:

@@ -130,6 +130,16 @@ def test_a_cut_video_ends_with_its_last_scored_row(folder: Path) -> None:
     assert np.array_equal(long.labels, label_matrix(ACTIONS, long.grid, len(CLASSES)))
 
 
+@pytest.mark.parametrize(("until", "rows"), [(2.0, 60), (8.0, 240), (9.5, LENGTH)])
+def test_a_cut_video_may_be_annotated_up_to_a_time(folder: Path, until: float, rows: int) -> None:
+    videos = {id: replace(v, annotated_until=until) for id, v in VIDEOS.items() if id == "long"}
+    manifest = Manifest("charades", CLASSES, "seconds", videos)
+    (folder / "manifest.json").write_text(manifest_json(manifest, folder))
+    (long,) = InputLoader(options(folder, released=True), None, ignore_events).load_scores().videos
+    assert long.labels.shape == long.scores.shape == (rows, len(CLASSES))
+    assert long.duration == pytest.approx(10.0 * rows / 301)
+
+
 def test_released_needs_a_checkpoint(folder: Path) -> None:
     with pytest.raises(UsageError, match="--released requires --checkpoint"):
         evaluate(options(folder, released=True, checkpoint=None))

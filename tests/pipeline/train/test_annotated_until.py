@@ -17,25 +17,12 @@ from mstemba.pipeline.options import EvaluateOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.report.stage import report
 from mstemba.pipeline.workspace import open_workspace
-from tests.training import FEATURES, fit, make_workspace
+from tests.training import FEATURES, edit_videos, fit, make_workspace, videos_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LONGER = 20
 """Rows, and seconds, that `lengthen` adds."""
-
-
-def edit(workspace: Path, **changes: Any) -> None:
-    """Change fields of the manifest's videos, by id."""
-    path = workspace / "manifest.json"
-    content = json.loads(path.read_text())
-    for id, change in changes.items():
-        content["videos"][id] |= change
-    path.write_text(json.dumps(content))
-
-
-def videos_of(workspace: Path) -> dict[str, Any]:
-    return dict(json.loads((workspace / "manifest.json").read_text())["videos"])
 
 
 def lengthen(workspace: Path, hide: bool = True) -> Path:
@@ -50,7 +37,7 @@ def lengthen(workspace: Path, hide: bool = True) -> Path:
             # One action is labelled there, by chance: it does not count either.
             change |= {"annotated_until": end}
             change |= {"actions": [*video["actions"], [2, end + 1.5, end + 9.5]]}
-        edit(workspace, **{id: change})
+        edit_videos(workspace, **{id: change})
     return workspace
 
 
@@ -72,28 +59,28 @@ def test_a_video_trains_as_if_it_ended_where_its_annotation_does(
 
 def test_another_time_is_another_training_where_it_changes_a_row(tmp_path: Path) -> None:
     workspace = lengthen(make_workspace(tmp_path / "w"))
-    edit(workspace, v0={"actions": [], "annotated_until": 40.0})  # the labels are all zeros
+    edit_videos(workspace, v0={"actions": [], "annotated_until": 40.0})  # the labels are all zeros
     first = fit(workspace)
-    edit(workspace, v0={"annotated_until": 40.9})  # the same rows
+    edit_videos(workspace, v0={"annotated_until": 40.9})  # the same rows
     assert fit(workspace).cached
     runs = {first.run}
     # The 123 zeros of 41 rows take as many bytes as the 126 of 42.
     for until in (41.0, 42.0, None):
-        edit(workspace, v0={"annotated_until": until})
+        edit_videos(workspace, v0={"annotated_until": until})
         runs.add(fit(workspace).run)
     assert len(runs) == 4
 
 
 def test_videos_without_an_annotated_row_are_skipped_and_named(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "w")
-    edit(workspace, v2={"annotated_until": 0.5}, v5={"annotated_until": 0})
+    edit_videos(workspace, v2={"annotated_until": 0.5}, v5={"annotated_until": 0})
     said: list[str] = []
     # As many steps as videos are trained on.
     found = fit(workspace, on_event=warnings_in(said), batch_size=1, min_steps=1)
     assert found.steps == 4
     (line,) = [message for message in said if "annotated_until" in message]
     assert line.startswith("2 videos skipped, for example v2: annotated_until")
-    edit(workspace, **{id: {"annotated_until": 0.5} for id in videos_of(workspace)})
+    edit_videos(workspace, **{id: {"annotated_until": 0.5} for id in videos_of(workspace)})
     with pytest.raises(UsageError, match="nothing to train on: 7 videos skipped"):
         fit(workspace)
 
@@ -117,7 +104,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     """A workspace, and the same one with longer videos that are annotated as far as these."""
     cut = make_workspace(tmp_path / "cut")
     for id, video in videos_of(cut).items():  # nothing hangs over the end
-        edit(cut, **{id: {"actions": [[c, s, min(e, video["duration"])] for c, s, e in
+        edit_videos(cut, **{id: {"actions": [[c, s, min(e, video["duration"])] for c, s, e in
                                       video["actions"]]}})  # fmt: skip
     longer = make_workspace(tmp_path / "longer")
     return cut, lengthen(longer)
@@ -139,7 +126,7 @@ def test_a_checkpoint_is_measured_on_the_annotated_part(pair: tuple[Path, Path])
     )
     lengths = {row["id"]: row["duration"] for row in page.data["videos"]["ranking"]}
     assert lengths == {"v5": 19.0, "v6": 26.0}
-    edit(longer, v5={"annotated_until": None}, v6={"annotated_until": None})
+    edit_videos(longer, v5={"annotated_until": None}, v6={"annotated_until": None})
     assert measured(longer, checkpoint=run, features=longer / "npy")["map"] != found["map"]
 
 
@@ -194,12 +181,12 @@ def test_measured_videos_without_an_annotated_row_are_named(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     cut, _ = pair
-    edit(cut, v5={"annotated_until": 0.9})
+    edit_videos(cut, v5={"annotated_until": 0.9})
     path = tmp_path / "p.pkl"
     path.write_bytes(pickle.dumps({"v5": np.ones((3, 19)), "v6": np.ones((3, 26))}))
     said: list[str] = []
     assert measured(cut, warnings_in(said), predictions=path)["videos"] == 1
     assert any(message.startswith("1 video skipped, for example v5") for message in said)
-    edit(cut, v6={"annotated_until": 0.9})
+    edit_videos(cut, v6={"annotated_until": 0.9})
     with pytest.raises(UsageError, match="'validation': 2 videos skipped"):
         measured(cut, predictions=path)
