@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -25,7 +26,13 @@ VERSION = 1
 TIME_UNITS = ("seconds", "frames")
 SUBSETS = ("training", "validation", "testing")
 """The subsets that the stages use."""
-_SUBSETS = {"train": "training", "val": "validation", "valid": "validation", "test": "testing"}
+_SPELLINGS = {
+    "training": ("train", "trn"),
+    "validation": ("val", "valid", "vld", "dev"),
+    "testing": ("test", "tst"),
+}
+_SUBSETS = {word: name for name, words in _SPELLINGS.items() for word in words}
+_MISSING = {"", "na", "n/a", "#n/a", "n.a.", "<na>", "nan", "none", "null", "nil", "-", "--", "?"}
 
 
 class Action(NamedTuple):
@@ -70,6 +77,18 @@ class Manifest:
         """Return the videos of a subset, with or without a file."""
         return [v for v in self.videos.values() if v.subset == name]
 
+    def describe_subsets(self, unused: bool = False) -> str:
+        """Return the number of videos by subset: `3 training, 1 testing, 2 without a subset`.
+
+        With `unused`, only of the named subsets that no stage uses by default; empty without any.
+        """
+        counts = Counter(video.subset for video in self.videos.values())
+        return ", ".join(
+            f"{count} {name or 'without a subset'}"
+            for name, count in counts.items()
+            if not unused or name not in (None, *SUBSETS)
+        )
+
 
 class VideoIndex:
     """The videos of a manifest, found by id or by file."""
@@ -99,12 +118,21 @@ class VideoIndex:
         return {file.resolve(): video for file, video in self._files}
 
 
+def is_missing(value: Any) -> bool:
+    """Return whether a value is None or a word for a missing one: empty, `NA`, `null`, `-`, ..."""
+    return value is None or str(value).strip().lower() in _MISSING
+
+
 def normalise_subset(name: Any) -> str | None:
-    """Return `training`, `validation` or `testing` for the usual spellings; keep other names."""
-    if name is None or str(name).strip() == "":
+    """Return `training`, `validation` or `testing` for the usual spellings; keep other names.
+
+    Words for a missing value give None.
+    """
+    if is_missing(name):
         return None
-    spelling = str(name).strip().lower()
-    return _SUBSETS.get(spelling, spelling)
+    subset = str(name).strip().lower()
+    spelling = re.sub(r"[ _-]?(set|split|subset)$", "", subset)
+    return _SUBSETS.get(spelling, spelling if spelling in SUBSETS else subset)
 
 
 def load_manifest(path: Path) -> Manifest:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from mstemba.data_manifests.manifest import normalise_subset
 from mstemba.errors import UsageError
 from mstemba.model.architectures import ARCHITECTURES
 
@@ -245,7 +246,9 @@ class TrainRunOptions:
 class EvaluateOptions:
     """What `evaluate` and `report` measure, and on which videos."""
 
-    subset: str = _option("testing", "Subset of the manifest to measure on.")
+    subset: str = _option(
+        "testing", "Subset of the manifest to measure on: testing, validation, training or another."
+    )
     checkpoint: str | Path | None = _option(
         None, "Checkpoint folder [default: the workspace's last training]."
     )
@@ -266,6 +269,10 @@ class EvaluateOptions:
     device: str = _option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
 
     def __post_init__(self) -> None:
+        subset = normalise_subset(self.subset)
+        if subset is None:
+            raise UsageError(f"--subset is {self.subset!r}, expected a name such as testing")
+        object.__setattr__(self, "subset", subset)
         _require(
             self.checkpoint is None or self.predictions is None,
             f"--checkpoint {self.checkpoint} cannot be combined with --predictions "

@@ -233,14 +233,38 @@ def test_negative_and_reversed_times_are_kept_because_real_annotations_have_them
         ("val", "validation"),
         ("VALID", "validation"),
         ("test", "testing"),
+        ("trn", "training"),
+        ("Train_Set", "training"),
+        ("validation set", "validation"),
+        ("dev", "validation"),
+        ("TST", "testing"),
+        ("test-split", "testing"),
         ("extra", "extra"),
+        ("Extra set", "extra set"),
+        ("trainval", "trainval"),
+        ("eval", "eval"),  # some data sets test on it, others validate
         ("", None),
         (" ", None),
         (None, None),
+        ("NA", None),
+        ("n/a", None),
+        (float("nan"), None),
+        ("None", None),
+        ("NULL", None),
+        (" - ", None),
+        ("?", None),
     ],
 )
-def test_subsets_have_one_name(spelling: str | None, name: str | None) -> None:
+def test_subsets_have_one_name(spelling: str | float | None, name: str | None) -> None:
     assert normalise_subset(spelling) == name
+
+
+def test_subsets_are_described_by_their_number_of_videos() -> None:
+    subsets = ("training", "fold 1", "training", None, "testing", "fold 1")
+    videos = {f"v{n}": Video(f"v{n}", None, name, None) for n, name in enumerate(subsets)}
+    manifest = Manifest("d", (), "seconds", videos)
+    assert manifest.describe_subsets() == "2 training, 2 fold 1, 1 without a subset, 1 testing"
+    assert manifest.describe_subsets(unused=True) == "2 fold 1"
 
 
 def test_a_subset_holds_its_videos_with_a_file_or_without() -> None:

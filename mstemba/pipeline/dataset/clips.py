@@ -122,8 +122,10 @@ def split_validation(
     training = [v for v in videos if v.subset == "training"]
     validation = [v for v in videos if v.subset == "validation"]
     if not training:
+        count = len(manifest.subset("training"))
         raise UsageError(
-            "no training video has features: mark videos with subset `training` and extract them"
+            f"none of the videos in the subset `training` ({count}) has features: run "
+            f"`mstemba extract`, and `mstemba status` to see which videos failed"
         )
     if validation or fraction == 0:
         return training, validation

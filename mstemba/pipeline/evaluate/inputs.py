@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mstemba.data_manifests.manifest import Video, load_manifest
+from mstemba.data_manifests.manifest import SUBSETS, Video, load_manifest
 from mstemba.errors import CheckpointError, UsageError
 from mstemba.pipeline import recipes
 from mstemba.pipeline.caching.files import as_local, as_path, as_paths
@@ -148,7 +148,8 @@ class InputLoader:
         videos, missing = with_features(source, subset, fingerprints)
         if not videos:
             raise UsageError(
-                f"subset {self._options.subset!r} has no video with features: run `mstemba extract`"
+                f"no video of the subset {self._options.subset!r} has features in {source.root}: "
+                f"run `mstemba extract`, or pass another subset with --subset"
             )
         self._warn_missing(missing, len(subset), "have no features and are skipped")
         clips = load_clips(source, self.manifest, videos, self._rule)
@@ -273,12 +274,14 @@ class InputLoader:
     def _subset_videos(self) -> list[Video]:
         videos = self.manifest.subset(self._options.subset)
         if not videos:
-            counts = Counter(video.subset for video in self.manifest.videos.values())
-            found = [f"{n} in {repr(name) if name else 'none'}" for name, n in counts.items()]
             raise UsageError(
-                f"subset {self._options.subset!r} has no video: the manifest has "
-                f"{', '.join(found)}; name one of its subsets, or mark videos in the manifest"
+                f"no video is in the subset {self._options.subset!r}; videos by subset: "
+                f"{self.manifest.describe_subsets()}. Pass one of these with --subset"
             )
+        unused = self.manifest.describe_subsets(unused=True)
+        if unused and self._options.subset in SUBSETS:
+            message = f"subsets other than {', '.join(SUBSETS)} are not measured: {unused}"
+            self._on_event(Event("evaluate", message))
         return videos
 
     def _match_ids(

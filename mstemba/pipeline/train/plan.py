@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.data_manifests.manifest import Manifest, Video
+from mstemba.data_manifests.manifest import SUBSETS, Manifest, Video
 from mstemba.errors import UsageError
 from mstemba.pipeline import distributed
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key
@@ -36,8 +36,8 @@ class TrainPlan:
     run_options: TrainRunOptions
     training: list[Clip]
     validation: list[Clip]
-    note: str
-    """Why `labels` is `overlap` where the user has not asked for it; otherwise empty."""
+    notes: list[str]
+    """How the options and the manifest were understood."""
     warnings: list[str]
     """What a user should know before the run starts."""
     key: str
@@ -96,8 +96,13 @@ def make_plan(
         UsageError: There is nothing to train on, or a process would have no clip of a batch.
     """
     wanted = [v for s in ("training", "validation") for v in manifest.subset(s)]
-    if not wanted:
-        raise UsageError("the manifest has no video in the subset `training`")
+    if not manifest.subset("training"):
+        raise UsageError(
+            f"no video is in the subset `training`; videos by subset: "
+            f"{manifest.describe_subsets() or 'none'}. Mark training videos in the annotations "
+            f"(column `subset`) and run `mstemba init` again; if no video is marked, it splits "
+            f"them itself"
+        )
     videos, missing = with_features(source, wanted, fingerprints)
     options, note = _with_rule(options, manifest, videos)
     clips = load_clips(source, manifest, videos, options.labels)
@@ -119,7 +124,10 @@ def make_plan(
     warnings += _class_warnings(manifest, training)
     if unlabelled:
         warnings.append(not_annotated(unlabelled))
-    plan = TrainPlan(options, run_options, training, validation, note, warnings, key)
+    unused = manifest.describe_subsets(unused=True)
+    notes = [f"subsets other than {', '.join(SUBSETS)} are not used: {unused}"] if unused else []
+    notes += [note] if note else []
+    plan = TrainPlan(options, run_options, training, validation, notes, warnings, key)
     processes = distributed.world_size()
     if processes > plan.batch_size:
         raise UsageError(

@@ -177,8 +177,8 @@ def _train(
 ) -> dict[str, Any]:
     """Train, and return the content of done.json, which only the first process is sure to see."""
     check_installed(plan.run_options.tracker_names)
-    if plan.note:
-        on_event(Event("train", plan.note))
+    for message in plan.notes:
+        on_event(Event("train", message))
     for message in plan.warnings:
         on_event(Event("train", message, warning=True))
     # torch is imported here: a finished run does not need it.

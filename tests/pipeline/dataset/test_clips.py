@@ -269,7 +269,7 @@ def test_fewer_than_two_to_hold_out_or_to_keep_are_not_split(count: int, fractio
 
 
 def test_no_training_video_says_what_to_do() -> None:
-    with pytest.raises(UsageError, match="subset `training`"):
+    with pytest.raises(UsageError, match=r"`training` .* `mstemba extract`"):
         split([video("t", "testing"), video("w", "validation")], 0.1)
 
 

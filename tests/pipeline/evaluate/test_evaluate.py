@@ -212,7 +212,8 @@ def test_logits_are_told_of(manifest: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"subset": ""}, ("subset '' has no video: the manifest has 3 in 'testing'",)),
+        ({"subset": ""}, ("--subset is ''", "such as testing")),
+        ({"subset": "n/a"}, ("--subset is 'n/a'", "such as testing")),
         ({"subset": "training"}, ("3 videos", "'a'", "'training'", "'t'")),
         ({"metrics": ["frame", "fast"]}, ("'fast'", "frame, charades")),
         ({"checkpoint": "runs"}, ("one of them",)),
@@ -229,8 +230,29 @@ def test_requests_that_cannot_be_met_are_refused(
 
 def test_an_unknown_subset_is_told_which_there_are(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, {**VIDEOS, "n": video(5.0, subset="")})
-    with pytest.raises(UsageError, match="3 in 'testing', 1 in 'training', 1 in none; name one"):
+    with pytest.raises(UsageError, match=r"3 testing, 1 training, 1 without .* --subset"):
         run(predictions=predictions(tmp_path), manifest=manifest, subset="final")
+
+
+def test_a_subset_may_be_spelled_as_in_the_annotations(manifest: Path, tmp_path: Path) -> None:
+    path = predictions(tmp_path)
+    assert run(predictions=path, manifest=manifest, subset="Test").subset == "testing"
+
+
+@pytest.mark.parametrize(("subset", "told"), [("testing", True), ("fold 1", False)])
+def test_videos_of_an_unknown_subset_are_told_of(
+    subset: str, told: bool, manifest: Path, tmp_path: Path
+) -> None:
+    more = {"f": video(10.0, (0, 1, 4), subset="Fold 1"), "g": video(10.0, subset="fold 1")}
+    said = list[Event]()
+    run(
+        predictions=predictions(tmp_path, f=np.zeros((3, 4), np.float32)),
+        manifest=write_manifest(tmp_path, {**VIDEOS, **more}),
+        subset=subset,
+        on_event=said.append,
+    )
+    lines = [event.message for event in said if not event.warning]
+    assert any("are not measured: 2 fold 1" in line for line in lines) == told
 
 
 def test_a_video_without_duration_needs_features(tmp_path: Path) -> None:

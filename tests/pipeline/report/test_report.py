@@ -494,7 +494,11 @@ def test_an_output_that_cannot_be_is_told_before_the_work(
 @pytest.mark.parametrize(
     ("more", "error", "message"),
     [
-        ({"subset": "nonsense"}, UsageError, "subset 'nonsense' has no video: the manifest has"),
+        (
+            {"subset": "nonsense"},
+            UsageError,
+            "no video is in the subset 'nonsense'; videos by subset: ",
+        ),
         ({"checkpoint": "nowhere"}, CheckpointError, "nowhere: no such checkpoint"),
         ({"checkpoint": None}, UsageError, "no training has finished"),
         ({"features": "nowhere"}, StoreError, "nowhere"),

@@ -235,6 +235,34 @@ def _check_resumed(
         assert (found.run / name).read_bytes() == (expected.run / name).read_bytes(), name
 
 
+# Subsets
+
+
+def mark(workspace: Path, *subsets: str | None) -> None:
+    """Give the videos of a workspace these subsets."""
+    path = workspace / "manifest.json"
+    content = json.loads(path.read_text())
+    for entry, subset in zip(content["videos"].values(), subsets, strict=True):
+        entry["subset"] = subset
+    path.write_text(json.dumps(content))
+
+
+def test_without_training_videos_the_message_says_how_to_mark_them(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "w", validation=())
+    mark(workspace, "test", "fold 1", "fold 1", None, "none")
+    found = "1 testing, 2 fold 1, 2 without a subset"
+    with pytest.raises(UsageError, match=f"`training`.*{found}.*column `subset`.*`mstemba init`"):
+        fit(workspace)
+
+
+def test_unknown_subsets_are_told_of(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "w", validation=())
+    mark(workspace, "trn", "train", "fold 1", "fold 1", "dev")
+    news: list[str] = []
+    fit(workspace, on_event=lambda event: news.append(event.message), max_steps=1)
+    assert "subsets other than training, validation, testing are not used: 2 fold 1" in news
+
+
 # Without validation
 
 
