@@ -16,7 +16,8 @@ from rich.text import Text
 
 from mstemba.errors import SomeFailed
 from mstemba.pipeline.distributed import is_first
-from mstemba.pipeline.progress import Event, counted, in_words, one_line
+from mstemba.pipeline.progress import Event, in_words, one_line
+from mstemba.wording import counted
 
 if TYPE_CHECKING:
     from mstemba.data_manifests.overview import ClassCounts
@@ -136,7 +137,7 @@ class Console:
                 self._say(f"failed: {id}: {reason}")
             if done:
                 total = len(failed) + done
-                raise SomeFailed(f"{len(failed)} of {total} videos failed, the others are done")
+                raise SomeFailed(f"{len(failed)} of {total} videos failed, the rest is done")
             every_one = f"all {len(failed)} videos" if len(failed) > 1 else "the only video"
             raise SomeFailed(f"{every_one} failed")
 
@@ -276,7 +277,7 @@ class Console:
     def status(self, report: dict[str, Any]) -> None:
         self._line(
             f"{report['workspace']}: {counted(report['manifest_videos'], 'video')}, "
-            f"{counted(report['classes'], 'class', 'classes')}"
+            f"{counted(report['classes'], 'class')}"
         )
         self._table(
             "features",

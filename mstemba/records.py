@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.errors import StoreError, UsageError
+from mstemba.wording import counted
 
 FloatArray = NDArray[np.floating[Any]]
 # Hours, minutes, seconds, frames; the last separator is : or, for drop frame, another.
@@ -44,7 +45,8 @@ class TimeGrid:
         return cls(start + step * np.arange(count, dtype=np.float64), step)
 
     def __repr__(self) -> str:
-        return f"TimeGrid({self.count} rows from {self.start:.2f} s, {self.step:.3f} s apart)"
+        rows = counted(self.count, "row")
+        return f"TimeGrid({rows} from {self.start:.2f} s, {self.step:.3f} s apart)"
 
     @property
     def start(self) -> float:
@@ -216,7 +218,8 @@ class Scores:
 
     def __repr__(self) -> str:
         rows, classes = self.probabilities.shape
-        return f"Scores({self.video!r}, {rows} rows x {classes} classes, {self.duration:.1f} s)"
+        shape = f"{counted(rows, 'row')} x {counted(classes, 'class')}"
+        return f"Scores({self.video!r}, {shape}, {self.duration:.1f} s)"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "probabilities", np.asarray(self.probabilities, np.float32))

@@ -20,13 +20,16 @@ GRAPH = import_graph(MODULES)
 # Each part of the package may import itself and the parts named.
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
-    "records": {"errors"},
-    "data_manifests": {"records", "errors"},
+    "wording": set(),
+    "records": {"wording", "errors"},
+    "data_manifests": {"records", "wording", "errors"},
     "tensor_files": {"errors"},
     "extractors": {"tensor_files", "records", "errors"},
     "model": {"tensor_files", "records", "errors"},
-    "pipeline": {"data_manifests", "extractors", "model", "records", "errors"},
-    "console": {"pipeline", "data_manifests", "extractors", "model", "records", "errors"},
+    "pipeline": {"data_manifests", "extractors", "model", "records", "wording", "errors"},
+    "console": {
+        "pipeline", "data_manifests", "extractors", "model", "records", "wording", "errors"
+    },
     "cli_options": {"pipeline", "errors"},
     "cli_views": {"cli_options", "console", "pipeline", "extractors", "errors"},
     "cli": {
@@ -57,6 +60,7 @@ LINE = {part: line for line, parts in enumerate(PIPELINE) for part in parts}
 # The writers get records and write files: they know nothing of how a result came about.
 OUTPUTS_MAY_IMPORT = {
     "mstemba.records",
+    "mstemba.wording",
     "mstemba.errors",
     "mstemba.data_manifests",
     "mstemba.pipeline.options",

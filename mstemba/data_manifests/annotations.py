@@ -38,6 +38,7 @@ from mstemba.data_manifests.readers.parsed import (
 )
 from mstemba.data_manifests.readers.tables import Table, files_with, find_table, has_columns
 from mstemba.errors import ManifestError, UsageError
+from mstemba.wording import counted
 
 _Reader = Callable[[Table, ParsedAnnotations], None]
 
@@ -312,7 +313,8 @@ def check_units(
     beyond = [id for id, end in ends.items() if end > _IMPOSSIBLE]
     video = videos[beyond[0]]
     raise ManifestError(
-        f"{path}: in {len(beyond)} of {len(ends)} videos actions end far beyond the duration, "
+        f"{path}: in {len(beyond)} of {counted(len(ends), 'video')} actions end far beyond the "
+        f"duration, "
         f"for example at {max(a.end for a in video.actions):g} in {video.id} of "
         f"{video.duration:g} s; these look like frames: pass --time-unit frames"
     )

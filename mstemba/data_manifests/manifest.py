@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from mstemba.errors import ManifestError
+from mstemba.wording import counted
 
 FORMAT = "mstemba-manifest"
 VERSION = 1
@@ -189,7 +190,7 @@ def _read_video(manifest: Path, id: str, entry: Any, classes: int) -> Video:
         if not 0 <= action.class_id < classes:
             raise ManifestError(
                 f"{where}, action {number}: unknown class id {action.class_id}; "
-                f"the manifest has {classes} classes, 0 to {classes - 1}"
+                f"the manifest has {counted(classes, 'class')}, 0 to {classes - 1}"
             )
         actions.append(action)
     file = entry.get("path")

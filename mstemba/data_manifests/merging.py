@@ -10,6 +10,7 @@ from mstemba.data_manifests.class_ids import normalise_name
 from mstemba.data_manifests.manifest import Action, Manifest, VideoIndex
 from mstemba.data_manifests.readers.parsed import AnnotationReport
 from mstemba.errors import ManifestError
+from mstemba.wording import counted
 
 
 def merge(former: Manifest, given: Manifest, report: AnnotationReport) -> Manifest:
@@ -20,9 +21,10 @@ def merge(former: Manifest, given: Manifest, report: AnnotationReport) -> Manife
     """
     if report.skipped:
         kind, count = next(iter(report.skipped.items()))
+        unusable = counted(report.skipped.total(), "annotation")
         raise ManifestError(
-            f"{given.dataset}: nothing is merged, because {report.skipped.total()} annotations "
-            f"cannot be used: {kind} ({count}, for example {report.examples[kind]})"
+            f"{given.dataset}: nothing is merged, because {unusable} cannot be used: {kind} "
+            f"({count}, for example {report.examples[kind]})"
         )
     if given.time_unit != former.time_unit:
         raise ManifestError(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mstemba.data_manifests.playlists import PLAYLIST_SUFFIX, read_playlist
 from mstemba.errors import ManifestError
+from mstemba.wording import counted
 
 # Formats that FFmpeg reads, by endings that little else has. Proxies of cameras (.lrv, .lrf) are
 # not among them: they lie next to the recording itself.
@@ -189,7 +190,7 @@ def find_videos(
                 )
             if skipped:
                 count = skipped.total()
-                what = "1 file that does" if count == 1 else f"{count} files that do"
+                what = counted(count, "file that does", "files that do")
                 on_skipped(f"{given}: skipped {what} not end like a video: {_listed(skipped)}")
             found += [(file, file.relative_to(given)) for file in files]
         elif given.exists():

@@ -22,6 +22,7 @@ from mstemba.pipeline.devices import is_out_of_memory
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, get_current
 from mstemba.records import FeatureSpec, FloatArray, check_finite
+from mstemba.wording import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -259,7 +260,7 @@ def score(
 
     device = next(model.parameters()).device
     length = released_length or len(features)
-    with _memory_for(f"a video of {length} rows", str(device)), torch.inference_mode():
+    with _memory_for(f"a video of {counted(length, 'row')}", str(device)), torch.inference_mode():
         rows = np.asarray(features, np.float32)
         check_finite(rows)
         rows = rows[:length]

@@ -122,11 +122,6 @@ def one_line(text: str) -> str:
     return shown.encode("utf-8", "backslashreplace").decode()
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """Return `1 video` or `2 videos`; `many` is the plural if it does not end in s."""
-    return f"{count} {one if count == 1 else many or f'{one}s'}"
-
-
 def in_words(seconds: float) -> str:
     """Return a duration for people: `42 s`, `7:03 min`, `2:05:00 h`."""
     whole = round(seconds)

@@ -15,6 +15,7 @@ from mstemba.pipeline.features.sources import NpyFolder
 from mstemba.pipeline.features.store import FeatureStore, is_imported
 from mstemba.pipeline.runs import list_runs
 from mstemba.pipeline.workspace import Workspace, get_current
+from mstemba.wording import counted
 
 COLUMNS = ("state", "detail", "bytes", "made")
 
@@ -99,7 +100,7 @@ def _state(
             return "no file", f"{path}: {error.strerror}", size, made
         if now != key:
             return "stale", "the video has changed since", size, made
-        facts = [f"{entry['rows']} rows, {entry['decoder']}", *entry["warnings"]]
+        facts = [f"{counted(entry['rows'], 'row')}, {entry['decoder']}", *entry["warnings"]]
         return "done", "; ".join(facts), size, made
     if id in failures:
         return "failed", failures[id], 0, ""

@@ -16,6 +16,7 @@ from mstemba.pipeline.dataset.annotated import annotated_part, annotated_until
 from mstemba.pipeline.dataset.labels import count_missed, label_matrix
 from mstemba.pipeline.features.sources import FeatureSource
 from mstemba.records import TimeGrid
+from mstemba.wording import counted
 
 # Features are kept in memory up to this many bytes in all; a larger set is read again when needed.
 MEMORY = 8 << 30
@@ -59,7 +60,7 @@ class Clip:
         values = self.source.values(self.id)
         if len(values) != self.rows:
             raise StoreError(
-                f"{self.source.root}: {len(values)} rows of {self.id!r}, expected "
+                f"{self.source.root}: {counted(len(values), 'row')} of {self.id!r}, expected "
                 f"{self.rows}; did it change just now?"
             )
         if self.keep_features:

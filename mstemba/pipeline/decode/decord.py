@@ -18,6 +18,7 @@ from mstemba.pipeline.decode.request import (
     VideoInfo,
 )
 from mstemba.pipeline.decode.resize import crop, displayed_size
+from mstemba.wording import counted
 
 # Formats in which decord finds the first frame again after it has counted them.
 CONTAINERS = {"mp4", "matroska", "avi"}
@@ -99,7 +100,8 @@ def decode(
                 file, width=width, height=height, num_threads=request.threads, fault_tol=_NO_COPIES
             )
         if len(reader) != packets:
-            raise DecoderFailed(f"decord counts {len(reader)} frames in {packets} packets")
+            found = counted(len(reader), "frame")
+            raise DecoderFailed(f"decord counts {found} in {counted(packets, 'packet')}")
         for number, time in itertools.islice(times, packets):
             with _its_errors():
                 frame = reader.next()

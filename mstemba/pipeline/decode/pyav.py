@@ -22,7 +22,7 @@ from mstemba.pipeline.decode.request import (
 )
 from mstemba.pipeline.decode.resize import FrameResizer
 from mstemba.pipeline.decode.timeline import FrameClock
-from mstemba.pipeline.progress import counted
+from mstemba.wording import counted
 
 
 def decode(

@@ -22,8 +22,8 @@ from mstemba.pipeline.decode.request import (
     VideoInfo,
     no_heartbeat,
 )
-from mstemba.pipeline.progress import counted
 from mstemba.records import Frames
+from mstemba.wording import counted
 
 DECODERS: dict[str, Decoder] = {"decord": decord.decode, "av": pyav.decode}
 
@@ -139,10 +139,10 @@ def _decode(
     fps = info.timeline.fps
     if info.interlaced and abs(2 * decoded - expected) <= 1:  # two packets are one frame
         fps, expected = fps / 2, decoded
-    warnings = [
-        *info.warnings,
-        *([f"{counted(ignored, 'frame')} ignored: out of order in time"] if ignored else []),
-        *([f"{decoded} of {expected} frames could be decoded"] if decoded < expected else []),
-    ]
+    warnings = list(info.warnings)
+    if ignored:
+        warnings.append(f"{counted(ignored, 'frame')} ignored: out of order in time")
+    if decoded < expected:
+        warnings.append(f"{decoded} of {counted(expected, 'frame')} could be decoded")
     end = info.timeline.end
     yield DecodeReport(decoder, len(times), fps, end, info.timecode, warnings)

@@ -26,8 +26,9 @@ from mstemba.pipeline.detect.scores_file import (
 )
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.outputs import Detection
-from mstemba.pipeline.progress import EventHandler, ProgressReporter, counted, ignore_events
+from mstemba.pipeline.progress import EventHandler, ProgressReporter, ignore_events
 from mstemba.pipeline.workspace import Workspace, find_workspace
+from mstemba.wording import counted
 
 
 @dataclass

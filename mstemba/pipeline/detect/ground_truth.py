@@ -6,8 +6,9 @@ import numpy as np
 
 from mstemba.data_manifests.manifest import Manifest, Video
 from mstemba.pipeline.features.row_times import in_seconds
-from mstemba.pipeline.progress import Event, EventHandler, counted
+from mstemba.pipeline.progress import Event, EventHandler
 from mstemba.records import Scores, Segment
+from mstemba.wording import counted
 
 
 class GroundTruth:

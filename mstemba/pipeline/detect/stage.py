@@ -35,9 +35,10 @@ from mstemba.pipeline.options import ExportOptions, RunOptions, ZeroShotOptions
 from mstemba.pipeline.outputs import Detection
 from mstemba.pipeline.outputs.detection import results_as_html
 from mstemba.pipeline.outputs.html_page import check_embeddable
-from mstemba.pipeline.progress import Event, EventHandler, ProgressReporter, counted, ignore_events
+from mstemba.pipeline.progress import Event, EventHandler, ProgressReporter, ignore_events
 from mstemba.pipeline.workspace import Workspace, find_workspace
 from mstemba.records import Scores, Segment
+from mstemba.wording import counted
 
 # Videos that a message names.
 MOST_NAMED = 5

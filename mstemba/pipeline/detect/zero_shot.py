@@ -30,6 +30,7 @@ from mstemba.pipeline.features.spec import make_spec
 from mstemba.pipeline.options import FeatureOptions, RunOptions, ZeroShotOptions
 from mstemba.pipeline.progress import Event, EventHandler
 from mstemba.records import Features, FeatureSpec, TimeGrid
+from mstemba.wording import counted
 
 # Logits by which a label must be above its median over the video to be as likely as not, as far
 # as `contrast` compares it with that: a cosine of 0.02 at CLIP's scale of 100.
@@ -97,8 +98,9 @@ class ZeroShotDetector:
     def load(self, device: str, on_event: EventHandler) -> Score:
         """Embed labels and background. Raises UsageError if the text tower cannot run here."""
         how, count = self.options, len(self.classes)
+        sentences = counted(len(how.templates), "sentence")
         message = (
-            f"zero-shot: {count} labels in {len(how.templates)} sentences each, "
+            f"zero-shot: {counted(count, 'label')} in {sentences} each, "
             f"against {len(how.background)} of the background"
         )
         on_event(Event("detect", message))

@@ -41,9 +41,10 @@ from mstemba.pipeline.evaluate.segment_metrics import SegmentArray
 from mstemba.pipeline.features.row_times import even_rows
 from mstemba.pipeline.features.sources import FeatureSource, StoreFeatures, find_features
 from mstemba.pipeline.options import EvaluateOptions
-from mstemba.pipeline.progress import Event, EventHandler, counted
+from mstemba.pipeline.progress import Event, EventHandler
 from mstemba.pipeline.workspace import Workspace, require_workspace
 from mstemba.records import TimeGrid
+from mstemba.wording import counted
 
 
 @dataclass(frozen=True)
@@ -151,13 +152,14 @@ class InputLoader:
                 f"no video of the subset {self._options.subset!r} has features in {source.root}: "
                 f"run `mstemba extract`, or pass another subset with --subset"
             )
-        self._warn_missing(missing, len(subset), "have no features and are skipped")
+        self._warn_missing(missing, len(subset), "skipped because they have no features")
         clips = load_clips(source, self.manifest, videos, self._rule)
         self._warn_not_annotated(videos, {clip.id for clip in clips})
         if missed := sum(clip.missed for clip in clips):
+            actions = counted(sum(len(clip.actions) for clip in clips), "action")
             self._warn(
-                f"{missed} of {sum(len(clip.actions) for clip in clips)} actions fall between two "
-                f"rows, or outside the video, and make no row positive"
+                f"{missed} of {actions} without a positive row: between the starts of two rows, or "
+                f"outside the video"
             )
         network = checkpoint.load(pick_device(self._options.device), self._on_event)
         scored = []
@@ -192,7 +194,7 @@ class InputLoader:
     def _load_predictions(self, predictions: Predictions) -> ScoredSubset:
         """Give the rows the times of the features, or spread them evenly over the duration."""
         source, path, tables = self._named_features(), predictions.path, predictions.scores or {}
-        subset, missing = self._match_ids(predictions, "have no predictions and are skipped")
+        subset, missing = self._match_ids(predictions, "skipped because they have no predictions")
         scored = []
         predicted = [video for video in subset if video.id in tables]
         for video in predicted:
@@ -202,14 +204,16 @@ class InputLoader:
                 actions, grid = source.timeline(video, self.manifest.time_unit)
                 if grid.count != rows:
                     raise UsageError(
-                        f"{path}: {rows} rows of {video.id!r}, but its features in {source.root} "
-                        f"have {grid.count}. Omit --features to spread the rows over the duration"
+                        f"{path}: {counted(rows, 'row')} of {video.id!r}, but its features in "
+                        f"{source.root} have {grid.count}. Omit --features to spread the rows "
+                        f"over the duration"
                     )
             elif video.duration:
                 actions, grid = list(video.actions), even_rows(video.duration, rows)
             else:
                 raise UsageError(
-                    f"the manifest gives {video.id!r} no duration, so the times of its {rows} rows "
+                    f"the manifest gives {video.id!r} no duration, so the times of its "
+                    f"{counted(rows, 'row')} "
                     f"in {path} are unknown: add `duration`, or pass --features"
                 )
             until = annotated_until(video, self.manifest.time_unit, source)
@@ -233,7 +237,9 @@ class InputLoader:
 
     def _load_segments(self, predictions: Predictions) -> DetectedSubset:
         source = self._named_features()
-        wanted, missing = self._match_ids(predictions, "have no segments: all actions are missed")
+        wanted, missing = self._match_ids(
+            predictions, "without segments: all their actions are missed"
+        )
         about = self._about(predictions.path, missing, source)
         if predictions.in_seconds and about["time_unit"] != "seconds":
             raise UsageError(
@@ -260,11 +266,13 @@ class InputLoader:
             ]
         if 2 * late > count:
             raise UsageError(
-                f"{predictions.path}: {late} of {count} segments begin after their video "
-                f"ends: they seem to be in another time unit than {unit}"
+                f"{predictions.path}: {late} of {counted(count, 'segment')} with a start after "
+                f"the end of the video: the segments seem to be in another time unit than {unit}"
             )
         if late:
-            self._warn(f"{late} of {count} segments begin after their video ends")
+            self._warn(
+                f"{late} of {counted(count, 'segment')} with a start after the end of the video"
+            )
         return DetectedSubset(**about, videos=videos, segments=SegmentArray.from_rows(rows))
 
     def _named_features(self) -> FeatureSource | None:
@@ -299,16 +307,18 @@ class InputLoader:
         if not ids & predicted:
             example = f", for example {others[0]!r}," if others else ""
             raise UsageError(
-                f"{predictions.path}: none of its {len(others)} videos{example} is in subset "
+                f"{predictions.path}: none of its videos ({len(others)}){example} is in the subset "
                 f"{self._options.subset!r} of the manifest, which has {videos[0].id!r}"
             )
         unknown = [id for id in others if id not in self.manifest.videos]
         if elsewhere := len(others) - len(unknown):
-            self._warn(f"{elsewhere} predictions are of videos of other subsets, and not measured")
+            self._warn(
+                f"not measured: {counted(elsewhere, 'prediction')} for videos of other subsets"
+            )
         if unknown:
             self._warn(
-                f"{len(unknown)} predictions are of videos that the manifest does not have, "
-                f"for example {unknown[0]!r}, and not measured"
+                f"not measured: {counted(len(unknown), 'prediction')} for videos that the manifest "
+                f"does not have, for example {unknown[0]!r}"
             )
         missing = [video.id for video in videos if video.id not in predicted]
         self._warn_missing(missing, len(videos), consequence)
@@ -363,7 +373,8 @@ class InputLoader:
 
     def _warn_missing(self, missing: Sequence[str], count: int, consequence: str) -> None:
         if missing:
-            self._warn(f"{len(missing)} of {count} videos {consequence}, for example {missing[0]}")
+            some = f"{len(missing)} of {counted(count, 'video')}"
+            self._warn(f"{some} {consequence}, for example {missing[0]}")
 
     def _warn(self, message: str) -> None:
         self._on_event(Event("evaluate", message, warning=True))
@@ -373,7 +384,7 @@ def _class_difference(checkpoint: Checkpoint, classes: tuple[str, ...]) -> Check
     odd = sorted(set(checkpoint.classes) ^ set(classes))
     what = f"for example {odd[0]!r} is in one of them only" if odd else "their order differs"
     return CheckpointError(
-        f"{checkpoint.folder} was trained for {len(checkpoint.classes)} classes, the manifest has "
-        f"{len(classes)}: {what}. Train for these classes, or name the manifest of those with "
-        f"--manifest"
+        f"{checkpoint.folder} was trained for {counted(len(checkpoint.classes), 'class')}, the "
+        f"manifest has {len(classes)}: {what}. Train for these classes, or name the manifest of "
+        f"those with --manifest"
     )

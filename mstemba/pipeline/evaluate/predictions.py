@@ -19,6 +19,7 @@ from mstemba.data_manifests.manifest import Video, VideoIndex
 from mstemba.errors import UsageError
 from mstemba.pipeline.evaluate.pickles import read_pickle
 from mstemba.records import Segment
+from mstemba.wording import counted
 
 PICKLES = (".pkl", ".pickle", ".p")
 FORMS = (
@@ -164,7 +165,8 @@ def _dense(path: Path, raw: Any, classes: Sequence[str], classes_first: bool) ->
         tables = {id: table.T for id, table in tables.items()}
     if odd := [id for id, table in tables.items() if not np.isfinite(table).all()]:
         raise UsageError(
-            f"{path}: NaN or infinity in the scores of {len(odd)} of {len(tables)} videos, "
+            f"{path}: NaN or infinity in the scores of {len(odd)} of "
+            f"{counted(len(tables), 'video')}, "
             f"for example {odd[0]!r}"
         )
     warnings = []
@@ -219,13 +221,13 @@ def _class_axis(
         sizes = {table.shape[axis] for table in tables.values()}
         if len(tables) > 1 and len(sizes) == 1:
             raise UsageError(
-                f"{path}: scores of {sizes.pop()} classes, the manifest has {classes}: "
+                f"{path}: scores of {counted(sizes.pop(), 'class')}, the manifest has {classes}: "
                 f"the predictions are of another data set"
             )
     odd = next(id for id, table in tables.items() if classes not in table.shape[-1:])
     raise UsageError(
         f"{path}: the scores of {odd!r} have shape {tables[odd].shape}, expected (T, {classes}) "
-        f"for the manifest's {classes} classes, or ({classes}, T) in all videos"
+        f"for the manifest's {counted(classes, 'class')}, or ({classes}, T) in all videos"
     )
 
 
@@ -253,17 +255,18 @@ def _segments(
                 kept.append(Segment(start, end, numbers[label], label, score))
     if unknown and not any(segments.values()):
         raise UsageError(
-            f"{path}: none of its {len(unknown)} labels, for example {min(unknown)!r}, is a class "
-            f"of the manifest, for example {classes[0]!r}"
+            f"{path}: none of its labels ({len(unknown)}), for example {min(unknown)!r}, is a "
+            f"class of the manifest, for example {classes[0]!r}"
         )
     warnings = []
     if unknown:
         warnings.append(
-            f"{path}: {unknown.total()} segments of {len(unknown)} classes that the manifest does "
-            f"not have are ignored, for example {min(unknown)!r}"
+            f"{path}: ignored {counted(unknown.total(), 'segment')} of "
+            f"{counted(len(unknown), 'class')} that the manifest does not have, "
+            f"for example {min(unknown)!r}"
         )
     if without_length:
-        warnings.append(f"{path}: {without_length} segments without length are ignored")
+        warnings.append(f"{path}: ignored {counted(without_length, 'segment')} without length")
     return Predictions(path, segments=segments, in_seconds=of_detect, warnings=warnings)
 
 

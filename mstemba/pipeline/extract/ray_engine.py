@@ -34,6 +34,7 @@ from mstemba.pipeline.extract.local_engine import LocalEngine
 from mstemba.pipeline.options import RunOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.records import FeatureSpec
+from mstemba.wording import counted
 
 try:
     import ray
@@ -315,9 +316,9 @@ def _actor_resources(options: RunOptions) -> list[dict[str, Any]]:
     gpu_nodes = [(cores, here) for cores, here in counts if cores and here]
     if not cpus or (options.device == "cuda" and not gpus) or (on_gpus and not gpu_nodes):
         raise UsageError(
-            f"the Ray cluster has {cpus} CPUs and {gpus} GPUs: decoding takes a CPU, on "
-            f"the same node as the GPU, and --device cuda a GPU. Add nodes that have them "
-            f"(`ray start --address HOST:PORT`)"
+            f"the Ray cluster has {counted(cpus, 'CPU')} and {counted(gpus, 'GPU')}: decoding "
+            f"takes a CPU, on the same node as the GPU, and --device cuda a GPU. Add nodes that "
+            f"have them (`ray start --address HOST:PORT`)"
         )
     if on_gpus:
         return [

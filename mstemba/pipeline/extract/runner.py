@@ -21,6 +21,7 @@ from mstemba.pipeline.extract.engine import (
 from mstemba.pipeline.extract.jobs import ExtractResult, Job
 from mstemba.pipeline.features.store import EntryWriter, FeatureStore, Unfinished
 from mstemba.pipeline.progress import Event, EventHandler, ProgressReporter
+from mstemba.wording import counted
 
 # Frames in one message of a decoder.
 _BLOCK = 32
@@ -281,4 +282,6 @@ class _Progress:
 
     def _report(self, id: str, what: str) -> None:
         done = self._done + sum(self._partly_done.values())
-        self._reporter.update(f"{id} {what}, {self._frames} frames", done, self._frames, id)
+        self._reporter.update(
+            f"{id} {what}, {counted(self._frames, 'frame')}", done, self._frames, id
+        )

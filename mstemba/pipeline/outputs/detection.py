@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mstemba.pipeline.options import ExportOptions
-from mstemba.pipeline.progress import counted
 from mstemba.records import Scores, Segment
+from mstemba.wording import counted
 
 # What a notebook shows of many.
 MOST_SEGMENTS = 20
@@ -50,8 +50,8 @@ class Detection:
     def __repr__(self) -> str:
         classes = len({segment.class_id for segment in self.segments})
         return (
-            f"Detection({self.name!r}, {len(self.segments)} segments of {classes} of "
-            f"{len(self.scores.classes)} classes, {self.scores.duration:.1f} s)"
+            f"Detection({self.name!r}, {counted(len(self.segments), 'segment')} of {classes} of "
+            f"{counted(len(self.scores.classes), 'class')}, {self.scores.duration:.1f} s)"
         )
 
     def _repr_png_(self) -> bytes:
@@ -74,7 +74,7 @@ class Detection:
             f"<div><p {_LITERAL}>{_text(title)}</p>"
             f'<img style="max-width: 100%" alt="timeline" src="data:image/png;base64,{picture}">'
             f"{_table(('start s', 'end s', 'label', 'score'), rows)}"
-            f"{_more(count - MOST_SEGMENTS, 'segments')}</div>"
+            f"{_more(count - MOST_SEGMENTS, 'segment')}</div>"
         )
 
 
@@ -94,7 +94,7 @@ def results_as_html(detections: Mapping[str, Detection], failed: Mapping[str, st
             rows.append((id, f"{d.scores.duration:.1f}", str(len(d.segments)), labels))
         shown = f"<p>{len(detections)} videos</p>"
         shown += _table(("video", "seconds", "segments", "labels"), rows)
-        shown += _more(len(detections) - MOST_VIDEOS, "videos")
+        shown += _more(len(detections) - MOST_VIDEOS, "video")
     failures = f"<p>{len(failed)} failed</p>" if failed else ""
     return f"<div>{shown}{failures}{_table(('video', 'reason'), failed.items())}</div>"
 
@@ -108,8 +108,8 @@ def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if body else ""
 
 
-def _more(count: int, what: str) -> str:
-    return f"<p>... and {count} more {what}</p>" if count > 0 else ""
+def _more(count: int, one: str) -> str:
+    return f"<p>... and {counted(count, f'more {one}')}</p>" if count > 0 else ""
 
 
 def _text(text: str) -> str:

@@ -27,6 +27,7 @@ from mstemba.pipeline.report.figures import (
     training_charts,
 )
 from mstemba.records import Scores
+from mstemba.wording import counted
 
 HERE = Path(__file__).parent
 COLUMNS = {
@@ -90,6 +91,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     environment.filters |= {
+        "counted": counted,
         "name": _name,
         "plain": _plain,
         "two": two_decimals,

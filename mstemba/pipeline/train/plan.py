@@ -24,7 +24,7 @@ from mstemba.pipeline.dataset.classes import (
 from mstemba.pipeline.dataset.clips import Clip, load_clips, split_validation, with_features
 from mstemba.pipeline.features.sources import FeatureSource
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
-from mstemba.pipeline.progress import counted
+from mstemba.wording import counted
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ def make_plan(
     processes = distributed.world_size()
     if processes > plan.batch_size:
         raise UsageError(
-            f"{processes} processes share a batch of {plan.batch_size} clips (--batch-size, at "
-            f"most the number of training videos), expected at least one clip for each process: "
-            f"raise --batch-size or start fewer processes"
+            f"{processes} processes share a batch of {counted(plan.batch_size, 'clip')} "
+            f"(--batch-size, at most the number of training videos), expected at least one clip "
+            f"for each process: raise --batch-size or start fewer processes"
         )
     return plan
 
@@ -187,16 +187,17 @@ def _warnings(
     """
     warnings = []
     if missing:
+        skipped = counted(len(missing), "training or validation video")
         warnings.append(
-            f"{len(missing)} training or validation videos are skipped: they have no features, or "
-            f"features of a file that has changed, for example {missing[0]}"
+            f"skipped {skipped} without features, or with features of a file that has changed, for "
+            f"example {missing[0]}; see `mstemba status`"
         )
     if missed := sum(clip.missed for clip in training):
-        actions = sum(len(clip.actions) for clip in training)
+        actions = counted(sum(len(clip.actions) for clip in training), "training action")
         hint = " (--labels overlap would count every row that an action touches)"
         warnings.append(
-            f"{missed} of {actions} training actions fall between two rows, or outside the video, "
-            f"and make no row positive{'' if options.labels == 'overlap' else hint}"
+            f"{missed} of {actions} without a positive row: between the starts of two rows, or "
+            f"outside the video{'' if options.labels == 'overlap' else hint}"
         )
     if reason and options.schedule == "released":
         raise UsageError(
@@ -231,20 +232,20 @@ def _split(
         return training, validation, ""
     if validation and validation[0].video.subset == "validation":
         reason = (
-            f"no row of the {len(validation)} videos in the subset `validation` falls into an "
-            f"action, so they are not used"
+            f"no row of the {counted(len(validation), 'video')} in the subset `validation` falls "
+            f"into an action, so that they are not used"
         )
     elif validation:
         order = {clip.id: place for place, clip in enumerate(clips)}
         reason = (
-            f"no row of the {len(validation)} videos held out for validation falls into an "
-            f"action, so they are used for training"
+            f"no row of the {counted(len(validation), 'video')} held out for validation falls into "
+            f"an action, so that they are used for training"
         )
         training = sorted(training + validation, key=lambda clip: order[clip.id])
     elif options.val_fraction == 0:
         reason = "no videos are held out for validation, as --val-fraction 0 asks"
     else:
-        reason = f"{len(training)} training videos are too few to hold some out for validation"
+        reason = f"too few training videos ({len(training)}) to hold some out for validation"
     return training, [], reason
 
 

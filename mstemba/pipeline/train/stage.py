@@ -21,6 +21,7 @@ from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.train.loggers import check_installed
 from mstemba.pipeline.train.plan import TrainPlan, make_plan
 from mstemba.pipeline.workspace import Workspace, find_workspace, require_workspace, set_current
+from mstemba.wording import counted
 
 # What a run writes into its folder.
 RUN_FILES = {
@@ -120,9 +121,9 @@ def _too_large(plan: TrainPlan, error: BaseException) -> MstembaError:
     in_float32 = distributed.training_precision(device, options.precision) == "no"
     bf16 = "--precision bf16, " if in_float32 and fast_precision(device) == "bfloat16" else ""
     return MstembaError(
-        f"{device} does not have enough memory to train with batches of {plan.batch_size} clips "
-        f"of up to {options.clip_length} rows: try a smaller --batch-size or --clip-length, "
-        f"{bf16}or another --device ({first_line(error)})"
+        f"{device} does not have enough memory to train with batches of "
+        f"{counted(plan.batch_size, 'clip')} of up to {counted(options.clip_length, 'row')}: try a "
+        f"smaller --batch-size or --clip-length, {bf16}or another --device ({first_line(error)})"
     )
 
 

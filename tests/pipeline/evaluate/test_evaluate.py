@@ -197,10 +197,10 @@ def test_videos_that_do_not_fit_are_counted(manifest: Path, tmp_path: Path) -> N
     result, said = heard(predictions=path, manifest=manifest)
     assert (result.videos, result.missing) == (2, ("c",))
     assert len(said) == 4
-    assert "1 predictions are of videos of other subsets" in said[0]
-    assert "2 predictions are of videos that the manifest does not have" in said[1]
+    assert "1 prediction for videos of other subsets" in said[0]
+    assert "2 predictions for videos that the manifest does not have" in said[1]
     assert "'x'" in said[1]
-    assert "1 of 3 videos have no predictions" in said[2]
+    assert "1 of 3 videos skipped because they have no predictions" in said[2]
     assert "in the training videos of the manifest: 'walk', 'sit'" in said[3]
 
 
@@ -214,7 +214,7 @@ def test_logits_are_told_of(manifest: Path, tmp_path: Path) -> None:
     [
         ({"subset": ""}, ("--subset is ''", "such as testing")),
         ({"subset": "n/a"}, ("--subset is 'n/a'", "such as testing")),
-        ({"subset": "training"}, ("3 videos", "'a'", "'training'", "'t'")),
+        ({"subset": "training"}, ("its videos (3)", "'a'", "'training'", "'t'")),
         ({"metrics": ["frame", "fast"]}, ("'fast'", "frame, charades")),
         ({"checkpoint": "runs"}, ("one of them",)),
         ({"features": "no.zarr"}, ("no.zarr",)),
@@ -303,7 +303,7 @@ def test_segments_are_measured_as_detections_alone(manifest: Path, tmp_path: Pat
     assert result.metrics["detection"]["map"]["0.9"] == pytest.approx(100 * (1 + 1 / 3) / 2)
     assert result.positives == {"walk": 3, "sit": 1, "eat": 0}
     assert result.missing == ("b", "c")
-    assert "2 of 3 videos have no segments: all actions are missed" in said[0]
+    assert "2 of 3 videos without segments: all their actions are missed" in said[0]
     content = result.as_dict()
     assert (content["map"], content["metric"]) == (None, "detection mAP, percent")
 
@@ -314,7 +314,7 @@ def test_segments_of_another_time_unit_are_told(manifest: Path, tmp_path: Path) 
     with pytest.raises(UsageError, match="another time unit than seconds"):
         run(predictions=path, manifest=manifest)
     path = results(tmp_path, a=[("walk", 1.0, 2.0, 0.9), ("walk", 2.0, 3.0, 0.9), *frames[:1]])
-    assert "1 of 3 segments begin after" in heard(predictions=path, manifest=manifest)[1][-1]
+    assert "1 of 3 segments with a start after" in heard(predictions=path, manifest=manifest)[1][-1]
 
 
 def test_seconds_need_features_where_the_manifest_counts_frames(tmp_path: Path) -> None:

@@ -373,9 +373,9 @@ def test_activitynets_results_are_read(tmp_path: Path) -> None:
     ]
     assert not found.in_seconds
     said = " ".join(found.warnings)
-    assert "1 segments of 1 classes" in said
+    assert "ignored 1 segment of 1 class that" in said
     assert "'swim'" in said
-    assert "1 segments without length" in said
+    assert "ignored 1 segment without length" in said
 
 
 @pytest.mark.parametrize(

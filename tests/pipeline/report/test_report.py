@@ -280,7 +280,9 @@ def test_videos_are_ranked_as_a_loop_ranks_them(kitchen: Path, tmp_path: Path) -
     assert (data["videos"]["best"], data["videos"]["worst"]) == (order[:2], order[2:])
     assert data["videos"]["without_positives"] == ["c"]
     assert data["evaluation"]["missing"] == ["gone"]
-    assert any("1 of 5 videos have no features" in line for line in data["warnings"])
+    assert any(
+        "1 of 5 videos skipped because they have no features" in line for line in data["warnings"]
+    )
 
 
 def test_equal_inputs_give_equal_bytes(kitchen: Path, tmp_path: Path) -> None:
