@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
+from mstemba.data_manifests.readers.parsed import some_names
 from mstemba.errors import SomeFailed
 from mstemba.pipeline.distributed import is_first
 from mstemba.pipeline.progress import Event, in_words, one_line
@@ -59,6 +60,8 @@ class Console:
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, float] = {}
         """Time of the last line of progress by stage."""
+        self._told: set[tuple[str | None, str]] = set()
+        """Failures that are printed: video and reason."""
 
     def __enter__(self) -> Console:
         if not self._quiet and _is_terminal(sys.stderr):
@@ -88,6 +91,9 @@ class Console:
             return
         if event.total is not None:
             self._progress(event)
+        elif event.failed:
+            self._say(f"failed: {event.video}: {event.message}")
+            self._told.add((event.video, event.message))
         elif event.warning:
             self._say(f"warning: {event.message}")
         elif not self._quiet:
@@ -130,14 +136,18 @@ class Console:
             self._say(f"warning: {counted(len(ids), one)} {what}, for example {ids[0]}")
 
     def _failures(self, failed: dict[str, str], done: int) -> None:
-        """List the failed videos and raise SomeFailed, which sets the exit code to 1."""
+        """Raise SomeFailed for failed videos, which sets the exit code to 1.
+
+        Lists those that were not listed when they failed.
+        """
         if failed:
             self._stop_bar()
             for id, reason in failed.items():
-                self._say(f"failed: {id}: {reason}")
+                if (id, reason) not in self._told:
+                    self._say(f"failed: {id}: {reason}")
             if done:
-                total = len(failed) + done
-                raise SomeFailed(f"{len(failed)} of {total} videos failed, the rest is done")
+                count = f"{len(failed)} of {len(failed) + done} videos failed"
+                raise SomeFailed(f"{count} ({some_names(failed)}), the rest is done")
             every_one = f"all {len(failed)} videos" if len(failed) > 1 else "the only video"
             raise SomeFailed(f"{every_one} failed")
 

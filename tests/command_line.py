@@ -106,7 +106,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
 # What else may stand on stderr: lists, and what a stage is doing.
 _NEWS = re.compile(
     r"warning: |failed: |(extract|train|evaluate|detect|export) \d+ %: |loading |scan backend |"
-    r"recipe |\d+ training videos|zero-shot: |replacing "
+    r"recipe |\d+ training videos?, |subsets other |zero-shot: |replacing "
 )
 
 

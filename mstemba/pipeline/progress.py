@@ -32,6 +32,8 @@ class Event:
     """Whether the user should look at it."""
     video: str | None = None
     """Id of the video in question."""
+    failed: bool = False
+    """Whether this video failed, for the reason in `message`; then `warning` is True, too."""
     count: int | None = None
     """What this call has processed so far, in `unit`."""
     unit: str = ""

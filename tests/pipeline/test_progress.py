@@ -19,6 +19,7 @@ from mstemba import console as consoles
 from mstemba.console import Console
 from mstemba.errors import SomeFailed
 from mstemba.pipeline.detect.stage import DetectResult
+from mstemba.pipeline.extract.jobs import ExtractResult
 from mstemba.pipeline.options import FeatureOptions, RunOptions
 from mstemba.pipeline.progress import SPAN, Event, ProgressReporter, in_words, one_line
 from tests.command_line import command, environment
@@ -166,6 +167,18 @@ def test_a_new_stage_is_told_of_at_once(
 
 
 FAILED = DetectResult(Path("out"), failed={'a\n"b"': "not a readable video\x1b[2J"}, seconds=3.0)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_failure_is_told_once(quiet: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = {"a": "not a video", "b": "not a video"}
+    result = ExtractResult(Path("s.zarr"), made=["c"], failed=failed)
+    with Console(quiet) as console:
+        console(Event("extract", "not a video", warning=True, video="a", failed=True))
+        assert capsys.readouterr().err == "failed: a: not a video\n"  # at once
+        with pytest.raises(SomeFailed, match=r"2 of 3 videos failed \(a, b\), the rest is done"):
+            console.extract(result)
+    assert capsys.readouterr().err == "failed: b: not a video\n"
 
 
 @pytest.mark.parametrize("quiet", [False, True])

@@ -140,8 +140,9 @@ class ExtractionRunner:
         self._release(video)
 
     def _fail(self, video: VideoExtraction, error: MstembaError) -> None:
-        self._result.failed[video.job.id] = str(error)
-        self._warn(video.job.id, str(error))
+        id, reason = video.job.id, str(error)
+        self._result.failed[id] = reason
+        self._on_event(Event("extract", reason, warning=True, video=id, failed=True))
         self._release(video)
 
     def _retry(self, video: VideoExtraction, reason: VideoLost) -> None:

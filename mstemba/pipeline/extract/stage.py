@@ -181,7 +181,8 @@ def extract_into(
 
         if remote(store.root):
             store.make()  # an address that cannot be written to should not cost a video's decoding
-        on_event(Event("extract", f"loading {backbone.name} {backbone.model}"))
+        model = "" if backbone.model == backbone.name else f" {backbone.model}"
+        on_event(Event("extract", f"loading {backbone.name}{model}"))
         with contextlib.closing(
             _start_engine(store.spec, backbone, options, on_event, videos=len(todo))
         ) as engine:

@@ -70,6 +70,23 @@ class TrainPlan:
         return min(steps, self.options.max_steps or steps)
 
     @property
+    def summary(self) -> str:
+        """What will be trained on and for how long, and which option decides the latter."""
+        training, validation = len(self.training), len(self.validation)
+        options, epochs = self.options, self.options.epochs * self.epoch
+        said = (
+            f"{counted(training, 'training video')}, {counted(validation, 'validation video')}; "
+            f"{counted(self.steps, 'step')} of {counted(self.batch_size, 'clip')}"
+        )
+        if self.steps == epochs:
+            return f"{said} ({counted(options.epochs, 'epoch')})"
+        name = "max" if self.steps == options.max_steps else "min"
+        return (
+            f"{said}, because --{name}-steps {self.steps} overrides --epochs {options.epochs} "
+            f"({counted(epochs, 'step')})"
+        )
+
+    @property
     def check_every(self) -> int:
         """Steps between two measurements of mAP: an epoch, at least a fiftieth of the run."""
         return max(self.epoch, math.ceil(self.steps / 50))

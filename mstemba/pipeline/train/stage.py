@@ -178,7 +178,7 @@ def _train(
 ) -> dict[str, Any]:
     """Train, and return the content of done.json, which only the first process is sure to see."""
     check_installed(plan.run_options.tracker_names)
-    for message in plan.notes:
+    for message in (*plan.notes, plan.summary):
         on_event(Event("train", message))
     for message in plan.warnings:
         on_event(Event("train", message, warning=True))

@@ -438,7 +438,7 @@ def test_damaged_scores_are_listed_and_the_exit_code_is_1(run: Run) -> None:
     code, _, said = run("export", "--format", "csv")
     assert code == 1
     assert "failed: a: " in said
-    assert "1 of 2 videos failed, the rest is done" in said
+    assert "1 of 2 videos failed (a), the rest is done" in said
     assert Path("detections/b.csv").is_file()
 
 

@@ -263,6 +263,30 @@ def test_unknown_subsets_are_told_of(tmp_path: Path) -> None:
     assert "subsets other than training, validation, testing are not used: 2 fold 1" in news
 
 
+# Steps
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"epochs": 2}, "5 training videos, 2 validation videos; 10 steps of 1 clip (2 epochs)"),
+        ({"epochs": 1, "min_steps": 6}, "6 steps of 1 clip, because --min-steps 6 overrides "),
+        ({"epochs": 3, "max_steps": 7}, "because --max-steps 7 overrides --epochs 3 (15 steps)"),
+    ],
+)
+def test_what_decides_the_number_of_steps_is_told(
+    options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    workspace, news = make_workspace(tmp_path / "w"), list[str]()
+    given = {"min_steps": 1, "batch_size": 1, **options}
+    result = fit(workspace, on_event=lambda event: news.append(event.message), **given)
+    (line,) = [line for line in news if said in line]
+    assert f"; {result.steps} steps of 1 clip" in line
+    again = list[str]()
+    fit(workspace, on_event=lambda event: again.append(event.message), **given)
+    assert line not in again  # a finished run takes no step
+
+
 # Without validation
 
 
