@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import unicodedata
 from collections import deque
@@ -57,6 +58,15 @@ EventHandler = Callable[[Event], None]
 
 def ignore_events(event: Event) -> None:
     """Ignore an event."""
+
+
+def report_import(stage: str, on_event: EventHandler) -> None:
+    """Report that PyTorch will be imported, which takes seconds, unless it has been.
+
+    To be called before the import: on a slow machine it takes up to half a minute.
+    """
+    if "torch" not in sys.modules:
+        on_event(Event(stage, "loading PyTorch"))
 
 
 class ProgressReporter:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from mstemba.pipeline import demo
 from mstemba.pipeline.options import TrainOptions
 from tests.cli.conftest import (
     CLASSES,
+    DETECT,
     EXTRACT,
     TRAIN,
     contents,
@@ -205,6 +208,20 @@ def test_a_cached_run_imports_no_torch(workspace: Path) -> None:
         imported = mstemba(*args, cwd=workspace, env={"PYTHONPROFILEIMPORTTIME": "1"}).stderr
         assert " mstemba.cli" in imported
         assert " torch\n" not in imported
+        assert "loading" not in imported
+
+
+@pytest.mark.parametrize("args", [(*EXTRACT, "--store", "new.zarr"), TRAIN, ("evaluate",), DETECT])
+def test_a_slow_import_of_torch_is_told_of_before_it_begins(
+    args: tuple[str, ...], untrained: Path, finished: Path
+) -> None:
+    if args is not TRAIN:
+        shutil.copytree(finished / "runs", untrained / "runs")
+    # A line of the listing ends an import: what is printed before it came earlier.
+    said = mstemba(*args, cwd=untrained, env={"PYTHONPROFILEIMPORTTIME": "1"}).stderr
+    imported = re.search(r"\|\s+torch\._C\n", said)
+    assert imported
+    assert said.index("loading PyTorch\n") < imported.start()
 
 
 @pytest.mark.slow

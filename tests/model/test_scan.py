@@ -328,7 +328,10 @@ def test_the_environment_names_a_backend(monkeypatch: pytest.MonkeyPatch) -> Non
     for unset in ("", "auto"):
         monkeypatch.setenv("MSTEMBA_SCAN", unset)
         assert choose("auto", CPU) == "cpu"
-        assert describe_choice(CPU) == "scan backend cpu (compiled by Numba)"
+        assert (
+            describe_choice(CPU)
+            == "scan backend cpu (compiled by Numba on first use, in up to a minute)"
+        )
     monkeypatch.setenv("MSTEMBA_SCAN", "warp")
     with pytest.raises(UsageError, match="'warp'"):
         choose("auto", CPU)

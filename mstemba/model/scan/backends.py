@@ -207,7 +207,7 @@ def _interprets_triton() -> bool:
 # Fastest first, among those for the same device. By name: what it is, and a function that returns
 # what is missing here.
 BACKENDS: dict[str, tuple[str, Callable[[], str | None]]] = {
-    "cpu": ("compiled by Numba", missing_for_cpu),
+    "cpu": ("compiled by Numba on first use, in up to a minute", missing_for_cpu),
     "triton": ("Triton kernels of our own, compiled on first use", missing_for_triton),
     "cuda": ("kernels of mamba-ssm and causal-conv1d", missing_for_cuda),
     "chunked": ("large PyTorch operations", lambda: None),

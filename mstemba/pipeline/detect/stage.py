@@ -35,7 +35,13 @@ from mstemba.pipeline.options import ExportOptions, RunOptions, ZeroShotOptions
 from mstemba.pipeline.outputs import Detection
 from mstemba.pipeline.outputs.detection import results_as_html
 from mstemba.pipeline.outputs.html_page import check_embeddable
-from mstemba.pipeline.progress import Event, EventHandler, ProgressReporter, ignore_events
+from mstemba.pipeline.progress import (
+    Event,
+    EventHandler,
+    ProgressReporter,
+    ignore_events,
+    report_import,
+)
 from mstemba.pipeline.workspace import Workspace, find_workspace
 from mstemba.records import Scores, Segment
 from mstemba.wording import counted
@@ -122,8 +128,7 @@ def detect(
 
     The network of a checkpoint scores them; or, with `labels`, CLIP does without any training.
     Scores are saved next to the results (`<video>.scores.npz`): another threshold or format needs
-    no second pass. A video that cannot be read, is too large to embed, or has files that cannot be
-    written, does not stop the others: the result has the reason in `failed`.
+    no second pass. A video that fails does not stop the others: `failed` of the result says why.
 
     Args:
         videos: Files and folders of videos.
@@ -161,10 +166,11 @@ def detect(
     else:
         from mstemba.pipeline.detect.zero_shot import zero_shot_detector
 
-        detector = zero_shot_detector(labels, zero_shot, weights, stores, run_options, fingerprints)
+        detector = zero_shot_detector(
+            labels, zero_shot, weights, stores, run_options, fingerprints, on_event
+        )
     catalog = Catalog(files, workspace_manifest(workspace), fingerprints)
-    scorer = _Scorer(detector, catalog, stores, run_options, on_event)
-    return _detect(scorer, options, folder)
+    return _detect(_Scorer(detector, catalog, stores, run_options, on_event), options, folder)
 
 
 def _detect(scorer: _Scorer, options: ExportOptions, folder: Path) -> DetectResult:
@@ -343,6 +349,7 @@ class _Scorer:
     @cached_property
     def _loaded(self) -> tuple[Score, registry.ResolvedBackbone, FeatureStore]:
         spec = self.detector.spec
+        report_import("detect", self.on_event)
         score = self.detector.load(pick_device(self.run_options.device), self.on_event)
         backbone = self.detector.backbone(self.catalog.fingerprints)
         store = FeatureStore.prepare(self.stores / store_name(spec), spec, backbone.file)

@@ -28,7 +28,7 @@ from mstemba.pipeline.detect.detector import Score
 from mstemba.pipeline.extract.stage import with_precision
 from mstemba.pipeline.features.spec import make_spec
 from mstemba.pipeline.options import FeatureOptions, RunOptions, ZeroShotOptions
-from mstemba.pipeline.progress import Event, EventHandler
+from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.records import Features, FeatureSpec, TimeGrid
 from mstemba.wording import counted
 
@@ -130,6 +130,7 @@ def zero_shot_detector(
     stores: Path,
     run_options: RunOptions,
     fingerprints: Fingerprints,
+    on_event: EventHandler = ignore_events,
 ) -> ZeroShotDetector:
     """Return the detector of these labels; nothing is loaded yet.
 
@@ -140,6 +141,7 @@ def zero_shot_detector(
         stores: Folder of the feature stores; an existing one decides the precision.
         run_options: Where features are extracted.
         fingerprints: Of weights files.
+        on_event: Receives messages.
 
     Raises:
         UsageError: Unusable labels or sentences, or a backbone that is unknown or has no text
@@ -153,7 +155,8 @@ def zero_shot_detector(
     resolved = registry.resolve(options.backbone, options.model, weights, fingerprints.of)
     registry.text_loader(resolved.name)
     how = FeatureOptions(window=options.window, stride=options.stride)
-    spec = make_spec(resolved, with_precision(resolved, how, run_options, None, stores))
+    how = with_precision(resolved, how, run_options, None, stores, on_event)
+    spec = make_spec(resolved, how)
     return ZeroShotDetector(classes, options, spec, resolved)
 
 

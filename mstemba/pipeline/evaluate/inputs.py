@@ -41,7 +41,7 @@ from mstemba.pipeline.evaluate.segment_metrics import SegmentArray
 from mstemba.pipeline.features.row_times import even_rows
 from mstemba.pipeline.features.sources import FeatureSource, StoreFeatures, find_features
 from mstemba.pipeline.options import EvaluateOptions
-from mstemba.pipeline.progress import Event, EventHandler
+from mstemba.pipeline.progress import Event, EventHandler, report_import
 from mstemba.pipeline.workspace import Workspace, require_workspace
 from mstemba.records import TimeGrid
 from mstemba.wording import counted
@@ -111,6 +111,7 @@ class InputLoader:
         if predictions is not None:
             self.model = read_predictions(predictions, classes, videos)
         elif options.released:
+            report_import("evaluate", on_event)
             spec = find_features(self._features, workspace).spec
             rows = recipes.clip_length(self.manifest.dataset)
             self.model = open_released(as_paths(str(options.checkpoint))[0], classes, spec, rows)
@@ -161,6 +162,7 @@ class InputLoader:
                 f"{missed} of {actions} without a positive row: between the starts of two rows, or "
                 f"outside the video"
             )
+        report_import("evaluate", self._on_event)
         network = checkpoint.load(pick_device(self._options.device), self._on_event)
         scored = []
         for number, clip in enumerate(clips, 1):

@@ -21,7 +21,7 @@ from mstemba.pipeline.extract.jobs import ExtractResult, Job, remember_failures
 from mstemba.pipeline.features.spec import make_spec, store_name
 from mstemba.pipeline.features.store import FeatureStore, is_imported
 from mstemba.pipeline.options import PRECISIONS, FeatureOptions, RunOptions
-from mstemba.pipeline.progress import Event, EventHandler, ignore_events
+from mstemba.pipeline.progress import Event, EventHandler, ignore_events, report_import
 from mstemba.pipeline.workspace import Workspace, find_workspace, set_current
 from mstemba.records import FeatureSpec
 
@@ -67,7 +67,7 @@ def extract(
             "no workspace here: say where the features go with --store, or run `mstemba init`"
         )
     stores = workspace.features if workspace else None
-    options = with_precision(backbone, options, run_options, root, stores)
+    options = with_precision(backbone, options, run_options, root, stores, on_event)
     spec = make_spec(backbone, options)
     if root is None:
         assert stores is not None
@@ -112,6 +112,7 @@ def with_precision(
     run_options: RunOptions,
     root: Path | None,
     stores: Path | None,
+    on_event: EventHandler = ignore_events,
 ) -> FeatureOptions:
     """Return the options with a definite precision in place of `auto`.
 
@@ -130,6 +131,7 @@ def with_precision(
             definite = replace(options, precision=precision)
             if (stores / store_name(make_spec(backbone, definite))).is_dir():
                 return definite
+    report_import("extract", on_event)
     if run_options.engine == "ray":
         from mstemba.pipeline.extract import ray_engine
 

@@ -17,7 +17,7 @@ from mstemba.pipeline.checkpoint import CONFIG, DONE, checkpoint_config, read_do
 from mstemba.pipeline.devices import fast_precision, is_out_of_memory, pick_device
 from mstemba.pipeline.features.sources import FeatureSource, find_features
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
-from mstemba.pipeline.progress import Event, EventHandler, ignore_events
+from mstemba.pipeline.progress import Event, EventHandler, ignore_events, report_import
 from mstemba.pipeline.train.loggers import check_installed
 from mstemba.pipeline.train.plan import TrainPlan, make_plan
 from mstemba.pipeline.workspace import Workspace, find_workspace, require_workspace, set_current
@@ -183,6 +183,7 @@ def _train(
     for message in plan.warnings:
         on_event(Event("train", message, warning=True))
     # torch is imported here: a finished run does not need it.
+    report_import("train", on_event)
     from mstemba.pipeline.train.state import STATE
     from mstemba.pipeline.train.trainer import Trainer
 
