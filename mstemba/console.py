@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Column, Table
-from rich.text import Text
 
 from mstemba.data_manifests.readers.parsed import some_names
 from mstemba.errors import SomeFailed
 from mstemba.pipeline.distributed import is_first
 from mstemba.pipeline.progress import Event, in_words, one_line
+from mstemba.text_table import format_table
 from mstemba.wording import counted
 
 if TYPE_CHECKING:
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
 
 # Seconds between two lines of progress where there is no terminal.
 _SECONDS_PER_LINE = 10.0
-_PIPE_WIDTH = 200
 # Of more classes than this, `init` shows the most and the least frequent ones.
 _MOST_CLASSES = 20
-_NUMBERS = {"bytes", "width", "input", "score", "steps", "seconds", "parameters"}
+_NUMBERS = {
+    "width", "input", "size", "score", "steps", "seconds", "parameters", "mAP %", "AP %",
+    "labelled rows", "actions", "frames", "videos",
+}  # fmt: skip
 
 
 class Console:
@@ -53,8 +56,9 @@ class Console:
         quiet = quiet or self._mute
         self._quiet = quiet
         console = partial(RichConsole, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._out = console(quiet=quiet)
         # A pipe or a file has no width: tables are not folded for it.
-        self._out = console(quiet=quiet, width=None if _is_terminal(sys.stdout) else _PIPE_WIDTH)
+        self._width = self._out.width if _is_terminal(sys.stdout) else None
         self._err = console(stderr=True)
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -186,17 +190,12 @@ class Console:
         """Print what there is of every class, or of the most and the least frequent ones."""
         ranked = sorted(classes, key=lambda counts: -counts.actions)
         hidden = len(ranked) - _MOST_CLASSES if len(ranked) > _MOST_CLASSES + 1 else 0
-        head = ranked[: _MOST_CLASSES // 2] if hidden else ranked
-        columns = [Column(name, justify="right") for name in ("actions", unit, "videos")]
-        table = Table("class", *columns, box=None, pad_edge=False)
-        for counts in head:
-            table.add_row(*_class_row(counts))
+        rows = [_class_row(counts) for counts in ranked]
         if hidden:
-            table.add_row(f"({hidden} more; --json lists all)")
-            for counts in ranked[-(_MOST_CLASSES // 2) :]:
-                table.add_row(*_class_row(counts))
-        if ranked:
-            self._out.print(table)
+            half = _MOST_CLASSES // 2
+            rows[half:-half] = [(f"({hidden} more; --json lists all)", "", "", "")]
+        if rows:
+            self._table("", ("class", "actions", unit, "videos"), rows)
 
     def extract(self, result: ExtractResult) -> None:
         rate = f", {result.frames / result.seconds:.0f} frames/s" if result.frames else ""
@@ -228,29 +227,29 @@ class Console:
 
         self._stop_bar()
         dense = not math.isnan(result.map)
-        measures = Table("measure", Column("mAP %", justify="right"), "", box=None, pad_edge=False)
-        for row in summary_rows(result):
-            measures.add_row(*row)
-        self._out.print(measures)
+        self._table("", ("measure", "mAP %", ""), summary_rows(result))
         self._out.print()
-        counts = Column("positive rows" if dense else "actions", justify="right")
-        table = Table(
-            "class", Column("AP %", justify="right"), counts, "", box=None, pad_edge=False
-        )
+        heads = ("class", "AP %", "labelled rows" if dense else "actions", "")
         block = "#" if self._out.options.ascii_only else "█"
+        rows = []
         for name, columns in result.classes.items():
             ap = columns["ap" if dense else "detection_ap"]
-            shown = "-" if ap is None else f"{ap:.2f}"
             bar = "" if ap is None else block * round(ap / 5)
             if name in result.untrained:
                 bar = f"{bar} not in training".strip()
-            table.add_row(Text(one_line(name)), shown, str(result.positives[name]), bar)
-        self._out.print(table)
+            shown = "-" if ap is None else f"{ap:.2f}"
+            rows.append((name, shown, str(result.positives[name]), bar))
+        self._table("", heads, rows)
+        self._out.print()
         final = result.map if dense else result.metrics["detection"]["average_map"]
+        rows = f", {counted(result.rows, 'row')}" if dense else ""
         self._line(
             f"{'per-frame' if dense else 'detection'} mAP {final:.2f} % on {result.subset} "
-            f"({counted(result.videos, 'video')}, {counted(result.rows, 'row')}), "
-            f"{result.checkpoint}"
+            f"({counted(result.videos, 'video')}{rows}), {result.checkpoint}"
+        )
+        self._line(
+            "(a row is one feature vector; - means that nothing of the kind is labelled; for all "
+            "measures see docs/metrics.md)"
         )
 
     def detect(self, result: DetectResult) -> None:
@@ -289,17 +288,24 @@ class Console:
             f"{report['workspace']}: {counted(report['manifest_videos'], 'video')}, "
             f"{counted(report['classes'], 'class')}"
         )
-        self._table(
-            "features",
-            report["videos"],
-            ("store", "video", "subset", "state", "bytes", "made", "detail"),
-        )
-        self._table(
-            "runs",
-            report["runs"],
-            ("name", "current", "state", "arch", "backbone", "checkpoint", "score", "steps"),
-        )
-        self._table("detections", report["detections"], ("video", "bytes", "made"))
+        stores: dict[str, list[dict[str, Any]]] = {}
+        for video in report["videos"]:
+            size = _size(video["bytes"]) if video["bytes"] else ""
+            stores.setdefault(video["store"], []).append({**video, "size": size})
+        if not stores:
+            self._line("features: none yet")
+        for store, videos in stores.items():
+            self._out.print()
+            states = Counter(video["state"] for video in videos)
+            found = ", ".join(f"{count} {state}" for state, count in states.items())
+            columns = ("video", "subset", "state", "size", "made", "detail")
+            self._records(f"features in {store}: {found}", videos, columns)
+        columns = ("name", "current", "state", "arch", "backbone", "checkpoint", "score", "steps")
+        self._out.print()
+        self._records("runs", report["runs"], columns)
+        self._out.print()
+        detections = [{**row, "size": _size(row["bytes"])} for row in report["detections"]]
+        self._records("detections", detections, ("video", "size", "made"))
         for store in report["stores"]:
             if "problem" in store:
                 self._say(f"warning: {store['problem']}")
@@ -307,19 +313,19 @@ class Console:
     def runs(self, report: dict[str, Any]) -> None:
         rows = [{**run, **run["differs"]} for run in report["runs"]]
         columns = ("name", "current", "state", "score", "checkpoint", "steps", "seconds")
-        self._table("runs", rows, (*columns, "parameters", "recipe", *report["differing"]))
+        self._records("runs", rows, (*columns, "parameters", "recipe", *report["differing"]))
         for run in report["runs"]:
             if run["problem"]:
                 self._say(f"warning: {run['name']}: {run['problem']}")
 
     def backbones(self, rows: list[dict[str, object]]) -> None:
-        flags = ("text", "here")
-        shown = [{**row, **{name: "yes" if row[name] else "no" for name in flags}} for row in rows]
-        self._table(
-            "backbones",
-            shown,
-            ("name", "model", "kind", "text", "width", "input", "here", "licence", "weights"),
-        )
+        heads = {"text": "text tower", "here": "weights here"}
+        shown = [
+            {**row, **{head: "yes" if row[flag] else "no" for flag, head in heads.items()}}
+            for row in rows
+        ]
+        facts = ("kind", "width", "input", *heads.values(), "model")
+        self._records("backbones", shown, ("name", *facts, "licence", "weights"))
 
     def demo(self, result: DemoResult) -> None:
         self._line(f"held-out mAP {result.evaluation.map:.1f} %, {result.seconds:.0f} s in total")
@@ -329,17 +335,20 @@ class Console:
             for file in files:
                 self._line(f"detections  {file}")
 
-    def _table(self, title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
-        if not rows:
+    def _records(self, title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+        """Print these columns of records as a table."""
+        if rows:
+            cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+            self._table(title, columns, cells)
+        else:
             self._line(f"{title}: none yet")
-            return
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-        for column in columns:
-            numeric = column in _NUMBERS
-            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(_cell(row.get(column))) for column in columns))
-        self._out.print(table)
+
+    def _table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        cells = [[one_line(cell) for cell in row] for row in rows]
+        for line in ([one_line(title)] if title else []) + format_table(
+            heads, cells, _NUMBERS, self._width
+        ):
+            self._out.print(line)
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
@@ -347,9 +356,8 @@ def _is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def _class_row(counts: ClassCounts) -> tuple[Text | str, ...]:
-    name = Text(one_line(counts.name))
-    return name, str(counts.actions), f"{counts.time:.0f}", str(counts.videos)
+def _class_row(counts: ClassCounts) -> tuple[str, str, str, str]:
+    return counts.name, str(counts.actions), f"{counts.time:.0f}", str(counts.videos)
 
 
 def _cell(value: object) -> str:
@@ -357,4 +365,13 @@ def _cell(value: object) -> str:
         return "*" if value else ""
     if isinstance(value, float):
         return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.2g}"
-    return "" if value is None else one_line(str(value))
+    return "" if value is None else str(value)
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes for people: `950 B`, `95 kB`, `1.2 MB`."""
+    size, units = float(count), ["B", "kB", "MB", "GB"]
+    while size >= 999.5 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:.{1 if size < 9.95 and units[0] != 'B' else 0}f} {units[0]}"

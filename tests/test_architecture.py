@@ -21,6 +21,7 @@ GRAPH = import_graph(MODULES)
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "wording": set(),
+    "text_table": set(),
     "records": {"wording", "errors"},
     "data_manifests": {"records", "wording", "errors"},
     "tensor_files": {"errors"},
@@ -28,7 +29,8 @@ LAYERS: dict[str, set[str]] = {
     "model": {"tensor_files", "records", "errors"},
     "pipeline": {"data_manifests", "extractors", "model", "records", "wording", "errors"},
     "console": {
-        "pipeline", "data_manifests", "extractors", "model", "records", "wording", "errors"
+        "pipeline", "data_manifests", "extractors", "model", "records", "text_table", "wording",
+        "errors",
     },
     "cli_options": {"pipeline", "errors"},
     "cli_views": {"cli_options", "console", "pipeline", "extractors", "errors"},

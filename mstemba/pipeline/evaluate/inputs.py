@@ -5,7 +5,6 @@ The scores are those of a checkpoint, which is run here, or come from a file of 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -287,6 +286,11 @@ class InputLoader:
             raise UsageError(
                 f"no video is in the subset {self._options.subset!r}; videos by subset: "
                 f"{self.manifest.describe_subsets()}. Pass one of these with --subset"
+            )
+        if self._options.subset == "training":
+            self._warn(
+                "these are training videos: the figures do not show how good a network is on new "
+                "videos; measure those with --subset testing"
             )
         unused = self.manifest.describe_subsets(unused=True)
         if unused and self._options.subset in SUBSETS:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mstemba.pipeline.evaluate.result import Evaluation
 from mstemba.pipeline.evaluate.segment_metrics import BINS
+from mstemba.wording import counted
 
 SHOWN_TIOU = ("0.1", "0.3", "0.5", "0.7", "0.9")
 
@@ -16,22 +17,21 @@ def summary_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     """Return rows of (what is measured, mAP in percent, further figures) as text."""
     metrics, rows = evaluation.metrics, []
     if frame := metrics.get("frame"):
-        more = f"all classes {two_decimals(frame['map_all_classes'])}"
-        rows.append(("per-frame", frame["map"], more))
+        rows.append(("per-frame", frame["map"], _all_classes(frame)))
     if charades := metrics.get("charades"):
         more = (
-            f"all classes {two_decimals(charades['map_all_classes'])}; "
-            f"released code's 25 samples {two_decimals(charades['legacy']['map'])}"
+            f"{_all_classes(charades)}; by released code's sampling "
+            f"{two_decimals(charades['legacy']['map'])}"
         )
-        rows.append(("Charades, 25 points a video", charades["map"], more))
+        rows.append(("at 25 moments of each video (Charades)", charades["map"], more))
     for tau, figures in metrics.get("conditional", {}).items():
-        where = "during another action" if tau == "0" else f"{tau} rows after another action"
-        names = ("precision", "recall", "f1")
-        more = ", ".join(f"{name} {two_decimals(figures[name])}" for name in names)
-        rows.append((where, figures["map"], more))
+        where = "during" if tau == "0" else f"up to {tau} rows after"
+        names = {"precision": "precision", "recall": "recall", "f1": "F1"}
+        more = ", ".join(f"{name} {two_decimals(figures[key])}" for key, name in names.items())
+        rows.append((f"{where} another action", figures["map"], more))
     if detection := metrics.get("detection"):
-        more = ", ".join(f"{two_decimals(detection['map'][t])} at {t}" for t in SHOWN_TIOU)
-        rows.append(("detection, tIoU 0.1 to 0.9", detection["average_map"], more))
+        more = ", ".join(f"{t}: {two_decimals(detection['map'][t])}" for t in SHOWN_TIOU)
+        rows.append(("segments, at temporal IoU 0.1 to 0.9", detection["average_map"], more))
     breakdown = metrics.get("breakdown", {})
     if "duration" in breakdown:
         rows += _duration_rows(breakdown["duration"], evaluation.time_unit)
@@ -41,22 +41,29 @@ def summary_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
 
 
 def _duration_rows(durations: dict[str, Any], unit: str) -> Iterator[tuple[str, float, str]]:
-    first, second = (f"{limit:.3g} {unit}" for limit in durations["limits"])
-    names = (f"short: below {first}", f"medium: below {second}", "long: beyond")
-    for bin, name in zip(BINS, names, strict=True):
+    first, second = (f"{limit:.3g}" for limit in durations["limits"])
+    spans = (f"under {first}", f"{first} to {second}", f"{second} or more")
+    for bin, span in zip(BINS, spans, strict=True):
         figures = durations[bin]
-        detection, actions = figures["detection_map"], f"{figures['actions']} actions"
+        detection, actions = figures["detection_map"], counted(figures["actions"], "action")
+        if not figures["actions"]:
+            continue
+        name = f"{bin} actions ({span} {unit})"
         if "frame_map" in figures:
-            yield name, figures["frame_map"], f"detection {two_decimals(detection)}; {actions}"
+            yield name, figures["frame_map"], f"segments {two_decimals(detection)}; {actions}"
         else:
             yield name, detection, actions
 
 
 def _boundary_rows(boundary: dict[str, Any]) -> Iterator[tuple[str, float, str]]:
-    near = f"up to {boundary['rows']} rows from a boundary"
-    for name, where in (("near", near), ("far", "beyond")):
+    near = f"up to {counted(boundary['rows'], 'row')} from a start or end of an action"
+    for name, where in (("near", near), ("far", "farther from starts and ends")):
         figures = boundary[name]
         yield where, figures["map"], f"chance {two_decimals(figures['chance'])}"
+
+
+def _all_classes(figures: dict[str, Any]) -> str:
+    return f"{two_decimals(figures['map_all_classes'])} if classes that do not occur count as 0"
 
 
 def two_decimals(value: float | None) -> str:

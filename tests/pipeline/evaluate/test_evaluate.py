@@ -234,6 +234,13 @@ def test_an_unknown_subset_is_told_which_there_are(tmp_path: Path) -> None:
         run(predictions=predictions(tmp_path), manifest=manifest, subset="final")
 
 
+def test_training_videos_are_told_of(manifest: Path, tmp_path: Path) -> None:
+    path = predictions(tmp_path, t=np.zeros((3, 4), np.float32))
+    for subset, count in (("train", 1), ("testing", 0)):
+        said = heard(predictions=path, manifest=manifest, subset=subset)[1]
+        assert sum("these are training videos" in line for line in said) == count
+
+
 def test_a_subset_may_be_spelled_as_in_the_annotations(manifest: Path, tmp_path: Path) -> None:
     path = predictions(tmp_path)
     assert run(predictions=path, manifest=manifest, subset="Test").subset == "testing"
@@ -347,8 +354,9 @@ def test_the_command_prints_a_table_and_writes_json_and_csv(
     lines = mstemba("evaluate", *options, *written, cwd=tmp_path).stdout.splitlines()
     content = json.loads((tmp_path / "r.json").read_text())
     assert lines[0].split() == ["measure", "mAP", "%"]
-    assert lines[-1].startswith(f"per-frame mAP {content['map']:.2f} % on testing (3 videos, 74 ")
-    for words in ("Charades", "20 rows after", "detection, tIoU", "short: below", "boundary"):
+    assert lines[-2].startswith(f"per-frame mAP {content['map']:.2f} % on testing (3 videos, 74 ")
+    assert "docs/metrics.md" in lines[-1]
+    for words in ("Charades", "20 rows after", "segments, at", "short actions (under", "a start"):
         assert any(words in line for line in lines), words
     table = list(csv.DictReader((tmp_path / "r.csv").open(newline="")))
     assert [row["class"] for row in table] == CLASSES
@@ -361,7 +369,7 @@ def test_the_command_prints_segments_too(manifest: Path, tmp_path: Path, mstemba
     path = results(tmp_path, a=[("walk", 1.0, 4.2, 0.9)])
     options = ["--predictions", path, "--manifest", manifest]
     said = mstemba("evaluate", *options, cwd=tmp_path).stdout
-    assert said.splitlines()[-1].startswith("detection mAP 16.67 % on testing (3 videos")
+    assert said.splitlines()[-2].startswith("detection mAP 16.67 % on testing (3 videos")
 
 
 def test_scores_that_are_no_numbers_are_refused() -> None:
