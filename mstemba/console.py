@@ -242,10 +242,10 @@ class Console:
         self._table("", heads, rows)
         self._out.print()
         final = result.map if dense else result.metrics["detection"]["average_map"]
-        rows = f", {counted(result.rows, 'row')}" if dense else ""
+        measured = f", {counted(result.rows, 'row')}" if dense else ""
         self._line(
             f"{'per-frame' if dense else 'detection'} mAP {final:.2f} % on {result.subset} "
-            f"({counted(result.videos, 'video')}{rows}), {result.checkpoint}"
+            f"({counted(result.videos, 'video')}{measured}), {result.checkpoint}"
         )
         self._line(
             "(a row is one feature vector; - means that nothing of the kind is labelled; for all "
@@ -298,8 +298,9 @@ class Console:
             self._out.print()
             states = Counter(video["state"] for video in videos)
             found = ", ".join(f"{count} {state}" for state, count in states.items())
-            columns = ("video", "subset", "state", "size", "made", "detail")
-            self._records(f"features in {store}: {found}", videos, columns)
+            title = f"features in {store}: {found}"
+            facts = ("subset", "state", "size", "made", "detail")
+            self._records(title, videos, ("video", *facts))
         columns = ("name", "current", "state", "arch", "backbone", "checkpoint", "score", "steps")
         self._out.print()
         self._records("runs", report["runs"], columns)

@@ -6,7 +6,7 @@ the classes, the specification of the features and the training options.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,8 @@ class Checkpoint:
     """Path of the backbone's weights, if they were a local file."""
     train_key: str
     """The cache key of its training."""
+    trained_on: frozenset[str] = frozenset()
+    """`short_key` of the features of its training videos; empty if they are unknown."""
     released_length: int | None = None
     """Rows to which a video is padded or cut, for the authors' weights; None for ours."""
     untrained: tuple[str, ...] | None = None
@@ -101,6 +103,7 @@ def checkpoint_config(
     train: dict[str, Any],
     key: str,
     untrained: Sequence[str] | None = None,
+    trained_on: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Return the content of config.json. Equal runs give equal files: no time and no path in it."""
     return {
@@ -114,7 +117,14 @@ def checkpoint_config(
         "train": train,
         **({} if untrained is None else {"untrained_classes": list(untrained)}),
         "key": key,
+        # One text: a list would take a line a video.
+        "trained_on": " ".join(sorted(trained_on)),
     }
+
+
+def short_key(features: str) -> str:
+    """Return the beginning of a key of features, by which `trained_on` names a video."""
+    return features[:12]
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -162,6 +172,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             weights_file=config["weights_file"],
             train_key=config["key"],
             untrained=None if untrained is None else tuple(untrained),
+            trained_on=frozenset(config.get("trained_on", "").split()),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG}: damaged: {error!r}") from None

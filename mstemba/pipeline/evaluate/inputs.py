@@ -17,7 +17,13 @@ from mstemba.errors import CheckpointError, UsageError
 from mstemba.pipeline import recipes
 from mstemba.pipeline.caching.files import as_local, as_path, as_paths
 from mstemba.pipeline.caching.keys import Fingerprints
-from mstemba.pipeline.checkpoint import Checkpoint, find_checkpoint, open_released, score
+from mstemba.pipeline.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    open_released,
+    score,
+    short_key,
+)
 from mstemba.pipeline.dataset.annotated import (
     annotated_part,
     annotated_until,
@@ -153,6 +159,14 @@ class InputLoader:
                 f"run `mstemba extract`, or pass another subset with --subset"
             )
         self._warn_missing(missing, len(subset), "skipped because they have no features")
+        keys = [short_key(source.key(video, fingerprints) or "") for video in videos]
+        if used := sum(key in checkpoint.trained_on for key in keys):
+            self._warn(
+                f"the checkpoint was trained on {used} of {counted(len(videos), 'video')}: the "
+                f"figures do not show how good it is on new ones"
+            )
+        elif not checkpoint.trained_on:
+            self._warn_training_subset()
         clips = load_clips(source, self.manifest, videos, self._rule)
         self._warn_not_annotated(videos, {clip.id for clip in clips})
         if missed := sum(clip.missed for clip in clips):
@@ -287,11 +301,6 @@ class InputLoader:
                 f"no video is in the subset {self._options.subset!r}; videos by subset: "
                 f"{self.manifest.describe_subsets()}. Pass one of these with --subset"
             )
-        if self._options.subset == "training":
-            self._warn(
-                "these are training videos: the figures do not show how good a network is on new "
-                "videos; measure those with --subset testing"
-            )
         unused = self.manifest.describe_subsets(unused=True)
         if unused and self._options.subset in SUBSETS:
             message = f"subsets other than {', '.join(SUBSETS)} are not measured: {unused}"
@@ -307,6 +316,7 @@ class InputLoader:
         """
         for warning in predictions.warnings:
             self._warn(warning)
+        self._warn_training_subset()
         videos = self._subset_videos()
         ids, predicted = {video.id for video in videos}, set(predictions.ids)
         others = [id for id in predictions.ids if id not in ids]
@@ -376,6 +386,13 @@ class InputLoader:
             if not used:
                 raise UsageError(f"subset {self._options.subset!r}: {message}")
             self._warn(message)
+
+    def _warn_training_subset(self) -> None:
+        if self._options.subset == "training":
+            self._warn(
+                "these are training videos: the figures do not show how good a network is on new "
+                "videos; measure those with --subset testing"
+            )
 
     def _warn_missing(self, missing: Sequence[str], count: int, consequence: str) -> None:
         if missing:

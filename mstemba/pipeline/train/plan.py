@@ -42,6 +42,8 @@ class TrainPlan:
     """What a user should know before the run starts."""
     key: str
     """The run's cache key."""
+    trained_on: list[str]
+    """Keys of the features of the training videos."""
 
     @property
     def name(self) -> str:
@@ -128,15 +130,12 @@ def make_plan(
     if unlabelled and not any(clip.video.subset == "training" for clip in clips):
         raise UsageError(f"there is nothing to train on: {not_annotated(unlabelled)}")
     training, validation, reason = _split(options, manifest, clips)
-    key = cache_key(
-        "train",
-        options=asdict(options),
-        classes=manifest.classes,
-        clips=[
-            [[source.key(clip.video, fingerprints), *_labels_key(clip)] for clip in clips]
-            for clips in (training, validation)
-        ],
-    )
+    keys = [
+        [[source.key(clip.video, fingerprints) or "", *_labels_key(clip)] for clip in clips]
+        for clips in (training, validation)
+    ]
+    key = cache_key("train", options=asdict(options), classes=manifest.classes, clips=keys)
+    trained_on = [str(features) for features, *_ in keys[0]]
     warnings = _warnings(options, training, missing, reason)
     warnings += _class_warnings(manifest, training)
     if unlabelled:
@@ -144,7 +143,7 @@ def make_plan(
     unused = manifest.describe_subsets(unused=True)
     notes = [f"subsets other than {', '.join(SUBSETS)} are not used: {unused}"] if unused else []
     notes += [note] if note else []
-    plan = TrainPlan(options, run_options, training, validation, notes, warnings, key)
+    plan = TrainPlan(options, run_options, training, validation, notes, warnings, key, trained_on)
     processes = distributed.world_size()
     if processes > plan.batch_size:
         raise UsageError(
@@ -250,13 +249,13 @@ def _split(
     if validation and validation[0].video.subset == "validation":
         reason = (
             f"no row of the {counted(len(validation), 'video')} in the subset `validation` falls "
-            f"into an action, so that they are not used"
+            f"into an action (not used)"
         )
     elif validation:
         order = {clip.id: place for place, clip in enumerate(clips)}
         reason = (
             f"no row of the {counted(len(validation), 'video')} held out for validation falls into "
-            f"an action, so that they are used for training"
+            f"an action (used for training)"
         )
         training = sorted(training + validation, key=lambda clip: order[clip.id])
     elif options.val_fraction == 0:

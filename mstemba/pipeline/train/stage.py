@@ -13,7 +13,7 @@ from mstemba.errors import MstembaError, UsageError, first_line
 from mstemba.pipeline import distributed, recipes
 from mstemba.pipeline.caching.files import as_local, as_path, write_json
 from mstemba.pipeline.caching.keys import Fingerprints
-from mstemba.pipeline.checkpoint import CONFIG, DONE, checkpoint_config, read_done
+from mstemba.pipeline.checkpoint import CONFIG, DONE, checkpoint_config, read_done, short_key
 from mstemba.pipeline.devices import fast_precision, is_out_of_memory, pick_device
 from mstemba.pipeline.features.sources import FeatureSource, find_features
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
@@ -198,6 +198,7 @@ def _train(
             {**asdict(plan.options), "recipe": recipe},
             plan.key,
             [manifest.classes[number] for number in plan.untrained],
+            map(short_key, plan.trained_on),
         )
         # `last` first: a run folder is recognised by it.
         for name in ("last", "best") if plan.validation else ("last",):

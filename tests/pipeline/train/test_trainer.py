@@ -21,8 +21,9 @@ from mstemba.errors import MstembaError, UsageError
 from mstemba.model.losses import BatchTotals, center_heatmap, detection_loss
 from mstemba.model.output import Output
 from mstemba.pipeline.dataset.clips import Clip, load_clips
+from mstemba.pipeline.evaluate.stage import evaluate
 from mstemba.pipeline.features.sources import NpyFolder
-from mstemba.pipeline.options import TrainOptions
+from mstemba.pipeline.options import EvaluateOptions, TrainOptions
 from mstemba.pipeline.progress import Event
 from mstemba.pipeline.train.sampling import make_batch, random_crops
 from mstemba.pipeline.train.schedules import cosine_rate, released_rate
@@ -263,6 +264,27 @@ def test_unknown_subsets_are_told_of(tmp_path: Path) -> None:
     assert "subsets other than training, validation, testing are not used: 2 fold 1" in news
 
 
+@pytest.mark.parametrize(
+    ("subset", "said"),
+    [("testing", "trained on 1 of 2 videos"), ("training", "trained on 2 of 2 videos"),
+     ("validation", None)],
+)  # fmt: skip
+def test_measuring_on_videos_of_the_training_is_told_also_under_another_name(
+    subset: str, said: str | None, tmp_path: Path
+) -> None:
+    workspace = make_workspace(tmp_path / "w", validation=())
+    mark(workspace, "train", "train", "train", "test", "fold 1")
+    fit(workspace, max_steps=1)
+    mark(workspace, "train", "train", "test", "test", "val")
+    news: list[Event] = []
+    options = EvaluateOptions(subset=subset, features=workspace / "npy", device="cpu")
+    evaluate(options, workspace=workspace, metrics=["frame"], on_event=news.append)
+    warnings = [event.message for event in news if event.warning and "trained on" in event.message]
+    assert [line.split("the checkpoint was ")[1].split(":")[0] for line in warnings] == (
+        [said] if said else []
+    )
+
+
 # Steps
 
 
@@ -294,7 +316,7 @@ def test_what_decides_the_number_of_steps_is_told(
     ("validation", "options", "says"),
     [
         ((19, 26), {}, "of the 2 videos in the subset `validation` falls into .* not used"),
-        ((), {"val_fraction": 0.4}, "of the 2 videos held out .* so they are used for training"),
+        ((), {"val_fraction": 0.4}, "of the 2 videos held out .* used for training"),
         ((), {"val_fraction": 0.0}, "no videos are held out .* as --val-fraction 0 asks"),
         ((), {}, r"too few training videos \(5\) to hold some out"),
     ],
