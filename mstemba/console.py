@@ -168,7 +168,7 @@ class Console:
         videos = counted(len(manifest.videos), "video")
         self._line(
             f"{result.workspace.manifest}: {videos} ({have}), "
-            f"{counted(len(manifest.classes), 'class', 'classes')}, {counted(total, 'action')}, "
+            f"{counted(len(manifest.classes), 'class')}, {counted(total, 'action')}, "
             f"{time} labelled"
         )
         by_subset = (

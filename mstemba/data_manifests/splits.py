@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from mstemba.data_manifests.manifest import Manifest
 from mstemba.data_manifests.readers.parsed import AnnotationReport
+from mstemba.wording import counted
 
 NO_SPLIT = "none"
 """Value of `--split` with which videos without a subset keep none."""
@@ -57,10 +58,9 @@ def for_training(manifest: Manifest, ids: Sequence[str], report: AnnotationRepor
     videos = (manifest.videos[id] for id in ids)
     chosen = [video.id for video in videos if video.subset is None and video.actions]
     if chosen:
-        count = "1 video" if len(chosen) == 1 else f"{len(chosen)} videos"
         report.notes.append(
-            f"without a subset in the annotations, and used for training: {count}, for example "
-            f"{chosen[0]}; {_CHOOSE}"
+            f"without a subset in the annotations, and used for training: "
+            f"{counted(len(chosen), 'video')}, for example {chosen[0]}; {_CHOOSE}"
         )
     return with_subsets(manifest, dict.fromkeys(chosen, "training"))
 

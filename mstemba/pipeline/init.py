@@ -36,8 +36,8 @@ from mstemba.pipeline.caching.files import as_local, as_paths, write_text
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.caching.locks import StoreLocks
 from mstemba.pipeline.features.sources import FeatureSource, NpyFolder, open_features
-from mstemba.pipeline.progress import counted
 from mstemba.pipeline.workspace import Workspace, create_workspace, open_workspace, set_current
+from mstemba.wording import counted
 
 # Number of videos that are opened to find durations that nothing else defines.
 _PROBED = 3

@@ -12,8 +12,8 @@ import numpy as np
 
 from mstemba.data_manifests.manifest import Action, Video
 from mstemba.pipeline.features.sources import FeatureSource
-from mstemba.pipeline.progress import counted
 from mstemba.records import TimeGrid
+from mstemba.wording import counted
 
 
 def is_annotated_in_part(video: Video) -> bool:

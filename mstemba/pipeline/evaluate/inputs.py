@@ -374,7 +374,7 @@ class InputLoader:
             lack = "an action in the training videos of the manifest"
         if found:
             self._warn(
-                f"subset {self._options.subset!r} has {counted(len(found), 'class', 'classes')} "
+                f"subset {self._options.subset!r} has {counted(len(found), 'class')} "
                 f"without {lack}: {class_names(found, classes)}"
             )
         return tuple(classes[number] for number in sorted(found))

@@ -186,7 +186,7 @@ def _class_warnings(manifest: Manifest, training: Sequence[Clip]) -> list[str]:
         "no positive row in training": shown - set(np.flatnonzero(_positive(training))),
     }
     return [
-        f"{counted(len(ids), 'class', 'classes')} cannot be learnt ({why}): "
+        f"{counted(len(ids), 'class')} cannot be learnt ({why}): "
         f"{class_names(ids, manifest.classes)}"
         for why, ids in found.items()
         if ids
