@@ -294,11 +294,12 @@ class Console:
             stores.setdefault(video["store"], []).append({**video, "size": size})
         if not stores:
             self._line("features: none yet")
+        current = {Path(store["name"]).name for store in report["stores"] if store["current"]}
         for store, videos in stores.items():
             self._out.print()
             states = Counter(video["state"] for video in videos)
             found = ", ".join(f"{count} {state}" for state, count in states.items())
-            title = f"features in {store}: {found}"
+            title = f"features in {store}{' (current)' if store in current else ''}: {found}"
             facts = ("subset", "state", "size", "made", "detail")
             self._records(title, videos, ("video", *facts))
         columns = ("name", "current", "state", "arch", "backbone", "checkpoint", "score", "steps")

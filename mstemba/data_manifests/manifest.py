@@ -29,11 +29,14 @@ SUBSETS = ("training", "validation", "testing")
 """The subsets that the stages use."""
 _SPELLINGS = {
     "training": ("train", "trn"),
-    "validation": ("val", "valid", "vld", "dev"),
-    "testing": ("test", "tst"),
+    "validation": ("val", "valid", "validate", "vld", "dev", "devel"),
+    "testing": ("test", "tests", "tst"),
 }
 _SUBSETS = {word: name for name, words in _SPELLINGS.items() for word in words}
-_MISSING = {"", "na", "n/a", "#n/a", "n.a.", "<na>", "nan", "none", "null", "nil", "-", "--", "?"}
+_MISSING = {
+    "", "na", "n/a", "#n/a", "n.a.", "<na>", "nan", "none", "null", "nil", "undefined",
+    "-", "--", "\N{EN DASH}", "\N{EM DASH}", "?", "??",
+}  # fmt: skip
 
 
 class Action(NamedTuple):

@@ -252,6 +252,7 @@ def test_negative_and_reversed_times_are_kept_because_real_annotations_have_them
         ("None", None),
         ("NULL", None),
         (" - ", None),
+        ("\N{EM DASH}", None),
         ("?", None),
     ],
 )

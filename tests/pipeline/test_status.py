@@ -24,6 +24,7 @@ from mstemba.pipeline.workspace import (
     set_current,
 )
 from mstemba.records import FeatureSpec
+from tests.command_line import Runner
 
 SPEC = FeatureSpec("b", "m", "tag:w", width=2, input_size=32, short_side=32)
 VIDEOS = ("done", "missing", "stale", "failed", "nofile", "gone")
@@ -88,6 +89,21 @@ def test_every_video_has_its_state_and_the_reason(workspace: Workspace) -> None:
     assert {row["subset"] for row in found["videos"]} == {"training"}
     assert (found["dataset"], found["classes"], found["manifest_videos"]) == ("d", 1, 6)
     assert json.loads(json.dumps(found)) == found
+
+
+def test_the_command_prints_a_table_for_each_store(workspace: Workspace, mstemba: Runner) -> None:
+    path = f"{'very ' * 40}long"
+    store = make_store(workspace, "c-w8s8-def.zarr")
+    (store.root / "failures.json").write_text(json.dumps({"failed": path}))
+    lines = mstemba("status", cwd=workspace.root).stdout.splitlines()
+    heads = [line for line in lines if line.startswith("features in ")]
+    assert heads == [
+        "features in b-w16s16-abc.zarr: 1 done, 1 missing, 1 stale, 1 failed, 2 no file",
+        "features in c-w8s8-def.zarr (current): 3 missing, 1 failed, 2 no file",
+    ]
+    (row,) = [line for line in lines if path in line]  # whole, on the line of its video
+    assert row.split()[:3] == ["failed", "training", "failed"]
+    assert "runs: none yet" in lines
 
 
 def test_warnings_of_the_decoder_are_shown(workspace: Workspace) -> None:
