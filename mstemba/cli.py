@@ -27,6 +27,7 @@ from mstemba.cli_options import (
     WorkspaceOption,
     is_stdout,
     names,
+    option,
     with_options,
     write_json,
     write_text,
@@ -91,6 +92,7 @@ def init(
             metavar=PATH, help="Published features: a folder of VIDEO.npy files, or a store."
         ),
     ] = None,
+    transposed: Annotated[bool | None, option(ImportOptions, "transposed")] = None,
     merge: MergeOption = False,
     json: JsonOption = None,
     quiet: QuietOption = False,
@@ -115,6 +117,7 @@ def init(
         annotations,
         root=workspace,
         features=features,
+        transposed=transposed,
         merge=merge,
         **asdict(options),
     )
@@ -253,8 +256,8 @@ def evaluate(
     from mstemba.pipeline.caching.files import check_kept
     from mstemba.pipeline.evaluate.stage import evaluate
 
-    for file, option in ((json, "--json"), (csv, "--csv")):
-        check_kept(file, option, options.predictions, options.checkpoint, options.manifest)
+    for file, flag in ((json, "--json"), (csv, "--csv")):
+        check_kept(file, flag, options.predictions, options.checkpoint, options.manifest)
     with open_console(quiet or is_stdout(json) or is_stdout(csv)) as console:
         result = evaluate(options, workspace=workspace, metrics=names(metrics), on_event=console)
         console.evaluate(result)

@@ -35,7 +35,8 @@ from mstemba.errors import DecodeError, ManifestError, UsageError
 from mstemba.pipeline.caching.files import as_local, as_paths, write_text
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.caching.locks import StoreLocks
-from mstemba.pipeline.features.sources import FeatureSource, NpyFolder, open_features
+from mstemba.pipeline.features.npy_folder import NpyFolder
+from mstemba.pipeline.features.sources import FeatureSource, open_features
 from mstemba.pipeline.workspace import Workspace, create_workspace, open_workspace, set_current
 from mstemba.wording import counted
 
@@ -113,6 +114,7 @@ def init(
     time_unit: str | None = None,
     split: str | None = None,
     features: str | Path | None = None,
+    transposed: bool | None = None,
     merge: bool = False,
     join_spellings: bool = False,
     strict: bool = False,
@@ -129,6 +131,7 @@ def init(
             divided by `split_by_hash`; `none` leaves them without.
         classes: A text file with one class name per line, for annotations with numbers only.
         features: A folder of `<video id>.npy` files or a store, for `train` and `evaluate`.
+        transposed: Whether its arrays are (features, rows). Default: seen from their shapes.
         merge: Add to the existing manifest: new annotations of a video replace its former ones, new
             videos and classes are added, and everything else stays.
         strict: Whether every warning is an error.
@@ -146,8 +149,7 @@ def init(
         _check_without_annotations(
             paths, {"classes": classes, "time-unit": time_unit, "split": split}
         )
-    skipped: list[str] = []
-    files = find_videos(paths, skipped.append)
+    files = find_videos(paths, (skipped := list[str]()).append)
     with _former(folder, dataset, features) if merge else nullcontext() as former:
         files = known_files(former, files) if former else files
         if (path := as_local(annotations)) is None:
@@ -161,7 +163,7 @@ def init(
                 f"--strict: nothing is written, because of {counted(len(warnings), 'warning')}: "
                 + "; ".join(warnings)
             )
-        return _write_workspace(folder, manifest, report, features)
+        return _write_workspace(folder, manifest, report, features, transposed)
 
 
 def _join(
@@ -266,10 +268,17 @@ def _former(folder: Path, dataset: str | None, features: str | Path | None) -> I
 
 
 def _write_workspace(
-    folder: Path, manifest: Manifest, report: AnnotationReport, features: str | Path | None
+    folder: Path,
+    manifest: Manifest,
+    report: AnnotationReport,
+    features: str | Path | None,
+    transposed: bool | None,
 ) -> InitResult:
-    features_path = as_local(features)
-    source = None if features_path is None else open_features(features_path)
+    path, source = as_local(features), None
+    if path is None and transposed is not None:
+        raise UsageError("--transposed requires --features")
+    if path is not None:
+        source = open_features(path, manifest.videos.values(), transposed=transposed)
     # Nothing is written before everything is checked: the workspace may not exist yet.
     fingerprints = Fingerprints(Workspace(folder, folder).fingerprints)
     matched = 0 if source is None else _match_features(source, manifest, fingerprints, report)
@@ -281,7 +290,7 @@ def _write_workspace(
         path = source.root.resolve()
         inside = path.is_relative_to(workspace.root.resolve())
         name = os.path.relpath(source.root, workspace.features) if inside else str(path)
-        set_current(workspace.features, name)
+        set_current(workspace.features, name, transposed)
     return InitResult(workspace, manifest, report, backup, matched)
 
 
@@ -308,28 +317,21 @@ def _match_features(
         ids = [id for id, video in videos if source.key(video, fingerprints) is not None]
     else:
         ids = folder.ids()
-    found = dict.fromkeys(ids)
-    known = [id for id in found if id in manifest.videos]
-    if not known:
-        expected = next(iter(manifest.videos), "VIDEO")
-        if folder is None:
-            raise UsageError(
-                f"{source.root}: this store has no features of any annotated video; expected "
-                f"for example those of {expected}"
-            )
+    if not ids:
         raise UsageError(
-            f"{source.root}: none of its {len(found)} files is named after an annotated video; "
-            f"found {next(iter(found))}.npy, expected for example {expected}.npy"
+            f"{source.root}: this store has no features of any annotated video; expected "
+            f"for example those of {next(iter(manifest.videos), 'VIDEO')}"
         )
+    report.notes += source.notes
+    found, in_seconds = set(ids), manifest.time_unit == "seconds"
     for id, video in manifest.videos.items():
         if id not in found:
             report.keep("annotated video without features", id)
-        elif folder and not video.duration:  # a store has the times of its rows
+        elif folder and not (video.duration or (in_seconds and folder.has_times(id))):
             report.keep("features of a video without a duration", id)
-    for id in found:
-        if id not in manifest.videos:
-            report.keep("features without annotation (not used)", id)
-    return len(known)
+    for name in folder.unused if folder else ():
+        report.keep("features without annotation (not used)", name)
+    return len(ids)
 
 
 def _subset(video: Video) -> str:

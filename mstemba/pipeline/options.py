@@ -129,6 +129,9 @@ class ImportOptions:
     window: int | None = _option(None, "Frames per feature row [default: the backbone's].")
     stride: int | None = _option(None, "Frames from one row to the next [default: the backbone's].")
     fps: float | None = _option(None, "Frames per second, if the manifest does not contain it.")
+    transposed: bool | None = _option(
+        None, "Whether the arrays are (features, rows) [default: seen from their shapes]."
+    )
 
     def __post_init__(self) -> None:
         _require_finite(self)

@@ -11,7 +11,7 @@ from mstemba.data_manifests.manifest import Manifest, Video, load_manifest
 from mstemba.errors import MstembaError, StoreError
 from mstemba.pipeline.caching.keys import Fingerprints, entry_key
 from mstemba.pipeline.extract.jobs import read_failures
-from mstemba.pipeline.features.sources import NpyFolder
+from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.features.store import FeatureStore, is_imported
 from mstemba.pipeline.runs import list_runs
 from mstemba.pipeline.workspace import Workspace, get_current
@@ -69,7 +69,7 @@ def _features(
     """Return the facts of a store (none for a folder of .npy files) and its videos."""
     facts: dict[str, Any] = {}
     if root.suffix != ".zarr" and not (root / "zarr.json").exists():
-        state_of = partial(_npy_state, NpyFolder(root))
+        state_of = partial(_npy_state, NpyFolder(root, manifest.videos.values()))
     else:
         store = FeatureStore.open(root)
         facts = store.spec.as_dict()

@@ -11,6 +11,8 @@ from mstemba.data_manifests.video_files import WORKSPACE_MARKER
 from mstemba.errors import UsageError
 from mstemba.pipeline.caching.files import as_local, write_text
 
+# By whether the arrays of a folder of features have time last.
+_TRANSPOSED = ("not transposed", "transposed")
 _CONTENT = """\
 # This file makes its folder an mstemba workspace: commands run in it, or below it, need no paths.
 version = 1
@@ -23,7 +25,8 @@ class Workspace:
     """The paths of a workspace.
 
     The files named `current` hold a name: the feature store of the last `extract`, and the run of
-    the last `train`, which later commands use by default.
+    the last `train`, which later commands use by default. After the name of a folder of .npy files
+    stands whether time is the last axis, if that was given.
     """
 
     root: Path
@@ -100,15 +103,39 @@ def require_workspace(workspace: Workspace | None, option: str) -> Workspace:
     return workspace
 
 
-def set_current(folder: Path, name: str) -> None:
-    """Remember which entry of `folder` later commands use by default."""
-    write_text(folder / "current", name + "\n")
+def set_current(folder: Path, name: str, transposed: bool | None = None) -> None:
+    """Remember which entry of `folder` later commands use by default.
+
+    Args:
+        folder: Of the feature stores or the runs.
+        name: The entry's path in `folder`, or an absolute one.
+        transposed: Whether its arrays are (F, T), if that was given.
+    """
+    lines = [name] if transposed is None else [name, _TRANSPOSED[transposed]]
+    write_text(folder / "current", "\n".join(lines) + "\n")
 
 
 def get_current(folder: Path) -> Path | None:
     """Return the remembered entry of `folder`, if it still exists."""
+    name, _ = _current(folder)
+    return folder / name if name and (folder / name).is_dir() else None
+
+
+def given_transposed(folder: Path, entry: Path) -> bool | None:
+    """Return whether the arrays of an entry are (F, T), if it is the remembered one of `folder`.
+
+    None if that was not given.
+    """
+    name, transposed = _current(folder)
+    known = transposed in _TRANSPOSED and (folder / name).resolve() == entry.resolve()
+    return bool(_TRANSPOSED.index(transposed)) if known else None
+
+
+def _current(folder: Path) -> tuple[str, str]:
+    """Return the remembered entry of `folder`, and the line after it; empty if there is none."""
     pointer = folder / "current"
     if not pointer.is_file():
-        return None
-    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
-    return folder / name if name and (folder / name).is_dir() else None
+        return "", ""
+    text = pointer.read_text(encoding="utf-8", errors="replace").strip()
+    name, _, rest = text.partition("\n")
+    return name.strip(), rest.strip()

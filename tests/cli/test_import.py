@@ -61,7 +61,7 @@ def test_a_workspace_needs_no_video(untrained: Path, tmp_path: Path, mstemba: Ru
     (features / "v2.npy").unlink()
     np.save(features / "stranger.npy", np.zeros((3, 1280), np.float32))
     result = mstemba("init", "--annotations", labels, "--features", features, cwd=tmp_path)
-    assert "2 videos with features" in result.stdout
+    assert "3 videos (2 with features)" in result.stdout
     assert "annotated video without features: 1 kept, for example v2" in result.stderr
     assert "features without annotation (not used): 1 kept, for example stranger" in result.stderr
     mstemba(*TRAIN, cwd=tmp_path)

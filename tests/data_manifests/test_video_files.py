@@ -16,7 +16,7 @@ from mstemba.data_manifests.readers.eaf import SUFFIX
 from mstemba.data_manifests.readers.tables import SUFFIXES, files_with
 from mstemba.data_manifests.video_files import VIDEO_SUFFIXES, find_videos
 from mstemba.errors import ManifestError
-from mstemba.pipeline.features.sources import NpyFolder
+from mstemba.pipeline.features.npy_folder import NpyFolder
 
 
 def touch(folder: Path, *names: str) -> list[Path]:

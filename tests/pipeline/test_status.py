@@ -174,7 +174,7 @@ def test_a_folder_of_published_features_is_listed(workspace: Workspace, tmp_path
 
 @pytest.mark.parametrize(
     ("files", "says"),
-    [((), "neither a feature store"), (("a.npy", "b/a.npy"), "belong to the same video")],
+    [((), "neither a feature store"), (("done.npy", "b/done.npy"), "belong to the same video")],
 )
 def test_a_folder_that_is_no_features_is_a_problem_of_its_own(
     workspace: Workspace, tmp_path: Path, files: tuple[str, ...], says: str

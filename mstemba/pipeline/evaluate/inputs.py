@@ -48,7 +48,7 @@ from mstemba.pipeline.features.sources import FeatureSource, StoreFeatures, find
 from mstemba.pipeline.options import EvaluateOptions
 from mstemba.pipeline.progress import Event, EventHandler, report_import
 from mstemba.pipeline.workspace import Workspace, require_workspace
-from mstemba.records import TimeGrid
+from mstemba.records import FeatureSpec, TimeGrid
 from mstemba.wording import counted
 
 
@@ -117,7 +117,7 @@ class InputLoader:
             self.model = read_predictions(predictions, classes, videos)
         elif options.released:
             report_import("evaluate", on_event)
-            spec = find_features(self._features, workspace).spec
+            spec = find_features(self._features, workspace, videos=videos).spec
             rows = recipes.clip_length(self.manifest.dataset)
             self.model = open_released(as_paths(str(options.checkpoint))[0], classes, spec, rows)
 
@@ -193,7 +193,7 @@ class InputLoader:
 
     def _matching_features(self, checkpoint: Checkpoint) -> FeatureSource:
         """Return the features that the checkpoint was trained on."""
-        source = find_features(self._features, self._workspace, checkpoint.spec)
+        source = self._open_features(checkpoint.spec)
         if difference := source.spec.differences(checkpoint.spec):
             raise CheckpointError(
                 f"{checkpoint.folder} does not fit the features in {source.root}: they have "
@@ -292,7 +292,14 @@ class InputLoader:
 
     def _named_features(self) -> FeatureSource | None:
         """Return the features that --features names: they say when the rows of predictions are."""
-        return find_features(self._features, self._workspace) if self._features else None
+        return self._open_features() if self._features else None
+
+    def _open_features(self, spec: FeatureSpec | None = None) -> FeatureSource:
+        videos = self.manifest.videos.values()
+        source = find_features(self._features, self._workspace, spec, videos)
+        for note in source.notes:
+            self._on_event(Event("evaluate", note))
+        return source
 
     def _subset_videos(self) -> list[Video]:
         videos = self.manifest.subset(self._options.subset)

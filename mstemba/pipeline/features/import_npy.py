@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mstemba.data_manifests.manifest import Manifest, Video, load_manifest
@@ -11,8 +11,8 @@ from mstemba.errors import MstembaError, UsageError
 from mstemba.extractors import registry
 from mstemba.pipeline.caching.files import as_local, as_path, as_paths
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key
+from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.features.row_times import even_rows
-from mstemba.pipeline.features.sources import NpyFolder
 from mstemba.pipeline.features.spec import make_spec, store_name
 from mstemba.pipeline.features.store import IMPORTED, FeatureStore
 from mstemba.pipeline.options import FeatureOptions, ImportOptions
@@ -51,27 +51,31 @@ def import_features(
 ) -> ImportResult:
     """Import a folder of `<video id>.npy` into a feature store.
 
-    Rows are spread evenly over a video's duration in the manifest; without a duration they are
-    `stride` frames apart, which requires `fps`. With a backbone the store says that it made the
-    features, and a network trained on them can run on raw video; only their width is checked.
+    Rows are spread evenly over a video's duration in the manifest, unless a file of timestamps
+    gives their times; without a duration they are `stride` frames apart, which requires `fps`. With
+    a backbone the store says that it made the features, and a network trained on them can run on
+    raw video; only their width is checked.
     Finished entries of unchanged files are skipped.
 
     Args:
         folder: Searched with its subfolders.
-        options: Backbone, window, stride and frame rate of the features.
+        options: Backbone, window, stride, frame rate and axes of the features.
         workspace: Default: the one around the current folder.
         manifest: Default: the workspace's.
         store: Where the features go. Default: a store in the workspace.
         on_event: Called with progress.
 
     Raises:
+        StoreError: Two files belong to one video, or it is not clear which axis is time.
         UsageError: The options do not fit the features, or no file has the name of a video.
     """
     options = options or ImportOptions()
     workspace = find_workspace(workspace)
     manifest_file = as_local(manifest) or require_workspace(workspace, "--manifest").manifest
     videos = load_manifest(manifest_file)
-    source = NpyFolder(as_paths(folder)[0])
+    source = NpyFolder(as_paths(folder)[0], videos.videos.values(), options.transposed)
+    for note in source.notes:
+        on_event(Event("import", note))
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
     spec, weights_file = _make_spec(source, options, fingerprints)
     root = as_path(store)
@@ -113,23 +117,18 @@ def _import_all(
     on_event: EventHandler,
 ) -> ImportResult:
     begin = time.perf_counter()
-    ids, spec = source.ids(), target.spec
-    result = ImportResult(
-        target.root,
-        missing=[id for id in manifest.videos if id not in set(ids)],
-        unknown=[id for id in ids if id not in manifest.videos],
-    )
-    known = [manifest.videos[id] for id in ids if id in manifest.videos]
-    if not known:
-        raise UsageError(
-            f"{source.root}: none of its {len(ids)} files is named after a video of the manifest; "
-            f"found {ids[0]}.npy, expected for example {next(iter(manifest.videos), '')}.npy"
-        )
+    known, spec = [manifest.videos[id] for id in source.ids()], target.spec
+    missing = [id for id in manifest.videos if id not in set(source.ids())]
+    result = ImportResult(target.root, missing=missing, unknown=source.unused)
     for number, video in enumerate(known, 1):
         try:
             values = source.values(video.id)
+            grid = None
+            if manifest.time_unit == "seconds" and source.has_times(video.id):
+                grid = source.timeline(video, manifest.time_unit)[1]
+                video = replace(video, duration=video.duration or float(grid.ends[-1]))
             times = _times(video, len(values), manifest, options.fps, spec.stride or options.stride)
-            grid = even_rows(times["duration"], len(values))
+            grid = grid or even_rows(times["duration"], len(values))
             key = cache_key(
                 "features",
                 spec=spec.as_dict(),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -11,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import Action, Video
-from mstemba.data_manifests.video_files import files_below
-from mstemba.errors import StoreError, UsageError
+from mstemba.errors import UsageError
 from mstemba.pipeline.caching.files import remote
-from mstemba.pipeline.caching.keys import Fingerprints, cache_key, entry_key
-from mstemba.pipeline.features.row_times import even_rows, in_seconds
+from mstemba.pipeline.caching.keys import Fingerprints, entry_key
+from mstemba.pipeline.features.npy_folder import NpyFolder
+from mstemba.pipeline.features.row_times import in_seconds
 from mstemba.pipeline.features.spec import store_name
 from mstemba.pipeline.features.store import FeatureStore, is_imported
-from mstemba.pipeline.workspace import Workspace, get_current, require_workspace
+from mstemba.pipeline.workspace import Workspace, get_current, given_transposed, require_workspace
 from mstemba.records import FeatureSpec, TimeGrid
 
 
@@ -34,6 +33,10 @@ class FeatureSource(Protocol):
     @property
     def weights_file(self) -> str | None:
         """Path of the backbone's weights, if they were a local file."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a user should know about how the features are read, one line each."""
 
     def key(self, video: Video, fingerprints: Fingerprints) -> str | None:
         """Return the key of a video's features; None if it has none, or its file has changed."""
@@ -55,6 +58,8 @@ class FeatureSource(Protocol):
 
 class StoreFeatures:
     """The features in a store. Timelines are in seconds."""
+
+    notes = ()
 
     def __init__(self, store: FeatureStore) -> None:
         self.root, self.spec, self.weights_file = store.root, store.spec, store.weights_file
@@ -85,97 +90,38 @@ class StoreFeatures:
         return in_seconds(video, time_unit, grid, frames), grid
 
 
-class NpyFolder:
-    """A folder with one `<video id>.npy` of shape (T, F), (T, 1, 1, F) or (1, T, F) for each video.
+def open_features(
+    root: Path,
+    videos: Iterable[Video] | None = None,
+    workspace: Workspace | None = None,
+    transposed: bool | None = None,
+) -> FeatureSource:
+    """Open the features at a path.
 
-    This is how features are published. Rows are spread evenly over the video's duration in the
-    manifest. Timelines are in the manifest's unit, which makes them exactly those of the authors.
+    Args:
+        root: A store or a folder of .npy files.
+        videos: Those of the manifest, after which .npy files are named; see `NpyFolder`.
+        workspace: It knows whether the arrays of its own folder are (F, T), if that was given.
+        transposed: Whether the arrays in a folder are (F, T).
+
+    Raises:
+        StoreError: There are no features.
+        UsageError: No file of the folder belongs to a video, or `transposed` is for a store.
     """
-
-    weights_file = None
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        found = defaultdict(list)
-        for file in files_below(root, lambda f: f.suffix == ".npy" and not f.name.startswith(".")):
-            found[file.stem].append(file)
-        if not found:
-            raise StoreError(f"{root}: neither a feature store nor a folder of .npy files")
-        if twice := [files for files in found.values() if len(files) > 1]:
-            raise StoreError(
-                f"{root}: {twice[0][0]} and {twice[0][1]} belong to the same video; "
-                f"expected one file for each video"
-            )
-        self._files = {id: files[0] for id, files in found.items()}
-
-    @cached_property
-    def spec(self) -> FeatureSpec:
-        return FeatureSpec.unknown(self._open(next(iter(self._files))).shape[-1])
-
-    def ids(self) -> list[str]:
-        """Return the ids of the videos that have features."""
-        return list(self._files)
-
-    def bytes_of(self, id: str) -> int | None:
-        """Return the size of a video's file; None if it has none."""
-        return self._files[id].stat().st_size if id in self._files else None
-
-    def key(self, video: Video, fingerprints: Fingerprints) -> str | None:
-        if video.id not in self._files:
-            return None
-        return cache_key("features", array=fingerprints.of(self._files[video.id]))
-
-    def values(self, id: str) -> NDArray[np.float32]:
-        values = np.array(self._open(id), np.float32)
-        if values.shape[1] != self.spec.width:
-            raise StoreError(
-                f"{self._files[id]}: {values.shape[1]} features a row, but the other files have "
-                f"{self.spec.width}"
-            )
-        if not np.isfinite(values).all():
-            raise StoreError(f"{self._files[id]}: contains NaN or infinity")
-        return values
-
-    def timeline(self, video: Video, time_unit: str) -> tuple[list[Action], TimeGrid]:
-        rows = len(self._open(video.id))
-        if not video.duration:
-            raise StoreError(
-                f"{self._files[video.id]}: the manifest gives {video.id!r} no duration, so it is "
-                f"not known when these {rows} rows are; add `duration` (in {time_unit}), or use "
-                f"`mstemba import --fps FPS --stride STRIDE`"
-            )
-        return list(video.actions), even_rows(video.duration, rows)
-
-    def _open(self, id: str) -> NDArray[np.floating]:
-        """Return an array as (T, F), which is read when it is used."""
-        if id not in self._files:
-            raise StoreError(f"{self.root}: no features of {id!r}, expected {id}.npy")
-        file = self._files[id]
-        try:
-            array: NDArray[np.floating] = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise StoreError(f"{file}: not readable as an array: {error}") from None
-        # Lengths of 1 between, or a single one before, are left out.
-        shape = array.shape
-        if len(shape) == 3 and shape[0] == 1 and shape[1] > 1:
-            shape = shape[1:]
-        if len(shape) < 2 or set(shape[1:-1]) - {1} or not array.size or array.dtype.kind != "f":
-            raise StoreError(
-                f"{file}: found {array.dtype} of shape {array.shape}, expected floating-point "
-                f"numbers of shape (T, F) or (T, 1, 1, F)"
-            )
-        return array.reshape(shape[0], shape[-1])
-
-
-def open_features(root: Path) -> FeatureSource:
-    """Open the features at a path. Raises StoreError if there are none."""
     if not remote(root) and root.is_dir() and not (root / "zarr.json").exists():
-        return NpyFolder(root)
+        if transposed is None and workspace is not None:
+            transposed = given_transposed(workspace.features, root)
+        return NpyFolder(root, videos, transposed)
+    if transposed is not None:
+        raise UsageError(f"{root}: --transposed is for a folder of .npy files")
     return StoreFeatures(FeatureStore.open(root))
 
 
 def find_features(
-    given: Path | None, workspace: Workspace | None, spec: FeatureSpec | None = None
+    given: Path | None,
+    workspace: Workspace | None,
+    spec: FeatureSpec | None = None,
+    videos: Iterable[Video] | None = None,
 ) -> FeatureSource:
     """Open the features that a command uses.
 
@@ -184,17 +130,19 @@ def find_features(
         workspace: Without `given`, its features are used: those of its last `extract`, `import` or
             `init`.
         spec: What a checkpoint needs. Without `given`, only features that have it are used.
+        videos: Those of the manifest, after which .npy files are named.
 
     Raises:
-        UsageError: Nothing is given and the workspace has no such features.
+        UsageError: Nothing is given and the workspace has no such features, or no .npy file
+            belongs to a video.
         StoreError: There are no features at the path.
     """
     if given is not None:
-        return open_features(given)
+        return open_features(given, videos, workspace)
     workspace = require_workspace(workspace, "--features")
     current = get_current(workspace.features)
     if current is not None:
-        source = open_features(current)
+        source = open_features(current, videos, workspace)
         if spec is None or source.spec == spec:
             return source
     if spec is None:

@@ -95,7 +95,7 @@ def train(
     recipe = recipes.choose(labels.dataset, recipe or ("none" if options else "auto"))
     options, description = recipes.apply(options or TrainOptions(), labels.dataset, recipe, given)
     run_options = run_options or TrainRunOptions()
-    source = find_features(as_path(features), workspace)
+    source = find_features(as_path(features), workspace, videos=labels.videos.values())
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
     plan = make_plan(options, run_options, labels, source, fingerprints)
     run = as_local(output) or require_workspace(workspace, "--output").runs / plan.name
@@ -178,7 +178,7 @@ def _train(
 ) -> dict[str, Any]:
     """Train, and return the content of done.json, which only the first process is sure to see."""
     check_installed(plan.run_options.tracker_names)
-    for message in (*plan.notes, plan.summary):
+    for message in (*source.notes, *plan.notes, plan.summary):
         on_event(Event("train", message))
     for message in plan.warnings:
         on_event(Event("train", message, warning=True))

@@ -21,8 +21,8 @@ from mstemba.pipeline.dataset.labels import label_matrix
 from mstemba.pipeline.evaluate.frame_metrics import average_precision, mean_average_precision
 from mstemba.pipeline.evaluate.inputs import InputLoader
 from mstemba.pipeline.evaluate.stage import evaluate
+from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.features.row_times import even_rows
-from mstemba.pipeline.features.sources import NpyFolder
 from mstemba.pipeline.options import EvaluateOptions, TrainOptions, TrainRunOptions
 from mstemba.pipeline.progress import Event, ignore_events
 from mstemba.pipeline.train.stage import train

@@ -23,7 +23,7 @@ from mstemba.model.baselines.linear import LinearProbe
 from mstemba.model.baselines.ms_tct import MSTCT
 from mstemba.model.baselines.pdan import PDAN
 from mstemba.model.mstemba import MSTemba
-from mstemba.pipeline.features.sources import NpyFolder
+from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.train import trainer
 from mstemba.pipeline.train.sampling import Batch, make_batch, prefetch
 from tests.training import KilledError, fit, kill_at, make_workspace, records

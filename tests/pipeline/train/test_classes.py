@@ -214,7 +214,10 @@ def test_classes_that_all_occur_are_not_talked_of(workspace: Path) -> None:
     assert not any("cannot be learnt" in message for message in warnings)
     found, said = measured(workspace, checkpoint=result.run, features=workspace / "npy")
     assert found.untrained == ()
-    assert not any("class without a positive row" in message or "classes without" in message for message in said)
+    assert not any(
+        "class without a positive row" in message or "classes without" in message
+        for message in said
+    )
 
 
 def test_a_class_that_is_only_held_out_is_named(tmp_path: Path) -> None:

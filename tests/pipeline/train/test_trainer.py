@@ -22,7 +22,7 @@ from mstemba.model.losses import BatchTotals, center_heatmap, detection_loss
 from mstemba.model.output import Output
 from mstemba.pipeline.dataset.clips import Clip, load_clips
 from mstemba.pipeline.evaluate.stage import evaluate
-from mstemba.pipeline.features.sources import NpyFolder
+from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.options import EvaluateOptions, TrainOptions
 from mstemba.pipeline.progress import Event
 from mstemba.pipeline.train.sampling import make_batch, random_crops
