@@ -31,6 +31,7 @@ from mstemba.data_manifests.manifest import (
 from mstemba.data_manifests.readers import boris, dataset_files, eaf, elan, tables
 from mstemba.data_manifests.readers.json import read_json
 from mstemba.data_manifests.readers.parsed import (
+    DAMAGED_FILE,
     AnnotationReport,
     ParsedAnnotations,
     RawAction,
@@ -61,6 +62,8 @@ _ADVICE = {
     ".xls": "save it as CSV",
     ".ods": "save it as CSV",
 }
+# Endings of the files that are read in a folder.
+_FOLDER_SUFFIXES = tables.SUFFIXES | {eaf.SUFFIX}
 # If the median video has actions that end after this many durations, they are in another unit. In
 # published files the median is 1, and the worst video has 6.
 _IMPOSSIBLE = 2.0
@@ -140,42 +143,61 @@ def _read(path: Path, parsed: ParsedAnnotations) -> None:
     suffix = path.suffix.lower()
     if path.is_dir():
         _read_folder(path, parsed)
-    elif suffix in tables.SUFFIXES:
-        if not _read_table(path, parsed):
-            table = find_table(path)
-            found = f"found the columns {', '.join(table.header)}" if table else "the file is empty"
-            raise ManifestError(f"{path}: {found}; expected {_EXPECTED}")
-    elif suffix == eaf.SUFFIX:
-        eaf.read_eaf(path, parsed)
     elif suffix in _ADVICE:
-        raise ManifestError(f"{path}: {suffix} files are not supported; {_ADVICE[suffix]}")
-    else:
+        raise ManifestError(_advice(path))
+    elif suffix not in _FOLDER_SUFFIXES:
         read_json(path, parsed)
+    elif not _read_file(path, parsed):
+        table = find_table(path, parsed.report)
+        found = f"found the columns {', '.join(table.header)}" if table else "the file is empty"
+        raise ManifestError(f"{path}: {found}; expected {_EXPECTED}")
     if not parsed.videos:
-        raise ManifestError(f"{path}: no entries; expected at least one annotated video")
+        skipped = parsed.report.lines("skipped") or ["expected at least one annotated video"]
+        raise ManifestError(f"{path}: no entries; {skipped[0]}")
 
 
 def _read_folder(path: Path, parsed: ParsedAnnotations) -> None:
-    files = files_with(path, tables.SUFFIXES)
+    files = files_with(path, _FOLDER_SUFFIXES)
     if tsu := dataset_files.tsu_files(files):
         dataset_files.read_tsu_files(tsu, parsed)
     elif multithumos := dataset_files.multithumos_files(files):
         dataset_files.read_multithumos_files(multithumos, parsed)
     else:
-        files = dataset_files.charades_files(files) or files
-        elan_files = files_with(path, (eaf.SUFFIX,))
-        for file in elan_files:
-            eaf.read_eaf(file, parsed)
-        other = [file for file in files if not _read_table(file, parsed)]
-        if len(other) == len(files) and not elan_files:
-            found = (
-                f"none of {some_names(file.name for file in files)} is one"
-                if files
-                else "no .csv, .tsv or .txt"
-            )
-            raise ManifestError(f"{path}: {found}; expected {_EXPECTED}")
-        for file in other:
-            parsed.report.skip("file of an unknown form", file.name)
+        _read_files(path, dataset_files.charades_files(files) or files, parsed)
+        for file in files_with(path, _ADVICE):
+            parsed.report.ignore("file that is not supported", _advice(file))
+
+
+def _read_files(path: Path, files: list[Path], parsed: ParsedAnnotations) -> None:
+    """Read the files of a folder; report those that are damaged or of an unknown form."""
+    other, damaged = [], []
+    for file in files:
+        try:
+            if not _read_file(file, parsed):
+                other.append(file.name)
+        except ManifestError as error:
+            damaged.append(error)
+            parsed.report.skip(DAMAGED_FILE, str(error))
+    if damaged and len(damaged) + len(other) == len(files):
+        raise damaged[0]
+    if len(other) == len(files):
+        found = f"none of {some_names(other)} is one" if files else "no .csv, .tsv, .txt or .eaf"
+        raise ManifestError(f"{path}: {found}; expected {_EXPECTED}")
+    for name in other:
+        parsed.report.skip("file of an unknown form", name)
+
+
+def _read_file(path: Path, parsed: ParsedAnnotations) -> bool:
+    """Read a table or a file of ELAN; return False for a table of an unknown form."""
+    if path.suffix.lower() == eaf.SUFFIX:
+        eaf.read_eaf(path, parsed)
+        return True
+    return _read_table(path, parsed)
+
+
+def _advice(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return f"{path}: {suffix} files are not supported; {_ADVICE[suffix]}"
 
 
 def _without_duplicates(actions: list[RawAction], report: AnnotationReport) -> list[RawAction]:
@@ -200,7 +222,7 @@ def _same(one: RawAction, other: RawAction) -> bool:
 
 def _read_table(path: Path, parsed: ParsedAnnotations) -> bool:
     """Read a table and return True, or return False for an unknown form or an empty file."""
-    table = find_table(path)
+    table = find_table(path, parsed.report)
     if table is None:
         return False
     for columns, read in _FORMS:

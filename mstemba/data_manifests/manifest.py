@@ -278,8 +278,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     returns these names.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        data = json.loads(text, object_pairs_hook=_keep_first)
+        data = parse_json(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -287,6 +286,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ManifestError(f"{path}: expected a JSON object, found {type(data).__name__}")
     return data
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON; of several members with the same name the first counts, see `repeated`."""
+    return json.loads(text, object_pairs_hook=_keep_first)
 
 
 class _Repeating(dict[str, Any]):

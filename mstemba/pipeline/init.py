@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -29,6 +29,7 @@ from mstemba.data_manifests.overview import (
     report_doubts,
 )
 from mstemba.data_manifests.readers.parsed import AnnotationReport
+from mstemba.data_manifests.readers.text import read_text
 from mstemba.data_manifests.splits import NO_SPLIT, for_training, split_by_hash
 from mstemba.data_manifests.video_files import find_videos
 from mstemba.errors import DecodeError, ManifestError, UsageError
@@ -155,7 +156,8 @@ def init(
         if (path := as_local(annotations)) is None:
             manifest, report = _without_annotations(former, files, dataset)
         else:
-            reader = _Reader(dataset, as_local(classes), time_unit, split, join_spellings)
+            names = as_local(classes)
+            reader = _Reader(dataset, names, time_unit, split, join_spellings, skipped.append)
             manifest, report = _join(path, reader, files, former)
         report.notes[:0] = skipped
         if strict and (warnings := report.warnings()):
@@ -189,6 +191,7 @@ class _Reader:
     time_unit: str | None
     split: str | None
     join_spellings: bool
+    note: Callable[[str], None]
 
     def __call__(
         self, path: Path, files: dict[str, Path], former: Manifest | None
@@ -197,7 +200,7 @@ class _Reader:
         return read_annotations(
             path,
             self.dataset,
-            None if self.classes is None else _class_names(self.classes),
+            None if self.classes is None else _class_names(self.classes, self.note),
             self.time_unit,
             None if self.split == NO_SPLIT else self.split,
             known | files,
@@ -356,11 +359,14 @@ def _check_units_by_probing(
     check_units(annotations, manifest.time_unit, found, report)
 
 
-def _class_names(path: Path) -> tuple[str, ...]:
+def _class_names(path: Path, note: Callable[[str], None]) -> tuple[str, ...]:
+    report = AnnotationReport()
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--classes {path}: not readable as text: {error}") from None
+        lines = read_text(path, report).splitlines()
+    except ManifestError as error:
+        raise UsageError(f"--classes {error}") from None
+    for line in report.lines():
+        note(line)
     return tuple(line.strip() for line in lines if line.strip())
 
 

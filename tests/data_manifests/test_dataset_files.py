@@ -222,11 +222,13 @@ def test_malformed_lines_of_multithumos_are_counted_with_file_and_line(tmp_path:
     assert report.examples["malformed row"] == "'video_test_0000324,1.0' in Run.txt, line 1"
 
 
-def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_file_that_is_no_text_is_skipped_by_name(tmp_path: Path) -> None:
     folder = lay_out(tmp_path, MULTITHUMOS)
-    (folder / "annotations" / "Sit.txt").write_bytes(b"video_test_0000324 \xff\xfe 1 2")
-    with pytest.raises(ManifestError, match=r"Sit\.txt: not readable as text"):
-        read_annotations(folder)
+    (folder / "annotations" / "Sit.txt").write_bytes(b"video_test_0000324 \xff\xfe\x00 1 2")
+    manifest, report = read_annotations(folder)
+    assert report.skipped == {"file that cannot be read": 1}
+    assert "Sit.txt: not readable as text" in report.examples["file that cannot be read"]
+    assert manifest.videos
 
 
 def test_multithumos_has_one_split(tmp_path: Path) -> None:

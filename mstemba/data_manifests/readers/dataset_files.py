@@ -6,7 +6,12 @@ import re
 from pathlib import Path
 
 from mstemba.data_manifests.datasets import load_dataset
-from mstemba.data_manifests.readers.parsed import ParsedAnnotations, RawAction, some_names
+from mstemba.data_manifests.readers.parsed import (
+    DAMAGED_FILE,
+    ParsedAnnotations,
+    RawAction,
+    some_names,
+)
 from mstemba.data_manifests.readers.tables import (
     Row,
     Table,
@@ -14,8 +19,8 @@ from mstemba.data_manifests.readers.tables import (
     find_table,
     malformed,
     parse_duration,
-    read_text,
 )
+from mstemba.data_manifests.readers.text import read_text
 from mstemba.errors import ManifestError
 
 _CHARADES_FILES = ("Charades_v1_train.csv", "Charades_v1_test.csv")
@@ -52,7 +57,7 @@ def read_charades(table: Table, parsed: ParsedAnnotations) -> None:
     parsed.dataset, parsed.time_unit = "charades", "seconds"
     names = table.path.with_name(_CHARADES_CLASSES)
     if names.is_file():
-        parsed.classes = _charades_classes(names)
+        parsed.classes = _charades_classes(names, parsed)
     parts = re.split(r"[^a-z]+", table.path.stem.lower())
     subset = next((part for part in parts if part in ("train", "test")), None)
     id, actions, length = (table.column(*names) for names in CHARADES_COLUMNS)
@@ -78,9 +83,9 @@ def read_charades(table: Table, parsed: ParsedAnnotations) -> None:
                 parsed.report.skip("malformed action", f"{text!r} {row.where}")
 
 
-def _charades_classes(path: Path) -> tuple[str, ...]:
+def _charades_classes(path: Path, parsed: ParsedAnnotations) -> tuple[str, ...]:
     """Parse lines such as `c000 Holding some clothes`, in the order of the ids."""
-    lines = [line.strip() for line in read_text(path).splitlines()]
+    lines = [line.strip() for line in read_text(path, parsed.report).splitlines()]
     names: list[str] = []
     for number, line in enumerate(lines, 1):
         if not line:
@@ -107,7 +112,11 @@ def read_tsu(table: Table, parsed: ParsedAnnotations) -> None:
 def read_tsu_files(files: list[Path], parsed: ParsedAnnotations) -> None:
     """Read annotations of TSU, one file per video."""
     for file in files:
-        table = find_table(file)
+        try:
+            table = find_table(file, parsed.report)
+        except ManifestError as error:
+            parsed.report.skip(DAMAGED_FILE, str(error))
+            continue
         if table is None:
             parsed.report.skip("empty file", file.name)
         elif all(table.column(*names) is not None for names in TSU_COLUMNS):
@@ -126,7 +135,12 @@ def read_multithumos_files(files: list[Path], parsed: ParsedAnnotations) -> None
     """Read one file per class, with lines like `video_validation_0000051 67.50 75.90`."""
     parsed.dataset, parsed.time_unit = "multithumos", "seconds"
     for file in files:
-        for number, line in enumerate(read_text(file).splitlines(), 1):
+        try:
+            lines = read_text(file, parsed.report).splitlines()
+        except ManifestError as error:
+            parsed.report.skip(DAMAGED_FILE, str(error))
+            continue
+        for number, line in enumerate(lines, 1):
             row = Row(tuple(line.split()), f"in {file.name}, line {number}")
             if len(row.cells) == 3:
                 add_action(parsed, row[0], row, file.stem, row[1], row[2])

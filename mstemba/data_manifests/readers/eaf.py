@@ -12,14 +12,21 @@ from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
-from mstemba.data_manifests.readers.parsed import ParsedAnnotations, ParsedVideo, RawAction
+from mstemba.data_manifests.readers.parsed import (
+    AnnotationReport,
+    ParsedAnnotations,
+    ParsedVideo,
+    RawAction,
+)
 from mstemba.data_manifests.readers.tables import file_path
+from mstemba.data_manifests.readers.text import FALLBACK, decode_text, report_fallback
 from mstemba.errors import ManifestError
 
 SUFFIX = ".eaf"
 VIDEO_PROPERTY = "mstemba-video"
 """Property with the id and file name of the video, where the name alone is ambiguous."""
 _UNIT = "milliseconds"
+_DECLARATION = re.compile(r"\s*<\?xml.*?\?>", re.DOTALL)
 
 
 def read_eaf(path: Path, parsed: ParsedAnnotations) -> None:
@@ -28,7 +35,7 @@ def read_eaf(path: Path, parsed: ParsedAnnotations) -> None:
     Annotations of dependent tiers without times of their own only describe other annotations: they
     are ignored. Other annotations without times are skipped.
     """
-    document = _parse(path)
+    document = _parse(path, parsed.report)
     parsed.time_unit = "seconds"
     slots = {
         slot.get("TIME_SLOT_ID"): slot.get("TIME_VALUE", "")
@@ -52,9 +59,10 @@ def read_eaf(path: Path, parsed: ParsedAnnotations) -> None:
                 parsed.report.skip(kind, f"{label!r} {where}")
 
 
-def _parse(path: Path) -> ET.Element:
+def _parse(path: Path, report: AnnotationReport) -> ET.Element:
     try:
-        document = ET.parse(path).getroot()
+        raw = path.read_bytes()
+        document = _from_bytes(path, raw, report)
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file") from None
     except (OSError, ET.ParseError, ValueError, LookupError) as error:
@@ -65,6 +73,34 @@ def _parse(path: Path) -> ET.Element:
     if (unit := header.get("TIME_UNITS", _UNIT)) != _UNIT:
         raise ManifestError(f"{path}: time unit {unit!r}, expected {_UNIT}; save it again in ELAN")
     return document
+
+
+def _from_bytes(path: Path, raw: bytes, report: AnnotationReport) -> ET.Element:
+    try:
+        return _from_xml(raw)
+    except ET.ParseError:
+        text, encoding = decode_text(raw)
+        if encoding == "utf-8":
+            raise
+        # Some programs declare an encoding, or none, and write another.
+        document = _from_xml(_DECLARATION.sub("", text, count=1))
+        if encoding == FALLBACK:
+            report_fallback(path, text, report)
+        return document
+
+
+def _from_xml(text: str | bytes) -> ET.Element:
+    parser = ET.XMLParser(target=_WithoutEntities())
+    parser.feed(text)
+    document: ET.Element = parser.close()
+    return document
+
+
+class _WithoutEntities(ET.TreeBuilder):
+    """Refuses a document type: ELAN writes none, and its entities may expand without end."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError(f"it declares a document type {name!r}; expected none")
 
 
 def _video(path: Path, document: ET.Element, parsed: ParsedAnnotations) -> ParsedVideo:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mstemba.data_manifests.manifest import is_duration, parse_action, read_json_object, repeated
+from mstemba.data_manifests.manifest import is_duration, parse_action, parse_json, repeated
 from mstemba.data_manifests.readers.parsed import ParsedAnnotations, ParsedVideo, RawAction
+from mstemba.data_manifests.readers.text import read_text
 from mstemba.errors import ManifestError
 
 _REPEATED_NAME = "second value of a name"
@@ -23,7 +24,7 @@ def read_json(path: Path, parsed: ParsedAnnotations) -> None:
 
     The first of several entries of a video counts, as in tables.
     """
-    data = read_json_object(path)
+    data = _load(path, parsed)
     parsed.time_unit = data.get("time_unit")
     activitynet = isinstance(data.get("database"), dict)
     own = isinstance(data.get("videos"), dict)
@@ -57,6 +58,17 @@ def read_json(path: Path, parsed: ParsedAnnotations) -> None:
                 video.actions.append(_action(item, activitynet, f"in {id}"))
             except ValueError:
                 parsed.report.skip("malformed action", f"{item!r} in {id}")
+
+
+def _load(path: Path, parsed: ParsedAnnotations) -> dict[str, Any]:
+    text = read_text(path, parsed.report)
+    try:
+        data = parse_json(text)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ManifestError(f"{path}: expected a JSON object, found {type(data).__name__}")
+    return data
 
 
 def _report_repeated(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from mstemba.data_manifests.video_names import may_be_same
 
 TWO_MEDIA_FILES = "two media files taken for one video"
+DAMAGED_FILE = "file that cannot be read"
 
 
 UNUSUAL = ("kept", "ignored", "skipped")

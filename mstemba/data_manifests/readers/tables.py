@@ -21,6 +21,7 @@ from mstemba.data_manifests.readers.parsed import (
     ParsedVideo,
     RawAction,
 )
+from mstemba.data_manifests.readers.text import read_text
 from mstemba.data_manifests.video_files import files_below
 from mstemba.errors import ManifestError
 
@@ -99,23 +100,12 @@ def has_columns(columns: Columns, header: tuple[str, ...]) -> bool:
     return all(not set(header).isdisjoint(names) for names in columns)
 
 
-def read_text(path: Path) -> str:
-    """Read UTF-8, or UTF-16 with a byte order mark. Raises ManifestError for other files."""
-    try:
-        raw = path.read_bytes()
-        return raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: not readable as text: {error}") from None
-
-
-def find_table(path: Path) -> Table | None:
+def find_table(path: Path, report: AnnotationReport) -> Table | None:
     """Read a table with commas, semicolons or tabs between cells; return None if all are empty.
 
     Raises ManifestError, with the line if possible, for a file that is not a table.
     """
-    text = read_text(path)
+    text = read_text(path, report)
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max("\t;,", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)

@@ -11,6 +11,7 @@ docs/zero-shot.md has the formula.
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.errors import UsageError
+from mstemba.data_manifests.readers.parsed import AnnotationReport
+from mstemba.data_manifests.readers.text import read_text
+from mstemba.errors import ManifestError, MstembaWarning, UsageError
 from mstemba.extractors import registry
 from mstemba.extractors.clip_text import TextEncoder
 from mstemba.pipeline.caching.keys import Fingerprints
@@ -51,17 +54,12 @@ def read_phrases(given: str | Path | Iterable[str]) -> tuple[str, ...]:
     empty lines are skipped.
 
     Raises:
-        UsageError: A `.txt` file is missing, a file is not UTF-8 text, or an item is not text.
+        UsageError: A `.txt` file is missing, a file is not text, or an item is not text.
     """
     if isinstance(given, str | Path):
         file = os.path.expanduser(given) if isinstance(given, str) else given
         if os.path.isfile(file):
-            try:
-                items = Path(file).read_text(encoding="utf-8-sig").split("\n")
-            except (OSError, UnicodeDecodeError) as error:
-                raise UsageError(
-                    f"{given}: cannot be read as text with one phrase a line: {error}"
-                ) from None
+            items = _lines(Path(file))
         elif isinstance(given, Path) or given.strip().endswith(".txt"):
             raise UsageError(f"{given}: no such file; expected a text file with one phrase a line")
         else:
@@ -73,6 +71,17 @@ def read_phrases(given: str | Path | Iterable[str]) -> tuple[str, ...]:
             f"{odd[0]!r} is {type(odd[0]).__name__}, expected text: a label, a sentence"
         )
     return tuple(item.strip() for item in items if item.strip())
+
+
+def _lines(file: Path) -> list[str]:
+    report = AnnotationReport()
+    try:
+        lines = read_text(file, report).split("\n")
+    except ManifestError as error:
+        raise UsageError(f"{error}; expected text with one phrase a line") from None
+    for line in report.lines():
+        warnings.warn(MstembaWarning(line), stacklevel=2)
+    return lines
 
 
 @dataclass(frozen=True)

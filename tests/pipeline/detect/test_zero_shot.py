@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mstemba.errors import UsageError
+from mstemba.errors import MstembaWarning, UsageError
 from mstemba.extractors import clip_text, registry, torchvision_ops
 from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.extractors.clip_text import TextEncoder
@@ -367,7 +367,10 @@ def test_labels_are_a_list_a_text_or_a_file(tmp_path: Path) -> None:
     assert read_phrases(" open a door,drink , ") == ("open a door", "drink")
     assert read_phrases(["open, then close", " drink "]) == ("open, then close", "drink")
     file.write_bytes(b"caf\xe9")
-    with pytest.raises(UsageError, match=r"my, labels.txt: cannot be read as text with one phrase"):
+    with pytest.warns(MstembaWarning, match=r"read as Windows-1252 .*'café' in my, labels\.txt"):
+        assert read_phrases(file) == ("café",)
+    file.write_bytes(b"caf\xe9\x00")
+    with pytest.raises(UsageError, match=r"labels\.txt: not readable .* one phrase a line"):
         read_phrases(file)
     for missing in (str(tmp_path / "none.txt"), tmp_path / "none"):
         with pytest.raises(UsageError, match=r"none.*: no such file; expected a text file"):
