@@ -47,8 +47,8 @@ _Reader = Callable[[Table, ParsedAnnotations], None]
 _FORMS: tuple[tuple[tables.Columns, _Reader], ...] = (
     (dataset_files.CHARADES_COLUMNS, dataset_files.read_charades),
     (dataset_files.TSU_COLUMNS, dataset_files.read_tsu),
-    (boris.AGGREGATED_COLUMNS, boris.read_aggregated),
-    (boris.TABULAR_COLUMNS, boris.read_tabular),
+    (boris.AGGREGATED_COLUMNS, boris.read_events),
+    (boris.TABULAR_COLUMNS, boris.read_events),
     (tables.PLAIN_COLUMNS, tables.read_plain),
 )
 _EXPECTED = (

@@ -387,15 +387,6 @@ def test_events_of_boris_without_partner_are_counted_with_file_and_line(tmp_path
     assert report.examples["BORIS START without its partner"] == "'groom' in labels.csv, line 4"
 
 
-def test_boris_observations_whose_times_are_not_the_videos_are_told(tmp_path: Path) -> None:
-    events = ("rat,groom,,START,1", "rat,groom,,STOP,2")
-    row = tabular(*events, source="player #1:a.mp4;b.mp4", offset="12.5")
-    manifest, report = read_annotations(write(tmp_path, row))
-    assert list(manifest.videos) == ["obs1"]
-    assert report.kept["BORIS observation of several consecutive media files"] == 1
-    assert report.kept["BORIS observation with a time offset"] == 1
-
-
 # ELAN
 
 ELAN_ROWS = """\

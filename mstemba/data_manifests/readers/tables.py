@@ -48,6 +48,7 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 """A number whose comma may separate thousands or be the decimal mark."""
 _ESCAPED = re.compile(r"'+[=+\-@\t\r]")
+_MISSING = frozenset({"na", "nan", "n/a", "#n/a", "<na>", "null", "none", "-", "?"})
 _DETECTIONS = ("video", "start", "end", "label", "class_id", "score")
 """The columns of the CSV files that `detect` writes."""
 
@@ -77,6 +78,8 @@ class Table:
 
     path: Path
     rows: tuple[Row, ...]
+    above: tuple[Row, ...] = ()
+    """Rows above the header."""
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -91,7 +94,7 @@ class Table:
         """Return the table from its header on, which may be below other lines, or None."""
         for number, row in enumerate(self.rows[:_PREAMBLE]):
             if is_header(tuple(cell.casefold() for cell in row.cells)):
-                return Table(self.path, self.rows[number:])
+                return Table(self.path, self.rows[number:], self.rows[:number])
         return None
 
 
@@ -144,6 +147,11 @@ def file_path(text: str, file: Path | None) -> str:
     """Return a path or URL of a video; a path that begins with a dot is relative to `file`."""
     plain = text.replace("\\", "/")
     return os.path.abspath(file.parent / plain) if file and plain[:1] == "." else text
+
+
+def is_missing(text: str) -> bool:
+    """Return whether a cell is empty or has one of the words that programs write for that."""
+    return not text or (len(text) <= 4 and text.casefold() in _MISSING)
 
 
 def escape_formula(text: str) -> str:
