@@ -7,7 +7,7 @@ class names become ids, subsets are determined, and problems are reported.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -36,8 +36,14 @@ from mstemba.data_manifests.readers.parsed import (
     ParsedAnnotations,
     RawAction,
     some_names,
+    tier_name,
 )
 from mstemba.data_manifests.readers.tables import Table, files_with, find_table, has_columns
+from mstemba.data_manifests.tiers import (
+    check_tiers,
+    ignore_tiers_without_classes,
+    warn_of_transcriptions,
+)
 from mstemba.errors import ManifestError, UsageError
 from mstemba.wording import counted
 
@@ -78,6 +84,7 @@ def read_annotations(
     files: Mapping[str, Path] | None = None,
     former: Manifest | None = None,
     join_spellings: bool = False,
+    tiers: Iterable[str] | None = None,
 ) -> tuple[Manifest, AnnotationReport]:
     """Read a file or folder of annotations into a manifest without video paths.
 
@@ -94,6 +101,7 @@ def read_annotations(
             do not.
         join_spellings: Whether labels that differ in case, spaces or underscores are one class. It
             has no effect if something else defines the classes.
+        tiers: Names of the tiers to read, of files of ELAN; None for all.
 
     Returns:
         The manifest, and a report of problems in single entries.
@@ -101,9 +109,12 @@ def read_annotations(
     Raises:
         ManifestError: The annotations are missing, of an unknown form or of another dataset, or
             frames are taken for seconds.
-        UsageError: The split is unknown.
+        UsageError: The split or a tier is unknown.
     """
-    report = (parsed := ParsedAnnotations()).report
+    parsed = ParsedAnnotations(
+        tiers=None if tiers is None else tuple(filter(None, map(tier_name, tiers)))
+    )
+    report = parsed.report
     _read(path, parsed)
     name_videos(parsed, {**dict.fromkeys(former.videos if former else ()), **(files or {})})
     for video in parsed.videos.values() if path.is_dir() else ():
@@ -113,9 +124,7 @@ def read_annotations(
     if split and not known:
         raise UsageError(f"--split {split} requires --dataset, one of {', '.join(DATASETS)}")
     names = classes or parsed.classes or (known.classes if known else ())
-    if not names:
-        unify_spellings(parsed, join_spellings)
-        names = label_names(parsed, former)
+    names = _check_labels(parsed, names, former, join_spellings)
     ids, before = ClassIds(path, names, known, parsed), former.videos if former else {}
     videos = {
         id: _video(id, parsed, ids, _subset(id, parsed, known, split), before.get(id))
@@ -129,6 +138,18 @@ def read_annotations(
     if known and not former:
         _compare(known, split, manifest, report)
     return manifest, report
+
+
+def _check_labels(
+    parsed: ParsedAnnotations, names: tuple[str, ...], former: Manifest | None, join_spellings: bool
+) -> tuple[str, ...]:
+    """Return the class names, those of the labels if there are none; report other labels."""
+    if names:
+        ignore_tiers_without_classes(parsed, names)
+        return names
+    warn_of_transcriptions(parsed)
+    unify_spellings(parsed, join_spellings)
+    return label_names(parsed, former)
 
 
 def _check_time_units(path: Path, *units: str | None) -> None:
@@ -151,6 +172,7 @@ def _read(path: Path, parsed: ParsedAnnotations) -> None:
         table = find_table(path, parsed.report)
         found = f"found the columns {', '.join(table.header)}" if table else "the file is empty"
         raise ManifestError(f"{path}: {found}; expected {_EXPECTED}")
+    check_tiers(parsed)
     if not parsed.videos:
         skipped = parsed.report.lines("skipped") or ["expected at least one annotated video"]
         raise ManifestError(f"{path}: no entries; {skipped[0]}")

@@ -119,6 +119,7 @@ def init(
     merge: bool = False,
     join_spellings: bool = False,
     strict: bool = False,
+    tiers: str | Iterable[str] | None = None,
 ) -> InitResult:
     """Make `root` a workspace whose manifest joins videos with their annotations.
 
@@ -136,6 +137,8 @@ def init(
         merge: Add to the existing manifest: new annotations of a video replace its former ones, new
             videos and classes are added, and everything else stays.
         strict: Whether every warning is an error.
+        tiers: Names of the tiers to read, of files of ELAN, or a text that separates them by
+            commas; None for all.
 
     Returns:
         The workspace, its manifest, and a report of problems in single entries.
@@ -148,7 +151,7 @@ def init(
     folder, paths = as_local(root) or Path(), as_paths(videos)
     if annotations is None:
         _check_without_annotations(
-            paths, {"classes": classes, "time-unit": time_unit, "split": split}
+            paths, {"classes": classes, "time-unit": time_unit, "split": split, "tiers": tiers}
         )
     files = find_videos(paths, (skipped := list[str]()).append)
     with _former(folder, dataset, features) if merge else nullcontext() as former:
@@ -156,8 +159,10 @@ def init(
         if (path := as_local(annotations)) is None:
             manifest, report = _without_annotations(former, files, dataset)
         else:
-            names = as_local(classes)
-            reader = _Reader(dataset, names, time_unit, split, join_spellings, skipped.append)
+            names, listed = as_local(classes), tiers.split(",") if isinstance(tiers, str) else tiers
+            reader = _Reader(
+                dataset, names, time_unit, split, join_spellings, listed, skipped.append
+            )
             manifest, report = _join(path, reader, files, former)
         report.notes[:0] = skipped
         if strict and (warnings := report.warnings()):
@@ -191,6 +196,7 @@ class _Reader:
     time_unit: str | None
     split: str | None
     join_spellings: bool
+    tiers: Iterable[str] | None
     note: Callable[[str], None]
 
     def __call__(
@@ -206,6 +212,7 @@ class _Reader:
             known | files,
             former,
             self.join_spellings,
+            self.tiers,
         )
 
 
@@ -248,7 +255,7 @@ def _check_without_annotations(videos: list[Path], options: dict[str, object]) -
             "--annotations"
         )
     for option, given in options.items():
-        if given:
+        if given is not None:
             raise UsageError(f"--{option} requires --annotations")
 
 

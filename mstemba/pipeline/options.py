@@ -48,6 +48,9 @@ class InitOptions:
         "Split of the dataset: cross-subject (the default) or cross-view for tsu; none: videos "
         "without a subset stay so [default: hashes of the ids choose 70/15/15 %].",
     )
+    tiers: tuple[str, ...] | str | None = _option(
+        None, "Tiers of ELAN to read, separated by commas [default: all]."
+    )
     join_spellings: bool = _option(
         False, "Join classes that differ in case, spaces or underscores only."
     )

@@ -75,14 +75,6 @@ def test_annotations_without_times_of_their_own_are_counted(tmp_path: Path) -> N
     assert len(manifest.videos["walk"].actions) == len(SOME.segments)
 
 
-def test_a_media_file_with_an_offset_is_told(tmp_path: Path) -> None:
-    path = write("eaf", SOME, tmp_path)
-    text = path.read_text().replace("<MEDIA_DESCRIPTOR", '<MEDIA_DESCRIPTOR TIME_ORIGIN="40"')
-    path.write_text(text)
-    _, report = read_annotations(path)
-    assert report.kept["ELAN media file with an offset"] == 1
-
-
 def test_without_a_media_file_the_files_name_is_the_videos(tmp_path: Path) -> None:
     path = write("eaf", SOME, tmp_path).rename(tmp_path / "monday.eaf")
     path.write_text(re.sub("<MEDIA_DESCRIPTOR.*?/>", "", path.read_text()))

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from mstemba.data_manifests.annotations import read_annotations
 from mstemba.data_manifests.manifest import Action
-from mstemba.data_manifests.readers.parsed import AnnotationReport
 from mstemba.data_manifests.readers.tables import parse_time
 from mstemba.errors import ManifestError
 
@@ -469,9 +468,3 @@ def test_odd_rows_of_elan_are_counted_with_file_and_line(tmp_path: Path) -> None
     assert report.examples["malformed row"].endswith("in s.txt, line 5")
     _, report = read_annotations(write(tmp_path, ELAN_COLUMNS + "\t\t\t\t\t\tgroom\t\n", "s.txt"))
     assert report.skipped == {"malformed row": 1}
-
-
-def test_an_offset_of_elans_media_is_told(tmp_path: Path) -> None:
-    text = ELAN_ROWS.replace("offset: 0", "offset: 1500")
-    report: AnnotationReport = read_annotations(write(tmp_path, text, "s.txt"))[1]
-    assert report.kept["ELAN media file with an offset"] == 1

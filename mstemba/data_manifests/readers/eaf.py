@@ -1,7 +1,8 @@
 """Read files of ELAN (`.eaf`, format 2.7 to 3.0), such as corrected detections of `detect`.
 
 The class is the text of an annotation, or the name of the tier if that is empty, as in ELAN's text
-exports (elan.py). A file is one video, named by its first media file, otherwise by itself.
+exports (elan.py). A file is one video, named by the first video among its media files, otherwise
+by itself.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
+from mstemba.data_manifests.readers import elan
 from mstemba.data_manifests.readers.parsed import (
     AnnotationReport,
     ParsedAnnotations,
-    ParsedVideo,
     RawAction,
+    tier_name,
 )
 from mstemba.data_manifests.readers.tables import file_path
 from mstemba.data_manifests.readers.text import FALLBACK, decode_text, report_fallback
@@ -41,16 +43,20 @@ def read_eaf(path: Path, parsed: ParsedAnnotations) -> None:
         slot.get("TIME_SLOT_ID"): slot.get("TIME_VALUE", "")
         for slot in document.iterfind("TIME_ORDER/TIME_SLOT")
     }
-    video = _video(path, document, parsed)
+    name, offset = _video(path, document, parsed)
+    video = parsed.video(name)
     for tier in document.iterfind("TIER"):
+        tier_id = tier_name(tier.get("TIER_ID", ""))
+        if not parsed.wants_tier(tier_id):
+            continue
         for annotation in tier.iterfind("ANNOTATION/*"):
             where = f"in {path.name}, annotation {annotation.get('ANNOTATION_ID')}"
-            label = (annotation.findtext("ANNOTATION_VALUE") or "").strip()
-            label = label or tier.get("TIER_ID", "")
+            label = (annotation.findtext("ANNOTATION_VALUE") or "").strip() or tier_id
             times = [slots.get(annotation.get(f"TIME_SLOT_REF{n}"), "") for n in (1, 2)]
             if label and all(time.isdecimal() for time in times):
                 start, end = (int(time) / 1000 for time in times)
-                video.actions.append(RawAction(label, start, end, where, path))
+                action = RawAction(label, start, end, where, path, tier_id)
+                video.actions.append(elan.move(action, offset, parsed.report))
             elif tier.get("PARENT_REF"):
                 kind = "ELAN annotation of a dependent tier without times of its own"
                 parsed.report.ignore(kind, f"{label!r} {where}")
@@ -103,20 +109,34 @@ class _WithoutEntities(ET.TreeBuilder):
         raise ValueError(f"it declares a document type {name!r}; expected none")
 
 
-def _video(path: Path, document: ET.Element, parsed: ParsedAnnotations) -> ParsedVideo:
-    media = document.find("HEADER/MEDIA_DESCRIPTOR")
-    if media is None:
-        return parsed.video(path.stem)
-    if media.get("TIME_ORIGIN", "0") != "0":
-        example = f"{media.get('TIME_ORIGIN')!r} in {path.name}"
-        parsed.report.keep("ELAN media file with an offset", example)
-    url = media.get("RELATIVE_MEDIA_URL") or media.get("MEDIA_URL") or path.stem
-    file, written = file_path(unquote(url), path), _written_id(document, url)
-    video = parsed.video(written or file)
+def _video(path: Path, document: ET.Element, parsed: ParsedAnnotations) -> tuple[str, int]:
+    """Return the name of the video, and its offset in milliseconds."""
+    descriptors = document.findall("HEADER/MEDIA_DESCRIPTOR")
+    media = [
+        _media(descriptor, url, f"in {path.name}")
+        for descriptor in descriptors
+        if (url := descriptor.get("RELATIVE_MEDIA_URL") or descriptor.get("MEDIA_URL"))
+    ]
+    if not any(file.is_video for file in media):
+        # Sound may have been extracted from a video that is not linked itself.
+        media += [
+            _media(descriptor, url, f"in {path.name}")
+            for descriptor in descriptors
+            if (url := descriptor.get("EXTRACTED_FROM"))
+        ]
+    if not media:
+        return path.stem, 0
+    chosen = elan.choose_media(media, parsed.report)
+    file, written = file_path(unquote(chosen.url), path), _written_id(document, chosen.url)
     if written:
         parsed.ids.add(written)
-        video.set_media(file, f"in {path.name}", parsed.report)
-    return video
+        parsed.video(written).set_media(file, f"in {path.name}", parsed.report)
+    return written or elan.without_sound(file, chosen.where, parsed.report), chosen.offset
+
+
+def _media(descriptor: ET.Element, url: str, where: str) -> elan.Media:
+    is_video = descriptor.get("MIME_TYPE", "").startswith("video/") or elan.is_video(url)
+    return elan.Media(url, descriptor.get("TIME_ORIGIN", "0"), where, is_video)
 
 
 def _written_id(document: ET.Element, url: str) -> str:

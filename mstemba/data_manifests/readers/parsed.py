@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -96,6 +97,8 @@ class RawAction(NamedTuple):
     """Origin, for messages: `in <video>` or `in <file>, line <number>`."""
     file: Path | None = None
     """The file, where several may describe one video."""
+    tier: str | None = None
+    """The layer of annotations that has it, in files of ELAN."""
 
 
 @dataclass
@@ -135,6 +138,17 @@ class ParsedAnnotations:
     dataset: str | None = None
     """Name of the dataset, if only that one has files of this form."""
 
+    tiers: tuple[str, ...] | None = None
+    """The tiers to read; None for all."""
+    tier_names: dict[str, None] = field(default_factory=dict)
+    """Names of all tiers in the files, in their order."""
+
+    def wants_tier(self, name: str) -> bool:
+        """Add a tier to those of the files; return whether it is one to read."""
+        known = tier_name(name)
+        self.tier_names.setdefault(known)
+        return self.tiers is None or known in self.tiers
+
     @property
     def actions(self) -> list[RawAction]:
         """The actions of all videos."""
@@ -152,6 +166,11 @@ class ParsedAnnotations:
             self.report.skip("second entry of a video", f"{name!r} {where}")
             return None
         return self.video(name)
+
+
+def tier_name(text: str) -> str:
+    """Return the name of a tier in the form in which names are compared."""
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def some_names(names: Iterable[str], count: int = 3) -> str:
