@@ -36,7 +36,7 @@ from mstemba.data_manifests.readers.parsed import (
     ParsedAnnotations,
     RawAction,
     some_names,
-    tier_name,
+    tier_names,
 )
 from mstemba.data_manifests.readers.tables import Table, files_with, find_table, has_columns
 from mstemba.data_manifests.tiers import (
@@ -84,7 +84,7 @@ def read_annotations(
     files: Mapping[str, Path] | None = None,
     former: Manifest | None = None,
     join_spellings: bool = False,
-    tiers: Iterable[str] | None = None,
+    tiers: str | Iterable[str] | None = None,
 ) -> tuple[Manifest, AnnotationReport]:
     """Read a file or folder of annotations into a manifest without video paths.
 
@@ -101,7 +101,7 @@ def read_annotations(
             do not.
         join_spellings: Whether labels that differ in case, spaces or underscores are one class. It
             has no effect if something else defines the classes.
-        tiers: Names of the tiers to read, of files of ELAN; None for all.
+        tiers: Names of ELAN's tiers to read, also separated by commas; None for all.
 
     Returns:
         The manifest, and a report of problems in single entries.
@@ -111,10 +111,7 @@ def read_annotations(
             frames are taken for seconds.
         UsageError: The split or a tier is unknown.
     """
-    parsed = ParsedAnnotations(
-        tiers=None if tiers is None else tuple(filter(None, map(tier_name, tiers)))
-    )
-    report = parsed.report
+    report = (parsed := ParsedAnnotations(tiers=tier_names(tiers))).report
     _read(path, parsed)
     name_videos(parsed, {**dict.fromkeys(former.videos if former else ()), **(files or {})})
     for video in parsed.videos.values() if path.is_dir() else ():
@@ -135,8 +132,7 @@ def read_annotations(
     name = known.name if known and (dataset or "").casefold() in ("", known.name) else dataset
     fps = known.fps if known and unit == "frames" else None
     manifest = Manifest(name or path.stem, names, unit, videos, fps)
-    if known and not former:
-        _compare(known, split, manifest, report)
+    _compare(None if former else known, split, manifest, report)
     return manifest, report
 
 
@@ -364,8 +360,12 @@ def check_units(
     )
 
 
-def _compare(known: Dataset, split: str | None, read: Manifest, report: AnnotationReport) -> None:
-    """Note differences in classes and number of videos from the published dataset."""
+def _compare(
+    known: Dataset | None, split: str | None, read: Manifest, report: AnnotationReport
+) -> None:
+    """Note differences in classes and number of videos from the published dataset, if it is one."""
+    if known is None:
+        return
     if read.classes != known.classes:
         report.notes.append(f"the class names differ from those of {known.title}")
     rules = [known.splits[split]] if split else list(known.splits.values())

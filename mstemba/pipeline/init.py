@@ -128,7 +128,7 @@ def init(
         annotations: A file or folder in any of the forms that `read_annotations` reads; without it
             the manifest has no actions.
         root: Folder that becomes the workspace.
-        dataset, time_unit, join_spellings: See `read_annotations`.
+        dataset, time_unit, join_spellings, tiers: See `read_annotations`.
         split: A split of the dataset. Without one, videos of annotations without subsets are
             divided by `split_by_hash`; `none` leaves them without.
         classes: A text file with one class name per line, for annotations with numbers only.
@@ -137,8 +137,6 @@ def init(
         merge: Add to the existing manifest: new annotations of a video replace its former ones, new
             videos and classes are added, and everything else stays.
         strict: Whether every warning is an error.
-        tiers: Names of the tiers to read, of files of ELAN, or a text that separates them by
-            commas; None for all.
 
     Returns:
         The workspace, its manifest, and a report of problems in single entries.
@@ -159,18 +157,21 @@ def init(
         if (path := as_local(annotations)) is None:
             manifest, report = _without_annotations(former, files, dataset)
         else:
-            names, listed = as_local(classes), tiers.split(",") if isinstance(tiers, str) else tiers
-            reader = _Reader(
-                dataset, names, time_unit, split, join_spellings, listed, skipped.append
-            )
+            how = time_unit, split, join_spellings, tiers, skipped.append
+            reader = _Reader(dataset, as_local(classes), *how)
             manifest, report = _join(path, reader, files, former)
         report.notes[:0] = skipped
-        if strict and (warnings := report.warnings()):
-            raise ManifestError(
-                f"--strict: nothing is written, because of {counted(len(warnings), 'warning')}: "
-                + "; ".join(warnings)
-            )
+        if strict:
+            _refuse_warnings(report)
         return _write_workspace(folder, manifest, report, features, transposed)
+
+
+def _refuse_warnings(report: AnnotationReport) -> None:
+    if warnings := report.warnings():
+        raise ManifestError(
+            f"--strict: nothing is written, because of {counted(len(warnings), 'warning')}: "
+            + "; ".join(warnings)
+        )
 
 
 def _join(
@@ -196,7 +197,7 @@ class _Reader:
     time_unit: str | None
     split: str | None
     join_spellings: bool
-    tiers: Iterable[str] | None
+    tiers: str | Iterable[str] | None
     note: Callable[[str], None]
 
     def __call__(

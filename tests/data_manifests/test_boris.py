@@ -100,7 +100,7 @@ def test_a_time_offset_is_subtracted(
     assert report.joined[MOVED] == 2
     assert report.examples[MOVED].startswith("'groom' from ")
     assert report.examples[MOVED].endswith(" in events.csv, line 2")
-    assert set(report.kept) == {"action without length", "video without a subset"}
+    assert set(report.kept) == {"action without length"}
 
 
 @both
@@ -310,7 +310,7 @@ def test_columns_of_users_may_have_the_names_of_boris_columns(
     assert manifest.videos["cage1"].duration == 30.0
     assert not report.skipped
     assert not report.joined
-    assert set(report.kept) == {"action without length", "video without a subset"}
+    assert set(report.kept) == {"action without length"}
 
 
 @both

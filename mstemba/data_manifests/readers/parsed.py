@@ -173,6 +173,14 @@ def tier_name(text: str) -> str:
     return unicodedata.normalize("NFC", text.strip())
 
 
+def tier_names(chosen: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    """Return the chosen tiers, which a text separates by commas; None for all."""
+    if chosen is None:
+        return None
+    listed = chosen.split(",") if isinstance(chosen, str) else chosen
+    return tuple(filter(None, map(tier_name, listed)))
+
+
 def some_names(names: Iterable[str], count: int = 3) -> str:
     """Return the first few names, for a message."""
     listed = list(names)
