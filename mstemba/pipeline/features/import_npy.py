@@ -19,6 +19,7 @@ from mstemba.pipeline.options import FeatureOptions, ImportOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, find_workspace, require_workspace, set_current
 from mstemba.records import FeatureSpec
+from mstemba.wording import counted
 
 
 @dataclass
@@ -169,8 +170,8 @@ def _times(
     if not fps or not frames:
         missing = "--fps" if frames else "--stride and --fps" if not fps else "--stride"
         raise UsageError(
-            f"{video.id}: the times of its {rows} rows are unknown, because the manifest has "
-            f"{'no duration' if not video.duration else 'only its length in frames'}; "
+            f"{video.id}: the times of its {counted(rows, 'row')} are unknown, because the "
+            f"manifest has {'no duration' if not video.duration else 'only its length in frames'}; "
             f"pass {missing}"
         )
     return {"duration": frames / fps, "fps": fps, "frames": frames}

@@ -17,6 +17,7 @@ from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key
 from mstemba.pipeline.features.row_times import even_rows
 from mstemba.records import FeatureSpec, TimeGrid
+from mstemba.wording import counted
 
 # What video_features writes next to the features of a video: (T,) milliseconds, and a number.
 _TIMESTAMPS, _FPS = "_timestamps_ms", "_fps"
@@ -85,7 +86,7 @@ class NpyFolder:
         if not joined.ids:
             expected = next(iter(files), "VIDEO")
             raise UsageError(
-                f"{self.root}: none of its {len(names)} files is named after a video of the "
+                f"{self.root}: none of its files ({len(names)}) is named after a video of the "
                 f"manifest; found {(wanted or list(names))[0]}.npy, expected for example "
                 f"{expected}.npy"
             )
@@ -155,9 +156,9 @@ class NpyFolder:
             return list(video.actions), _read_times(times, rows, video.duration)
         if not video.duration:
             raise StoreError(
-                f"{self._files[video.id]}: the manifest gives {video.id!r} no duration, so it is "
-                f"not known when these {rows} rows are; add `duration` (in {time_unit}), or use "
-                f"`mstemba import --fps FPS --stride STRIDE`"
+                f"{self._files[video.id]}: the manifest gives {video.id!r} no duration, so the "
+                f"times of its {counted(rows, 'row')} are unknown; add `duration` (in {time_unit}), "
+                f"or use `mstemba import --fps FPS --stride STRIDE`"
             )
         return list(video.actions), even_rows(video.duration, rows)
 

@@ -82,10 +82,12 @@ class TrainPlan:
         )
         if self.steps == epochs:
             return f"{said} ({counted(options.epochs, 'epoch')})"
-        name = "max" if self.steps == options.max_steps else "min"
+        limits = [f"--min-steps {options.min_steps}"] if options.min_steps > epochs else []
+        if self.steps == options.max_steps:
+            limits.append(f"--max-steps {options.max_steps}")
         return (
-            f"{said}, because --{name}-steps {self.steps} overrides --epochs {options.epochs} "
-            f"({counted(epochs, 'step')})"
+            f"{said} ({' and '.join(limits)} instead of the {counted(epochs, 'step')} of --epochs "
+            f"{options.epochs})"
         )
 
     @property

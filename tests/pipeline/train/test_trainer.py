@@ -292,8 +292,12 @@ def test_measuring_on_videos_of_the_training_is_told_also_under_another_name(
     ("options", "said"),
     [
         ({"epochs": 2}, "5 training videos, 2 validation videos; 10 steps of 1 clip (2 epochs)"),
-        ({"epochs": 1, "min_steps": 6}, "6 steps of 1 clip, because --min-steps 6 overrides "),
-        ({"epochs": 3, "max_steps": 7}, "because --max-steps 7 overrides --epochs 3 (15 steps)"),
+        ({"epochs": 1, "min_steps": 6}, "(--min-steps 6 instead of the 5 steps of --epochs 1)"),
+        ({"epochs": 3, "max_steps": 7}, "(--max-steps 7 instead of the 15 steps of --epochs 3)"),
+        (
+            {"epochs": 1, "min_steps": 9, "max_steps": 7},
+            "(--min-steps 9 and --max-steps 7 instead of the 5 steps of --epochs 1)",
+        ),
     ],
 )
 def test_what_decides_the_number_of_steps_is_told(
