@@ -25,6 +25,7 @@ from mstemba.cli_options import (
     QuietOption,
     StoreOption,
     WorkspaceOption,
+    YesOption,
     is_stdout,
     names,
     option,
@@ -94,6 +95,7 @@ def init(
     ] = None,
     transposed: Annotated[bool | None, option(ImportOptions, "transposed")] = None,
     merge: MergeOption = False,
+    yes: YesOption = False,
     json: JsonOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -119,6 +121,7 @@ def init(
         features=features,
         transposed=transposed,
         merge=merge,
+        yes=yes,
         **asdict(options),
     )
     write_json(json, result.as_dict())

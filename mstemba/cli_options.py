@@ -183,6 +183,12 @@ MergeOption = Annotated[
         "ones.",
     ),
 ]
+YesOption = Annotated[
+    bool,
+    typer.Option(
+        "--yes", "-y", help="With --merge, also replace the actions of a video by fewer ones."
+    ),
+]
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print warnings and failures only.")
 ]

@@ -143,7 +143,7 @@ def test_correct_and_retrain(trained: Path, folder: Path, run: Run, tmp_path: Pa
     (tmp_path / "corrected.json").write_text(json.dumps(corrected))
     said = run(
         "correct_and_retrain.py", trained, tmp_path / "corrected.json",
-        "--videos", folder / "new.mp4", "--steps", "4",
+        "--videos", folder / "new.mp4", "--steps", "4", "--yes",
     )  # fmt: skip
     assert "videos {'training': 3}; actions {'training': 5} videos annotated again: 1 (" in said
     manifest = json.loads((trained / "manifest.json").read_text())

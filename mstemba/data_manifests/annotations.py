@@ -28,6 +28,7 @@ from mstemba.data_manifests.manifest import (
     Video,
     normalise_subset,
 )
+from mstemba.data_manifests.merging import later_videos
 from mstemba.data_manifests.readers import boris, dataset_files, eaf, elan, tables
 from mstemba.data_manifests.readers.json import read_json
 from mstemba.data_manifests.readers.parsed import (
@@ -128,7 +129,7 @@ def read_annotations(
         for id in parsed.videos
     }
     unit = time_unit or parsed.time_unit or (known.time_unit if known else "seconds")
-    check_units(path, unit, videos, report)
+    check_units(path, unit, later_videos(videos, before), report)
     name = known.name if known and (dataset or "").casefold() in ("", known.name) else dataset
     fps = known.fps if known and unit == "frames" else None
     manifest = Manifest(name or path.stem, names, unit, videos, fps)

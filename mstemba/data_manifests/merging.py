@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from mstemba.data_manifests.class_ids import normalise_name
-from mstemba.data_manifests.manifest import Action, Manifest, VideoIndex
+from mstemba.data_manifests.manifest import Action, Manifest, Video, VideoIndex
 from mstemba.data_manifests.readers.parsed import AnnotationReport
 from mstemba.errors import ManifestError
 from mstemba.wording import counted
 
+_MOST_LISTED = 10
 
-def merge(former: Manifest, given: Manifest, report: AnnotationReport) -> Manifest:
+
+def merge(
+    former: Manifest, given: Manifest, report: AnnotationReport, yes: bool = False
+) -> Manifest:
     """Return the former manifest with new annotations, which replace the actions of their videos.
 
-    New classes come last, so that the ids of the former ones stay. Raises ManifestError if the time
-    units differ, and if annotations were skipped, because they would replace complete ones.
+    New classes come last, so that the ids of the former ones stay. The report says which videos
+    lose actions.
+
+    Raises:
+        ManifestError: The time units differ; annotations were skipped, which would replace complete
+            ones; or, without `yes`, a video would have fewer actions than before.
     """
     if report.skipped:
         kind, count = next(iter(report.skipped.items()))
@@ -31,7 +43,7 @@ def merge(former: Manifest, given: Manifest, report: AnnotationReport) -> Manife
             f"{given.dataset}: times in {given.time_unit}, but the manifest to merge into has "
             f"{former.time_unit}: pass the right --time-unit, or convert them"
         )
-    same = _names(former.classes, given.classes)
+    same = known_names(former.classes, given.classes)
     new = [name for name in dict.fromkeys(same) if name not in former.classes]
     classes = (*former.classes, *new)
     numbers = [classes.index(name) for name in same]
@@ -40,7 +52,11 @@ def merge(former: Manifest, given: Manifest, report: AnnotationReport) -> Manife
         actions = tuple(Action(numbers[c], start, end) for c, start, end in video.actions)
         path = former.videos[id].path if id in former.videos else None
         videos[id] = replace(video, path=path, actions=actions)
+    merged = replace(former, classes=classes, videos=videos)
     again = [id for id in given.videos if id in former.videos]
+    losses = _find_losses(former, merged, again)
+    if not yes:
+        _refuse_fewer(former, losses, given)
     new_actions, old_actions = (
         sum(len(manifest.videos[id].actions) for id in again) for manifest in (given, former)
     )
@@ -49,19 +65,79 @@ def merge(former: Manifest, given: Manifest, report: AnnotationReport) -> Manife
         f"{old_actions}), added: {len(given.videos) - len(again)}; "
         f"new classes: {', '.join(map(repr, new)) or 'none'}"
     )
-    return replace(former, classes=classes, videos=videos)
-
-
-def _names(former: tuple[str, ...], given: tuple[str, ...]) -> list[str]:
-    """Return the given names in the spelling of the former manifest, without merging any."""
-    spellings = {normalise_name(name): name for name in former}
-    alike = Counter(map(normalise_name, given))
-    return [
-        spellings.get(normalise_name(name), name)
-        if name not in former and alike[normalise_name(name)] == 1
-        else name
-        for name in given
+    report.notes += [
+        f"{id}: {loss.after} actions in place of {loss.before}; removed or changed: "
+        f"{len(loss.removed)}, for example {_describe(loss.removed[0], former)}"
+        for id, loss in islice(losses.items(), _MOST_LISTED)
     ]
+    if (more := len(losses) - _MOST_LISTED) > 0:
+        report.notes.append(f"videos with removed or changed actions that are not listed: {more}")
+    return merged
+
+
+class _Loss(NamedTuple):
+    """What new annotations take from a video."""
+
+    before: int
+    """Number of actions in the former manifest."""
+    after: int
+    removed: list[Action]
+    """Actions of the former manifest that are not in the new one."""
+
+
+def _find_losses(former: Manifest, merged: Manifest, ids: Iterable[str]) -> dict[str, _Loss]:
+    """Return the videos of which actions are removed or changed."""
+    losses = {}
+    for id in ids:
+        old, new = former.videos[id].actions, merged.videos[id].actions
+        if removed := list((Counter(old) - Counter(new)).elements()):
+            losses[id] = _Loss(len(old), len(new), removed)
+    return losses
+
+
+def _refuse_fewer(former: Manifest, losses: dict[str, _Loss], given: Manifest) -> None:
+    """Raise ManifestError if a video would have fewer actions than before."""
+    fewer = {id: loss for id, loss in losses.items() if loss.after < loss.before}
+    if not fewer:
+        return
+    before, after = (sum(column) for column in list(zip(*fewer.values(), strict=True))[:2])
+    id, loss = next(iter(fewer.items()))
+    raise ManifestError(
+        f"{given.dataset}: nothing is merged, because {len(fewer)} of {len(given.videos)} videos "
+        f"would have fewer actions than in the manifest ({after} in place of {before}), for "
+        f"example {id} ({loss.after} in place of {loss.before}, without "
+        f"{_describe(loss.removed[0], former)}); pass --yes to replace them"
+    )
+
+
+def _describe(action: Action, manifest: Manifest) -> str:
+    name = manifest.classes[action.class_id]
+    return f"{name!r} from {action.start:g} to {action.end:g} {manifest.time_unit}"
+
+
+def known_names(known: tuple[str, ...], given: tuple[str, ...]) -> list[str]:
+    """Return the given class names in the spelling of the known ones, without merging any."""
+    spellings = {normalise_name(name): name for name in known}
+    alike = [Counter(map(normalise_name, names)) for names in (known, given)]
+
+    def spell(name: str) -> str:
+        form = normalise_name(name)
+        unclear = name in known or any(counts[form] != 1 for counts in alike)
+        return name if unclear else spellings[form]
+
+    return [spell(name) for name in given]
+
+
+def later_videos(videos: Mapping[str, Video], former: Mapping[str, Video]) -> dict[str, Video]:
+    """Return the videos with an action that ends later than all of their former actions.
+
+    Where there is none, the time unit needs no check: a manifest accepted such times before.
+    """
+
+    def last(video: Video | None) -> float:
+        return max((action.end for action in (video.actions if video else ())), default=-math.inf)
+
+    return {id: video for id, video in videos.items() if last(video) > last(former.get(id))}
 
 
 def known_files(former: Manifest, files: dict[str, Path]) -> dict[str, Path]:

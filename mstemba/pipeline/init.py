@@ -20,7 +20,7 @@ from mstemba.data_manifests.manifest import (
     load_manifest,
     manifest_json,
 )
-from mstemba.data_manifests.merging import known_files
+from mstemba.data_manifests.merging import known_files, later_videos
 from mstemba.data_manifests.merging import merge as merge_manifests
 from mstemba.data_manifests.overview import (
     ClassCounts,
@@ -117,6 +117,7 @@ def init(
     features: str | Path | None = None,
     transposed: bool | None = None,
     merge: bool = False,
+    yes: bool = False,
     join_spellings: bool = False,
     strict: bool = False,
     tiers: str | Iterable[str] | None = None,
@@ -136,14 +137,14 @@ def init(
         transposed: Whether its arrays are (features, rows). Default: seen from their shapes.
         merge: Add to the existing manifest: new annotations of a video replace its former ones, new
             videos and classes are added, and everything else stays.
-        strict: Whether every warning is an error.
+        yes, strict: Whether a merge may leave videos fewer actions; whether a warning is an error.
 
     Returns:
         The workspace, its manifest, and a report of problems in single entries.
 
     Raises:
         ManifestError: A path does not exist, a folder has no videos, or annotations cannot be used
-            as a whole or, with `merge` or `strict`, in any part.
+            as a whole, with `merge` or `strict` in any part, or would leave a video fewer actions.
         UsageError: Options do not fit each other.
     """
     folder, paths = as_local(root) or Path(), as_paths(videos)
@@ -159,7 +160,7 @@ def init(
         else:
             how = time_unit, split, join_spellings, tiers, skipped.append
             reader = _Reader(dataset, as_local(classes), *how)
-            manifest, report = _join(path, reader, files, former)
+            manifest, report = _join(path, reader, files, former, yes)
         report.notes[:0] = skipped
         if strict:
             _refuse_warnings(report)
@@ -175,15 +176,16 @@ def _refuse_warnings(report: AnnotationReport) -> None:
 
 
 def _join(
-    path: Path, reader: _Reader, files: dict[str, Path], former: Manifest | None
+    path: Path, reader: _Reader, files: dict[str, Path], former: Manifest | None, yes: bool
 ) -> tuple[Manifest, AnnotationReport]:
     """Read annotations, merge them into the former manifest, and join them with the files."""
     manifest, report = reader(path, files, former)
-    annotated = list(manifest.videos)
-    manifest = merge_manifests(former, manifest, report) if former else manifest
+    before = former.videos if former else {}
+    annotated, later = list(manifest.videos), list(later_videos(manifest.videos, before))
+    manifest = merge_manifests(former, manifest, report, yes) if former else manifest
     manifest = _with_subsets(manifest, annotated, former, reader.split, report)
     manifest = join(manifest, files, report) if files else manifest
-    _check_units_by_probing(path, manifest, annotated, report)
+    _check_units_by_probing(path, manifest, later, report)
     _report_doubts(manifest, report)
     return manifest, report
 
@@ -224,10 +226,15 @@ def _with_subsets(
     split: str | None,
     report: AnnotationReport,
 ) -> Manifest:
-    """Choose subsets for annotated videos that have none, or report them."""
-    if split != NO_SPLIT:
-        manifest = split_by_hash(manifest, annotated, report)
-        manifest = for_training(manifest, annotated, report) if former else manifest
+    """Choose subsets for annotated videos that have none, or report them.
+
+    Videos that were annotated before stay without one.
+    """
+    before = former.videos if former else {}
+    new = [id for id in annotated if id not in before or not before[id].actions]
+    if new and split != NO_SPLIT:
+        manifest = split_by_hash(manifest, new, report)
+        manifest = for_training(manifest, new, report) if former else manifest
     for id in annotated:
         if manifest.videos[id].subset is None:
             report.keep("video without a subset (not used by train and evaluate)", id)

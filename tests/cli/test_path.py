@@ -46,7 +46,13 @@ def test_a_corrected_video_is_merged_and_learnt_from(workspace: Path, mstemba: R
     corrected = {"classes": ["waves", CLASSES[1]], "time_unit": "seconds", "videos": {"v0": entry}}
     (workspace / "v0.annotations.json").write_text(json.dumps(corrected))
     merge = ("init", "--annotations", "v0.annotations.json", "--merge")
-    said = mstemba(*merge, cwd=workspace).stdout
+    refused = complaint(mstemba(*merge, cwd=workspace, expect=2))
+    assert (
+        "1 of 1 videos would have fewer actions than in the manifest (2 in place of 3)" in refused
+    )
+    assert "pass --yes" in refused
+    assert json.loads((workspace / "manifest.json").read_text()) == before
+    said = mstemba(*merge, "--yes", cwd=workspace).stdout
     anew = "videos annotated again: 1 (actions: 2 in place of 3), added: 0; new classes: 'waves'"
     assert anew in said
     assert "the previous manifest was different and is kept as manifest.json.bak" in said
@@ -59,9 +65,9 @@ def test_a_corrected_video_is_merged_and_learnt_from(workspace: Path, mstemba: R
     assert after["videos"] == before["videos"]
     # What was trained before knows the former classes.
     detected = mstemba("detect", "videos/v0.mp4", "videos/v1.mp4", "--quiet", cwd=workspace)
-    assert "labels of v0 and 1 more video are not shown: the manifest has other" in detected.stderr
-    exported = mstemba("export", "v1", "--quiet", cwd=workspace).stderr
-    assert exported.startswith("warning: the labels of v1 are not shown: the manifest has other")
+    lacks = "warning: the labels of v0 have classes that these scores lack, for example 'waves'"
+    assert lacks in detected.stderr
+    assert mstemba("export", "v1", "--quiet", cwd=workspace).stderr == ""
     assert "name the manifest of those" in complaint(mstemba("evaluate", cwd=workspace, expect=2))
     assert "0 extracted, 3 cached" in mstemba(*EXTRACT, cwd=workspace).stdout
     assert ": trained in " in mstemba(*TRAIN, cwd=workspace).stdout

@@ -569,7 +569,9 @@ def test_merged_annotations_replace_those_of_their_videos_and_leave_the_rest(
     assert c.actions == (Action(1, 3.0, 4.0),)
     assert (new.path, new.subset, new.actions) == (None, "training", ())
     assert made.report.notes == [
-        "videos annotated again: 2 (actions: 3 in place of 2), added: 1; new classes: 'jump'"
+        "videos annotated again: 2 (actions: 3 in place of 2), added: 1; new classes: 'jump'",
+        "a: 2 actions in place of 2; removed or changed: 2, for example 'sit' from 0 to 2.5 "
+        "seconds",
     ]
     assert list(made.report.kept) == ["video without actions"]
 
@@ -592,16 +594,113 @@ def test_merged_annotations_keep_the_time_up_to_which_a_video_is_annotated(
     first = write(tmp_path, {"a": {**ENTRY, "annotated_until": 2.5}})
     init([folder], first, root=tmp_path / "w")
     again = write(tmp_path, {"a": {"actions": [[1, 0.0, 2.0]], **given}})
-    init(annotations=again, root=tmp_path / "w", merge=True)
+    init(annotations=again, root=tmp_path / "w", merge=True, yes=True)
     video = load_manifest(tmp_path / "w" / "manifest.json").videos["a"]
     assert (video.annotated_until, video.actions) == (expected, (Action(1, 0.0, 2.0),))
 
 
+def labelled_videos(counts: dict[str, int]) -> dict[str, Any]:
+    """Annotations in which a video has so many actions, one a second."""
+    videos = {
+        id: {"subset": "training", "actions": [[0, n, n + 0.5] for n in range(count)]}
+        for id, count in counts.items()
+    }
+    return {"classes": ["walk"], "videos": videos}
+
+
+def test_fewer_actions_than_before_are_refused_unless_they_are_meant(tmp_path: Path) -> None:
+    root = tmp_path / "w"
+    before = labelled_videos({"a": 3, "b": 2, "c": 4, "d": 2})
+    init(annotations=write(tmp_path, before), root=root)
+    text = (root / "manifest.json").read_text(encoding="utf-8")
+    labels = write(tmp_path, labelled_videos({"a": 5, "b": 1, "c": 0, "e": 1}))
+    with pytest.raises(ManifestError) as raised:
+        init(annotations=labels, root=root, merge=True)
+    assert str(raised.value).endswith(
+        "nothing is merged, because 2 of 4 videos would have fewer actions than in the manifest "
+        "(1 in place of 6), for example b (1 in place of 2, without 'walk' from 1 to 1.5 seconds); "
+        "pass --yes to replace them"
+    )
+    assert raised.value.exit_code == 2
+    assert (root / "manifest.json").read_text(encoding="utf-8") == text
+    made = init(annotations=labels, root=root, merge=True, yes=True)
+    counts = {id: len(video.actions) for id, video in made.manifest.videos.items()}
+    assert counts == {"a": 5, "b": 1, "c": 0, "d": 2, "e": 1}
+    example = "for example 'walk' from"
+    assert made.report.notes[-2:] == [
+        f"b: 1 actions in place of 2; removed or changed: 1, {example} 1 to 1.5 seconds",
+        f"c: 0 actions in place of 4; removed or changed: 4, {example} 0 to 0.5 seconds",
+    ]
+
+
+def test_changed_actions_are_told_and_need_no_leave(tmp_path: Path) -> None:
+    root = tmp_path / "w"
+    content = labelled_videos({f"v{n}": 2 for n in range(13)})
+    init(annotations=write(tmp_path, content), root=root)
+    for video in content["videos"].values():
+        video["actions"].append(video["actions"][0])  # the former two, and one of them again
+    made = init(annotations=write(tmp_path, content), root=root, merge=True)
+    assert len(made.report.notes) == 1
+    for video in content["videos"].values():
+        video["actions"][1] = [0, 1.0, 1.25]
+    made = init(annotations=write(tmp_path, content), root=root, merge=True)
+    assert len(made.report.notes) == 1 + 10 + 1
+    assert made.report.notes[1] == (
+        "v0: 3 actions in place of 3; removed or changed: 1, for example 'walk' from 1 to 1.5 "
+        "seconds"
+    )
+    assert made.report.notes[-1].endswith("not listed: 3")
+    for video in content["videos"].values():
+        video["actions"] = video["actions"][1:]  # of two that are alike
+    with pytest.raises(ManifestError, match=r"v0 \(2 in place of 3, without 'walk' from 0 to 0\.5"):
+        init(annotations=write(tmp_path, content), root=root, merge=True)
+
+
+def test_a_class_in_another_spelling_is_the_manifest_s(tmp_path: Path) -> None:
+    root = tmp_path / "w"
+    names = ["Read book", "sit", "Sit", "hop", "o\u0308ffnen"]
+    actions = [[0, 0.0, 1.0], [1, 1.0, 2.0], [2, 2.0, 3.0]]
+    entry = {"v": {"subset": "training", "duration": 4.0, "actions": actions}}
+    init(annotations=write(tmp_path, {"classes": names, "videos": entry}), root=root)
+    text = (root / "manifest.json").read_text(encoding="utf-8")
+    for given in (["read_book", "sit", "Sit", "\u00f6ffnen"], ["READ BOOK", "sit", "Sit", "HOP"]):
+        labels = write(tmp_path, {"classes": given, "videos": entry})
+        init(annotations=labels, root=root, merge=True)
+        assert (root / "manifest.json").read_text(encoding="utf-8") == text
+    # Which of two it is, if it is neither, cannot be known.
+    labels = write(tmp_path, {"classes": ["hop", "SIT"], "videos": {"w": {"actions": [[1, 0, 1]]}}})
+    made = init(annotations=labels, root=root, merge=True)
+    assert made.manifest.classes == (*names, "SIT")
+
+
+def test_a_video_that_was_left_without_a_subset_stays_so(tmp_path: Path) -> None:
+    root = tmp_path / "w"
+    videos = {"a": {"actions": [[0, 0, 1]]}, "b": {"actions": [[0, 1, 2]]}}
+    init(annotations=write(tmp_path, videos), root=root, split="none")
+    text = (root / "manifest.json").read_text(encoding="utf-8")
+    made = init(annotations=write(tmp_path, {"b": videos["b"]}), root=root, merge=True)
+    assert (root / "manifest.json").read_text(encoding="utf-8") == text
+    assert not [note for note in made.report.notes if "training" in note]
+
+
+def test_a_label_far_past_the_end_is_merged_again_by_itself(tmp_path: Path) -> None:
+    root = tmp_path / "w"
+    videos: dict[str, Any] = dict.fromkeys("bcd", ENTRY)
+    videos["a"] = {"duration": 10.0, "actions": [[0, 1.0, 500.0]]}
+    init(annotations=write(tmp_path, videos), root=root)
+    made = init(annotations=write(tmp_path, {"a": videos["a"]}), root=root, merge=True)
+    assert made.manifest.videos["a"].actions == (Action(0, 1.0, 500.0),)
+    videos["a"]["actions"].append([0, 2.0, 600.0])
+    with pytest.raises(ManifestError, match="these look like frames"):
+        init(annotations=write(tmp_path, {"a": videos["a"]}), root=root, merge=True)
+
+
 def test_numbers_mean_what_the_manifest_says(tmp_path: Path) -> None:
     root = merging(tmp_path)
-    made = init(annotations=write(tmp_path, {"a": {"actions": [[1, 0, 1]]}}), root=root, merge=True)
+    labels = write(tmp_path, {"a": {"actions": [[1, 0, 1], [1, 2, 3]]}})
+    made = init(annotations=labels, root=root, merge=True)
     assert made.manifest.classes == ("sit", "stand")
-    assert made.manifest.videos["a"].actions == (Action(1, 0.0, 1.0),)
+    assert made.manifest.videos["a"].actions == (Action(1, 0.0, 1.0), Action(1, 2.0, 3.0))
     assert (made.manifest.videos["a"].subset, made.manifest.videos["a"].duration) == ("training", 4)
 
 
@@ -628,10 +727,11 @@ def test_classes_that_differ_by_case_alone(
     given: list[str], classes: list[str], tmp_path: Path
 ) -> None:
     root = merging(tmp_path)
-    content = {"classes": given, "videos": {"a": {"actions": [[len(given) - 1, 0, 1]]}}}
+    action = [len(given) - 1, 0, 1]
+    content = {"classes": given, "videos": {"a": {"actions": [action, action]}}}
     made = init(annotations=write(tmp_path, content), root=root, merge=True)
     assert list(made.manifest.classes) == classes
-    (action,) = made.manifest.videos["a"].actions
+    (action, _) = made.manifest.videos["a"].actions
     assert classes[action.class_id].casefold() == given[-1].casefold()
     assert (given[-1] in classes) == (classes[action.class_id] == given[-1])
 
@@ -707,14 +807,14 @@ def test_times_without_a_unit_are_seconds_and_do_not_become_frames(tmp_path: Pat
     table.write_text("video,start,end,label\nP02T01C06,1,2,walk\n")
     with pytest.raises(ManifestError, match=r"times in seconds, but .* has frames"):
         init(annotations=table, root=root, merge=True)
-    made = init(annotations=table, root=root, merge=True, time_unit="frames")
+    made = init(annotations=table, root=root, merge=True, time_unit="frames", yes=True)
     assert (made.manifest.time_unit, made.manifest.fps) == ("frames", 20)
     (action,) = made.manifest.videos["P02T01C06"].actions
     assert (made.manifest.classes[action.class_id], action.start) == ("Walk", 1.0)
     assert made.manifest.videos["P03T01C06"].actions == (Action(0, 0, 2.5), Action(1, 1.0, 3.0))
     numbers = write(tmp_path, {"P03T01C06": {"actions": [[2, 0, 1]]}})
-    made = init(annotations=numbers, root=root, merge=True, dataset="tsu")
-    assert len(made.report.notes) == 1  # that it is not all of TSU goes without saying
+    made = init(annotations=numbers, root=root, merge=True, dataset="tsu", yes=True)
+    assert len(made.report.notes) == 2  # that it is not all of TSU goes without saying
     assert made.manifest.videos["P03T01C06"].actions == (Action(2, 0.0, 1.0),)
 
 

@@ -62,23 +62,27 @@ def make_detection(
         scores: The video's dense scores.
         id: The video's, used if the manifest does not have the video.
         provenance: Where the scores come from.
-        video: The manifest's entry of the video.
+        video: The manifest's entry of the file, which may have moved.
         truth: The manifest's labels.
         options: How segments are cut.
     """
     spec = provenance.get("features", {})
     stride = spec.get("stride")
     frames_per_row = stride and stride * spec.get("every", 1)
+    video = video or truth.find(id)
+    id = video.id if video else id
+    entry = truth.entry(video, scores, frames_per_row)
     threshold, low, min_length = options.threshold, options.low_threshold, options.min_length
     return Detection(
         scores,
         find_segments(scores, threshold, low, min_length),
-        truth.segments(video, scores, frames_per_row),
+        truth.segments(id, entry, scores),
         {**provenance, "threshold": threshold, "low": low, "min_length": min_length},
-        id=video.id if video else id,
+        id=id,
         subset=video.subset if video else None,
         options=options,
         frames_per_row=frames_per_row if truth.time_unit == "frames" else None,
+        listed=entry,
     )
 
 

@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from mstemba.data_manifests.manifest import Action
 from mstemba.pipeline.options import ExportOptions
 from mstemba.records import Scores, Segment
 from mstemba.wording import counted
@@ -22,6 +23,25 @@ _LITERAL = 'dir="auto" style="text-align: left; white-space: pre-wrap"'
 
 
 @dataclass(frozen=True)
+class ManifestEntry:
+    """What the manifest says of a video. The page shows it, and gives back what is not corrected.
+
+    Class ids are indices of `classes`.
+    """
+
+    classes: tuple[str, ...]
+    """All classes of the manifest, in its order."""
+    scored: tuple[str, ...]
+    """(C,) the classes of the scores, in the manifest's spelling where it has them."""
+    duration: float | None
+    """In the manifest's time unit."""
+    actions: tuple[Action, ...]
+    """In the manifest's time unit and order."""
+    seconds: tuple[Action, ...]
+    """The same actions with times in seconds."""
+
+
+@dataclass(frozen=True)
 class Detection:
     """The detections of one video. A notebook shows its timeline and segments."""
 
@@ -30,7 +50,7 @@ class Detection:
     segments: list[Segment]
     """By start, then end, then class."""
     ground_truth: list[Segment] | None
-    """Labelled actions; None if the manifest has no labels of the video."""
+    """Labelled actions of the scores' classes; None if the manifest has none of the video."""
     provenance: dict[str, Any]
     """Checkpoint, features and thresholds that the segments come from."""
     id: str = ""
@@ -41,6 +61,8 @@ class Detection:
     """How segments were cut from the scores."""
     frames_per_row: int | None = None
     """Frames from one row to the next, where the manifest counts time in frames; else None."""
+    listed: ManifestEntry | None = None
+    """The manifest's entry of the video; None if it has none."""
 
     @property
     def name(self) -> str:

@@ -135,7 +135,7 @@ def _facts(detection: Detection, path: Path) -> tuple[dict[str, Any], bytes]:
     video = Path(scores.video)
     floor = min(FLOOR, options.threshold)
     scored = np.flatnonzero(scores.probabilities.max(axis=0) >= np.float32(floor))
-    truth = detection.ground_truth
+    names, listed = _manifest_facts(detection)
     facts = {
         "id": detection.id or video.stem,
         "subset": detection.subset,
@@ -148,7 +148,7 @@ def _facts(detection: Detection, path: Path) -> tuple[dict[str, Any], bytes]:
         },
         "duration": scores.duration,
         "frames_per_row": detection.frames_per_row,
-        "classes": scores.classes,
+        "classes": names,
         "rows": scores.grid.count,
         "step": scores.grid.step,
         "scored": scored.tolist(),
@@ -157,10 +157,26 @@ def _facts(detection: Detection, path: Path) -> tuple[dict[str, Any], bytes]:
         "low": options.low_threshold,
         "min_length": options.min_length,
         "found": len(detection.segments),
-        "truth": None if truth is None else [[s.class_id, s.start, s.end] for s in truth],
+        "listed": listed,
         "provenance": detection.provenance,
     }
     return facts, pack(scores, scored, detection.segments)
+
+
+def _manifest_facts(detection: Detection) -> tuple[Sequence[str], dict[str, Any] | None]:
+    """Return the page's class names, the scores' first, and what the manifest says of the video.
+
+    An action has its class, its start and end in seconds, and both as in the manifest.
+    """
+    entry = detection.listed
+    if entry is None:
+        return detection.scores.classes, None
+    names = list(dict.fromkeys([*entry.scored, *entry.classes]))
+    ids = {name: number for number, name in enumerate(names)}
+    pairs = zip(entry.seconds, entry.actions, strict=True)
+    numbers = [ids[name] for name in entry.classes]
+    actions = [[numbers[s.class_id], s.start, s.end, a.start, a.end] for s, a in pairs]
+    return names, {"classes": numbers, "duration": entry.duration, "actions": actions}
 
 
 def pack(scores: Scores, class_ids: NDArray[np.intp], segments: Sequence[Segment]) -> bytes:

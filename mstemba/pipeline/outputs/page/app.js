@@ -4,10 +4,7 @@ class App {
   constructor(facts, scores, segments) {
     this.facts = facts;
     this.scores = scores;
-    // Parts outside the video can be neither seen nor corrected.
-    this.truth = facts.truth?.map(([classId, start, end]) =>
-      ({ start: Math.max(0, start), end: Math.min(end, facts.duration), classId, score: 1, labelled: true }))
-      .filter(({ start, end }) => start < end) ?? null;
+    this.truth = readLabels(facts);
     this.truthByClass = groupByClass(this.truth || []);
     this.thresholds = new Thresholds(facts, scores, segments);
     this.corrections = new Corrections(
@@ -24,6 +21,7 @@ class App {
     this.view = new View(facts.duration, () => this.timeline?.draw());
     this.player = new Player(byId("video"), facts.duration, {
       onTime: (time) => this.updateTime(time),
+      onLength: () => this.useLength(),
       onFailure: (otherLength) => this.bar.showNoVideo(otherLength),
     });
     this.timeline = new Timeline(this);
@@ -31,6 +29,16 @@ class App {
     this.editor = new Editor(this);
     this.bar = new Bar(this);
     this.pointer = new Pointer(this, this.timeline);
+  }
+
+  /** Seconds that can be labelled: to the end that was found, or that of the player if it is later. */
+  get length() {
+    return this.player.duration;
+  }
+
+  useLength() {
+    this.view.setDuration(this.length);
+    this.bar.showTime(this.player.time);
   }
 
   /** Show the current segments. */
@@ -181,8 +189,8 @@ class App {
       return;
     }
     const length = clamp(this.view.span / 20, facts.step, 2);
-    let start = scores.snap(player.time), end = scores.snap(Math.min(start + length, facts.duration));
-    if (!(start < end)) [start, end] = [Math.max(0, facts.duration - length), facts.duration];
+    let start = scores.snap(player.time), end = scores.snap(Math.min(start + length, this.length));
+    if (!(start < end)) [start, end] = [Math.max(0, this.length - length), this.length];
     this.add({ classId: this.markedClass ?? 0, start, end });
   }
 
@@ -226,7 +234,7 @@ class App {
   }
 
   download() {
-    const text = formatAnnotations(this.facts, this.scores, this.corrections, byId("subset").value);
+    const text = formatAnnotations(this, byId("subset").value);
     saveFile(text, formatFileName(this.facts.id));
     this.corrections.saved = this.corrections.items;
     this.bar.show();

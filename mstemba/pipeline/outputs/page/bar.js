@@ -64,8 +64,8 @@ class Bar {
       ...[...SUBSETS, ...known].map((name) => createElement("option", { value: name, textContent: formatName(name) })),
       createElement("option", { value: "", textContent: "none" }),
     );
-    // Corrections of a video that is not in the manifest are for training.
-    byId("subset").value = facts.subset ?? "training";
+    // A video that was not labelled before is for training.
+    byId("subset").value = facts.subset ?? (app.truth ? "" : "training");
     for (const option of byId("base").options) {
       if (option.value === "labels") option.disabled = !app.truth;
     }
@@ -165,14 +165,23 @@ class Bar {
   }
 
   showTime(time) {
-    const { player, facts } = this.app;
-    time = Math.min(time, facts.duration); // a video may last a little longer
-    byId("time").textContent = `${formatTime(time)} / ${formatTime(facts.duration)}`;
+    const { player, length } = this.app;
+    time = Math.min(time, length); // a video may last a little longer
+    byId("time").textContent = `${formatTime(time)} / ${formatTime(length)}`;
     byId("play").textContent = player.playing ? "Pause" : "Play";
     const ruler = byId("ruler-lane");
-    ruler.setAttribute("aria-valuemax", facts.duration.toFixed(1));
+    ruler.setAttribute("aria-valuemax", length.toFixed(1));
     ruler.setAttribute("aria-valuenow", time.toFixed(1));
     ruler.setAttribute("aria-valuetext", formatTime(time));
+  }
+
+  /** Say how many labels of the manifest the download changes or does not have. */
+  explainLost() {
+    const { truth, corrections } = this.app;
+    const kept = corrections.items.filter((item) => item.label && !item.corrected).length;
+    const lost = (truth?.length ?? 0) - kept;
+    const of = `of ${formatCount(truth?.length ?? 0, "label")}`;
+    return lost ? `${lost.toLocaleString("en")} ${of} ${lost === 1 ? "is" : "are"} changed or missing` : "";
   }
 
   /** Show counts, and enable the actions that are possible now. */
@@ -189,7 +198,7 @@ class Bar {
     byId("threshold-number").value = formatThreshold(thresholds.value);
     const disabled = corrections.locked || !scores.levels.size;
     byId("threshold").disabled = byId("threshold-number").disabled = disabled;
-    byId("threshold-note").textContent = `continues at ${Number(thresholds.low.toFixed(3))}`;
+    byId("threshold-note").textContent = `segments end below ${Number(thresholds.low.toFixed(3))}`;
     byId("base").value = corrections.base;
     byId("add").disabled = !corrections.classes.length;
     byId("undo").disabled = !corrections.past.length;
@@ -200,6 +209,7 @@ class Bar {
       : "The threshold is locked: these segments do not come from the scores.";
     byId("locked-reason").textContent = reason + (corrections.unsaved ? " Not downloaded yet." : "");
     byId("discard").textContent = corrections.count ? "Discard corrections" : "Back to the detections";
+    byId("lost").textContent = this.explainLost();
     byId("canvas").setAttribute("aria-label",
       `Timeline of ${formatCount(rows.length, "class", "classes")}; the table lists the segments`);
     this.showTime(this.app.player.time);

@@ -116,23 +116,66 @@ class Corrections {
   }
 }
 
-/** Return why a segment cannot last from `start` to `end`, or an empty text. */
-function findProblem(start, end, duration) {
+/** Return whether a segment has no length: a point event. */
+function isPoint({ start, end }) {
+  return start === end;
+}
+
+/**
+ * Return why a segment cannot last from `start` to `end`, or an empty text. An edge that stays may be
+ * outside the video.
+ */
+function findProblem(segment, start, end, length) {
   if (!Number.isFinite(start) || !Number.isFinite(end)) return "Start and end must be numbers of seconds.";
-  if (start < 0 || end > duration) return `The video lasts from 0 to ${Number(duration.toFixed(3))} s.`;
-  if (!(start < end)) return `The start (${start} s) must be before the end (${end} s).`;
+  const moved = [start, end].filter((time, i) => time !== [segment.start, segment.end][i]);
+  if (moved.some((time) => time < 0 || time > length)) return `The video lasts from 0 to ${Number(length.toFixed(3))} s.`;
+  if (!(start < end || (start === end && isPoint(segment)))) {
+    return `The start (${start} s) must be before the end (${end} s).`;
+  }
   return "";
 }
 
-/** Return the text of an annotation file for `mstemba init`, in the time unit of the manifest. */
-function formatAnnotations(facts, scores, corrections, subset) {
+/**
+ * Return the labels of the manifest as segments, by time, or null if there are none.
+ *
+ * `label` has the times before any correction, and those of the manifest in its own unit, which are
+ * not always within the video, or in order.
+ */
+function readLabels({ listed }) {
+  if (!listed?.actions.length) return null;
+  const labels = listed.actions.map(([classId, start, end, givenStart, givenEnd], index) => {
+    const label = { start, end, given: { start: givenStart, end: givenEnd }, index };
+    return { start, end, classId, score: 1, labelled: true, label };
+  });
+  return labels.sort(compareSegments);
+}
+
+/** Return the ids of the classes to write: those of the manifest, in its order, then others in use. */
+function listClasses({ listed }, { classes, items }) {
+  const known = listed?.classes ?? [], used = new Set(items.map(({ classId }) => classId));
+  const others = [...classes.keys()].filter((id) => !known.includes(id));
+  return [...known, ...(known.length ? others.filter((id) => used.has(id)) : others)];
+}
+
+/**
+ * Return the text of an annotation file for `mstemba init`, in the time unit of the manifest.
+ *
+ * What the manifest says of the video is written again as it was, except for what was corrected.
+ */
+function formatAnnotations({ facts, scores, corrections, length }, subset) {
   const perRow = facts.frames_per_row;
   const time = perRow === null ? (seconds) => seconds : (seconds) => scores.frameAt(seconds, perRow);
-  const actions = corrections.items.map(({ classId, start, end }) => [classId, time(start), time(end)]);
-  const entry = { subset: subset || null, duration: time(facts.duration), actions };
+  const edge = (item, name) =>
+    (item.label && item[name] === item.label[name] ? item.label.given[name] : time(item[name]));
+  const ids = listClasses(facts, corrections), numbers = new Map(ids.map((id, number) => [id, number]));
+  const labels = corrections.items.filter((item) => item.label).sort((a, b) => a.label.index - b.label.index);
+  const actions = [...labels, ...corrections.items.filter((item) => !item.label)]
+    .map((item) => [numbers.get(item.classId), edge(item, "start"), edge(item, "end")]);
+  const duration = facts.listed ? facts.listed.duration : time(length);
+  const entry = { subset: subset || null, duration, actions };
   // A computed key, so that a video called __proto__ is an entry like any other.
   const content = {
-    classes: corrections.classes,
+    classes: ids.map((id) => corrections.classes[id]),
     time_unit: perRow === null ? "seconds" : "frames",
     videos: { [facts.id]: entry },
   };

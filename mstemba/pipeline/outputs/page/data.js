@@ -107,12 +107,12 @@ function formatName(name) {
     .replace(/[\ud800-\udfff]/gu, (c) => `\\x${(c.charCodeAt(0) & 0xff).toString(16)}`);
 }
 
-/** Format seconds as 1:02:03.4. */
+/** Format seconds as 1:02:03.4; labels may have negative ones. */
 function formatTime(seconds, decimals = 1) {
-  const whole = Number(Math.max(0, seconds).toFixed(decimals));
+  const whole = Number(Math.abs(seconds).toFixed(decimals)), sign = seconds < 0 && whole ? "-" : "";
   const hours = Math.floor(whole / 3600), minutes = Math.floor(whole / 60) % 60;
   const rest = (whole % 60).toFixed(decimals).padStart(decimals ? 3 + decimals : 2, "0");
-  return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${rest}` : `${minutes}:${rest}`;
+  return sign + (hours ? `${hours}:${String(minutes).padStart(2, "0")}:${rest}` : `${minutes}:${rest}`);
 }
 
 /** Format a threshold with four digits. */

@@ -116,7 +116,7 @@ class SegmentList {
   /** Mark the segments that last at this time. */
   markTime(time) {
     for (const [segment, line] of this.lines) {
-      line.classList.toggle("now", segment.start <= time && time < segment.end);
+      line.classList.toggle("now", segment.start <= time && (time < segment.end || time === segment.start));
     }
   }
 }
@@ -143,7 +143,7 @@ class Editor {
     const { selected } = this.app;
     this.segment = selected;
     byId("editor-fields").disabled = !selected;
-    byId("editor-legend").textContent = selected ? "Selected segment, in seconds" : "No segment selected";
+    byId("editor-legend").textContent = selected ? this.describe(selected) : "No segment selected";
     this.showProblem("");
     byId("new-class-label").hidden = true;
     byId("edit-new-class").value = "";
@@ -152,6 +152,13 @@ class Editor {
     for (const edge of ["start", "end"]) {
       byId(`edit-${edge}`).value = selected ? roundSeconds(selected[edge]) : "";
     }
+  }
+
+  describe({ start, end }) {
+    const kind = start === end ? "point event" : "segment";
+    if (end < start) return "Selected label, which ends before it starts, in seconds";
+    const outside = start < 0 || end > this.app.length ? ", not all within the video" : "";
+    return `Selected ${kind}${outside}, in seconds`;
   }
 
   listClasses() {
@@ -188,7 +195,7 @@ class Editor {
     const typed = byId(`edit-${other}`).valueAsNumber;
     // Fields are rounded: a value that was not typed stays exact.
     const { start, end } = { [edge]: time, [other]: typed === roundSeconds(own) ? own : typed };
-    const problem = findProblem(start, end, this.app.facts.duration);
+    const problem = findProblem(this.segment, start, end, this.app.length);
     this.showProblem(problem);
     if (!problem) this.app.change(this.segment, { start, end });
   }

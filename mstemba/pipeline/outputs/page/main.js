@@ -16,7 +16,7 @@ function keyActions(app) {
     ArrowUp: () => app.stepBy(-1),
     ArrowDown: () => app.stepBy(1),
     Home: () => app.seekShown(0),
-    End: () => app.seekShown(app.facts.duration),
+    End: () => app.seekShown(app.length),
     ",": () => app.seekRows(-1),
     ".": () => app.seekRows(1),
     "[": () => app.goToNext(-1),

@@ -4,13 +4,16 @@
 const ROUNDING = 0.002;
 // Tolerance in the length of a file that the user chooses: seconds, and fraction of the video.
 const OTHER_LENGTH = [2, 0.05];
+// Seconds that the player finds more than there should be before they count: sound may last longer.
+const LONGER = 0.5;
 
 class Player {
   /**
-   * `onTime` is called with the time whenever it changes; `onFailure` if there is no picture, with the
-   * length of the file if it must be another video.
+   * `onTime` is called with the time whenever it changes; `onLength` if the file lasts longer than
+   * `duration`; `onFailure` if there is no picture, with the length of the file if it must be another
+   * video.
    */
-  constructor(video, duration, { onTime, onFailure }) {
+  constructor(video, duration, { onTime, onLength, onFailure }) {
     this.video = video;
     this.duration = duration;
     this.onTime = onTime;
@@ -20,8 +23,15 @@ class Player {
     video.addEventListener("error", () => this.fail());
     video.addEventListener("loadedmetadata", () => {
       const [seconds, share] = OTHER_LENGTH, off = Math.abs(video.duration - duration);
-      if (this.chosen && Number.isFinite(off) && off > Math.max(seconds, share * duration)) this.fail(video.duration);
-      else if (this.clock.time > 0) video.currentTime = this.clock.time;
+      if (this.chosen && Number.isFinite(off) && off > Math.max(seconds, share * duration)) {
+        this.fail(video.duration);
+        return;
+      }
+      if (this.clock.time > 0) video.currentTime = this.clock.time;
+      if (Number.isFinite(video.duration) && video.duration > this.duration + LONGER) {
+        this.duration = video.duration;
+        onLength();
+      }
     });
     video.addEventListener("loadeddata", () => {
       // If the codec of the picture is unknown, only the sound plays. WebKit may know the size later.

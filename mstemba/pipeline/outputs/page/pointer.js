@@ -103,7 +103,7 @@ class Pointer {
   /** Return the segment after a drag to this time, snapped to the rows unless `free`. */
   dragSegment(time, free) {
     const { drag, app } = this;
-    const end = app.facts.duration;
+    const end = app.length;
     const snap = (t) => (free ? t : app.scores.snap(t));
     const shortest = free ? 0.001 : app.facts.step;
     const to = clamp(snap(clamp(time, 0, end)), 0, end);
@@ -121,8 +121,9 @@ class Pointer {
       const first = snap(item.start + shortest);
       return { ...item, end: Math.max(to, first > item.start ? Math.min(item.end, first) : item.end) };
     }
-    const length = item.end - item.start;
-    const start = clamp(snap(item.start + time - drag.from), 0, end - length);
+    const [from, until] = app.view.place(item); // all of it, if nothing of it is within the video
+    const length = until > from ? until - from : clamp(item.end - item.start, 0, end);
+    const start = clamp(snap(from + time - drag.from), 0, end - length);
     return { ...item, start, end: start === end - length ? end : start + length };
   }
 
@@ -134,7 +135,7 @@ class Pointer {
     this.drag = null;
     const draft = app.draft;
     app.draft = null;
-    if (draft && draft.segment.start < draft.segment.end) {
+    if (draft && (draft.segment.start < draft.segment.end || draft.item)) {
       if (draft.item) app.change(draft.item, { start: draft.segment.start, end: draft.segment.end });
       else app.add(draft.segment);
     } else if (!drag.moved && drag.kind !== "seek") {

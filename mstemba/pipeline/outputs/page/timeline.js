@@ -111,20 +111,22 @@ class Timeline {
     const inBand = inRows % this.rowHeight < BANDS.shade[0];
     const time = this.timeAt(x);
     const near = (edge) => Math.abs(this.x(edge) - x);
-    const mine = this.app.corrections.items.filter((item) => item.classId === classId);
+    const mine = this.app.corrections.items.filter((item) => item.classId === classId)
+      .map((item) => ({ item, from: this.app.view.place(item)[0], to: this.app.view.place(item)[1] }));
     // Of overlapping ones prefer the selected, then the shortest.
-    const rank = (item) => (item === this.app.selected ? -1 : item.end - item.start);
+    const rank = ({ item, from, to }) => (item === this.app.selected ? -1 : to - from);
     const best = (found) => found.sort((a, b) => rank(a) - rank(b))[0] || null;
-    const reach = (item) => Math.min(6, Math.max(2, (this.x(item.end) - this.x(item.start)) / 3));
-    const inside = best(mine.filter((item) => item.start <= time && time <= item.end));
-    const touched = inside || best(mine.filter((item) => Math.min(near(item.start), near(item.end)) <= 5));
+    const reach = ({ from, to }) => Math.min(6, Math.max(2, (this.x(to) - this.x(from)) / 3));
+    // A mark has no edges.
+    const inside = best(mine.filter(({ from, to }) => (from === to ? near(from) <= 5 : from <= time && time <= to)));
+    const touched = inside || best(mine.filter(({ from, to }) => Math.min(near(from), near(to)) <= 5));
     let edge = null;
-    if (touched && inBand) {
+    if (touched && touched.from < touched.to && inBand) {
       const limit = inside ? reach(touched) : 5;
-      if (near(touched.start) <= limit) edge = "start";
-      else if (near(touched.end) <= limit) edge = "end";
+      if (near(touched.from) <= limit) edge = "start";
+      else if (near(touched.to) <= limit) edge = "end";
     }
-    return { time, classId, inBand, item: inside || (edge ? touched : null), edge };
+    return { time, classId, inBand, item: (inside || (edge ? touched : null))?.item ?? null, edge };
   }
 
   /** Paint once in the next frame. */
@@ -196,11 +198,13 @@ class Timeline {
   paintBars(pen, segments, y, height) {
     const { view, selected } = this.app;
     for (const segment of segments || []) {
-      if (segment.end < view.from || segment.start > view.to) continue;
-      const left = Math.max(-4, this.x(segment.start)), right = Math.min(this.width + 4, this.x(segment.end));
+      const [from, to] = view.place(segment), isMark = from === to;
+      if (to < view.from || from > view.to) continue;
+      const left = clamp(this.x(from), -4, this.width - 2), right = Math.min(this.width + 4, this.x(to));
       const width = Math.max(2, right - left - 0.5);
       pen.fillStyle = this.colours[this.kindOf(segment)];
-      pen.fillRect(left, y, width, height);
+      // A mark is higher, so that it can be seen within a segment.
+      pen.fillRect(left, isMark ? y - 2 : y, width, isMark ? height + 4 : height);
       if (segment.corrected) {
         // A line through it distinguishes it without colour.
         pen.fillStyle = this.colours.background;
@@ -264,8 +268,8 @@ class Timeline {
       const first = line(row), last = Math.max(first + 1, line(row + 1) - gap);
       for (const segment of itemsByClass.get(id) || truthByClass.get(id) || []) {
         const colour = this.pixels[this.kindOf(segment)];
-        const left = Math.min(column(segment.start), canvas.width - 1);
-        const right = Math.max(column(segment.end), left + 1);
+        const [from, to] = view.place(segment);
+        const left = Math.min(column(from), canvas.width - 1), right = Math.max(column(to), left + 1);
         for (let y = first; y < last; y++) pixels.fill(colour, y * canvas.width + left, y * canvas.width + right);
       }
     });

@@ -10,6 +10,19 @@ class View {
     this.to = this.duration;
   }
 
+  /** Set the length of the video; a view of all of it stays one. */
+  setDuration(duration) {
+    const all = this.from === 0 && this.to === this.duration;
+    this.duration = duration;
+    if (all) this.showAll(); else this.onChange();
+  }
+
+  /** Return from where to where a segment is drawn: outside the video as a mark at its start or end. */
+  place({ start, end }) {
+    const from = clamp(start, 0, this.duration);
+    return [from, clamp(end, from, this.duration)];
+  }
+
   get span() {
     return this.to - this.from;
   }
@@ -46,7 +59,8 @@ class View {
   }
 
   /** Show a segment with its surroundings. */
-  reveal({ start, end }) {
+  reveal(segment) {
+    const [start, end] = this.place(segment);
     if (start >= this.from && end <= this.to) return;
     const span = Math.max(this.span, 1.5 * (end - start));
     this.show((start + end - span) / 2, span);

@@ -127,7 +127,8 @@ class Browser:
         while True:
             new = set(self.downloads.iterdir()) - known
             done = [f for f in new if f.suffix not in (".crdownload", ".tmp")]
-            done = [f for f in done if not f.name.startswith(".")]
+            # The name is taken by an empty file first.
+            done = [f for f in done if not f.name.startswith(".") and f.stat().st_size]
             if done:
                 return done[0]
             assert time.monotonic() < until, "nothing was downloaded"

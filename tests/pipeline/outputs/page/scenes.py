@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mstemba.data_manifests.manifest import Action
 from mstemba.pipeline.demo import write_video
 from mstemba.pipeline.detect.segments import find_segments
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.outputs import Detection
+from mstemba.pipeline.outputs.detection import ManifestEntry
 from mstemba.pipeline.outputs.html_page import write_html
 from mstemba.records import Scores, Segment, TimeGrid
 
@@ -75,7 +78,19 @@ def scene(
     labels = [_label(s, duration) for s in found[: max(1, len(found) - 3)]]
     facts = {"checkpoint": "runs/mstemba-1a2b3c4d/best", "arch": "mstemba"}
     made = {"id": video.stem, "subset": "testing", "options": options, **changes}
-    return Detection(scores, found, labels if truth else None, facts, **made)
+    detection = Detection(scores, found, None, facts, **made)
+    return labelled(detection, labels) if truth else detection
+
+
+def labelled(
+    what: Detection, labels: Iterable[Segment], classes: Iterable[str] | None = None
+) -> Detection:
+    """A detection of a video that the manifest has with these labels, in seconds."""
+    labels = list(labels)
+    scored = what.scores.classes
+    actions = tuple(Action(s.class_id, s.start, s.end) for s in labels)
+    entry = ManifestEntry(tuple(classes or scored), scored, None, actions, actions)
+    return replace(what, ground_truth=labels, listed=entry)
 
 
 def _label(found: Segment, duration: float) -> Segment:

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from mstemba.data_manifests.annotations import read_annotations
-from mstemba.data_manifests.manifest import Action, Video, load_manifest
-from mstemba.pipeline.features.row_times import in_seconds
+from mstemba.data_manifests.manifest import Action, load_manifest
 from mstemba.pipeline.outputs import Detection
 from mstemba.records import Segment, TimeGrid
 from tests.command_line import mstemba
 from tests.pipeline.outputs.page.conftest import Browser
-from tests.pipeline.outputs.page.scenes import ODD_CLASSES, film, page, scene
+from tests.pipeline.outputs.page.scenes import ODD_CLASSES, film, labelled, page, scene
 
 SHIFT, ALT, CONTROL, DELETE, ESCAPE = "\ue008", "\ue00a", "\ue009", "\ue017", "\ue00c"
 ENTER, UP, DOWN, SPACE = "\ue007", "\ue013", "\ue015", " "
@@ -272,7 +271,7 @@ def longer(chromium: Browser, plain: Detection, tmp_path: Path) -> Browser:
     labels = [Segment(-2.0, 3.0, 2, "read", 1.0), Segment(50.0, 70.0, 0, "walk", 1.0)]
     labels.append(Segment(61.0, 62.0, 1, "sit", 1.0))
     scores = replace(plain.scores, duration=60.0)
-    chromium.open(page(replace(plain, scores=scores, ground_truth=labels), tmp_path))
+    chromium.open(page(labelled(replace(plain, scores=scores), labels), tmp_path))
     return chromium
 
 
@@ -286,9 +285,9 @@ def test_segments_are_added_and_moved_where_there_are_no_scores(longer: Browser)
     assert longer.items()[-1] == (1, pytest.approx(45, abs=0.1), pytest.approx(50, abs=0.1))
 
 
-def test_labels_are_cut_to_the_video(longer: Browser) -> None:
+def test_labels_outside_the_video_are_drawn_at_its_ends(longer: Browser) -> None:
     longer.set("base", "labels")
-    assert longer.items() == [(2, 0.0, 3.0), (0, 50.0, 60.0)]
+    assert longer.items() == [(2, -2.0, 3.0), (0, 50.0, 70.0), (1, 61.0, 62.0)]
     # In the overview a class's bars stay in its own line.
     orange, width = longer.get(
         "(() => { mstemba.timeline.paint(); const c = document.getElementById('overview');"
@@ -300,8 +299,8 @@ def test_labels_are_cut_to_the_video(longer: Browser) -> None:
     )
     assert len(orange) > 100
     for x, y in orange:
-        first, time = y < 1 / 3, x / width * 60  # walk is the first of three classes
-        assert (first and time > 49.8) or (y >= 2 / 3 - 0.05 and time < 3.2), (x, y)
+        row, time = int(3 * y + 0.15), x / width * 60
+        assert (row == 2 and time < 3.2) or time > (49.8, 59.5)[row], (x, y)
 
 
 def test_a_relabelled_segment_stays_in_a_search(opened: Browser) -> None:
@@ -453,7 +452,7 @@ def test_leaving_is_warned_of_until_the_corrections_are_downloaded(opened: Brows
     entry = json.loads(file.read_text())["videos"]["v"]
     assert entry == {
         "subset": "testing",
-        "duration": 19.7,
+        "duration": None,  # as in the manifest
         "actions": [[0, 4.0, 9.0], [1, 10.0, 14.0]],
     }
     drag(opened, 0, 9.0, 10.0)
@@ -466,27 +465,22 @@ def test_leaving_is_warned_of_until_the_corrections_are_downloaded(opened: Brows
 def test_of_a_manifest_in_frames_the_download_is_in_frames(
     chromium: Browser, tmp_path: Path
 ) -> None:
-    """Labels that nobody touched come back as the frames they were."""
+    """Seconds become frames by the real times of the rows, of 16 each; the end is beyond them."""
     grid = TimeGrid(np.cumsum(np.random.default_rng(3).uniform(0.3, 0.9, 40)), 0.64)
-    actions = [Action(0, 0, 7), Action(1, 31.5, 160), Action(2, 159, 650), Action(0, 640, 655)]
-    labelled = Video("v", None, "testing", None, tuple(actions))
-    truth = [
-        Segment(a.start, a.end, a.class_id, "", 1.0)
-        for a in in_seconds(labelled, "frames", grid, 16 * np.arange(41))
-    ]
     values = np.full((40, 3), 0.1, np.float32)
-    what = scene(tmp_path / "v.mp4", ["walk", "sit", "read"], probabilities=values, grid=grid)
-    dense = replace(what.scores, duration=float(grid.ends[-1]) + 1)  # the end is beyond the scores
-    what = replace(what, scores=dense, ground_truth=truth, frames_per_row=16)
-    chromium.open(page(what, tmp_path))
-    chromium.set("base", "labels")
+    what = scene(
+        tmp_path / "v.mp4", ["walk", "sit", "read"], probabilities=values, grid=grid, truth=False
+    )
+    dense = replace(what.scores, duration=float(grid.ends[-1]) + 1)
+    chromium.open(page(replace(what, scores=dense, frames_per_row=16), tmp_path))
+    middle = (grid.starts[4] + grid.starts[5]) / 2
+    chromium.js("mstemba.add({classId: 1, start: arguments[0], end: arguments[1]})", grid.starts[2],
+                middle)  # fmt: skip
     file = chromium.downloaded(chromium.find("download").click)
     read, _ = read_annotations(file)
     assert read.time_unit == "frames"
     video = read.videos["v"]
-    found = sorted((a.class_id, a.start, a.end) for a in video.actions)
-    expected = sorted((a.class_id, a.start, a.end) for a in actions)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert video.actions == (Action(1, 32.0, pytest.approx(72.0, abs=1e-5)),)
     assert video.duration == pytest.approx(16 * 40 + 16 / 0.64, abs=1e-5)
 
 
@@ -501,7 +495,9 @@ def test_init_reads_the_download(chromium: Browser, tmp_path: Path, id: str) -> 
     values = np.full((20, len(ODD_CLASSES)), 0.2, np.float32)
     values[3:9] = 0.9
     grid = TimeGrid(np.arange(20) / 10 + 1e-9 * np.arange(20) ** 2, 0.1)
-    what = scene(video, ODD_CLASSES, probabilities=values, grid=grid, id=id, subset=None)
+    what = scene(
+        video, ODD_CLASSES, probabilities=values, grid=grid, id=id, subset=None, truth=False
+    )
     chromium.open(page(what, tmp_path))
     chromium.js("mstemba.goTo(mstemba.corrections.items[5])")
     chromium.press(DELETE)

@@ -103,7 +103,7 @@ def test_there_is_no_shade_where_there_are_no_scores(chromium: Browser, tmp_path
     what = scene(tmp_path / "none.mp4", ("a", "b"), probabilities=np.full((50, 2), 0.4, np.float32))
     # As published features may: they end in the middle of the video.
     half = replace(what.scores, duration=2 * float(what.scores.grid.ends[-1]))
-    chromium.open(page(replace(what, scores=half, ground_truth=[]), tmp_path))
+    chromium.open(page(replace(what, scores=half), tmp_path))
     alphas = chromium.get(
         "(() => { const { timeline } = mstemba; timeline.paint();"
         "const y = timeline.rowHeight + 18;"  # within the second class's shade

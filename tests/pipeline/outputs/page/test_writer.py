@@ -212,6 +212,6 @@ def test_one_row_and_no_class_are_written(tmp_path: Path) -> None:
     short = scene(tmp_path / "v.mp4", "a", probabilities=np.ones((1, 1), np.float32))
     assert facts_of(page(short, tmp_path))["rows"] == 1
     empty = Scores(np.zeros((3, 0), np.float32), TimeGrid.even(0, 1, 3), (), "v.mp4", 3.0, 25.0)
-    what = replace(short, scores=empty, segments=[], ground_truth=None)
+    what = replace(short, scores=empty, segments=[], listed=None)
     assert facts_of(page(what, tmp_path))["scored"] == []
     assert WRITERS["html"].write is html_page.write_html
