@@ -198,13 +198,12 @@ class Timeline {
   paintBars(pen, segments, y, height) {
     const { view, selected } = this.app;
     for (const segment of segments || []) {
-      const [from, to] = view.place(segment), isMark = from === to;
+      const [from, to] = view.place(segment), more = from === to ? 2 : 0; // a mark shows within a segment
       if (to < view.from || from > view.to) continue;
       const left = clamp(this.x(from), -4, this.width - 2), right = Math.min(this.width + 4, this.x(to));
       const width = Math.max(2, right - left - 0.5);
       pen.fillStyle = this.colours[this.kindOf(segment)];
-      // A mark is higher, so that it can be seen within a segment.
-      pen.fillRect(left, isMark ? y - 2 : y, width, isMark ? height + 4 : height);
+      pen.fillRect(left, y - more, width, height + 2 * more);
       if (segment.corrected) {
         // A line through it distinguishes it without colour.
         pen.fillStyle = this.colours.background;
@@ -213,7 +212,7 @@ class Timeline {
       if (segment === selected || segment === this.app.draft?.segment) {
         pen.strokeStyle = this.colours.text;
         pen.lineWidth = 2;
-        pen.strokeRect(left - 1, y - 1, width + 2, height + 2);
+        pen.strokeRect(left - 1, y - more - 1, width + 2, height + 2 * more + 2);
       }
     }
   }

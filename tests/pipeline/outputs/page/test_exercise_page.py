@@ -63,3 +63,14 @@ def test_the_page_shows_the_recording(detected: Path, chromium: Browser, tmp_pat
         chromium.js("mstemba.player.video.style.visibility = 'hidden'")
         chromium.painted()
         assert chromium.driver.save_screenshot(str(SHOTS / shot.name))
+
+
+def test_labels_go_through_the_page_and_leave_the_manifest_as_it_is(
+    detected: Path, chromium: Browser
+) -> None:
+    before = (detected / "manifest.json").read_bytes()
+    chromium.open(detected / "detections" / "exercise_test.html")
+    chromium.set("base", "labels")
+    file = chromium.downloaded(chromium.find("download").click)
+    run(detected, "init", "--annotations", str(file), "--merge")
+    assert (detected / "manifest.json").read_bytes() == before
