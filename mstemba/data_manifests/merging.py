@@ -66,7 +66,7 @@ def merge(
         f"new classes: {', '.join(map(repr, new)) or 'none'}"
     )
     report.notes += [
-        f"{id}: {loss.after} actions in place of {loss.before}; removed or changed: "
+        f"{id}: {counted(loss.after, 'action')} in place of {loss.before}; removed or changed: "
         f"{len(loss.removed)}, for example {_describe(loss.removed[0], former)}"
         for id, loss in islice(losses.items(), _MOST_LISTED)
     ]

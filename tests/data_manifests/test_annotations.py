@@ -628,7 +628,7 @@ def test_fewer_actions_than_before_are_refused_unless_they_are_meant(tmp_path: P
     assert counts == {"a": 5, "b": 1, "c": 0, "d": 2, "e": 1}
     example = "for example 'walk' from"
     assert made.report.notes[-2:] == [
-        f"b: 1 actions in place of 2; removed or changed: 1, {example} 1 to 1.5 seconds",
+        f"b: 1 action in place of 2; removed or changed: 1, {example} 1 to 1.5 seconds",
         f"c: 0 actions in place of 4; removed or changed: 4, {example} 0 to 0.5 seconds",
     ]
 

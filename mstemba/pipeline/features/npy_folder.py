@@ -157,8 +157,8 @@ class NpyFolder:
         if not video.duration:
             raise StoreError(
                 f"{self._files[video.id]}: the manifest gives {video.id!r} no duration, so the "
-                f"times of its {counted(rows, 'row')} are unknown; add `duration` (in {time_unit}), "
-                f"or use `mstemba import --fps FPS --stride STRIDE`"
+                f"times of its {counted(rows, 'row')} are unknown; add `duration` (in "
+                f"{time_unit}), or use `mstemba import --fps FPS --stride STRIDE`"
             )
         return list(video.actions), even_rows(video.duration, rows)
 
