@@ -186,8 +186,9 @@ def test_status_shows_features_runs_and_detections(finished: Path) -> None:
     ]
     assert [(r["state"], r["current"]) for r in report["runs"]] == [("done", True)]
     assert [d["video"] for d in report["detections"]] == ["v2"]
-    shown = mstemba("status", cwd=finished, env={"COLUMNS": "200"}).stdout
-    assert shown.count("done") == 4
+    shown = mstemba("status", cwd=finished).stdout
+    assert shown.count(" (current): 3 done\n") == 1
+    assert shown.count("  done  ") == 4
 
 
 def test_status_tells_stale_missing_and_lost_videos_apart(workspace: Path) -> None:

@@ -160,7 +160,9 @@ def test_training_and_evaluation_run_on_published_features_alone(folder: Path) -
     said: list[Event] = []
     found = evaluate(options(folder, checkpoint=str(result.run)), on_event=said.append)
     warnings = [event.message for event in said if event.warning]
-    assert len(warnings) == 1  # any other folder of that width would do as well
+    assert len(warnings) == 2
+    # Any other folder of that width would do as well.
     assert f"only the width, {WIDTH}, could be compared" in warnings[0]
+    assert "trained on 2 of 2 videos" in warnings[1]  # although they are testing videos by now
     assert found.rows == sum(ROWS.values())
     assert found.videos == 2
