@@ -220,6 +220,27 @@ def busy(files: Files) -> Rows:
     return rows
 
 
+def timing(files: Files) -> Rows:
+    """Median onset and offset errors in rows, by scores, labels and edges."""
+    (content,) = files.values()
+    spans = {"all": "all", "short": "below 2 rows", "medium": "2 to 8 rows", "long": "longer"}
+    rows = [["scores", "labels", "edges", "matched", *spans.values(), "late by"]]
+    for scores, rules in content["results"].items():
+        for rule, kinds in rules.items():
+            for edges, found in kinds.items():
+                errors = [_onset_and_offset(found[span], "median_absolute_rows") for span in spans]
+                late = _onset_and_offset(found["all"], "median_rows", "+")
+                matched = f"{found['all']['matched']} of {found['all']['actions']}"
+                rows.append([scores, rule, edges, matched, *errors, late])
+    return rows
+
+
+def _onset_and_offset(found: dict[str, Any], figure: str, sign: str = "") -> str:
+    if not found["matched"]:
+        return "-"
+    return " / ".join(f"{found[edge][figure]:{sign}.2f}" for edge in ("onset", "offset"))
+
+
 # Files in results/ without the ending, and what makes the rows of them.
 TABLES: dict[str, tuple[str, Callable[[Files], Rows]]] = {
     "scan-forward": ("scan-*", partial(scan, kind="forward")),
@@ -237,6 +258,7 @@ TABLES: dict[str, tuple[str, Callable[[Files], Rows]]] = {
     "export": ("export-*", export),
     "page": ("page-*", page),
     "learning": ("learning-*", learning),
+    "timing": ("timing-*", timing),
     "probe": ("probe", probe),
     "probe-scans": ("probe", probe_scans),
     "probe-networks": ("probe", probe_networks),

@@ -246,7 +246,7 @@ def evaluate(
     options: EvaluateOptions,
     metrics: Annotated[
         str, typer.Option(help="Groups of metrics, separated by commas; see docs/metrics.md.")
-    ] = "frame,charades,conditional,detection,breakdown",
+    ] = "frame,charades,conditional,detection,breakdown,timing",
     json: JsonOption = None,
     csv: CsvOption = None,
     workspace: WorkspaceOption = None,

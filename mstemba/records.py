@@ -15,6 +15,17 @@ from mstemba.wording import counted
 FloatArray = NDArray[np.floating[Any]]
 # Hours, minutes, seconds, frames; the last separator is : or, for drop frame, another.
 TIMECODE = re.compile(r"\d\d:\d\d:\d\d[:;.]\d{2,3}")
+LEVELS = 1000
+"""Steps of probability in which segments are cut and the HTML page holds its scores."""
+
+
+def to_levels(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
+    """Return the highest of 0..LEVELS whose thousandth, as float32, each probability reaches.
+
+    Thus `level >= k` is exactly `probability >= float32(k / LEVELS)`.
+    """
+    edges = (np.arange(LEVELS + 1) / LEVELS).astype(np.float32)
+    return np.maximum(np.searchsorted(edges, probabilities, side="right") - 1, 0).astype(np.uint16)
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,23 @@ class TimeGrid:
     def ends(self) -> NDArray[np.float64]:
         """(T,) seconds at which the rows end."""
         return np.append(self.starts[1:], self.starts[-1] + self.step)
+
+    def times(self, anchor: float) -> NDArray[np.float64]:
+        """Return the (T,) seconds at which the rows' values hold.
+
+        Args:
+            anchor: Place in a row: 0 for its start, 0.5 for its centre, 1 for its end.
+        """
+        return np.asarray(self.starts + anchor * (self.ends - self.starts))
+
+    def bounds(self, anchor: float) -> NDArray[np.float64]:
+        """Return the (T + 1,) seconds between which the values are shown.
+
+        They lie halfway between the times of two rows. The first value is shown from the start of
+        the first row, and the last one to the end of the last row.
+        """
+        times = self.times(anchor)
+        return np.concatenate([self.starts[:1], (times[:-1] + times[1:]) / 2, self.ends[-1:]])
 
     @property
     def is_even(self) -> bool:
@@ -215,6 +243,19 @@ class Scores:
     """Frames per second, pauses not counted."""
     timecode: str = ""
     """Of the video's first frame, as 10:00:00:00; empty if it has none."""
+    anchor: float = 0.0
+    """Where in its row a probability holds: 0 for the row's start (networks trained with the label
+    rule `strict`), 0.5 for its centre."""
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """(T,) seconds at which the probabilities hold, within the video."""
+        return np.clip(self.grid.times(self.anchor), 0, self.duration)
+
+    @property
+    def bounds(self) -> NDArray[np.float64]:
+        """(T + 1,) seconds between which the probabilities are shown, within the video."""
+        return np.clip(self.grid.bounds(self.anchor), 0, self.duration)
 
     def __repr__(self) -> str:
         rows, classes = self.probabilities.shape
@@ -234,6 +275,8 @@ class Scores:
             raise ValueError(f"duration is {self.duration}, expected a positive number of seconds")
         if self.timecode and not TIMECODE.fullmatch(self.timecode):
             raise ValueError(f"timecode is {self.timecode!r}, expected one like '10:00:00:00'")
+        if not 0 <= self.anchor <= 1:
+            raise ValueError(f"anchor is {self.anchor}, expected 0 to 1")
 
 
 @dataclass(frozen=True, order=True)

@@ -234,6 +234,13 @@ def test_every_number_stands_in_its_place() -> None:
         "ratio": {"ours": {"fastest": 3, "median": 4}},
     }
     assert tables.labels({"labels": labels})[1] == ["ours", "1 s", "2 s", "3", "4"]
+    errors = {"median_absolute_rows": 0.125, "median_rows": -0.375}
+    found = {"actions": 9, "matched": 8, "onset": errors, "offset": {**errors, "median_rows": 2}}
+    spans = {**dict.fromkeys(("all", "short", "medium"), found), "long": {**found, "matched": 0}}
+    timing = {"results": {"noise": {"strict": {"as now": spans}}}}
+    assert tables.timing({"timing": timing})[1] == [
+        "noise", "strict", "as now", "8 of 9", *["0.12 / 0.12"] * 3, "-", "-0.38 / +2.00",
+    ]  # fmt: skip
     metrics = {"seconds": {"map": {"all": {"best": 1, "median": 2}}}, "per_frame_together": 3}
     assert tables.metrics({"metrics": metrics})[1:] == [
         ["map: all", "1 s", "2 s"],

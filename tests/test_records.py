@@ -61,6 +61,33 @@ def test_a_grid_stays_even_while_every_row_is_within_half_a_step() -> None:
     assert not TimeGrid(np.array([0.0, 1.51, 2.0]), 1.0).is_even
 
 
+@given(
+    steps=st.lists(st.floats(0.01, 5), min_size=1, max_size=12),
+    anchor=st.floats(0, 1),
+)
+def test_values_are_shown_around_the_times_at_which_they_hold(
+    steps: list[float], anchor: float
+) -> None:
+    grid = TimeGrid(np.cumsum([0.0, *steps[:-1]]), steps[-1])
+    times, bounds = grid.times(anchor), grid.bounds(anchor)
+    assert len(times) == grid.count == len(bounds) - 1
+    assert (bounds[0], bounds[-1]) == (grid.start, grid.ends[-1])
+    assert ((bounds[:-1] <= times) & (times <= bounds[1:])).all()
+    assert ((grid.starts <= times) & (times <= grid.ends)).all()
+
+
+def test_the_places_of_values_in_their_rows() -> None:
+    assert GRID.times(0.0).tolist() == [0.0, 0.5, 1.0]
+    assert GRID.times(0.5).tolist() == [0.25, 0.75, 1.25]
+    assert GRID.bounds(0.0).tolist() == [0.0, 0.25, 0.75, 1.5]
+    assert GRID.bounds(0.5).tolist() == [0.0, 0.5, 1.0, 1.5]
+    dense = Scores(np.zeros((3, 1), np.float32), GRID, ("a",), "v", 1.1, 25.0, anchor=0.5)
+    assert dense.times.tolist() == [0.25, 0.75, 1.1]  # not after the end of the video
+    assert dense.bounds.tolist() == [0.0, 0.5, 1.0, 1.1]
+    with pytest.raises(ValueError, match="anchor is 2, expected 0 to 1"):
+        replace(dense, anchor=2)
+
+
 @pytest.mark.parametrize(
     ("images", "times"),
     [

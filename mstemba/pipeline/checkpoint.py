@@ -19,6 +19,7 @@ from mstemba.errors import CheckpointError, OutOfMemory, UsageError, first_line
 from mstemba.pipeline.caching.files import read_json, write_atomically
 from mstemba.pipeline.caching.keys import file_sha256, spec_key
 from mstemba.pipeline.devices import is_out_of_memory
+from mstemba.pipeline.options import LABEL_RULES
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, get_current
 from mstemba.records import FeatureSpec, FloatArray, check_finite
@@ -55,6 +56,8 @@ class Checkpoint:
     """Rows to which a video is padded or cut, for the authors' weights; None for ours."""
     untrained: tuple[str, ...] | None = None
     """Names of the classes without a positive row in its training; None if that is not known."""
+    labels: str = "strict"
+    """The rule by which actions labelled the rows in training."""
 
     def load(self, device: str, on_event: EventHandler = ignore_events) -> Network:
         """Load the model in evaluation mode.
@@ -173,9 +176,18 @@ def open_checkpoint(path: Path) -> Checkpoint:
             train_key=config["key"],
             untrained=None if untrained is None else tuple(untrained),
             trained_on=frozenset(config.get("trained_on", "").split()),
+            labels=_label_rule(config),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG}: damaged: {error!r}") from None
+
+
+def _label_rule(config: dict[str, Any]) -> str:
+    """Return the rule of the training. Raises ValueError if it is unknown."""
+    rule: str = dict(config.get("train", {})).get("labels", LABEL_RULES[0])
+    if rule not in LABEL_RULES:
+        raise ValueError(f"labels {rule!r}, expected one of {', '.join(LABEL_RULES)}")
+    return rule
 
 
 def open_released(

@@ -16,6 +16,7 @@ from mstemba.model.architectures import ARCHITECTURES
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 TRACKERS = ("tensorboard", "wandb", "none")
+LABEL_RULES = ("strict", "overlap")
 
 
 def _option(default: Any, help: str, flag: str | None = None) -> Any:
@@ -158,8 +159,8 @@ class TrainOptions:
     labels: str = _option(
         "auto",
         "Rows that an action labels: strict (rows that start inside it, as in the literature), "
-        "overlap (every row that it touches), or auto (strict; overlap if a class has only actions "
-        "without length).",
+        "overlap (rows whose centre lies inside it, but at least one), or auto (strict; overlap if "
+        "a class has only actions without length).",
     )
     epochs: int = _option(50, "Passes over the training videos.")
     min_steps: int = _option(300, "Minimum number of training steps.")
@@ -223,7 +224,7 @@ class TrainOptions:
         _one_of("arch", self.arch, ARCHITECTURES)
         _require(0 < self.prior < 1, f"prior is {self.prior}, expected 0 < prior < 1")
         _require(0 < self.width <= 4, f"width is {self.width}, expected 0 < width <= 4")
-        _one_of("labels", self.labels, ("auto", "strict", "overlap"))
+        _one_of("labels", self.labels, ("auto", *LABEL_RULES))
         _one_of("precision", self.precision, ("auto", "no", "bf16"))
 
 
@@ -294,9 +295,9 @@ class EvaluateOptions:
 class ExportOptions:
     """How dense scores are cut into segments, and which files are written."""
 
-    threshold: float = _option(0.5, "Probability at which a segment starts.")
+    threshold: float = _option(0.5, "Probability at which a segment starts and ends.")
     low: float | None = _option(
-        None, "Probability below which a segment ends [default: 0.6 x threshold]."
+        None, "Probability below which a dip splits a segment [default: 0.6 x threshold]."
     )
     min_length: float = _option(0.0, "Minimum length of a segment, in seconds.")
     formats: tuple[str, ...] | str = _option(
@@ -323,7 +324,7 @@ class ExportOptions:
 
     @property
     def low_threshold(self) -> float:
-        """The probability below which a segment ends: `low` or its default."""
+        """The probability below which a dip splits a segment: `low` or its default."""
         return 0.6 * self.threshold if self.low is None else self.low
 
 

@@ -1,8 +1,9 @@
 """Turn actions into labels of feature rows: which rows are positive for which class.
 
 There are two rules. `strict` is the field's: a row is positive when its start lies strictly inside
-the action. `overlap` takes every row that the action touches, so that no action falls between two
-rows.
+the action. With `overlap` a row is positive when its centre lies inside the action; an action that
+contains no centre gets the one row in which its middle lies, so that no action falls between two
+rows. A network learns what holds at that place in the row: see ANCHORS.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import Action
 from mstemba.records import TimeGrid
+
+ANCHORS = {"strict": 0.0, "overlap": 0.5}
+"""By rule, the place in a row whose state its label is: 0 is the row's start, 0.5 its centre."""
+VERSIONS = {"overlap": 2}
+"""By rule, raised when it labels other rows. In the key of trainings; a rule without has none."""
 
 
 def row_ranges(
@@ -31,14 +37,20 @@ def row_ranges(
         is not above the first where no row is positive.
     """
     _, start, stop = np.array(actions, np.float64).reshape(-1, 3).T
-    first = np.searchsorted(grid.starts, start, side="right")
-    after = np.searchsorted(grid.starts, stop, side="left")
-    if rule == "overlap":
-        # An action without length touches the one row that it lies in.
-        ends_inside = np.where(stop > start, stop > grid.start, stop >= grid.start)
-        touches = (stop >= start) & (start < grid.ends[-1]) & ends_inside
-        first = np.where(touches, np.maximum(first - 1, 0), first)
-        after = np.where(touches, np.maximum(after, first + 1), after)
+    if rule == "strict":
+        first = np.searchsorted(grid.starts, start, side="right")
+        after = np.searchsorted(grid.starts, stop, side="left")
+        return first, after
+    centres = grid.times(ANCHORS[rule])
+    first, after = np.searchsorted(centres, start), np.searchsorted(centres, stop)
+    # The middle of the part that has rows. An event without length has one, too.
+    begin, end = np.maximum(start, grid.start), np.minimum(stop, grid.ends[-1])
+    middle = (begin + end) / 2
+    row = np.searchsorted(grid.starts, middle, side="right") - 1
+    alone = (after <= first) & (start <= stop) & (begin <= end) & (middle < grid.ends[-1])
+    # One that begins where the rows end, or ends where they begin, lies outside.
+    alone &= (start == stop) | (begin < end)
+    first, after = np.where(alone, row, first), np.where(alone, row + 1, after)
     return first, after
 
 

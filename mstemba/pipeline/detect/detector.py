@@ -14,6 +14,7 @@ from mstemba.errors import CheckpointError
 from mstemba.extractors import registry
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.checkpoint import Checkpoint, score
+from mstemba.pipeline.dataset.labels import ANCHORS
 from mstemba.pipeline.features.spec import make_spec
 from mstemba.pipeline.options import FeatureOptions
 from mstemba.pipeline.progress import EventHandler
@@ -32,6 +33,10 @@ class Detector(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def anchor(self) -> float:
+        """Where in its row a score holds: 0 for the row's start, 0.5 for its centre."""
 
     def key_parts(self) -> dict[str, Any]:
         """Return what decides the scores, in addition to the features, for the cache key."""
@@ -62,8 +67,14 @@ class TrainedDetector:
     def classes(self) -> tuple[str, ...]:
         return self.checkpoint.classes
 
+    @property
+    def anchor(self) -> float:
+        return ANCHORS[self.checkpoint.labels]
+
     def key_parts(self) -> dict[str, Any]:
-        return {"checkpoint": self.checkpoint.key_parts()}
+        parts: dict[str, Any] = {"checkpoint": self.checkpoint.key_parts()}
+        # Scores that were saved before files had an anchor are of row starts.
+        return {**parts, "anchor": self.anchor} if self.anchor else parts
 
     def provenance(self) -> dict[str, Any]:
         return {

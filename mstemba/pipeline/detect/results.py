@@ -122,6 +122,6 @@ def why_nothing(detection: Detection) -> str:
     shortest = f", shortest {options.min_length:g} s" if options.min_length else ""
     return (
         f" (highest probability {highest:.{digits}f}: "
-        f"{scores.classes[class_id]} at {scores.grid.starts[row]:.1f} s; "
+        f"{scores.classes[class_id]} at {scores.times[row]:.1f} s; "
         f"threshold {options.threshold:g}{shortest})"
     )

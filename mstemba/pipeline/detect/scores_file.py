@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mstemba.data_manifests.video_files import SCORES_SUFFIX
 from mstemba.errors import StoreError
 from mstemba.pipeline.caching.files import write_atomically
+from mstemba.pipeline.features.row_times import pictures_anchor
 from mstemba.records import Scores, TimeGrid
 
 SUFFIX = SCORES_SUFFIX
@@ -93,6 +94,8 @@ def read_scores(path: str | Path) -> SavedScores:
     """
     try:
         with np.load(path, allow_pickle=False) as data:
+            # The first files have no provenance.
+            provenance = json.loads(str(data["provenance"])) if "provenance" in data else {}
             scores = Scores(
                 probabilities=data["probabilities"],
                 grid=TimeGrid(data["starts"], float(data["step"])),
@@ -101,9 +104,8 @@ def read_scores(path: str | Path) -> SavedScores:
                 duration=float(data["duration"]),
                 fps=float(data["fps"]),
                 timecode=str(data["timecode"]) if "timecode" in data else "",
+                anchor=float(data["anchor"]) if "anchor" in data else _usual_anchor(provenance),
             )
-            # The first files have no provenance.
-            provenance = json.loads(str(data["provenance"])) if "provenance" in data else {}
             key, fingerprint = str(data["key"]), str(data["fingerprint"])
             return SavedScores(scores, key, fingerprint, provenance, _id(data, Path(path)))
     except FileNotFoundError:
@@ -117,6 +119,14 @@ def read_scores(path: str | Path) -> SavedScores:
 def _id(data: Any, path: Path) -> str:
     # The first files have no id.
     return str(data["id"]) if "id" in data else name_of(path)
+
+
+def _usual_anchor(provenance: dict[str, Any]) -> float:
+    """Return the anchor of a file that does not have it."""
+    if "zero_shot" not in provenance:
+        return 0.0
+    features = provenance["features"]
+    return pictures_anchor(features["window"], features["stride"])
 
 
 def _class_names(saved: NDArray[np.str_]) -> tuple[str, ...]:
@@ -134,6 +144,8 @@ def name_of(path: Path) -> str:
 
 def save_scores(path: Path, saved: SavedScores) -> None:
     """Write `probabilities` (T, C), `starts` (T,) in seconds, `classes` as JSON, and the rest.
+
+    `anchor` says where in its row a probability holds, see `Scores.anchor`.
 
     Scores without an id get the file's name.
     """
@@ -153,6 +165,7 @@ def save_scores(path: Path, saved: SavedScores) -> None:
             duration=scores.duration,
             fps=scores.fps,
             timecode=scores.timecode,
+            anchor=scores.anchor,
             key=saved.key,
             provenance=json.dumps(saved.provenance),
         ),

@@ -344,6 +344,7 @@ class _Scorer:
             duration=features.duration,
             fps=features.fps,
             timecode=features.timecode,
+            anchor=self.detector.anchor,
         )
 
     @cached_property

@@ -29,6 +29,7 @@ from mstemba.extractors.clip_text import TextEncoder
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.detect.detector import Score
 from mstemba.pipeline.extract.stage import with_precision
+from mstemba.pipeline.features.row_times import pictures_anchor
 from mstemba.pipeline.features.spec import make_spec
 from mstemba.pipeline.options import FeatureOptions, RunOptions, ZeroShotOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
@@ -92,6 +93,10 @@ class ZeroShotDetector:
     options: ZeroShotOptions
     spec: FeatureSpec
     resolved: registry.ResolvedBackbone
+
+    @property
+    def anchor(self) -> float:
+        return pictures_anchor(self.spec.window, self.spec.stride)
 
     def key_parts(self) -> dict[str, Any]:
         # Backbone, model, weights, window and stride are in the key of the features.

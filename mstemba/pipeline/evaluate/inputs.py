@@ -38,7 +38,7 @@ from mstemba.pipeline.dataset.classes import (
     shown_classes,
 )
 from mstemba.pipeline.dataset.clips import load_clips, with_features
-from mstemba.pipeline.dataset.labels import label_matrix
+from mstemba.pipeline.dataset.labels import ANCHORS, label_matrix
 from mstemba.pipeline.devices import pick_device
 from mstemba.pipeline.evaluate.metric_groups import LabelledVideo, ScoredVideo
 from mstemba.pipeline.evaluate.predictions import Predictions, read_predictions
@@ -176,6 +176,7 @@ class InputLoader:
                 f"outside the video"
             )
         report_import("evaluate", self._on_event)
+        anchor = ANCHORS[checkpoint.labels]
         network = checkpoint.load(pick_device(self._options.device), self._on_event)
         scored = []
         for number, clip in enumerate(clips, 1):
@@ -186,7 +187,8 @@ class InputLoader:
                 grid = TimeGrid(grid.starts[:rows], grid.step)
             duration = self._duration(clip.video, grid, is_cut=rows < clip.rows)
             labels, scores = clip.labels[:rows], scores[:rows]
-            scored.append(ScoredVideo(clip.id, clip.actions, duration, grid, labels, scores))
+            video = ScoredVideo(clip.id, clip.actions, duration, grid, labels, scores, anchor)
+            scored.append(video)
             self._on_event(Event("evaluate", clip.id, number, len(clips), video=clip.id))
         about = self._about(checkpoint.folder, missing, source)
         return ScoredSubset(**about, videos=scored, rule=self._rule)

@@ -1,4 +1,4 @@
-"""The groups of metrics that `evaluate` reports, all in percent; docs/metrics.md defines them."""
+"""The groups of metrics that `evaluate` reports; docs/metrics.md defines them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import Action
 from mstemba.pipeline.dataset.labels import label_matrix
+from mstemba.pipeline.detect.segments import cut_scores
 from mstemba.pipeline.evaluate import frame_metrics, segment_metrics
 from mstemba.pipeline.evaluate.frame_metrics import Mask, Ranks, mean_average_precision
 from mstemba.pipeline.evaluate.proposals import propose
 from mstemba.pipeline.evaluate.segment_metrics import BINS, TIOU, SegmentArray
-from mstemba.records import TimeGrid
+from mstemba.pipeline.evaluate.timing import TimingErrors
+from mstemba.pipeline.options import ExportOptions
+from mstemba.records import Scores, TimeGrid
 
-METRIC_GROUPS = ("frame", "charades", "conditional", "detection", "breakdown")
+METRIC_GROUPS = ("frame", "charades", "conditional", "detection", "breakdown", "timing")
 BOUNDARY_ROWS = 2
 """Rows on either side of a boundary that are near it."""
 
 Table = tuple[dict[str, Any], dict[str, NDArray[np.float64]]]
-"""The metrics of a group: figures by name, and columns by name: (C,) AP in percent, NaN for a class
-that does not occur."""
+"""The metrics of a group: figures by name, and columns by name: (C,) AP in percent, or errors in
+the time unit; NaN for a class that does not occur."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,15 @@ class ScoredVideo(LabelledVideo):
     """(T, C) which rows are positive."""
     scores: NDArray[np.float32]
     """(T, C) probabilities."""
+    anchor: float = 0.0
+    """Where in its row a probability holds, see `Scores.anchor`."""
+
+    def as_scores(self, classes: Sequence[str]) -> Scores:
+        """Return the scores for `find_segments`, in the time unit of the video."""
+        names = tuple(classes)
+        return Scores(
+            self.scores, self.grid, names, self.id, self.duration, 0.0, anchor=self.anchor
+        )
 
 
 class DenseRows:
@@ -68,7 +80,22 @@ class DenseRows:
     @cached_property
     def detections(self) -> MatchedDetections:
         """Segments proposed from the scores."""
-        return MatchedDetections(self.videos, propose(self.scores, self.grids), self.classes)
+        bounds = [video.grid.bounds(video.anchor) for video in self.videos]
+        found = propose(self.scores, bounds)
+        return MatchedDetections(self.videos, found, self.classes)
+
+    @cached_property
+    def segments(self) -> SegmentArray:
+        """The segments that `detect` makes of the scores by default."""
+        names, cut = [str(c) for c in range(self.classes)], ExportOptions()
+        tables = [
+            cut_scores(video.as_scores(names), cut.threshold, cut.low_threshold)
+            for video in self.videos
+        ]
+        video = np.repeat(np.arange(len(tables)), [len(table.starts) for table in tables])
+        columns = ("class_ids", "starts", "ends", "scores")
+        joined = [np.concatenate([getattr(table, name) for table in tables]) for name in columns]
+        return SegmentArray(video, *joined)
 
 
 class MatchedDetections:
@@ -95,6 +122,7 @@ class MatchedDetections:
         self.bins = segment_metrics.duration_bin(self.truth.duration, self.limits)
         self.positives = np.bincount(self.truth.class_id, minlength=classes)
         self.matches = segment_metrics.match_detections(self.truth, found)
+        self.durations = [video.duration for video in videos]
         self._videos, self._actions = len(videos), [(n, action) for n, action, _, _ in kept]
 
     def actions_of_bin(self, bin: int) -> list[list[Action]]:
@@ -190,6 +218,24 @@ def measure_breakdown(rows: DenseRows) -> Table:
     return figures, columns
 
 
+def measure_timing(
+    detections: MatchedDetections, found: SegmentArray, steps: Sequence[float] | None
+) -> Table:
+    """Compute the onset and offset errors of detections.
+
+    Args:
+        detections: Has the actions.
+        found: The detections to measure.
+        steps: Time from one row to the next of each video; None for detections without rows.
+    """
+    errors = TimingErrors(detections.truth, found, detections.durations, steps)
+    figures = {"detections": len(found), **errors.figures(), **errors.by_bin(detections.bins)}
+    if steps is not None:
+        cut = ExportOptions()
+        figures = {"threshold": cut.threshold, "low": cut.low_threshold, **figures}
+    return figures, errors.by_class(detections.classes)
+
+
 def measure_dense(rows: DenseRows, groups: Collection[str]) -> dict[str, Table]:
     """Compute the groups that are named; "frame" is always among them."""
     functions: dict[str, Callable[[DenseRows], Table]] = {
@@ -198,6 +244,9 @@ def measure_dense(rows: DenseRows, groups: Collection[str]) -> dict[str, Table]:
         "conditional": measure_conditional,
         "detection": lambda rows: measure_detection(rows.detections),
         "breakdown": measure_breakdown,
+        "timing": lambda rows: measure_timing(
+            rows.detections, rows.segments, [grid.step for grid in rows.grids]
+        ),
     }
     return {name: functions[name](rows) for name in METRIC_GROUPS if name in {"frame", *groups}}
 
@@ -207,6 +256,8 @@ def measure_segments(detections: MatchedDetections, groups: Collection[str]) -> 
     tables = {"detection": measure_detection(detections)}
     if "breakdown" in groups:
         tables["breakdown"] = {"duration": measure_durations(detections)}, {}
+    if "timing" in groups:
+        tables["timing"] = measure_timing(detections, detections.found, None)
     return tables
 
 

@@ -1,7 +1,9 @@
 """Turn dense scores into ranked segments for detection mAP, which needs many of them.
 
 `detect/segments.py` uses one threshold and makes segments for people; here every class is cut at
-several, because no single threshold suits short and long, frequent and rare actions.
+several, because no single threshold suits short and long, frequent and rare actions. Edges lie
+halfway between rows: interpolated ones would differ from threshold to threshold, so that the same
+rows would be proposed several times.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from numpy.typing import NDArray
 
 from mstemba.pipeline.evaluate.frame_metrics import Index, Mask
 from mstemba.pipeline.evaluate.segment_metrics import SegmentArray, overlaps
-from mstemba.records import TimeGrid
 
 THRESHOLDS = tuple(1 / (1 + np.exp(-np.linspace(-4, 4, 9))))
 """Even in log-odds: 1.8, 4.7, 12, 27, 50, 73, 88, 95 and 98 %."""
@@ -27,7 +28,7 @@ MAX_OVERLAP = 0.5
 
 def propose(
     scores: NDArray[np.float32],
-    grids: Sequence[TimeGrid],
+    bounds: Sequence[NDArray[np.float64]],
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> SegmentArray:
     """Propose segments of all videos, best first.
@@ -39,26 +40,28 @@ def propose(
 
     Args:
         scores: (N, C) probabilities, the rows of all videos one after another.
-        grids: When the rows of each video are.
+        bounds: (T + 1,) of each video: when its rows begin and end, see `TimeGrid.bounds`.
         thresholds: Probabilities.
     """
     # Drop most of the very many runs at a low threshold before those at the next one are found.
-    found = [runs[_best(runs)] for runs in _runs(scores, grids, thresholds)]
+    found = [runs[_best(runs)] for runs in _runs(scores, bounds, thresholds)]
     arrays = zip(*(vars(runs).values() for runs in found), strict=True)
     every = SegmentArray(*map(np.concatenate, arrays))
     return suppress(every[_best(every)])
 
 
 def _runs(
-    scores: NDArray[np.float32], grids: Sequence[TimeGrid], thresholds: Sequence[float]
+    scores: NDArray[np.float32],
+    bounds: Sequence[NDArray[np.float64]],
+    thresholds: Sequence[float],
 ) -> Iterator[SegmentArray]:
     """Yield the runs at each threshold, with their scores."""
-    lengths = np.array([grid.count for grid in grids])
-    video = np.repeat(np.arange(len(grids)), lengths)
+    lengths = np.array([len(of_video) - 1 for of_video in bounds])
+    video = np.repeat(np.arange(len(lengths)), lengths)
     begin = np.cumsum(lengths) - lengths
     first = np.append(True, video[1:] != video[:-1])
-    starts = np.concatenate([grid.starts for grid in grids])
-    ends = np.concatenate([grid.ends for grid in grids])
+    starts = np.concatenate([of_video[:-1] for of_video in bounds])
+    ends = np.concatenate([of_video[1:] for of_video in bounds])
     columns = np.ascontiguousarray(scores.T)
     total = np.zeros((len(columns), len(scores) + 1))
     np.cumsum(columns, axis=1, dtype=np.float64, out=total[:, 1:])

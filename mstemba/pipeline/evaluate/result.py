@@ -30,7 +30,7 @@ class Evaluation:
     """Ids of the subset's videos without features or predictions. They are not in the figures; only
     for predicted segments their actions count as missed."""
     time_unit: str
-    """Of the durations in `metrics`."""
+    """Of the durations and errors in `metrics` and `classes`."""
     untrained: tuple[str, ...]
     """Names of the subset's classes that training has shown nothing of, as far as is known."""
     labels: str | None
@@ -38,7 +38,8 @@ class Evaluation:
     metrics: dict[str, Any]
     """By group, see docs/metrics.md."""
     classes: dict[str, dict[str, float | None]]
-    """Each class's AP by metric, percent; None where it does not occur."""
+    """Each class's AP by metric, percent, and median onset and offset error; None where it does not
+    occur."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for JSON; None stands for a number that does not exist."""
@@ -47,7 +48,7 @@ class Evaluation:
         return {**content, "missing": list(self.missing), "untrained": list(self.untrained)}
 
     def as_csv(self) -> str:
-        """Return one row per class: its name, positives and APs."""
+        """Return one row per class: its name, positives and figures."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         columns = list(next(iter(self.classes.values()), {}))

@@ -39,7 +39,8 @@ def evaluate(
     Args:
         options: What is measured, and on which videos.
         workspace: The workspace, or its folder; by default the nearest one upwards, if any.
-        metrics: Groups of metrics: frame, charades, conditional, detection, breakdown.
+        metrics: Groups of metrics: frame, charades, conditional, detection, breakdown,
+            timing.
         on_event: Called with progress and warnings.
 
     Raises:
@@ -76,8 +77,9 @@ def measure(
         if not positives.any():
             raise UsageError(f"subset {inputs.subset!r} has no action: nothing to measure")
         tables = measure_segments(detections, groups)
-    # The columns of detection come last, as they always have in the CSV file.
-    ordered = sorted(tables, key=lambda group: group == "detection")
+    # New columns come last: those of the CSV file stay where they have always been.
+    last = ("detection", "timing")
+    ordered = sorted(tables, key=lambda group: last.index(group) + 1 if group in last else 0)
     columns = {name: column for group in ordered for name, column in tables[group][1].items()}
     by_class = {
         class_name: {

@@ -8,6 +8,7 @@ from typing import Any
 
 from mstemba.pipeline.evaluate.result import Evaluation
 from mstemba.pipeline.evaluate.segment_metrics import BINS
+from mstemba.pipeline.evaluate.timing import EDGES
 from mstemba.wording import counted
 
 SHOWN_TIOU = ("0.1", "0.3", "0.5", "0.7", "0.9")
@@ -37,6 +38,8 @@ def summary_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         rows += _duration_rows(breakdown["duration"], evaluation.time_unit)
     if "boundary" in breakdown:
         rows += _boundary_rows(breakdown["boundary"])
+    if timing := metrics.get("timing"):
+        rows += _timing_rows(timing, evaluation.time_unit)
     return [(measured, two_decimals(value), more) for measured, value, more in rows]
 
 
@@ -64,6 +67,19 @@ def _boundary_rows(boundary: dict[str, Any]) -> Iterator[tuple[str, float, str]]
 
 def _all_classes(figures: dict[str, Any]) -> str:
     return f"{two_decimals(figures['map_all_classes'])} if classes that do not occur count as 0"
+
+
+def _timing_rows(timing: dict[str, Any], unit: str) -> Iterator[tuple[str, float, str]]:
+    matched = f"{timing['matched']} of {timing['actions']} actions matched"
+    for edge in EDGES:
+        errors = timing[edge]
+        if not errors["edges"]:
+            yield f"{edge} error", math.nan, matched
+            continue
+        rows = errors["median_absolute_rows"]
+        in_rows = "" if math.isnan(rows) else f" ({rows:.2f} rows)"
+        median = f"median {errors['median_absolute']:.3g} {unit}{in_rows}"
+        yield f"{edge} error", math.nan, f"{median}, signed {errors['median']:+.2g}; {matched}"
 
 
 def two_decimals(value: float | None) -> str:

@@ -14,6 +14,16 @@ def even_rows(duration: float, rows: int) -> TimeGrid:
     return TimeGrid(np.arange(rows) / (rows / duration), duration / rows)
 
 
+def pictures_anchor(window: int, stride: int) -> float:
+    """Return where in a row the middle of its pictures is: 0.5 for its centre, at most 1.
+
+    Args:
+        window: Frames of a row.
+        stride: Frames from one row to the next.
+    """
+    return min(1.0, window / (2 * stride))
+
+
 def in_seconds(
     video: Video, time_unit: str, grid: TimeGrid, frames: NDArray[np.floating | np.integer]
 ) -> list[Action]:

@@ -31,7 +31,7 @@ def write_json_file(detection: Detection, path: Path) -> None:
         "fps": scores.fps,
         **({"timecode": scores.timecode} if scores.timecode else {}),
         "classes": list(scores.classes),
-        "grid": scores.grid.as_dict(),
+        "grid": {**scores.grid.as_dict(), "anchor": scores.anchor},
         "segments": segments,
         "provenance": detection.provenance,
     }
@@ -59,7 +59,7 @@ def write_activitynet(detection: Detection, path: Path) -> None:
 def write_npz(detection: Detection, path: Path) -> None:
     """Write T rows, C classes and N segments as NumPy arrays; seconds; nothing is pickled.
 
-    probabilities (T, C); starts, ends (T,); classes (C,); segment_starts, segment_ends,
+    probabilities (T, C); starts, ends, times (T,); classes (C,); segment_starts, segment_ends,
     segment_classes (numbers that count from 0), segment_scores (N,); video, id, duration, fps.
     """
     scores, segments = detection.scores, detection.segments
@@ -67,6 +67,7 @@ def write_npz(detection: Detection, path: Path) -> None:
         "probabilities": scores.probabilities,
         "starts": scores.grid.starts,
         "ends": scores.grid.ends,
+        "times": scores.times,
         "classes": np.array(scores.classes, dtype=np.str_),
         "segment_starts": np.array([s.start for s in segments], dtype=np.float64),
         "segment_ends": np.array([s.end for s in segments], dtype=np.float64),

@@ -23,7 +23,7 @@ from mstemba.errors import UsageError
 from mstemba.pipeline.caching.files import write_atomically
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.fields import media_url
-from mstemba.records import Scores, Segment
+from mstemba.records import Scores, Segment, to_levels
 
 PAGE = Path(__file__).with_name("page")
 # In the order in which they depend on each other.
@@ -41,8 +41,6 @@ SCRIPTS = (
     "app.js",
     "main.js",
 )
-LEVELS = 1000
-"""Probabilities are whole thousandths in the page."""
 FLOOR = 0.01
 """The lowest threshold that the page offers: scores of classes that stay below are left out."""
 LARGEST_EMBEDDED = 10**9
@@ -151,6 +149,7 @@ def _facts(detection: Detection, path: Path) -> tuple[dict[str, Any], bytes]:
         "classes": names,
         "rows": scores.grid.count,
         "step": scores.grid.step,
+        "anchor": scores.anchor,
         "scored": scored.tolist(),
         "floor": floor,
         "threshold": options.threshold,
@@ -184,17 +183,14 @@ def pack(scores: Scores, class_ids: NDArray[np.intp], segments: Sequence[Segment
 
     T starts of rows (float64, seconds); N starts and N ends of segments (the same), their class ids
     (uint32), their scores in ten-thousandths (uint16); levels (uint16), class by class.
-    A probability's level is the highest of 0..1000 whose thousandth, as float32, it reaches: thus
-    `level >= k` is exactly `probability >= float32(k / 1000)`, as `find_segments` compares.
-    All low bytes come before all high bytes, which deflates to four fifths of the size.
+    Probabilities are levels as `to_levels` makes them, so that the page cuts as `find_segments`
+    does. All low bytes come before all high bytes, which deflates to four fifths of the size.
     """
-    edges = (np.arange(LEVELS + 1) / LEVELS).astype(np.float32)
-    columns = np.ascontiguousarray(scores.probabilities[:, class_ids].T)
-    levels = np.maximum(np.searchsorted(edges, columns, side="right") - 1, 0).astype(np.uint16)
+    levels = to_levels(np.ascontiguousarray(scores.probabilities[:, class_ids].T))
     low, high = (levels & 0xFF).astype(np.uint8), (levels >> 8).astype(np.uint8)
     table = [(s.start, s.end, s.class_id, round(10_000 * s.score)) for s in segments]
     found = np.array(table, dtype=np.float64).reshape(-1, 4).T
-    parts = [np.clip(scores.grid.starts, 0, scores.duration).astype("<f8")]
+    parts = [scores.grid.starts.astype("<f8")]
     kinds = ("<f8", "<f8", "<u4", "<u2")
     parts += [column.astype(kind) for column, kind in zip(found, kinds, strict=True)]
     return zlib.compress(b"".join(part.tobytes() for part in (*parts, low, high)))

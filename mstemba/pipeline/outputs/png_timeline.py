@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from mstemba.pipeline.outputs.fields import NAMELESS, clock
 from mstemba.pipeline.outputs.fonts import Font, font, font_for, in_font
 from mstemba.pipeline.progress import one_line
-from mstemba.records import FloatArray, Scores, Segment, TimeGrid
+from mstemba.records import FloatArray, Scores, Segment
 
 # Okabe and Ito's palette, which colour-blind people can distinguish.
 DETECTED, LABELLED, PROBABILITY = "#0072B2", "#D55E00", "#888888"
@@ -133,30 +133,32 @@ def _shades(scores: Scores, plot: _Plot) -> NDArray[np.uint8]:
     """Return the picture's pixels, white except for the probabilities."""
     pixels = np.full((plot.bottom + BOTTOM, WIDTH, 3), 255, np.uint8)
     edges = np.linspace(0, scores.duration, plot.right - plot.left + 1)
-    likeliest = np.nan_to_num(highest(scores.probabilities[:, plot.classes], scores.grid, edges))
+    likeliest = np.nan_to_num(highest(scores.probabilities[:, plot.classes], scores.bounds, edges))
     for band, row in enumerate(likeliest.T):
         y = TOP + BAND * band + SHADE
         pixels[y : y + BAR, plot.left : plot.right] = np.rint(255 * (1 - row))[:, None]
     return pixels
 
 
-def highest(values: FloatArray, grid: TimeGrid, edges: NDArray[np.float64]) -> FloatArray:
+def highest(
+    values: FloatArray, bounds: NDArray[np.float64], edges: NDArray[np.float64]
+) -> FloatArray:
     """Return the highest value of the rows that touch each stretch of time.
 
     Args:
         values: (T, C).
-        grid: When the T rows are.
+        bounds: (T + 1,) seconds between which the T rows are shown.
         edges: (N + 1,) ascending seconds, where the stretches begin and end.
 
     Returns:
         (N, C); NaN where there is no row.
     """
-    first = np.maximum(0, np.searchsorted(grid.starts, edges[:-1], side="right") - 1)
-    after = np.searchsorted(grid.starts, edges[1:], side="left")
+    first = np.maximum(0, np.searchsorted(bounds[:-1], edges[:-1], side="right") - 1)
+    after = np.searchsorted(bounds[:-1], edges[1:], side="left")
     padded = np.concatenate([values, np.full((1, values.shape[1]), np.nan, values.dtype)])
     # Every other run goes from one stretch's end to the next one's start.
     found = np.maximum.reduceat(padded, np.stack([first, after], axis=1).ravel())[::2]
-    found[(edges[1:] <= grid.starts[0]) | (edges[:-1] >= grid.ends[-1])] = np.nan
+    found[(edges[1:] <= bounds[0]) | (edges[:-1] >= bounds[-1])] = np.nan
     return found
 
 

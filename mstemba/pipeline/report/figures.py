@@ -176,8 +176,8 @@ def make_timeline(video: ScoredVideo, segments: Sequence[Segment], unit: str) ->
         lengths[span.class_id] = lengths.get(span.class_id, 0.0) + span.end - span.start
     drawn = sorted(sorted(lengths, key=lambda c: (-lengths[c], c))[:MAX_CLASSES])
     group = -(-len(scores) // MAX_COLUMNS)
-    starts = video.grid.starts[::group]
-    edges = np.append(starts, video.grid.ends[-1]) * (TIMELINE_WIDTH / end)
+    bounds = video.grid.bounds(video.anchor)
+    edges = np.append(bounds[:-1:group], bounds[-1]) * (TIMELINE_WIDTH / end)
     # Each column shows its likeliest row, so that no short peak is lost.
     columns = np.maximum.reduceat(scores, np.arange(0, len(scores), group), axis=0)
     return Timeline(

@@ -17,6 +17,7 @@ from mstemba.pipeline.evaluate.inputs import ScoredSubset
 from mstemba.pipeline.evaluate.result import Evaluation
 from mstemba.pipeline.evaluate.segment_metrics import BINS
 from mstemba.pipeline.evaluate.summary import summary_rows, two_decimals
+from mstemba.pipeline.evaluate.timing import EDGES
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.report.figures import (
     LEVELS,
@@ -26,7 +27,6 @@ from mstemba.pipeline.report.figures import (
     time_text,
     training_charts,
 )
-from mstemba.records import Scores
 from mstemba.wording import counted
 
 HERE = Path(__file__).parent
@@ -36,6 +36,7 @@ COLUMNS = {
     "detection_ap": "detection AP",
     "detection_ap_0.5": "at tIoU 0.5",
     **{f"{name}_ap": name for name in BINS},
+    **{f"{edge}_error": f"{edge} error" for edge in EDGES},
 }
 """Headings of the columns, by their name in `Evaluation.classes`."""
 
@@ -73,9 +74,7 @@ def _timelines(
     found = {}
     for video in scored.videos:
         if video.id in ids:
-            scores = Scores(
-                video.scores, video.grid, scored.classes, video.id, video.duration, fps=0.0
-            )
+            scores = video.as_scores(scored.classes)
             segments = find_segments(scores, options.threshold, options.low_threshold)
             found[video.id] = make_timeline(video, segments, scored.time_unit)
     return found

@@ -22,6 +22,7 @@ from mstemba.pipeline.dataset.classes import (
     shown_classes,
 )
 from mstemba.pipeline.dataset.clips import Clip, load_clips, split_validation, with_features
+from mstemba.pipeline.dataset.labels import VERSIONS
 from mstemba.pipeline.features.sources import FeatureSource
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
 from mstemba.wording import counted
@@ -136,7 +137,13 @@ def make_plan(
         [[source.key(clip.video, fingerprints) or "", *_labels_key(clip)] for clip in clips]
         for clips in (training, validation)
     ]
-    key = cache_key("train", options=asdict(options), classes=manifest.classes, clips=keys)
+    key = cache_key(
+        "train",
+        options=asdict(options),
+        classes=manifest.classes,
+        clips=keys,
+        **({"labels_version": VERSIONS[rule]} if (rule := options.labels) in VERSIONS else {}),
+    )
     trained_on = [str(features) for features, *_ in keys[0]]
     warnings = _warnings(options, training, missing, reason)
     warnings += _class_warnings(manifest, training)
@@ -212,7 +219,7 @@ def _warnings(
         )
     if missed := sum(clip.missed for clip in training):
         actions = counted(sum(len(clip.actions) for clip in training), "training action")
-        hint = " (--labels overlap would count every row that an action touches)"
+        hint = " (with --labels overlap every action within the video has a row)"
         warnings.append(
             f"{missed} of {actions} without a positive row: between the starts of two rows, or "
             f"outside the video{'' if options.labels == 'overlap' else hint}"

@@ -15,6 +15,9 @@ from mstemba.errors import UsageError
 from mstemba.extractors import registry
 from mstemba.pipeline.caching import files, keys
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key, entry_key, file_sha256, spec_key
+from mstemba.pipeline.checkpoint import open_checkpoint
+from mstemba.pipeline.dataset import labels
+from mstemba.pipeline.detect.detector import TrainedDetector
 from mstemba.pipeline.detect.zero_shot import zero_shot_detector
 from mstemba.pipeline.features.spec import make_spec, store_name
 from mstemba.pipeline.options import (
@@ -104,6 +107,31 @@ def again(trained: TrainResult, **changes: Any) -> TrainResult:
 def test_the_key_of_a_training_is_pinned(trained: TrainResult) -> None:
     assert trained.run.name == f"linear-{PINNED_TRAIN[:8]}"
     assert files.read_json(trained.run / "done.json")["key"] == PINNED_TRAIN
+
+
+def test_the_key_of_a_training_changes_with_the_version_of_its_label_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {}
+    for rule in ("strict", "overlap"):
+        before = fit(make_workspace(tmp_path / rule / "before"), **BASE, labels=rule).run.name
+        monkeypatch.setitem(labels.VERSIONS, "overlap", labels.VERSIONS["overlap"] + 1)
+        after = fit(make_workspace(tmp_path / rule / "after"), **BASE, labels=rule).run.name
+        names[rule] = (before, after)
+    assert names["strict"][0] == names["strict"][1] == f"linear-{PINNED_TRAIN[:8]}"
+    assert names["overlap"][0] != names["overlap"][1]
+
+
+def test_the_key_of_scores_tells_the_label_rule_of_their_training(trained: TrainResult) -> None:
+    checkpoint = open_checkpoint(trained.run)
+    assert checkpoint.labels == "strict"
+    strict, overlap = (
+        TrainedDetector(replace(checkpoint, labels=rule)) for rule in ("strict", "overlap")
+    )
+    assert (strict.anchor, overlap.anchor) == (0.0, 0.5)
+    # The key that scores have had from the beginning, without a word on the rule.
+    assert strict.key_parts() == {"checkpoint": checkpoint.key_parts()}
+    assert overlap.key_parts() != strict.key_parts()
 
 
 def test_a_new_version_of_a_stage_is_a_new_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,11 +22,16 @@ def grid_of(steps: list[int]) -> TimeGrid:
     return TimeGrid(np.cumsum(steps) / 4 - 0.25, 1.0)
 
 
-def touches(action: Action, start: float, end: float) -> bool:
-    """Whether an action and a row have some time in common; one moment of an action suffices."""
-    if action.start == action.end:
-        return start <= action.start < end
-    return action.start < action.end and action.start < end and action.end > start
+def naive_rows(action: Action, grid: TimeGrid) -> list[int]:
+    """The rows whose centre lies in the action, or else the one in which its middle lies."""
+    if action.end < action.start:
+        return []
+    rows = list(zip(grid.starts, grid.ends, strict=True))
+    centred = [i for i, (a, b) in enumerate(rows) if action.start <= (a + b) / 2 < action.end]
+    first, last = max(action.start, grid.start), min(action.end, grid.ends[-1])
+    if centred or first > last or (first == last and action.start < action.end):
+        return centred
+    return [i for i, (a, b) in enumerate(rows) if a <= (first + last) / 2 < b]
 
 
 @given(actions=actions, steps=steps)
@@ -43,15 +48,40 @@ def test_a_row_is_labelled_where_its_start_lies_strictly_inside_the_action(
 
 
 @given(actions=actions, steps=steps)
-def test_with_the_overlap_rule_every_row_that_an_action_touches_is_labelled(
+def test_with_the_overlap_rule_a_row_is_labelled_where_its_centre_lies_inside(
     actions: list[Action], steps: list[int]
 ) -> None:
     grid = grid_of(steps)
     naive = np.zeros((grid.count, CLASSES), bool)
-    for row, (start, end) in enumerate(zip(grid.starts, grid.ends, strict=True)):
-        for action in actions:
-            naive[row, action.class_id] |= touches(action, start, end)
+    for action in actions:
+        naive[naive_rows(action, grid), action.class_id] = True
     assert np.array_equal(label_matrix(actions, grid, CLASSES, "overlap"), naive)
+
+
+@given(start=lattice, length=st.integers(0, 20).map(lambda i: i / 4), steps=steps)
+def test_with_the_overlap_rule_no_action_falls_between_two_rows(
+    start: float, length: float, steps: list[int]
+) -> None:
+    grid, action = grid_of(steps), Action(0, start, start + length)
+    inside = action.start < grid.ends[-1] and action.end > grid.start
+    inside |= action.start == action.end == grid.start
+    assert count_missed([action], grid, "overlap") == (not inside)
+
+
+@pytest.mark.parametrize("time", [0.0, 0.2, 0.5, 0.99, 1.0, 1.5, 4.999])
+def test_an_event_without_length_is_one_row_at_its_time(time: float) -> None:
+    grid = TimeGrid.even(0.0, 1.0, 5)
+    labels = label_matrix([Action(0, time, time)], grid, 1, "overlap")[:, 0]
+    assert np.flatnonzero(labels).tolist() == [int(time)]
+    assert count_missed([Action(0, 5.0, 5.0), Action(0, -0.1, -0.1)], grid, "overlap") == 2
+
+
+def test_actions_next_to_each_other_share_no_row() -> None:
+    grid = TimeGrid.even(0.0, 1.0, 6)
+    actions = [Action(0, 0.0, 1.5), Action(1, 1.5, 2.6), Action(2, 2.6, 6.0)]
+    labels = label_matrix(actions, grid, 3, "overlap")
+    assert labels.argmax(axis=1).tolist() == [0, 1, 1, 2, 2, 2]
+    assert (labels.sum(axis=1) == 1).all()
 
 
 @given(actions=actions, steps=steps)

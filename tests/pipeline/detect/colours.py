@@ -52,5 +52,6 @@ def run(video: Any, out: Path | None, labels: Any, how: ZeroShotOptions = HOW, *
 
 
 def found_in(result: DetectResult) -> list[tuple[str, float, float]]:
+    """Return the only video's segments, to the frame: edges between two rows are estimates."""
     (detection,) = result.detections.values()
-    return [(s.label, round(s.start, 2), round(s.end, 2)) for s in detection.segments]
+    return [(s.label, round(s.start, 1), round(s.end, 1)) for s in detection.segments]

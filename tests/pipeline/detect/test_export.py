@@ -35,12 +35,13 @@ PLAIN = ExportOptions(formats=("csv", "json"))
 
 
 def keep(video: Path, scores_file: Path, fingerprint: str = "0123456789", id: str = "") -> Path:
-    """Scores of a video in which `sit` lasts from 2 s to 5 s, at 0.9 and 0.4."""
+    """Scores of a video in which `sit` lasts from 2 s to 5 s, with a dip to 0.4."""
     video.parent.mkdir(parents=True, exist_ok=True)
     video.touch()
     values = np.zeros((10, 2), np.float32)
-    values[2:4, 0], values[4, 0] = 0.9, 0.4
-    dense = Scores(values, TimeGrid.even(0.0, 1.0, 10), CLASSES, str(video), 10.0, 25.0)
+    values[2:5, 0] = 0.9995, 0.4, 0.9995
+    grid = TimeGrid.even(0.0, 1.0, 10)
+    dense = Scores(values, grid, CLASSES, str(video), 10.0, 25.0, anchor=0.5)
     provenance = {"checkpoint": "runs/x", "features": {"stride": 1, "every": 25}}
     save_scores(scores_file, SavedScores(dense, "key", fingerprint, provenance, id))
     return scores_file
@@ -108,9 +109,12 @@ def test_another_threshold_gives_other_segments(workspace: Workspace) -> None:
         chosen = ExportOptions(formats=("csv",), **options)
         return spans(export("a", chosen, workspace=workspace), "a")
 
-    assert cut(low=0.5) == [(2.0, 4.0)]
-    assert cut(threshold=0.95) == []
-    assert cut(min_length=4.0) == []
+    whole = cut()
+    (start, before), (after, end) = cut(low=0.5)
+    assert whole == [(start, end)] == [(2.0, 5.0)]
+    assert 2.5 < before < 3.5 < after < 4.5
+    assert cut(min_length=3.0) == whole
+    assert cut(min_length=3.1) == []
 
 
 def test_the_manifest_is_known(workspace: Workspace) -> None:
@@ -422,10 +426,10 @@ def test_the_command_says_what_it_wrote(run: Run, tmp_path: Path) -> None:
 
 
 def test_without_a_segment_files_are_written_and_the_highest_score_is_said(run: Run) -> None:
-    args = ("export", "a", "--format", "csv,srt", "--threshold", "0.95", "--min-length", "2")
+    args = ("export", "a", "--format", "csv,srt", "--threshold", "1", "--min-length", "2")
     code, said, _ = run(*args)
     assert code == 0
-    assert "a: 0 segments (highest probability 0.90: sit at 2.0 s; threshold 0.95, " in said
+    assert "a: 0 segments (highest probability 0.999: sit at 2.5 s; threshold 1, " in said
     assert "shortest 2 s)" in said
     with Path("detections/a.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == []

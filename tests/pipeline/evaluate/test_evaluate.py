@@ -305,7 +305,7 @@ def test_segments_are_measured_as_detections_alone(manifest: Path, tmp_path: Pat
     )
     result, said = heard(predictions=path, manifest=manifest)
     assert math.isnan(result.map)
-    assert list(result.metrics) == ["detection", "breakdown"]
+    assert list(result.metrics) == ["detection", "breakdown", "timing"]
     # sit: its one action is found; walk: the first of three.
     assert result.metrics["detection"]["map"]["0.9"] == pytest.approx(100 * (1 + 1 / 3) / 2)
     assert result.positives == {"walk": 3, "sit": 1, "eat": 0}

@@ -33,7 +33,7 @@ def naive_runs(
                 margin = max(round((row - begin) / 4), 1)
                 outside = [*column[max(begin - margin, 0) : begin], *column[row : row + margin]]
                 contrast = column[begin:row].mean() - (np.mean(outside) if outside else 0)
-                found[c, grid.starts[begin], grid.ends[row - 1]] = float(contrast)
+                found[c, grid.bounds(0.0)[begin], grid.bounds(0.0)[row]] = float(contrast)
             row += 1
     return found
 
@@ -42,7 +42,7 @@ def naive_runs(
 def test_runs_at_one_threshold_equal_the_plain_loop(seed: int, rows: list[int]) -> None:
     videos = [scores_of(seed + n, count) for n, count in enumerate(rows)]
     grids = [TimeGrid.even(0.5, 1.5, len(video)) for video in videos]
-    found = propose(np.concatenate(videos), grids, thresholds=(0.4,))
+    found = propose(np.concatenate(videos), [g.bounds(0.0) for g in grids], thresholds=(0.4,))
     for number, (video, grid) in enumerate(zip(videos, grids, strict=True)):
         mine = found[found.video == number]
         spans = zip(mine.class_id, mine.start, mine.end, strict=True)
@@ -79,7 +79,7 @@ def test_suppression_equals_the_plain_loop(seed: int, count: int) -> None:
 def test_the_level_with_the_sharpest_ends_wins() -> None:
     column = [0.01, 0.01, 0.6, 0.9, 0.9, 0.6, 0.01, 0.01]
     grid = TimeGrid.even(0.0, 2.0, 8)
-    found = propose(np.array(column, np.float32)[:, None], [grid])
+    found = propose(np.array(column, np.float32)[:, None], [grid.bounds(0.5)])
     best = found[:1]
     assert (best.start[0], best.end[0]) == (4.0, 12.0)
     assert best.score[0] == pytest.approx(0.75 - 0.01)
@@ -88,11 +88,11 @@ def test_the_level_with_the_sharpest_ends_wins() -> None:
 def test_only_the_best_of_each_video_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proposals, "MAX_SEGMENTS", 2)
     column = np.array([0.9, 0.0, 0.8, 0.0, 0.7, 0.0], np.float32)[:, None]
-    grids = [TimeGrid.even(0.0, 1.0, 6)] * 2
-    found = propose(np.concatenate([column, column]), grids, thresholds=(0.5,))
+    bounds = [TimeGrid.even(0.0, 1.0, 6).bounds(0.5)] * 2
+    found = propose(np.concatenate([column, column]), bounds, thresholds=(0.5,))
     assert sorted(found.video.tolist()) == [0, 0, 1, 1]
     assert found.score == pytest.approx([0.9, 0.9, 0.8, 0.8])
 
 
 def test_scores_below_every_threshold_give_no_segment() -> None:
-    assert len(propose(np.zeros((4, 2), np.float32), [TimeGrid.even(0.0, 1.0, 4)])) == 0
+    assert len(propose(np.zeros((4, 2), np.float32), [np.arange(5.0)])) == 0

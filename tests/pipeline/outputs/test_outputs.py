@@ -84,7 +84,7 @@ def test_json_holds_the_segments_the_grid_and_where_they_came_from(tmp_path: Pat
     ]
     assert (data["video"], data["duration"], data["fps"]) == ("/videos/my walk.mp4", 20.0, 32.0)
     assert data["classes"] == list(CLASSES)
-    assert data["grid"] == {"start": 0.0, "step": 0.5, "count": 40}
+    assert data["grid"] == {"start": 0.0, "step": 0.5, "count": 40, "anchor": 0.0}
     assert data["provenance"] == {"threshold": 0.7, "low": 0.4}
     assert len(data["segments"]) == len(what.segments) > 3
     for written, segment in zip(data["segments"], what.segments, strict=True):
@@ -201,6 +201,36 @@ def test_the_first_files_have_classes_as_an_array_and_no_id(tmp_path: Path) -> N
     read = read_scores(path)
     assert (read.scores.classes, read.id) == (CLASSES, "v")
     assert opened(path).id == "v"
+
+
+@pytest.mark.parametrize("anchor", [0.0, 0.5, 1.0])
+def test_saved_scores_say_where_in_its_row_a_probability_holds(
+    tmp_path: Path, anchor: float
+) -> None:
+    saved = read_scores(keep(tmp_path, replace(scores(), anchor=anchor))).scores
+    assert saved.anchor == anchor
+    assert np.array_equal(saved.times, scores().grid.starts + 0.5 * anchor)
+
+
+@pytest.mark.parametrize(
+    ("provenance", "anchor"),
+    [
+        ({}, 0.0),
+        ({"checkpoint": "runs/x", "features": {"window": 16, "stride": 16}}, 0.0),
+        ({"zero_shot": {}, "features": {"window": 16, "stride": 16}}, 0.5),
+        ({"zero_shot": {}, "features": {"window": 8, "stride": 16}}, 0.25),
+        ({"zero_shot": {}, "features": {"window": 64, "stride": 16}}, 1.0),
+    ],
+)
+def test_files_without_an_anchor_are_of_row_starts_and_of_words_of_the_pictures(
+    tmp_path: Path, provenance: dict[str, Any], anchor: float
+) -> None:
+    path = keep(tmp_path)
+    with np.load(path) as data:
+        content = {name: data[name] for name in data if name != "anchor"}
+    content["provenance"] = np.array(json.dumps(provenance))
+    np.savez(path, **content)  # type: ignore[arg-type]
+    assert read_scores(path).scores.anchor == anchor
 
 
 def test_scores_that_were_replaced_after_opening_are_refused(tmp_path: Path) -> None:

@@ -141,9 +141,10 @@ def test_of_a_very_long_video_it_stays_small_and_has_every_peak(tmp_path: Path) 
 # What is drawn
 
 
+@pytest.mark.parametrize("anchor", [0.0, 0.5])
 @pytest.mark.parametrize("grid", [GRID, UNEVEN], ids=["even", "variable rate"])
-def test_every_segment_and_probability_is_at_its_time(grid: TimeGrid) -> None:
-    dense = scores(grid=grid)
+def test_every_segment_and_probability_is_at_its_time(grid: TimeGrid, anchor: float) -> None:
+    dense = replace(scores(grid=grid), anchor=anchor)
     shown = find_segments(dense, 0.7, 0.4)
     labelled = [Segment(1.0, 3.0, 1, "stand up", 1.0), Segment(19.99, 20.0, 2, "=SUM(A1)", 1.0)]
     picture = drawn(detection(dense, ground_truth=labelled))
@@ -166,9 +167,9 @@ def test_every_segment_and_probability_is_at_its_time(grid: TimeGrid) -> None:
             assert np.array_equal(coloured[sure], np.broadcast_to(expected, coloured.shape)[sure])
             assert all(coloured[abs(time - s.start) <= 2.5 * pixel].any() for s in mine)
         shade = band[BAND // 2 - BAR // 4, :, 0]
-        row = np.searchsorted(grid.starts, time, side="right") - 1
+        row = np.searchsorted(dense.bounds[:-1], time, side="right") - 1
         grey = np.where(row < 0, 255.0, 255 * (1 - dense.probabilities[row, class_id]))
-        sure = ~near([*grid.starts.tolist(), *grid.ends.tolist()])
+        sure = ~near(dense.bounds.tolist())
         assert sure.mean() > 0.5
         assert abs(shade[sure] - grey[sure]).max() <= 1
 
@@ -204,10 +205,11 @@ def test_every_stretch_of_the_picture_shows_its_highest_probability(
     grid = TimeGrid(begin + np.cumsum([0.0, *steps[:-1]]), steps[-1])
     values = np.random.default_rng(0).random((grid.count, 2)).astype(np.float32)
     edges = np.linspace(0, end, count + 1)
-    found = highest(values, grid, edges)
+    bounds = grid.bounds(0.5)
+    found = highest(values, bounds, edges)
     assert found.shape == (count, 2)
     for after, before, shown in zip(edges[:-1], edges[1:], found, strict=True):
-        rows = values[(grid.starts < before) & (grid.ends > after)]
+        rows = values[(bounds[:-1] < before) & (bounds[1:] > after)]
         assert np.array_equal(shown, rows.max(axis=0) if len(rows) else [np.nan] * 2, True)
 
 

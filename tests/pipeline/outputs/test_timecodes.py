@@ -26,9 +26,10 @@ DAY = {30: 2_589_408, 60: 5_178_816}  # frames of 24 hours of drop frame
 def detection(fps: float, code: str, seconds: int = 20) -> Detection:
     """Two actions, from second 3 and from the last but one."""
     values = np.zeros((seconds, 2), np.float32)
-    values[3:5, 0] = values[-2:, 1] = 0.9
+    values[3:5, 0] = values[-2:, 1] = 1.0
     grid = TimeGrid.even(0.0, 1.0, seconds)
-    dense = Scores(values, grid, ("sit", "drink"), "/v/walk.mp4", float(seconds), fps, code)
+    end = float(seconds)
+    dense = Scores(values, grid, ("sit", "drink"), "/v/walk.mp4", end, fps, code, anchor=0.5)
     return Detection(dense, find_segments(dense, 0.5, 0.3), None, {})
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -200,8 +201,11 @@ def test_a_timeline_is_where_things_are() -> None:
     first, second = found.bands
     assert (first.labelled, first.detected) == ("M900 0H1000", "")
     assert (second.labelled, second.detected) == ("M0 0H200", "M250 0H750")
-    assert first.shades == [(4, "M250 0H750"), (8, "M750 0H1000")]
-    assert second.shades == [(7, "M250 0H500"), (8, "M500 0H750")]
+    # The rows hold at their start, and are shown around it.
+    assert first.shades == [(4, "M125 0H625"), (8, "M625 0H1000")]
+    assert second.shades == [(7, "M125 0H375"), (8, "M375 0H625")]
+    centred = make_timeline(replace(video, anchor=0.5), [], "seconds").bands
+    assert centred[0].shades == [(4, "M250 0H750"), (8, "M750 0H1000")]
     assert found.ticks == [(0.0, "0"), (20.0, "20"), (40.0, "40"), (60.0, "60"), (80.0, "80")]
 
 
@@ -243,7 +247,7 @@ def test_the_numbers_are_those_of_evaluate(kitchen: Path, tmp_path: Path) -> Non
     assert page.data["evaluation"] == json.loads(json.dumps(same.as_dict()))
     for row in summary_rows(same):
         assert list(row) in page.rows
-    shown = {row[0]: row[1:] for row in page.rows if row[0] in CLASSES and len(row) == 10}
+    shown = {row[0]: row[1:] for row in page.rows if row[0] in CLASSES and len(row) == 12}
     for name, figures in same.classes.items():
         ap, *others = ["-" if value is None else f"{value:.2f}" for value in figures.values()]
         counts = [same.positives[name], result.data["actions"][name]]

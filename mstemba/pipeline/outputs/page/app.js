@@ -91,10 +91,9 @@ class App {
 
   /** Move the playhead by rows of scores. */
   seekRows(count) {
-    const { starts } = this.scores;
-    if (!starts.length) return;
-    const row = clamp(this.scores.rowAt(this.player.time + 1e-6) + count, 0, starts.length - 1);
-    this.seekShown(starts[row]);
+    const { times } = this.scores;
+    const row = countUpTo(times, this.player.time + 1e-6) - 1 + count;
+    this.seekShown(times[clamp(row, 0, times.length - 1)]);
   }
 
   seekShown(time) {

@@ -38,15 +38,22 @@ async function unpack(text, facts) {
 }
 
 /**
- * Dense scores: `levels` has a Uint16Array of T levels for each class id that has scores,
- * `starts` and `ends` the seconds of the T rows, no further than the video.
+ * Dense scores: `levels` has a Uint16Array of T levels for each class id that has scores. Of the T
+ * rows, `starts` has the seconds at which they start, `times` those at which their scores hold, and
+ * `bounds` (T + 1) those between which they are shown; `times` and `bounds` lie within the video.
  */
 class Scores {
-  constructor({ scored, step, duration }, starts, bytes) {
+  constructor({ scored, step, duration, anchor }, starts, bytes) {
     const rows = starts.length;
     this.step = step;
+    this.duration = duration;
     this.starts = starts;
-    this.ends = starts.map((start, i) => Math.min(i + 1 < rows ? starts[i + 1] : start + step, duration));
+    const inside = (time) => clamp(time, 0, duration);
+    const ends = starts.map((start, i) => starts[i + 1] ?? start + step);
+    const times = starts.map((start, i) => start + anchor * (ends[i] - start));
+    this.times = times.map(inside);
+    this.bounds = Float64Array.from(
+      [starts[0], ...times.subarray(1).map((time, i) => (times[i] + time) / 2), ends[rows - 1]], inside);
     this.levels = new Map();
     const count = rows * scored.length;
     scored.forEach((classId, index) => {
@@ -59,31 +66,36 @@ class Scores {
     this.peaks = new Map([...this.levels].map(([id, column]) => [id, findPeak(column)]));
   }
 
-  /** Return the row at a time; -1 before the first. */
+  /** Return the row that is shown at a time; -1 before the first, the last one after all of them. */
   rowAt(seconds) {
-    let low = 0, high = this.starts.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.starts[middle] <= seconds) low = middle + 1; else high = middle;
-    }
-    return low - 1;
+    return Math.min(countUpTo(this.bounds, seconds), this.starts.length) - 1;
   }
 
   /** Convert seconds to a frame number, from 0, by the real times of the rows. */
   frameAt(seconds, framesPerRow) {
-    const row = Math.max(0, this.rowAt(seconds)), start = this.starts[row];
+    const row = Math.max(0, countUpTo(this.starts, seconds) - 1), start = this.starts[row];
     const next = this.starts[row + 1] ?? start + this.step;
     const frame = framesPerRow * (row + (seconds - start) / (next - start));
     return Math.max(0, Math.round(frame * 1e6) / 1e6);
   }
 
-  /** Return the nearest edge of a row, or the time itself if there are no rows near it. */
+  /** Return the nearest edge of a row as it is shown, or the time itself if there is none near it. */
   snap(seconds) {
-    const row = this.rowAt(seconds), distance = (time) => Math.abs(time - seconds);
-    const near = [this.starts[row], this.ends[row], this.starts[row + 1]]
+    const at = countUpTo(this.bounds, seconds), distance = (time) => Math.abs(time - seconds);
+    const near = [this.bounds[at - 1], this.bounds[at]]
       .filter((time) => distance(time) <= this.step); // undefined is not
     return near.length ? near.reduce((best, time) => (distance(time) < distance(best) ? time : best)) : seconds;
   }
+}
+
+/** Return how many of these ascending numbers are at most `value`. */
+function countUpTo(numbers, value) {
+  let low = 0, high = numbers.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (numbers[middle] <= value) low = middle + 1; else high = middle;
+  }
+  return low;
 }
 
 function findPeak(column) {

@@ -46,7 +46,7 @@ class Pointer {
   showProbability(event) {
     const { time, classId } = this.locate(event), { scores } = this.app;
     const levels = scores.levels.get(classId), row = scores.rowAt(time);
-    const known = levels && row >= 0 && time < scores.ends[row];
+    const known = levels && row >= 0 && time < scores.bounds[row + 1];
     byId("corner").textContent = known
       ? `${formatTime(time, 2)}: probability ${(levels[row] / LEVELS).toFixed(2)}`
       : "";

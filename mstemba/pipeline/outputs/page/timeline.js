@@ -225,7 +225,7 @@ class Timeline {
     const from = new Int32Array(columns), to = new Int32Array(columns).fill(-1);
     for (let x = 0; x < columns; x++) {
       const time = this.timeAt(x / devicePixelRatio);
-      if (time >= scores.ends.at(-1)) break; // the scores may end before the video
+      if (time >= scores.bounds.at(-1)) break; // the scores may end before the video
       from[x] = Math.max(0, scores.rowAt(time));
       to[x] = scores.rowAt(this.timeAt((x + 1) / devicePixelRatio) - 1e-9);
     }

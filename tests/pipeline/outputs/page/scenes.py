@@ -64,6 +64,7 @@ def scene(
     probabilities: NDArray[np.float32] | None = None,
     truth: bool = True,
     grid: TimeGrid | None = None,
+    anchor: float = 0.0,
     **changes: Any,
 ) -> Detection:
     """A detection of a video, which need not be there; labels lie near the detections."""
@@ -72,7 +73,7 @@ def scene(
         probabilities = smooth(rows, len(classes), wide=4.0)
     grid = grid or uneven(len(probabilities))
     duration = float(grid.ends[-1]) - 0.3
-    scores = Scores(probabilities, grid, classes, str(video), duration, 25.0)
+    scores = Scores(probabilities, grid, classes, str(video), duration, 25.0, anchor=anchor)
     options = changes.pop("options", ExportOptions())
     found = find_segments(scores, options.threshold, options.low_threshold, options.min_length)
     labels = [_label(s, duration) for s in found[: max(1, len(found) - 3)]]

@@ -24,11 +24,12 @@ ENTER, UP, DOWN, SPACE = "\ue007", "\ue013", "\ue015", " "
 @pytest.fixture(scope="module")
 def plain() -> Detection:
     """Three classes in rows of 0.5 s; one is from 4 to 8 s, another from 10 to 14 s."""
-    values = np.full((40, 3), 0.1, np.float32)
+    # As far below 0.5 as the actions are above it: edges lie halfway between two rows.
+    values = np.full((40, 3), [0.0995, 0.1995, 0.0995], np.float32)
     values[8:16, 0] = 0.9
     values[20:28, 1] = 0.8
-    grid = TimeGrid.even(0.0, 0.5, 40)
-    return scene(Path("nowhere/v.mp4"), ["walk", "sit", "read"], probabilities=values, grid=grid)
+    grid, video = TimeGrid.even(0.0, 0.5, 40), Path("nowhere/v.mp4")
+    return scene(video, ["walk", "sit", "read"], probabilities=values, grid=grid, anchor=0.5)
 
 
 @pytest.fixture
@@ -401,10 +402,12 @@ def test_corrections_lock_the_threshold_and_can_be_discarded(opened: Browser) ->
     assert "Not downloaded yet" in opened.text("locked-reason")
     opened.find("discard").click()
     opened.set("threshold", 0.85)
-    assert opened.items() == before[:1]
+    ((class_id, start, end),) = opened.items()
+    assert class_id == 0
+    assert 4.0 < start < 4.25 < 7.75 < end < 8.0  # within half a row of the edges at 0.5
     for _ in range(3):
         opened.press(CONTROL, "z")
-    assert opened.items() == before[:1]  # not of another threshold
+    assert opened.items() == [(0, start, end)]  # not of another threshold
     assert opened.find("threshold").is_enabled()
     assert not opened.find("undo").is_enabled()
 

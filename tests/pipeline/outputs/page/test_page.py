@@ -125,7 +125,10 @@ CUTS = {
 @pytest.mark.parametrize(
     "cut", ["default", *(pytest.param(c, marks=pytest.mark.slow) for c in CUTS if c != "default")]
 )
-def test_the_slider_cuts_as_python_does(chromium: Browser, tmp_path: Path, cut: str) -> None:
+@pytest.mark.parametrize("anchor", [0.0, 0.5])
+def test_the_slider_cuts_as_python_does(
+    chromium: Browser, tmp_path: Path, cut: str, anchor: float
+) -> None:
     options, rows = CUTS[cut], 80
     # Probabilities on the thresholds themselves, and just beside them.
     thousandths = np.random.default_rng(2).integers(0, 1001, (rows, 4)).astype(np.float32) / 1000
@@ -138,6 +141,7 @@ def test_the_slider_cuts_as_python_does(chromium: Browser, tmp_path: Path, cut: 
         map(str, range(14)),
         probabilities=probabilities,
         grid=uneven(rows, 0.13),
+        anchor=anchor,
         options=options,
     )
     chromium.open(page(what, tmp_path))
@@ -151,8 +155,9 @@ def test_the_slider_cuts_as_python_does(chromium: Browser, tmp_path: Path, cut: 
         share = options.low_threshold / options.threshold
         assert low == pytest.approx(share * k / 100, abs=0.000501)
         expected = find_segments(what.scores, k / 100, low, options.min_length)
-        assert [tuple(s[:3]) for s in shown] == [(s.class_id, s.start, s.end) for s in expected], k
-        for (*_, score), segment in zip(shown, expected, strict=True):
+        assert [s[0] for s in shown] == [s.class_id for s in expected], k
+        for (_, *times, score), segment in zip(shown, expected, strict=True):
+            assert times == pytest.approx([segment.start, segment.end], abs=1e-8), k
             assert score == pytest.approx(segment.score, abs=6e-4)
     assert len(found[0][1]) != len(found[50][1])
 

@@ -24,9 +24,9 @@ from mstemba.pipeline.detect.segments import find_segments
 from mstemba.pipeline.detect.stage import detect
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.outputs import WRITERS, html_page
-from mstemba.pipeline.outputs.html_page import LEVELS, missing_video, pack
+from mstemba.pipeline.outputs.html_page import missing_video, pack
 from mstemba.pipeline.progress import Event
-from mstemba.records import Scores, TimeGrid
+from mstemba.records import LEVELS, Scores, TimeGrid
 from tests.pipeline.outputs.page.scenes import ODD_CLASSES, long_scene, page, scene, smooth, uneven
 
 EMBED = ExportOptions(embed=True)
