@@ -141,7 +141,8 @@ def test_detect_writes_json_csv_png_and_html(finished: Path) -> None:
     }
     assert detection["duration"] == pytest.approx(3.0)
     assert detection["fps"] == pytest.approx(10.0)
-    assert detection["grid"] == {"start": 0.0, "step": pytest.approx(0.4), "count": 8}
+    step = pytest.approx(0.4)
+    assert detection["grid"] == {"start": 0.0, "step": step, "count": 8, "anchor": 0.0}
     assert detection["segments"]
     for segment in detection["segments"]:
         assert set(segment) == {"label", "class_id", "start", "end", "score"}

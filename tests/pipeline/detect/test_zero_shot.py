@@ -69,6 +69,23 @@ def test_a_label_is_found_where_the_pictures_fit_it(loaded: list[str], tmp_path:
     assert said["features"]["backbone"] == "colours"
 
 
+@pytest.mark.parametrize(("window", "anchor"), [(1, 0.25), (2, 0.5), (4, 1.0), (8, 1.0)])
+def test_scores_hold_in_the_middle_of_the_pictures_of_a_row(
+    loaded: list[str], tmp_path: Path, window: int, anchor: float
+) -> None:
+    video = film(tmp_path / "v.mp4", [("nothing", 2), ("red", 2), ("nothing", 2)])
+    result = run(video, tmp_path / "out", ["red"], replace(HOW, window=window))
+    assert result.scores.anchor == anchor
+    assert read_scores(tmp_path / "out" / "v.scores.npz").scores.anchor == anchor
+    ((label, start, end),) = found_in(result)
+    if window <= 4:  # rows of pictures further on than the next row are not corrected for
+        assert (label, start, end) == (
+            "red",
+            pytest.approx(2, abs=0.11),
+            pytest.approx(4, abs=0.11),
+        )
+
+
 def test_several_labels_may_be_active_at_once(loaded: list[str], tmp_path: Path) -> None:
     video = film(tmp_path / "v.mp4", [("nothing", 2), ("red", 2)])
     segments = found_in(run(video, tmp_path / "out", ["red", "very red", "blue"]))

@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mstemba.errors import CheckpointError
 from mstemba.pipeline.evaluate.result import Evaluation
 from mstemba.pipeline.evaluate.segment_metrics import SegmentArray
 from mstemba.pipeline.evaluate.stage import evaluate
 from mstemba.pipeline.evaluate.timing import TimingErrors, pair_by_overlap
 from mstemba.pipeline.options import EvaluateOptions
 from tests.command_line import Runner
+from tests.training import fit, make_workspace
 
 Row = tuple[int, int, float, float]
 
@@ -152,3 +154,25 @@ def test_segments_of_a_file_have_errors_without_rows(tmp_path: Path) -> None:
     assert timing["onset"]["median"] == pytest.approx(0.2)
     assert timing["onset"]["median_rows"] is None
     assert timing["long"]["onset"]["median"] == pytest.approx(0.2)
+
+
+def test_the_rule_of_the_training_decides_when_its_scores_hold(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "work")
+    run = fit(folder, arch="linear", width=1.0, min_steps=200, lr=0.1, warmup=0.0).run
+    config = run / "best" / "config.json"
+    content = json.loads(config.read_text())
+    found = {}
+    for rule in ("strict", "overlap"):
+        config.write_text(json.dumps(content | {"train": {**content["train"], "labels": rule}}))
+        options = EvaluateOptions(subset="training", checkpoint=run, features=folder / "npy")
+        result = evaluate(options, workspace=folder, metrics=("charades", "timing"))
+        found[rule] = result.metrics
+    # The field's metrics look at the same rows; the segments lie half a row later.
+    assert found["strict"]["frame"] == found["overlap"]["frame"]
+    assert found["strict"]["charades"] == found["overlap"]["charades"]
+    strict, overlap = (found[rule]["timing"]["onset"] for rule in ("strict", "overlap"))
+    assert min(strict["edges"], overlap["edges"]) > 5
+    assert overlap["median_rows"] - strict["median_rows"] == pytest.approx(0.5, abs=0.2)
+    config.write_text(json.dumps(content | {"train": {**content["train"], "labels": "new"}}))
+    with pytest.raises(CheckpointError, match=r"labels 'new', expected one of strict, overlap"):
+        evaluate(options, workspace=folder)

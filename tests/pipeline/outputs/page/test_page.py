@@ -162,6 +162,26 @@ def test_the_slider_cuts_as_python_does(
     assert len(found[0][1]) != len(found[50][1])
 
 
+@pytest.mark.parametrize("anchor", [0.0, 0.5, 1.0])
+def test_the_page_knows_when_a_row_holds(chromium: Browser, tmp_path: Path, anchor: float) -> None:
+    rows, jitter = 40, np.random.default_rng(0).uniform(0.05, 2, 40)
+    grid = TimeGrid(np.cumsum(jitter) - 3.0, 0.7)  # the first rows are before the video
+    what = scene(tmp_path / "none.mp4", rows=rows, grid=grid, anchor=anchor)
+    chromium.open(page(what, tmp_path))
+    assert chromium.get("[...mstemba.scores.times]") == pytest.approx(what.scores.times)
+    assert chromium.get("[...mstemba.scores.bounds]") == pytest.approx(what.scores.bounds)
+    bounds = what.scores.bounds
+    inside = np.flatnonzero(np.diff(bounds) > 0.01)
+    middles = ((bounds[:-1] + bounds[1:]) / 2)[inside].tolist()
+    row_at = "arguments[0].map((time) => mstemba.scores.rowAt(time))"
+    assert chromium.get(row_at, middles) == inside.tolist()
+    assert chromium.get("[-1, 1e6].map((time) => mstemba.scores.rowAt(time))") == [-1, rows - 1]
+    # An edge that is dragged near the edge of a row snaps to it.
+    edges = bounds[inside][1:].tolist()
+    snapped = chromium.get("arguments[0].map((t) => mstemba.scores.snap(t + 0.001))", edges)
+    assert snapped == pytest.approx(edges)
+
+
 def test_moving_the_slider_changes_the_segments(opened: Browser, kitchen: Detection) -> None:
     before = opened.items()
     for threshold in (0.3, 0.8, 0.5):
