@@ -57,7 +57,9 @@ class JoinedNames:
     ambiguous: dict[str, list[str]] = field(default_factory=dict)
     """Ids of the videos that fit equally well, by name."""
     twice: tuple[str, str, str] | None = None
-    """Two names of one video, and its id."""
+    """Two names of one video, of which none is its id, and this id."""
+    second: dict[str, str] = field(default_factory=dict)
+    """Ids by name where another name is exactly the id, which is joined instead."""
 
     def lines(self, what: str, ending: str = "") -> list[str]:
         """Return a line for each way in which names were joined that are not ids themselves.
@@ -111,6 +113,7 @@ def join_names(
         return joined
     matches = VideoNames(files).match(rest)
     joined.ambiguous = matches.ambiguous
+    joined.second = {name: id for name, id in matches.ids.items() if id in taken}
     _add(joined, {name: id for name, id in matches.ids.items() if id not in taken})
     joined.other_forms = [n for n in rest if n in joined.ids and exact[n] != joined.ids[n]]
     known = matches.ids.keys() | matches.ambiguous.keys() | matches.rivals.keys()
@@ -178,7 +181,7 @@ def _affixes(
             for suffix in _suffixes(file) & suffixes:
                 affix = Affix(prefix, suffix)
                 if (prefix or suffix) and affix.is_of(file):
-                    short = _fold(file[len(prefix) : len(file) - len(suffix)])
+                    short = _fold(without_ending(file[len(prefix) : len(file) - len(suffix)]))
                     if short in wanted:
                         found.setdefault(affix, {})[name] = wanted[short]
     return found

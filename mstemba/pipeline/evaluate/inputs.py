@@ -323,6 +323,8 @@ class InputLoader:
 
         Warns of what does not fit, and raises UsageError when no prediction is of the subset.
         """
+        for note in predictions.notes:
+            self._on_event(Event("evaluate", note))
         for warning in predictions.warnings:
             self._warn(warning)
         self._warn_training_subset()

@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mstemba.data_manifests.affixes import join_names
 from mstemba.data_manifests.manifest import Video, VideoIndex
 from mstemba.errors import UsageError
 from mstemba.pipeline.evaluate.pickles import read_pickle
@@ -40,6 +41,8 @@ class Predictions:
     in_seconds: bool = False
     """Whether it is known that the segments are in seconds."""
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """How names of videos were read that are not ids, one line for each way."""
 
     @property
     def ids(self) -> list[str]:
@@ -54,56 +57,93 @@ def read_predictions(
     Args:
         path: A pickle, .npz or JSON file, or a folder that `mstemba detect` has written.
         classes: The manifest's classes.
-        videos: The manifest's videos: `mstemba detect` names a video by its path, not its id.
+        videos: The manifest's videos. A name in the file may be another form of an id, see
+            `join_names`; `mstemba detect` names a video by its path.
 
     Raises:
         UsageError: The file has none of these forms, holds other classes, a shape that does not
             fit, NaN or no predictions, or predicts a video twice.
     """
+    videos = list(videos)
     if path.is_dir():
-        return _read_folder(path, classes, VideoIndex(videos))
+        return _read_folder(path, classes, videos)
     if not path.is_file():
         raise UsageError(f"{path}: no such file of predictions")
     with path.open("rb") as file:
         head = file.read(2)
     if head == b"PK":
-        return _dense(path, _read_npz(path), classes, classes_first=False)
+        return _dense(path, _read_npz(path), classes, videos, classes_first=False)
     if head[:1] == b"\x80" or path.suffix.lower() in PICKLES:
-        return _dense(path, read_pickle(path), classes, classes_first=True)
+        return _dense(path, read_pickle(path), classes, videos, classes_first=True)
     data = _read_json(path)
     if isinstance(data.get("results"), dict):
-        return _segments(path, data["results"], classes)
+        results, notes = _by_id(path, data["results"], videos)
+        return replace(_segments(path, results, classes), notes=notes)
     if isinstance(data.get("segments"), list):
-        listed = {_video_id(path, data, VideoIndex(videos)): data["segments"]}
-        return _segments(path, listed, classes, of_detect=True)
-    return _dense(path, data, classes, classes_first=False)
+        (id,), notes = _ids_of_detect(path, {path: data}, videos)
+        listed = {id: data["segments"]}
+        return replace(_segments(path, listed, classes, of_detect=True), notes=notes)
+    return _dense(path, data, classes, videos, classes_first=False)
 
 
-def _read_folder(folder: Path, classes: Sequence[str], index: VideoIndex) -> Predictions:
-    listed: dict[str, Any] = {}
-    files: dict[str, Path] = {}
+def _by_id(
+    path: Path, found: Mapping[Any, Any], videos: Iterable[Video]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what a file has by id, and lines on other names; unknown names stay."""
+    named = {_id(name): value for name, value in found.items()}
+    joined = join_names(named, {video.id: video.path for video in videos})
+    twice = joined.twice or next(((id, name, id) for name, id in joined.second.items()), None)
+    if len(named) < len(found) or twice:
+        which = f": {twice[0]!r} and {twice[1]!r} are {twice[2]!r}" if twice else ""
+        raise UsageError(f"{path}: two entries of one video id{which}")
+    by_id = {joined.ids.get(name, name): value for name, value in named.items()}
+    return by_id, [f"{path}: {line}" for line in joined.lines("videos")]
+
+
+def _read_folder(folder: Path, classes: Sequence[str], videos: Sequence[Video]) -> Predictions:
+    found: dict[Path, dict[str, Any]] = {}
     others = []
     for file in sorted(folder.glob("*.json")):
         data = _read_json(file)
         if not isinstance(data.get("segments"), list):
             others.append(file)
-            continue
-        id = _video_id(file, data, index)
+        else:
+            found[file] = data
+    if not found:
+        raise UsageError(f"{folder}: no JSON of `mstemba detect` in it; expected one, or {FORMS}")
+    listed: dict[str, Any] = {}
+    files: dict[str, Path] = {}
+    ids, notes = _ids_of_detect(folder, found, videos)
+    for id, (file, data) in zip(ids, found.items(), strict=True):
         if id in files:
             raise UsageError(
                 f"{files[id]} and {file} are both of the video {id!r}: keep one of them, or pass "
                 f"the manifest in which they are two videos"
             )
         files[id], listed[id] = file, data["segments"]
-    if not listed:
-        raise UsageError(f"{folder}: no JSON of `mstemba detect` in it; expected one, or {FORMS}")
-    found = _segments(folder, listed, classes, of_detect=True)
+    predictions = _segments(folder, listed, classes, of_detect=True)
     if others:
-        found.warnings.append(
+        predictions.warnings.append(
             f"{folder}: {len(others)} JSON files are not of `mstemba detect` and are ignored, "
             f"for example {others[0].name}"
         )
-    return found
+    return replace(predictions, notes=notes)
+
+
+def _ids_of_detect(
+    path: Path, found: Mapping[Path, Mapping[str, Any]], videos: Sequence[Video]
+) -> tuple[list[str], list[str]]:
+    """Return the ids of the videos in files of `mstemba detect`, and lines on their names."""
+    index = VideoIndex(videos)
+    ids = [_video_id(file, data, index) for file, data in found.items()]
+    open_ = {
+        str(data["video"]): id
+        for id, data in zip(ids, found.values(), strict=True)
+        if index.get(id) is None
+    }
+    joined = join_names(open_, {video.id: video.path for video in videos})
+    known = {open_[name]: id for name, id in (joined.ids | joined.second).items()}
+    return [known.get(id, id) for id in ids], [f"{path}: {x}" for x in joined.lines("videos")]
 
 
 def _video_id(file: Path, data: Mapping[str, Any], index: VideoIndex) -> str:
@@ -153,13 +193,14 @@ def _read_npz(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not readable as .npz: {error}") from None
 
 
-def _dense(path: Path, raw: Any, classes: Sequence[str], classes_first: bool) -> Predictions:
+def _dense(
+    path: Path, raw: Any, classes: Sequence[str], videos: Iterable[Video], classes_first: bool
+) -> Predictions:
     """Return (T, C) probabilities; `classes_first` decides which axis is which where T = C."""
     if not isinstance(raw, dict) or not raw:
         raise UsageError(f"{path}: found {_kind(raw)}, expected scores by video id")
-    tables = {_id(id): _table(path, id, value) for id, value in raw.items()}
-    if len(tables) < len(raw):
-        raise UsageError(f"{path}: two entries of one video id")
+    by_id, notes = _by_id(path, raw, videos)
+    tables = {id: _table(path, id, value) for id, value in by_id.items()}
     axis = _class_axis(path, tables, len(classes), classes_first)
     if axis == 0:
         tables = {id: table.T for id, table in tables.items()}
@@ -176,7 +217,7 @@ def _dense(path: Path, raw: Any, classes: Sequence[str], classes_first: bool) ->
         ]
         tables = {id: 0.5 + 0.5 * np.tanh(table / 2) for id, table in tables.items()}
     scores = {id: table.astype(np.float32) for id, table in tables.items()}
-    return Predictions(path, scores=scores, warnings=warnings)
+    return Predictions(path, scores=scores, warnings=warnings, notes=notes)
 
 
 def _id(key: Any) -> str:
@@ -188,7 +229,7 @@ def _kind(value: Any) -> str:
     return f"an empty {kind}" if isinstance(value, dict) and not value else f"a {kind}"
 
 
-def _table(path: Path, id: Any, value: Any) -> NDArray[np.floating]:
+def _table(path: Path, id: str, value: Any) -> NDArray[np.floating]:
     """Return the matrix of one video, with its classes on either axis."""
     if isinstance(value, tuple) and value:
         value = value[0]  # (scores, frames per second), as in older releases of the field
@@ -203,7 +244,7 @@ def _table(path: Path, id: Any, value: Any) -> NDArray[np.floating]:
         shape.insert(0, 1)  # one step, its axis squeezed away
     if array.dtype.kind not in "fiub" or len(shape) != 2 or not array.size:
         raise UsageError(
-            f"{path}: {_id(id)!r} is {array.dtype} of shape {array.shape}, "
+            f"{path}: {id!r} is {array.dtype} of shape {array.shape}, "
             f"expected numbers of shape (T, C) or (C, T)"
         )
     return array.reshape(shape).astype(np.float64 if array.dtype.kind in "iub" else array.dtype)

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import tracemalloc
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -454,3 +455,99 @@ def test_two_files_of_one_video_are_refused(tmp_path: Path) -> None:
     two = read_predictions(folder, CLASSES, known(a__v5=None, b__v5=None)).segments
     assert two is not None
     assert set(two) == {"a/v5", "b/v5"}
+
+
+# Names of videos
+
+
+def named(folder: Path, form: str, *names: str) -> Path:
+    """Write predictions of videos with these names; row 0 of the n-th one is n / 10."""
+    tables = {name: np.full((4, 3), n / 10, np.float32) for n, name in enumerate(names)}
+    found = {
+        name: [{"label": "sit", "segment": [1.0, 2.0], "score": n / 10}]
+        for n, name in enumerate(names)
+    }
+    if form == "npz":
+        np.savez(folder / "p.npz", **tables)
+        return folder / "p.npz"
+    if form == "pickle":
+        return dump(folder / "p.pkl", {name: table.T for name, table in tables.items()})
+    if form == "detect":
+        (folder / "out").mkdir()
+        for n, name in enumerate(names):
+            segment = {"label": "sit", "start": 1.0, "end": 2.0, "score": n / 10}
+            content = {"video": name, "segments": [segment]}
+            (folder / "out" / f"{n}.json").write_text(json.dumps(content))
+        return folder / "out"
+    dense = {name: table.tolist() for name, table in tables.items()}
+    content = {"results": found} if form == "results" else dense
+    (folder / "p.json").write_text(json.dumps(content))
+    return folder / "p.json"
+
+
+def numbers_by_id(path: Path, videos: list[Video]) -> dict[str, int]:
+    found = read_predictions(path, CLASSES, videos)
+    if found.scores is not None:
+        return {id: round(10 * float(scores[0, 0])) for id, scores in found.scores.items()}
+    return {id: round(10 * s.score) for id, (s,) in (found.segments or {}).items()}
+
+
+NAMES = [
+    (("clips/monday.mp4", "clips/tuesday.mp4"), ("monday", "tuesday")),
+    (("https://example.org/v/monday.mp4?t=1", "file:///C:/tuesday.mov"), ("monday", "tuesday")),
+    (("MONDAY", "Tuesday.MP4"), ("monday", "tuesday")),
+    ((unicodedata.normalize("NFD", "Küche"), "Tür"), ("Küche", "Tür")),
+    (("v_QOlSCBRmfWY", "v_-hGHCYKz_Z8"), ("QOlSCBRmfWY", "-hGHCYKz_Z8")),
+    (("QOlSCBRmfWY", "-hGHCYKz_Z8"), ("v_QOlSCBRmfWY", "v_-hGHCYKz_Z8")),
+    (("v_a b.mp4", "v_c d.mp4"), ("a b", "c d")),
+    (("monday_clip", "tuesday_clip"), ("monday", "tuesday")),
+]
+
+
+@pytest.mark.parametrize("form", ["npz", "pickle", "dense", "results", "detect"])
+@pytest.mark.parametrize(("names", "ids"), NAMES)
+def test_videos_are_found_by_other_names_in_every_form(
+    tmp_path: Path, form: str, names: tuple[str, ...], ids: tuple[str, ...]
+) -> None:
+    path = named(tmp_path, form, *names)
+    videos = [Video(id, None, "testing", 9.0) for id in (*ids, "unrelated", "x/y")]
+    assert numbers_by_id(path, videos) == {id: n for n, id in enumerate(ids)}
+
+
+def test_the_paths_of_the_manifest_decide_between_folders(tmp_path: Path) -> None:
+    path = named(tmp_path, "results", "day2/cam.mp4", "day1/cam.mp4")
+    videos = known(one=Path("/films/day1/cam.mp4"), two=Path("/films/day2/cam.mp4"))
+    assert numbers_by_id(path, videos) == {"two": 0, "one": 1}
+
+
+@pytest.mark.parametrize("form", ["pickle", "results", "detect"])
+def test_other_names_are_told(tmp_path: Path, form: str) -> None:
+    path = named(tmp_path, form, "v_a", "v_b", "v_c")
+    (note,) = read_predictions(path, CLASSES, known(a=None, b=None)).notes
+    assert note == f"{path}: videos named v_VIDEO: 2 joined, for example v_a as 'a'"
+    assert numbers_by_id(path, known(a=None, b=None)) == {"a": 0, "b": 1, "v_c": 2}
+
+
+def test_a_name_that_fits_two_videos_is_told(tmp_path: Path) -> None:
+    path = named(tmp_path, "dense", "Tea", "b")
+    found = read_predictions(path, CLASSES, known(tea=None, TEA=None, b=None))
+    assert found.ids == ["Tea", "b"]
+    assert "fits several videos: 1 not used, for example Tea" in found.notes[0]
+
+
+@pytest.mark.parametrize("form", ["pickle", "dense", "results", "detect"])
+@pytest.mark.parametrize(
+    "names", [("monday", "monday.mp4"), ("Monday", "MONDAY"), ("Küche", "KÜCHE.mp4")]
+)
+def test_two_names_of_one_video_are_refused(
+    tmp_path: Path, form: str, names: tuple[str, ...]
+) -> None:
+    path = named(tmp_path, form, *names)
+    videos = [Video(id, None, "testing", 9.0) for id in ("monday", "Küche")]
+    with pytest.raises(UsageError, match=r"two entries of one video id|both of the video"):
+        read_predictions(path, CLASSES, videos)
+
+
+def test_exact_names_are_not_told(tmp_path: Path) -> None:
+    path = named(tmp_path, "results", "a", "b", "stranger")
+    assert read_predictions(path, CLASSES, known(a=None, b=None, c=None)).notes == []
