@@ -155,30 +155,46 @@ def _join_by_affix(
     few = len(joined.ids)
     longer, shorter = _best(ours, names, few), _best(theirs, list(files), few)
     if longer is not None and (shorter is None or len(ours[longer]) >= len(theirs[shorter])):
-        stripped = {name: longer.strip(name) or name for name in ours[longer]}
-        ids = VideoNames(files).match(stripped.values()).ids
-        joined.affix = longer
-        _add(joined, {n: ids[short] for n, short in stripped.items() if short in ids})
-        joined.twice = joined.twice or _rival(ours, longer)
+        joined.affix, joined.ambiguous = longer, joined.ambiguous | _unclear(ours, longer)
+        _add(joined, _partners(ours[longer], longer, files, joined.ambiguous))
+        for id, (one, other) in _rivals(ours, longer).items():
+            joined.twice = joined.twice or (one, other, id)
     elif shorter is not None:
-        originals = {shorter.strip(id) or id: id for id in theirs[shorter]}
-        matches = VideoNames(dict.fromkeys(originals, None)).match(names).ids
         joined.affix, joined.ids_have_affix = shorter, True
-        _add(joined, {name: originals[short] for name, short in matches.items()})
+        joined.ambiguous |= {n: list(ids) for n, ids in _rivals(theirs, shorter).items()}
+        unclear = _unclear(theirs, shorter)
+        partners = _partners(theirs[shorter], shorter, dict.fromkeys(names), unclear)
+        _add(joined, {n: id for id, n in partners.items() if n not in joined.ambiguous})
     joined.affixed = [name for name in names if name in joined.ids]
+
+
+def _partners(
+    found: Mapping[str, Sequence[str]],
+    affix: Affix,
+    others: Mapping[str, Path | None],
+    unclear: Mapping[str, object],
+) -> dict[str, str]:
+    """Return what names are without an affix, where this is clear; see `_affixes` for `found`."""
+    clear = {name: some[0] for name, some in found.items() if len(some) == 1}
+    several = {name: affix.strip(name) or name for name in found if name not in clear}
+    if several:
+        ids = VideoNames(others).match(several.values()).ids
+        clear |= {name: ids[short] for name, short in several.items() if short in ids}
+    return {name: other for name, other in clear.items() if name not in unclear}
 
 
 def _affixes(
     names: Sequence[str], wanted: Mapping[str, Sequence[str]]
 ) -> dict[Affix, dict[str, Sequence[str]]]:
     """Return, by affix, the names that are wanted without it, and what they are then."""
-    files = [(name, _split(name)[1]) for name in names]
-    prefixes = _frequent([_prefixes(file) for _, file in files])
-    suffixes = _frequent([_suffixes(file) for _, file in files])
+    splits = [_splits(_split(name)[1]) for name in names]
+    prefixes = _frequent([before for before, _ in splits])
+    suffixes = _frequent([after for _, after in splits])
     found: dict[Affix, dict[str, Sequence[str]]] = {}
-    for name, file in files:
-        for prefix in _prefixes(file) & prefixes:
-            for suffix in _suffixes(file) & suffixes:
+    for name, (before, after) in zip(names, splits, strict=True):
+        file = _split(name)[1]
+        for prefix in before & prefixes:
+            for suffix in after & suffixes:
                 affix = Affix(prefix, suffix)
                 if (prefix or suffix) and affix.is_of(file):
                     short = _fold(without_ending(file[len(prefix) : len(file) - len(suffix)]))
@@ -213,17 +229,30 @@ def _best(
     return best if len(found[best]) >= share * len(within_reach) else None
 
 
-def _rival(
+def _rivals(
     found: Mapping[Affix, Mapping[str, Sequence[str]]], best: Affix
-) -> tuple[str, str, str] | None:
-    """Return two names of one video, if another affix joins about as many of the same videos."""
+) -> dict[str, tuple[str, str]]:
+    """Return two names of each video, if another affix joins about as many of the same videos."""
     mine = {ids[0]: name for name, ids in found[best].items()}
+    rivals: dict[str, tuple[str, str]] = {}
     for names in found.values():
-        shared = [n for n, ids in names.items() if ids[0] in mine and n not in found[best]]
+        shared = {ids[0]: n for n, ids in names.items() if ids[0] in mine and n not in found[best]}
         if 2 * len(shared) > len(mine):
-            id = names[shared[0]][0]
-            return mine[id], shared[0], id
-    return None
+            rivals |= {id: (mine[id], name) for id, name in shared.items()}
+    return rivals
+
+
+def _unclear(
+    found: Mapping[Affix, Mapping[str, Sequence[str]]], best: Affix
+) -> dict[str, list[str]]:
+    """Return two videos of each name, if another affix joins about as many of the same names."""
+    mine = found[best]
+    unclear: dict[str, list[str]] = {}
+    for names in found.values():
+        shared = {n: ids[0] for n, ids in names.items() if n in mine and ids[0] not in mine[n]}
+        if 2 * len(shared) > len(mine):
+            unclear |= {name: [mine[name][0], id] for name, id in shared.items()}
+    return unclear
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -236,15 +265,10 @@ def _fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _prefixes(name: str) -> set[str]:
-    return {name[:at] for at in _borders(name)} | {""}
-
-
-def _suffixes(name: str) -> set[str]:
-    return {name[at:] for at in _borders(name)} | {""}
-
-
-def _borders(name: str) -> list[int]:
-    """Return where a name may be split: at separators, and between letters and digits."""
+def _splits(name: str) -> tuple[set[str], set[str]]:
+    """Return the beginnings and the ends of a name, up to separators or where digits begin."""
     kinds = ["l" if c.isalpha() else "d" if c.isdigit() else c for c in name]
-    return [at for at in range(1, len(name)) if kinds[at - 1] != kinds[at] or kinds[at] not in "ld"]
+    borders = [
+        at for at in range(1, len(name)) if kinds[at - 1] != kinds[at] or kinds[at] not in "ld"
+    ]
+    return {"", *(name[:at] for at in borders)}, {"", *(name[at:] for at in borders)}

@@ -180,6 +180,26 @@ def test_a_name_that_fits_two_videos_is_told(tmp_path: Path) -> None:
     assert "fits several videos: 1 not used, for example Tea.npy" in source.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (("S1", "S2"), ("cam1_S1", "cam2_S1", "cam1_S2", "cam2_S2")),
+        (("S1_S2",), ("S1", "S2")),
+        (("a",), ("a_rgb", "a_flow")),
+    ],
+)
+def test_an_affix_that_leaves_a_choice_joins_nothing(
+    tmp_path: Path, names: tuple[str, ...], ids: tuple[str, ...]
+) -> None:
+    write(tmp_path, *names)
+    with pytest.raises(UsageError, match="is named after a video"):
+        opened(tmp_path, *ids)
+    np.save(tmp_path / "exact.npy", rows(0))
+    source = opened(tmp_path, *ids, "exact")
+    assert source.ids() == ["exact"]
+    assert source.unused == list(names)
+
+
 def test_keys_of_exactly_named_files_stay_as_they_were(tmp_path: Path) -> None:
     write(tmp_path, "a")
     expected = cache_key("features", array=file_sha256(tmp_path / "a.npy"))
