@@ -6,13 +6,22 @@ import contextlib
 import difflib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mstemba.errors import UsageError, first_line
 from mstemba.extractors.backbone_spec import BackboneSpec
-from mstemba.extractors.weights import package_folder, reading, unavailable, unreachable
+from mstemba.extractors.weights import (
+    check_cached,
+    does_not_fit,
+    package_folder,
+    read_weights,
+    unavailable,
+    unreachable,
+)
+from mstemba.tensor_files.formats import NPZ, holds_tensors, tensor_format
+from mstemba.tensor_files.mismatch import describe_mismatch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,6 +30,9 @@ if TYPE_CHECKING:
 
 MODEL, TAG = "ViT-L-14-quickgelu", "openai"
 _HUB_OF_DEFAULT = "timm/vit_large_patch14_clip_224.openai/"
+_ADDRESS_OF_DEFAULT = "https://openaipublic.azureedge.net/clip/models/ViT-L-14.pt"
+# What only the files that OpenAI published hold: TorchScript archives of models with QuickGELU.
+_OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
 # The files that open_clip looks for in a repository of the hub, the preferred one first.
 _HUB_FILES = (
     "open_clip_model.safetensors",
@@ -59,8 +71,9 @@ def describe(model: str) -> BackboneSpec:
 def load(model: str, weights: str, device: str, precision: str) -> FeatureExtractor:
     """Load the image tower. Its features are not L2-normalised, like published CLIP features.
 
-    A local file does not tell which activation it was trained with: OpenAI's own weights need a
-    model whose name ends in `-quickgelu`, as the default's does.
+    A local file does not tell which activation it was trained with: OpenAI's weights need a model
+    whose name ends in `-quickgelu`, as the default's does, except in the files that OpenAI itself
+    published, which are recognised.
 
     Raises:
         UsageError: The weights are missing and cannot be downloaded, or do not fit the model.
@@ -88,12 +101,13 @@ def load_network(model: str, weights: str) -> Any:
     """
     if not Path(weights).is_file():
         return _published(model, weights)
-    with reading(weights, f"CLIP {model}"):
-        return _create(model, weights, _pixels(model))
+    return _from_file(model, weights, _pixels(model))
 
 
 def _published(model: str, tag: str) -> Any:
     import open_clip
+
+    from mstemba.extractors.initialisation import SkipInitialisation
 
     tags = open_clip.list_pretrained_tags_by_model(model)
     if tag not in tags:
@@ -105,33 +119,127 @@ def _published(model: str, tag: str) -> Any:
     quick = bool(config.get("quick_gelu", False))
     what = f"{tag!r} of CLIP {model}"
     hub, address = str(config.get("hf_hub") or ""), str(config.get("url") or "")
-    cached = cached_file(hub) if hub else None
+    source = _page(hub) if hub else address
+    cached = (cached_file(hub) if hub else None) or _downloaded_by_address(address)
     if cached is not None:
-        with reading(cached, f"CLIP {model}"):
-            return _create(model, cached, _pixels(model, tag), quick)
+        file = check_cached(Path(cached), source)
+        return _from_file(model, file, _pixels(model, tag), quick)
     # Without a network the hub's client repeats each request for half a minute.
     reason = unreachable(_endpoint()) if hub else None
     if reason is None:
         try:
-            return _create(model, tag, None, quick)
+            with quiet_logging(), SkipInitialisation():
+                network = open_clip.create_model(model, pretrained=tag, force_quick_gelu=quick)
+            return _folded(network)
         except Exception as error:  # a hub, a socket: each raises its own kinds
             reason = first_line(error).split(". ")[0]
-    raise unavailable(what, reason, _page(hub) if hub else address)
+    raise unavailable(what, reason, source)
 
 
-def _create(model: str, weights: str, pixels: dict[str, Any] | None, quick: bool = False) -> Any:
+def _from_file(model: str, weights: str, pixels: dict[str, Any], quick: bool = False) -> nn.Module:
     import open_clip
+
+    from mstemba.extractors.initialisation import SkipInitialisation
+
+    tensors = None
+    if not _is_of_big_vision(weights):
+        tensors = read_weights(weights, f"CLIP {model}", _source(model))
+        quick = quick or set(_OPENAI_SIZES) <= tensors.keys()
+        unused = (*_OPENAI_SIZES, "attn_mask")  # a constant, in traced models of open_clip
+        tensors = {name: value for name, value in tensors.items() if name not in unused}
+    # Files of big_vision may lack a parameter.
+    skip = contextlib.nullcontext() if tensors is None else SkipInitialisation()
+    with quiet_logging(), skip:
+        network: nn.Module = open_clip.create_model(
+            model, pretrained_hf=False, force_quick_gelu=quick, force_preprocess_cfg=pixels
+        )
+        _fill(network, model, weights, tensors)
+    return _folded(network)
+
+
+def _is_of_big_vision(weights: str) -> bool:
+    """Return whether open_clip reads a file as arrays of big_vision."""
+    try:
+        return weights.endswith(".npz") and tensor_format(Path(weights)) == NPZ
+    except ValueError:
+        return False
+
+
+def _fill(
+    network: nn.Module, model: str, weights: str, tensors: Mapping[str, Tensor] | None
+) -> None:
+    """Load tensors by open_clip, which adapts names and shapes of several kinds of files.
+
+    Args:
+        network: Changed in place.
+        model: For messages.
+        weights: The file.
+        tensors: The file's; None if open_clip reads it.
+
+    Raises:
+        UsageError: They do not fit.
+    """
+    from open_clip import factory
+
+    adapted = [tensors or {}]
+    hook = network.register_load_state_dict_pre_hook(  # type: ignore[no-untyped-call]
+        lambda module, state, *rest: adapted.append(state)
+    )
+    own = factory.load_state_dict
+    if tensors is not None:  # open_clip's reader takes a file for what its suffix says
+        factory.load_state_dict = lambda *args, **options: dict(tensors)
+    try:
+        factory.load_checkpoint(network, weights if tensors is None else "tensors")
+    except Exception as error:  # of shapes, of names, or of a file of big_vision
+        mismatch = describe_mismatch(network.state_dict(), adapted[-1])
+        if tensors is None or not mismatch:
+            mismatch = first_line(error)
+        advice = _similar_models(model, tensors or {}) or f"Use {_source(model)}"
+        raise does_not_fit(weights, f"CLIP {model}", mismatch, adapted[-1], advice) from None
+    finally:
+        factory.load_state_dict = own
+        hook.remove()
+
+
+def _similar_models(model: str, tensors: Mapping[str, Tensor]) -> str | None:
+    """Return which other models of open_clip have the sizes of some tensors; None if none has."""
+    first, words = tensors.get("visual.conv1.weight"), tensors.get("token_embedding.weight")
+    projection = tensors.get("text_projection")
+    if first is None or words is None or projection is None:
+        return None
+    blocks = {name.split(".")[3] for name in tensors if name.startswith("visual.transformer.")}
+    positions = len(tensors.get("visual.positional_embedding", [])) - 1
+    found = (
+        projection.shape[-1], first.shape[0], first.shape[-1], len(blocks),
+        round(max(positions, 0) ** 0.5) * first.shape[-1], *words.shape,
+    )  # fmt: skip
+    names = [
+        file.stem
+        for file in sorted(config_folder().glob("*.json"))
+        if _sizes(json.loads(file.read_text(encoding="utf-8"))) == found
+    ]
+    if not names or model in names:
+        return None
+    return f"Its sizes are those of --model {' or '.join(names)}"
+
+
+def _sizes(config: dict[str, Any]) -> tuple[Any, ...]:
+    """Return a model's sizes: embedding, width, patch, blocks, image, vocabulary, text width."""
+    if "multimodal_cfg" in config:  # CoCa
+        return ()
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    return (
+        config["embed_dim"],
+        *(vision.get(name) for name in ("width", "patch_size", "layers", "image_size")),
+        *(text.get(name) for name in ("vocab_size", "width")),
+    )
+
+
+def _folded(network: nn.Module) -> nn.Module:
     from open_clip.transformer import QuickGELU
 
     from mstemba.extractors.folding import fold_quick_gelu
-    from mstemba.extractors.initialisation import SkipInitialisation
 
-    # open_clip refuses files that lack a parameter, but not those of big_vision.
-    skip = contextlib.nullcontext() if weights.endswith(".npz") else SkipInitialisation()
-    with quiet_logging(), skip:
-        network: nn.Module = open_clip.create_model(
-            model, pretrained=weights, force_quick_gelu=quick, force_preprocess_cfg=pixels
-        )
     fold_quick_gelu(network, QuickGELU)
     return network
 
@@ -147,8 +255,14 @@ def _pixels(model: str, tag: str | None = None) -> dict[str, Any]:
 
 def default_available() -> bool:
     """Return whether the default weights are in a cache."""
-    old = Path.home() / ".cache" / "clip" / "ViT-L-14.pt"
-    return cached_file(_HUB_OF_DEFAULT) is not None or old.is_file()
+    cached = cached_file(_HUB_OF_DEFAULT)
+    return holds_tensors(Path(cached or _downloaded_by_address(_ADDRESS_OF_DEFAULT) or ""))
+
+
+def _downloaded_by_address(address: str) -> str | None:
+    """Return the file in the cache that OpenAI's clip and older versions of open_clip use."""
+    file = Path.home() / ".cache" / "clip" / address.rsplit("/", 1)[-1]
+    return str(file) if address and holds_tensors(file) else None
 
 
 def cached_file(hub: str) -> str | None:
@@ -168,6 +282,16 @@ def _page(hub: str) -> str:
     """Return where a person finds the weights file that `cached_file` looks for."""
     repository, _, file = hub.rpartition("/")
     return f"{file or f'{_HUB_FILES[0]} or {_HUB_FILES[-1]}'} of {_endpoint()}/{repository}"
+
+
+def _source(model: str) -> str:
+    """Return where a person finds the weights of a model's first tag."""
+    import open_clip
+
+    for tag in open_clip.list_pretrained_tags_by_model(model)[:1]:
+        config = open_clip.get_pretrained_cfg(model, tag)
+        return _page(config["hf_hub"]) if config.get("hf_hub") else str(config.get("url"))
+    return f"a file with the weights of open_clip's {model}"
 
 
 def _endpoint() -> str:

@@ -51,7 +51,7 @@ def load(model: str, weights: str, device: str, precision: str) -> FeatureExtrac
     from mstemba.extractors.folding import fold
 
     network = EfficientNet.from_name(MODEL)
-    load_weights(network, weights, MODEL)
+    load_weights(network, weights, MODEL, "the packaged file: omit --weights")
     fold(network, _PAIRS)
 
     def forward(network: EfficientNet, images: torch.Tensor) -> torch.Tensor:

@@ -86,6 +86,7 @@ def load_network(path: str, channels: int = 3) -> InceptionI3D:
     from mstemba.extractors.i3d_network import BATCH_NORMS, InceptionI3D
 
     network = InceptionI3D(channels, classes=None)
-    load_weights(network, path, f"Inception-I3D with {channels} input channels", "logits.")
+    model = f"Inception-I3D with {channels} input channels"
+    load_weights(network, path, model, PUBLISHED["imagenet"], "logits.")
     fold(network, BATCH_NORMS)
     return network

@@ -87,9 +87,10 @@ def load(model: str, weights: str, device: str, precision: str) -> FeatureExtrac
     from mstemba.extractors.folding import fold
 
     network = headless(model)
-    path = locate(weights, NETWORKS[model].published, model)
+    published = NETWORKS[model].published
+    path = locate(weights, published, model)
     last, _ = list(network.get_submodule("blocks").named_children())[-1]
-    load_weights(network, path, model, f"blocks.{last}.proj.")
+    load_weights(network, path, model, published["kinetics"], f"blocks.{last}.proj.")
     fold(network, _PAIRS)
 
     def forward(network: nn.Module, clips: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from mstemba.errors import UsageError
 from mstemba.extractors import clip, clip_text, efficientnet, i3d, pytorchvideo
 from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.extractors.weights import check_tag, hub_file
+from mstemba.tensor_files.formats import holds_tensors
 
 if TYPE_CHECKING:
     from mstemba.extractors.feature_extractor import FeatureExtractor
@@ -76,7 +77,7 @@ _I3D = Backbone(
     source=f"downloaded from {i3d.PUBLISHED['imagenet']}, or a file by --weights",
     describe=i3d.describe,
     load=i3d.load,
-    available=lambda: hub_file(i3d.PUBLISHED["imagenet"]).is_file(),
+    available=lambda: holds_tensors(hub_file(i3d.PUBLISHED["imagenet"])),
     published=i3d.PUBLISHED,
 )
 
@@ -91,7 +92,7 @@ def _pytorchvideo(name: str, network: pytorchvideo.Network) -> Backbone:
         source=f"downloaded from {address}, or a file by --weights",
         describe=pytorchvideo.describe,
         load=pytorchvideo.load,
-        available=lambda: pytorchvideo.installed() and hub_file(address).is_file(),
+        available=lambda: pytorchvideo.installed() and holds_tensors(hub_file(address)),
         published=network.published,
     )
 
@@ -118,7 +119,7 @@ BACKBONES = {
         source="installed with mstemba",
         describe=efficientnet.describe,
         load=efficientnet.load,
-        available=lambda: Path(efficientnet.packaged_weights()).is_file(),
+        available=lambda: holds_tensors(Path(efficientnet.packaged_weights())),
         published={},
     ),
     "i3d": _I3D,
@@ -160,7 +161,8 @@ def resolve(
     if Path(weights).is_file():
         identity = f"sha256:{fingerprint(Path(weights))}"
     elif "/" in weights or "\\" in weights or Path(weights).suffix:
-        raise UsageError(f"--weights {weights}: no such file")
+        problem = "a folder, expected a file" if Path(weights).is_dir() else "no such file"
+        raise UsageError(f"--weights {weights}: {problem}")
     else:
         if backbone.published is not None:
             check_tag(weights, backbone.published, name)
@@ -187,7 +189,7 @@ def text_loader(name: str) -> Callable[[str, str, str], clip_text.TextEncoder]:
 def listing() -> list[dict[str, object]]:
     """Return one row for each backbone, for `mstemba backbones`.
 
-    `here` says whether its default weights are available without a network.
+    `here` says whether a file with its default weights is available without a network.
     """
     rows: list[dict[str, object]] = []
     for name, backbone in BACKBONES.items():

@@ -2,58 +2,65 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import importlib.util
 import os
-import pickle
 import ssl
 import sys
 import urllib.error
 import urllib.request
-import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mstemba.errors import UsageError, first_line
-from mstemba.tensor_files import describe_mismatch, read_tensors
+from mstemba.tensor_files.formats import tensor_format
+from mstemba.tensor_files.mismatch import describe_mismatch, describe_network
+from mstemba.tensor_files.reading import read_tensors
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 _SECONDS = 5.0
 """How long an address may take to answer before it counts as unreachable."""
 
 
-@contextlib.contextmanager
-def reading(path: str, model: str) -> Iterator[None]:
-    """Turn any exception that a wrong file causes into a UsageError.
+def read_weights(path: str, model: str, source: str) -> dict[str, Tensor]:
+    """Return the tensors of a weights file by name; see `mstemba.tensor_files.reading`.
 
-    torch's own message for pickled code advises how to run it; it is not passed on.
+    Args:
+        path: The file.
+        model: What the network is called in messages.
+        source: Where the right file is, for messages.
+
+    Raises:
+        UsageError: The file cannot be used. The message says what it is and which file to use.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except pickle.UnpicklingError:
-        raise UsageError(
-            f"{path}: not weights of {model}: damaged, or it holds pickled code, "
-            f"which is refused and never executed"
-        ) from None
-    except Exception as error:
-        raise UsageError(f"{path}: not weights of {model}: {first_line(error)}") from None
+        return read_tensors(Path(path))
+    except ValueError as error:
+        raise UsageError(f"{path}: not weights of {model}: {error}. Use {source}") from None
+
+
+def does_not_fit(
+    path: str, model: str, mismatch: str, found: Mapping[str, Tensor], advice: str
+) -> UsageError:
+    """Return the error for a file with the tensors of another network."""
+    network = describe_network(found)
+    looks = f"It looks like {network}. " if network else ""
+    return UsageError(f"{path}: not weights of {model}: {mismatch}. {looks}{advice}")
 
 
 def load_weights(
-    network: nn.Module, path: str, model: str, ignored_prefix: str | None = None
+    network: nn.Module, path: str, model: str, source: str, ignored_prefix: str | None = None
 ) -> None:
     """Load a weights file into a network.
 
     Args:
         network: Changed in place.
-        path: The file; see `mstemba.tensor_files.read_tensors`.
+        path: The file; see `mstemba.tensor_files.reading.read_tensors`.
         model: What the network is called in messages.
+        source: Where the right file is, for messages.
         ignored_prefix: Tensors of the file whose names begin with it are ignored. The batch
             counters of batch norms may be missing: files from before torch 0.4.1 have none, and
             inference needs none.
@@ -61,18 +68,33 @@ def load_weights(
     Raises:
         UsageError: The file does not hold the weights of this network.
     """
-    with reading(path, model):
-        found = read_tensors(Path(path))
-        if ignored_prefix is not None:
-            found = {n: value for n, value in found.items() if not n.startswith(ignored_prefix)}
-        expected = {
-            name: value
-            for name, value in network.state_dict().items()
-            if name in found or not name.endswith(".num_batches_tracked")
-        }
-        if mismatch := describe_mismatch(expected, found):
-            raise ValueError(mismatch)
-        network.load_state_dict(found, strict=False)
+    whole = read_weights(path, model, source)
+    found = {
+        name: value
+        for name, value in whole.items()
+        if ignored_prefix is None or not name.startswith(ignored_prefix)
+    }
+    expected = {
+        name: value
+        for name, value in network.state_dict().items()
+        if name in found or not name.endswith(".num_batches_tracked")
+    }
+    if mismatch := describe_mismatch(expected, found):
+        raise does_not_fit(path, model, mismatch, whole, f"Use {source}")
+    network.load_state_dict(found, strict=False)
+
+
+def check_cached(path: Path, source: str) -> str:
+    """Return the path of a cached file; UsageError if it is not one of weights."""
+    try:
+        tensor_format(path)
+    except (ValueError, OSError) as error:
+        target = path.resolve()  # the hub's cache holds links
+        deleted = "the file" if target == path.absolute() else target
+        raise UsageError(
+            f"{path}: {error}. Delete {deleted} to download it again from {source}"
+        ) from None
+    return str(path)
 
 
 def locate(weights: str, published: Mapping[str, str], name: str) -> str:
@@ -84,8 +106,8 @@ def locate(weights: str, published: Mapping[str, str], name: str) -> str:
         name: The backbone's, for messages.
 
     Raises:
-        UsageError: The tag is unknown, or the file is missing and cannot be downloaded. Without a
-            network this takes seconds.
+        UsageError: The tag is unknown, the file is missing and cannot be downloaded, or the cached
+            file is not one of weights. Without a network this takes seconds.
     """
     if Path(weights).is_file():
         return weights
@@ -93,7 +115,7 @@ def locate(weights: str, published: Mapping[str, str], name: str) -> str:
     url = published[weights]
     file = hub_file(url)
     if file.is_file():
-        return str(file)
+        return check_cached(file, url)
     reason = unreachable(url)
     if reason is None:
         from torch.hub import download_url_to_file
@@ -101,10 +123,19 @@ def locate(weights: str, published: Mapping[str, str], name: str) -> str:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             download_url_to_file(url, str(file), progress=sys.stderr.isatty())
-            return str(file)
+            return _checked_download(file)
         except Exception as error:  # a server, a socket, a disk: each raises its own kinds
             reason = first_line(error)
     raise unavailable(f"{weights!r} of {name}", reason, url)
+
+
+def _checked_download(file: Path) -> str:
+    try:
+        tensor_format(file)
+    except ValueError:  # such as the login page of a network
+        file.unlink()
+        raise
+    return str(file)
 
 
 def check_tag(tag: str, published: Collection[str], name: str) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from mstemba.errors import CheckpointError, UsageError
 from mstemba.model.architectures import build, config_from_dict
 from mstemba.model.config import Config, ModelConfig
-from mstemba.tensor_files import describe_mismatch, read_tensors, some_of
+from mstemba.tensor_files.mismatch import describe_mismatch, describe_network, some_of
+from mstemba.tensor_files.reading import read_tensors
 
 if TYPE_CHECKING:
     from mstemba.model.architectures import Network
@@ -25,7 +26,6 @@ WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 
 # Vision Mamba's 1000-way ImageNet heads: in the authors' checkpoints, but never called.
 _DEAD_HEAD = re.compile(r"(blocks\.\d+(\.\d+)?|interaction_block)\.head\.(weight|bias)")
-_PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 
 # The weight that each architecture is known by.
 _KNOWN_BY = {
@@ -38,7 +38,7 @@ _KNOWN_BY = {
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Return the tensors of a ``.safetensors``, ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file.
+    """Return the tensors of a file of safetensors or torch, recognised by its content.
 
     Raises:
         CheckpointError: The file is missing, damaged, of another kind, or holds code.
@@ -46,11 +46,6 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file, expected model weights")
-    if path.suffix != ".safetensors" and path.suffix not in _PICKLED:
-        raise CheckpointError(
-            f"{path}: found {path.suffix or 'no suffix'}, "
-            f"expected {', '.join(('.safetensors', *_PICKLED))}"
-        )
     try:
         return read_tensors(path)
     except ValueError as error:
@@ -69,7 +64,7 @@ def infer_config(weights: Mapping[str, Tensor]) -> Config:
     arch = next((arch for arch, name in _KNOWN_BY.items() if name in weights), None)
     if arch is None:
         known = ", ".join(f"{name} ({arch})" for arch, name in _KNOWN_BY.items())
-        found = some_of(list(weights)) or "nothing"
+        found = describe_network(weights) or some_of(list(weights)) or "nothing"
         raise CheckpointError(f"weights of an unknown network: found {found}, expected {known}")
     return config_from_dict({"arch": arch, **_SHAPES.get(arch, _mstemba_shape)(weights)})
 

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
+import torch
 
 from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.outputs import WRITERS
@@ -105,6 +107,24 @@ def evil_file(workspace: Path) -> None:
 
 def evil_weights(workspace: Path) -> None:
     (current_run(workspace) / "last" / "model.safetensors").write_bytes(pickle.dumps(Evil()))
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 1710540580\n"
+PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head></html>"
+
+
+def no_weights(name: str, content: bytes) -> Callable[[Path], None]:
+    """Write a file that is not one of weights."""
+    return lambda workspace: (workspace / name).write_bytes(content) and None
+
+
+def in_run(name: str, content: bytes) -> Callable[[Path], None]:
+    """Replace a file of the current run."""
+    return lambda workspace: (current_run(workspace) / name).write_bytes(content) and None
+
+
+def numpy_training_file(workspace: Path) -> None:
+    torch.save({"epoch": np.float64(3), "state_dict": {"x": torch.zeros(1)}}, workspace / "w.pt")
 
 
 def unknown_classes(workspace: Path) -> None:
@@ -337,7 +357,12 @@ CASES = [
         ("evaluate", "--checkpoint", "runs"),
         ("runs", "config.json"),
     ),
-    Case("weights-cut", ("evaluate",), ("model.safetensors", "not a complete"), cut_weights),
+    Case(
+        "weights-cut",
+        ("evaluate",),
+        ("model.safetensors", "found an incomplete"),
+        cut_weights,
+    ),
     Case("pickled-code", (*DETECT, "--checkpoint", "evil.pt"), ("evil.pt", "refused"), evil_file),
     Case("pickled-as-safetensors", ("evaluate",), ("model.safetensors",), evil_weights),
     Case(
@@ -346,7 +371,40 @@ CASES = [
         ("evil.pt",),
         evil_file,
     ),
+    *(
+        Case(
+            f"{kind}-as-{option[2:]}",
+            (*command, option, "w.pt"),
+            ("w.pt: ", f"found {what}", "expected a .safetensors file", advice),
+            no_weights("w.pt", content),
+        )
+        for command, option in (((*EXTRACT, "--store", "s"), "--weights"), (DETECT, "--checkpoint"))
+        for kind, content, what, advice in (
+            ("empty", b"", "an empty file", "again"),
+            ("pointer", POINTER, "a Git LFS pointer to a file of 1,710,540,580 b", "git lfs pull"),
+            ("page", PAGE, "a web page ('Sign in')", "download the file itself"),
+        )
+    ),
+    Case(
+        "empty-weights-of-clip",
+        ("extract", "--weights", "w.pt", "--store", "s"),
+        ("w.pt: not weights of CLIP", "an empty file", "Use open_clip_model.safetensors", "https:"),
+        no_weights("w.pt", b""),
+    ),
+    Case(
+        "pointer-in-run",
+        ("evaluate",),
+        ("model.safetensors: found a Git LFS pointer", "git lfs pull"),
+        in_run("last/model.safetensors", POINTER),
+    ),
+    Case(
+        "numpy-in-weights",
+        (*EXTRACT, "--weights", "w.pt", "--store", "s"),
+        ("w.pt: not weights of efficientnet-lite0: missing: ", "unknown: x", "omit --weights"),
+        numpy_training_file,
+    ),
     # Options.
+    Case("weights-folder", (*EXTRACT, "--weights", "./videos"), ("./videos: a folder", "a file")),
     Case("backbone-unknown", ("extract", "--backbone", "vgg"), ("'vgg'", "clip, efficientnet")),
     Case("clip-model-unknown", ("extract", "--model", "ViT-Z"), ("'ViT-Z'", "most similar")),
     Case("weights-missing", (*EXTRACT, "--weights", "no/w.pth"), ("no/w.pth", "no such file")),
@@ -488,6 +546,22 @@ def test_outside_a_workspace_the_option_to_give_is_named(
     film(tmp_path / "v.mp4")
     assert word in complaint(mstemba(*args, cwd=tmp_path, expect=2))
     assert [file.name for file in tmp_path.iterdir()] == ["v.mp4"]
+
+
+def test_a_training_with_a_damaged_state_says_which_file_to_delete(
+    workspace: Path, mstemba: Runner
+) -> None:
+    run = current_run(workspace)
+    (run / "done.json").unlink()
+    state = run / "state.safetensors"
+    for content in (b"", POINTER):
+        state.write_bytes(content)
+        line = complaint(mstemba(*TRAIN, cwd=workspace, expect=2))
+        assert f"{state.relative_to(workspace)}: damaged" in line
+        assert "delete it to start the training again" in line
+    state.unlink()
+    mstemba(*TRAIN, cwd=workspace)
+    assert (run / "done.json").is_file()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ All weights are random.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from mstemba.errors import UsageError
 from mstemba.extractors import clip, torchvision_ops
 from mstemba.extractors.folding import fold_quick_gelu
 from tests.extractors.test_extractors import KINDS, TEXT, VISION
@@ -26,6 +29,7 @@ QUICK = {"text_cfg": TEXT, "quick_gelu": True}
 DEEP = {**VISION, "layers": 3}
 MODELS: dict[str, dict[str, Any]] = {
     **KINDS,
+    "plain": {"vision_cfg": {**VISION, "layers": 1}, "text_cfg": TEXT},
     "quick": {"vision_cfg": DEEP, **QUICK},
     "quick-custom-blocks": {"vision_cfg": {**DEEP, "qk_norm": True}, **QUICK},
     "quick-coca": {**KINDS["coca"], "quick_gelu": True},
@@ -184,3 +188,130 @@ def test_an_activation_anywhere_else_is_left_alone(block: nn.Module) -> None:
     assert fold_quick_gelu(block, Quick) == 0
     assert [type(module) for module in block.modules()] == kinds
     assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
+
+
+# Files that are not open_clip's own
+
+
+def as_openai_publishes_it(network: Any, file: Path) -> None:
+    """Save a TorchScript archive with three numbers among its tensors, the mask a constant."""
+    network.attn_mask = network._buffers.pop("attn_mask")
+    sizes = {"input_resolution": 32, "context_length": 8, "vocab_size": 50}
+    for size, value in sizes.items():
+        vars(network).pop(size, None)  # open_clip keeps some as plain numbers
+        network.register_buffer(size, torch.tensor(value))
+    images, tokens = torch.zeros(1, 3, 32, 32), torch.zeros(1, 8, dtype=torch.long)
+    parts = {"encode_image": (images,), "encode_text": (tokens,)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace_module(network, parts, check_trace=False).save(str(file))
+
+
+@pytest.mark.parametrize("asked", ["quick", "plain"])
+def test_openais_archives_are_read_and_get_the_activation_they_were_trained_with(
+    asked: str, make: Callable[[str], Made], tmp_path: Path
+) -> None:
+    import open_clip
+
+    name, network, _ = make("quick")
+    as_openai_publishes_it(network, tmp_path / "ViT.pt")
+    if asked == "plain":  # the same model without QuickGELU, as users often name it
+        config = {"embed_dim": 24, **MODELS["quick"], "quick_gelu": False}
+        (tmp_path / "tiny-plain.json").write_text(json.dumps(config))
+        open_clip.add_model_config(tmp_path / "tiny-plain.json")
+        name = "tiny-plain"
+    loaded = clip.load_network(name, str(tmp_path / "ViT.pt")).eval()
+    images, tokens = torch.randn(4, 3, 32, 32), torch.randint(1, 50, (4, 8))
+    with torch.inference_mode():
+        assert close(loaded.encode_image(images), network.encode_image(images))
+        assert close(loaded.encode_text(tokens), network.encode_text(tokens))
+
+
+def test_the_cache_of_openais_own_package_is_used(
+    make: Callable[[str], Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+    from open_clip import pretrained
+
+    name, network, _ = make("quick")
+    cache = tmp_path / ".cache" / "clip"
+    cache.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    tag = {"hf_hub": "me/tiny/", "url": "https://example.org/abc/ViT-L-14.pt", "quick_gelu": True}
+    monkeypatch.setitem(pretrained._PRETRAINED, name, {"ours": tag})
+    as_openai_publishes_it(network, cache / "ViT-L-14.pt")
+    images = torch.randn(2, 3, 32, 32)
+    loaded = clip.load_network(name, "ours").eval()
+    with torch.inference_mode():
+        assert close(loaded.encode_image(images), network.encode_image(images))
+    assert clip.default_available()
+    (cache / "ViT-L-14.pt").write_bytes((cache / "ViT-L-14.pt").read_bytes()[:-50])
+    assert not clip.default_available()
+
+
+@pytest.mark.parametrize("form", ["safetensors.pt", "torch.safetensors", "training.ckpt"])
+def test_the_content_of_a_file_counts_and_not_its_suffix(
+    form: str, make: Callable[[str], Made], tmp_path: Path
+) -> None:
+    name, network, _ = make("custom-text")
+    file, state = tmp_path / form, network.state_dict()
+    if form == "safetensors.pt":
+        save_file(state, file)
+    elif form == "torch.safetensors":
+        with file.open("wb") as opened:
+            torch.save(state, opened)
+    else:
+        named = {f"module.{key}": value for key, value in state.items()}
+        torch.save({"epoch": 3, "best": np.float64(0.5), "state_dict": named}, file)
+    loaded = clip.load_network(name, str(file))
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in state.items())
+
+
+def empty(*shape: int) -> torch.Tensor:
+    """A tensor that takes no space in a file."""
+    return torch.zeros(1).expand(shape)
+
+
+VIT_B_32 = {
+    "visual.conv1.weight": empty(768, 3, 32, 32),
+    "visual.positional_embedding": empty(50, 768),
+    **{f"visual.transformer.resblocks.{i}.ln_1.weight": empty(768) for i in range(12)},
+    "token_embedding.weight": empty(49408, 512),
+    "text_projection": empty(512, 512),
+}
+NOT_FITTING: dict[str, tuple[dict[str, torch.Tensor], tuple[str, ...]]] = {
+    "another-model": (
+        VIT_B_32,
+        (
+            "missing: positional_embedding, logit_scale, visual.class_embedding, ",
+            "unknown: visual.transformer.resblocks.1.ln_1.weight, ",
+            "of another shape: ",
+            "looks like CLIP. Its sizes are those of --model ViT-B-32-quickgelu or ViT-B-32",
+        ),
+    ),
+    "positions-of-another-width": (  # open_clip cannot even adapt them
+        {**VIT_B_32, "positional_embedding": empty(77, 512)},
+        ("positional_embedding (77, 512), expected (8, 32)", "--model ViT-B-32"),
+    ),
+    "transformers": (
+        {"vision_model.embeddings.class_embedding": empty(768)},
+        ("missing: ", "CLIP as Hugging Face transformers saves it. Use "),
+    ),
+    "unknown": ({"a.weight": empty(3)}, (" more; unknown: a.weight. Use ",)),
+}
+
+
+@pytest.mark.parametrize("case", NOT_FITTING)
+def test_what_does_not_fit_is_named(case: str, make: Callable[[str], Made], tmp_path: Path) -> None:
+    state, words = NOT_FITTING[case]
+    name, _, _ = make("plain")
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(UsageError) as caught:
+        clip.load_network(name, str(tmp_path / "w.pt"))
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'w.pt'}: not weights of CLIP tiny-plain: ")
+    for word in words:
+        assert word in message
+    assert "\n" not in message
+    assert "loading state_dict" not in message

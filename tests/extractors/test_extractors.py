@@ -329,6 +329,10 @@ def test_a_wrong_weights_file_is_named_and_never_executed(
     assert not (tmp_path / "executed").exists()
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 1710540580\n"
+HALF = b"PK\x03\x04" + bytes(500)  # the end of an archive is lost
+
+
 def offline(*args: object, **kwargs: object) -> None:
     raise urllib.error.URLError(OSError(-2, "Name or service not known"))
 
@@ -406,7 +410,7 @@ def test_published_weights_are_downloaded_once_into_the_cache_of_torchs_hub(
 
     def download(url: str, target: str, **options: object) -> None:
         asked.append(url)
-        Path(target).write_bytes(b"content")
+        torch.save({"a": torch.zeros(3)}, target)
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(weights, "unreachable", lambda url: None)
@@ -415,7 +419,7 @@ def test_published_weights_are_downloaded_once_into_the_cache_of_torchs_hub(
     for _ in range(2):
         found = weights.locate("imagenet", i3d.PUBLISHED, "i3d")
         assert found == str(Path(torch.hub.get_dir()) / "checkpoints" / "rgb_imagenet.pt")
-        assert Path(found).read_bytes() == b"content"
+        assert torch.load(found, weights_only=True)["a"].shape == (3,)
     assert asked == [i3d.PUBLISHED["imagenet"]]
     assert registry.listing()[2]["here"] is True
 
@@ -425,6 +429,48 @@ def test_published_weights_are_downloaded_once_into_the_cache_of_torchs_hub(
     monkeypatch.setattr("torch.hub.download_url_to_file", refused)
     with pytest.raises(UsageError, match=r"are missing.*404.*rgb_charades\.pt.*--weights"):
         weights.locate("charades", i3d.PUBLISHED, "i3d")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html><title>Log in</title></html>", POINTER, HALF])
+def test_a_cached_file_that_holds_no_weights_is_not_here_and_named(
+    content: bytes, no_network: None, tmp_path: Path
+) -> None:
+    hub = tmp_path / "hub" / "models--timm--vit_large_patch14_clip_224.openai"
+    blob = hub / "blobs" / "f0f1"
+    snapshot = hub / "snapshots" / "abc" / "open_clip_model.safetensors"
+    cached = {
+        "i3d": tmp_path / "torch" / "hub" / "checkpoints" / "rgb_imagenet.pt",
+        "clip": snapshot,
+    }
+    for folder in (cached["i3d"].parent, snapshot.parent, blob.parent, hub / "refs"):
+        folder.mkdir(parents=True)
+    cached["i3d"].write_bytes(content)
+    blob.write_bytes(content)
+    snapshot.symlink_to(blob)
+    (hub / "refs" / "main").write_text("abc")
+    here = {row["name"]: row["here"] for row in registry.listing()}
+    for name, file in cached.items():
+        assert here[name] is False
+        with pytest.raises(UsageError) as caught:
+            resolve(name).load("cpu", "float32")
+        message = str(caught.value)
+        assert message.startswith(f"{file}: found ")
+        deleted = "the file" if name == "i3d" else str(blob)
+        assert f"Delete {deleted} to download it again from " in message
+        assert "https://" in message
+        assert "\n" not in message
+
+
+def test_a_downloaded_page_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def download(url: str, target: str, **options: object) -> None:
+        Path(target).write_text("<html><title>Log in</title></html>")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(weights, "unreachable", lambda url: None)
+    monkeypatch.setattr("torch.hub.download_url_to_file", download)
+    with pytest.raises(UsageError, match=r"not be downloaded \(found a web page \('Log in'\)"):
+        weights.locate("imagenet", i3d.PUBLISHED, "i3d")
+    assert not list(tmp_path.rglob("*.pt"))
 
 
 def test_an_address_that_answers_is_reachable_whatever_it_says(

@@ -66,12 +66,12 @@ def load_state(
         The rest of the state.
 
     Raises:
-        UsageError: The file was written by a run with another key.
+        UsageError: The file is damaged, or was written by a run with another key.
     """
     # The processes of a distributed run call their CPU "cpu:0", which safetensors does not know.
     place = "cpu" if device.type == "cpu" else str(device)
-    with safetensors.safe_open(path, "pt", device=place) as file:
-        metadata = file.metadata()
+    with _opened(path, place) as file:
+        metadata = file.metadata() or {}
         if metadata.get("key") != key:
             raise UsageError(f"{path}: belongs to another run; delete it to start again")
         state = TrainerState(**{f.name: json.loads(metadata[f.name]) for f in fields(TrainerState)})
@@ -89,8 +89,17 @@ def load_state(
 
 
 def saved_step(path: Path) -> int | None:
-    """Return the step of a saved state; None if there is none."""
+    """Return the step of a saved state; None if there is none. UsageError if it is damaged."""
     if not path.is_file():
         return None
-    with safetensors.safe_open(path, "pt") as file:
+    with _opened(path) as file:
         return int(file.metadata()["step"])
+
+
+def _opened(path: Path, device: str = "cpu") -> safetensors.safe_open:
+    try:
+        return safetensors.safe_open(path, "pt", device=device)
+    except safetensors.SafetensorError as error:
+        raise UsageError(
+            f"{path}: damaged or incomplete ({error}); delete it to start the training again"
+        ) from None
