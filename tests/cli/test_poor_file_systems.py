@@ -97,7 +97,7 @@ def test_other_failures_are_errors(fresh: Path, on: Callable[[int, int], dict[st
     line = complaint(mstemba(*merge, cwd=fresh, expect=2, env=on(errno.EIO, 0)))
     assert "Input/output error" in line
     edited = json.loads((fresh / "labels.json").read_text())
-    edited["videos"]["v0"]["actions"] = []
+    edited["videos"]["v0"]["actions"] *= 2
     (fresh / "labels.json").write_text(json.dumps(edited))
     line = complaint(mstemba(*merge, cwd=fresh, expect=1, env=on(0, errno.EIO)))
     assert "Input/output error" in line
