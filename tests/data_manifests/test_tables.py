@@ -110,6 +110,30 @@ def test_rows_that_do_not_agree_on_their_video_are_counted(tmp_path: Path) -> No
     assert report.examples["second subset of a video"] == "'train' and 'test' in labels.csv, line 3"
 
 
+@pytest.mark.parametrize("word", ["", "NA", "n/a", "None", "-", "nan", "?"])
+def test_words_for_a_missing_value_are_no_value(tmp_path: Path, word: str) -> None:
+    path = tmp_path / "t.csv"
+    idle = ",".join([word] * 3)
+    path.write_text(
+        f"video,start,end,label,subset,duration,annotated_until\n"
+        f"a,1,2,none,{word},{word},{word}\na,3,4,walk,trn,9,8\nb,{idle},train,{word},{word}\n"
+    )
+    manifest, report = read_annotations(path)
+    assert manifest.classes == ("none", "walk")  # which is a label like others
+    a, b = manifest.videos.values()
+    assert (a.subset, a.duration, a.annotated_until, len(a.actions)) == ("training", 9, 8, 2)
+    assert (b.subset, b.duration, b.annotated_until, b.actions) == ("training", None, None, ())
+    assert not report.skipped
+
+
+def test_a_subset_may_be_spelled_in_several_ways(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("video,start,end,label,subset\na,1,2,walk,Train\na,3,4,walk,training\n")
+    manifest, report = read_annotations(path)
+    assert manifest.videos["a"].subset == "training"
+    assert not report.skipped
+
+
 def test_a_table_may_say_up_to_when_a_video_is_annotated(tmp_path: Path) -> None:
     text = (
         "video;start;end;label;annotated_until\na;1;2;sit;1:02,5\na;3;4;sit;\na;70;71;sit;62.5\n"

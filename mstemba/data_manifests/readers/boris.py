@@ -21,12 +21,12 @@ from itertools import accumulate
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from mstemba.data_manifests.manifest import is_missing
 from mstemba.data_manifests.readers.parsed import AnnotationReport, ParsedAnnotations, RawAction
 from mstemba.data_manifests.readers.tables import (
     Row,
     Table,
     file_path,
-    is_missing,
     malformed,
     parse_duration,
     parse_time,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mstemba.data_manifests.manifest import is_missing, normalise_subset
 from mstemba.data_manifests.readers.parsed import (
     AnnotationReport,
     ParsedAnnotations,
@@ -48,7 +49,6 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 """A number whose comma may separate thousands or be the decimal mark."""
 _ESCAPED = re.compile(r"'+[=+\-@\t\r]")
-_MISSING = frozenset({"na", "nan", "n/a", "#n/a", "<na>", "null", "none", "-", "?"})
 _DETECTIONS = ("video", "start", "end", "label", "class_id", "score")
 """The columns of the CSV files that `detect` writes."""
 
@@ -149,11 +149,6 @@ def file_path(text: str, file: Path | None) -> str:
     return os.path.abspath(file.parent / plain) if file and plain[:1] == "." else text
 
 
-def is_missing(text: str) -> bool:
-    """Return whether a cell is empty or has one of the words that programs write for that."""
-    return not text or (len(text) <= 4 and text.casefold() in _MISSING)
-
-
 def escape_formula(text: str) -> str:
     """Return a cell that no spreadsheet program runs as a formula."""
     formula = text.lstrip("'").startswith(("=", "+", "-", "@", "\t", "\r"))
@@ -207,7 +202,7 @@ def read_plain(table: Table, parsed: ParsedAnnotations) -> None:
         _set_facts(video, row, row[at["subset"]], row[at["duration"]], parsed.report)
         _set_annotated_until(video, row, row[at["annotated_until"]], parsed.report)
         action = cell(row[at["label"]]), row[at["start"]], row[at["end"]]
-        if any(action):
+        if not all(map(is_missing, action)):
             add_action(parsed, name, row, *action)
 
 
@@ -215,12 +210,12 @@ def _set_facts(
     video: ParsedVideo, row: Row, subset: str, duration: str, report: AnnotationReport
 ) -> None:
     """Set subset and duration of a video; if rows differ, the first one counts."""
-    if subset:
+    if not is_missing(subset):
         video.subset = video.subset or subset
-        if video.subset != subset:
+        if normalise_subset(video.subset) != normalise_subset(subset):
             example = f"{video.subset!r} and {subset!r} {row.where}"
             report.skip("second subset of a video", example)
-    if duration:
+    if not is_missing(duration):
         length = parse_duration(duration, row.decimal_comma)
         video.duration = video.duration or length
         if length is None:
@@ -232,7 +227,7 @@ def _set_facts(
 
 def _set_annotated_until(video: ParsedVideo, row: Row, text: str, report: AnnotationReport) -> None:
     """Set the time up to which a video is annotated; if rows differ, the first one counts."""
-    if not text:
+    if is_missing(text):
         return
     try:
         time = row.time(text)
