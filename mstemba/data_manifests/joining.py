@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,7 @@ def name_videos(parsed: ParsedAnnotations, files: Mapping[str, Path | None]) -> 
     ids |= default_ids(left, files)
     for name, id in matches.ids.items():
         file = files[id]
-        if name != id and (file is None or name != file.name):
+        if name not in (id, file and file.name, file and os.path.abspath(file)):
             report.join("video named otherwise than its file", f"{name!r} is {file or id}")
     names: dict[str, str] = {}
     videos: dict[str, ParsedVideo] = {}

@@ -162,9 +162,7 @@ def init(
             reader = _Reader(dataset, as_local(classes), *how)
             manifest, report = _join(path, reader, files, former, yes)
         report.notes[:0] = skipped
-        if strict:
-            _refuse_warnings(report)
-        return _write_workspace(folder, manifest, report, features, transposed)
+        return _write_workspace(folder, manifest, report, features, transposed, strict)
 
 
 def _refuse_warnings(report: AnnotationReport) -> None:
@@ -291,6 +289,7 @@ def _write_workspace(
     report: AnnotationReport,
     features: str | Path | None,
     transposed: bool | None,
+    strict: bool,
 ) -> InitResult:
     path, source = as_local(features), None
     if path is None and transposed is not None:
@@ -300,6 +299,8 @@ def _write_workspace(
     # Nothing is written before everything is checked: the workspace may not exist yet.
     fingerprints = Fingerprints(Workspace(folder, folder).fingerprints)
     matched = 0 if source is None else _match_features(source, manifest, fingerprints, report)
+    if strict:
+        _refuse_warnings(report)
     workspace = create_workspace(folder)
     backup = _write(workspace, manifest)
     if source is not None:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mstemba.data_manifests.manifest import load_manifest
@@ -63,7 +64,7 @@ def test_videos_without_subsets_are_divided(
 
 
 def test_subsets_that_some_videos_have_are_not_completed(tmp_path: Path) -> None:
-    rows = ["a,0,1,pour,train", "a,2,3,pour,", "b,0,1,pour,", "c,0,1,pour,dev2"]
+    rows = ["a,0,1,pour,train", "a,2,3,pour,", "b,0,1,pour,NA", "c,0,1,pour,dev2"]
     result = made(tmp_path, *rows, head="video,start,end,label,subset")
     assert result.subsets == {"training": 1, "without a subset": 1, "dev2": 1}
     warnings = " ".join(result.report.warnings())
@@ -119,6 +120,12 @@ def test_with_strict_a_warning_is_an_error_and_nothing_is_written(
     assert says in asked.stderr
     assert not (tmp_path / "manifest.json").exists()
     fine = table(tmp_path, "a,0,1,pour", "a,2,3,pour")
+    np.save(tmp_path / "x.npy", np.zeros((4, 8), np.float32))
+    np.save(tmp_path / "a.npy", np.zeros((4, 8), np.float32))
+    both = ("--annotations", fine, "--features", tmp_path)
+    asked = mstemba("init", *both, "--strict", cwd=tmp_path, expect=2)
+    assert "features without annotation (not used): 1" in asked.stderr
+    assert not (tmp_path / "manifest.json").exists()
     mstemba("init", "--annotations", fine, "--strict", cwd=tmp_path)
     assert load_manifest(tmp_path / "manifest.json").classes == ("pour",)
 
