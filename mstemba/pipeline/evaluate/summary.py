@@ -70,7 +70,7 @@ def _all_classes(figures: dict[str, Any]) -> str:
 
 
 def _timing_rows(timing: dict[str, Any], unit: str) -> Iterator[tuple[str, float, str]]:
-    matched = f"{timing['matched']} of {timing['actions']} actions matched"
+    matched = f"{timing['matched']} of {counted(timing['actions'], 'action')} matched"
     for edge in EDGES:
         errors = timing[edge]
         if not errors["edges"]:
