@@ -161,7 +161,9 @@ def main() -> None:
         "per frame": per_frame(dense),
         "detection": detection(options.actions, options.detections),
         "evaluate": {
-            "segments from scores": partial(propose, dense.scores, dense.grids),
+            "segments from scores": partial(
+                propose, dense.scores, [g.bounds(0.0) for g in dense.grids]
+            ),
             "all that `evaluate` reports": lambda: measure_dense(DenseRows(videos), METRIC_GROUPS),
         },
     }

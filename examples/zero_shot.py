@@ -43,8 +43,8 @@ def main() -> None:
     scores = result.scores
     for class_id, label in enumerate(scores.classes):
         row = scores.probabilities[:, class_id].argmax()
-        probability, start = scores.probabilities[row, class_id], scores.grid.starts[row]
-        print(f"{label}: {probability:.2f} at best, at {start:.1f} s")
+        probability, time = scores.probabilities[row, class_id], scores.times[row]
+        print(f"{label}: {probability:.2f} at best, at {time:.1f} s")
     print("segments:", *result.segments, sep="\n")
     print("files:", *(file for files in result.files.values() for file in files))
 

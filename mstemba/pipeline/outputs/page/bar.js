@@ -198,7 +198,7 @@ class Bar {
     byId("threshold-number").value = formatThreshold(thresholds.value);
     const disabled = corrections.locked || !scores.levels.size;
     byId("threshold").disabled = byId("threshold-number").disabled = disabled;
-    byId("threshold-note").textContent = `ends below ${Number(thresholds.low.toFixed(3))}`;
+    byId("threshold-note").textContent = `dips to ${Number(thresholds.low.toFixed(3))} do not split`;
     byId("base").value = corrections.base;
     byId("add").disabled = !corrections.classes.length;
     byId("undo").disabled = !corrections.past.length;

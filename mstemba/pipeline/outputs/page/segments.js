@@ -75,7 +75,7 @@ class Thresholds {
     this.value = own ? this.facts.threshold : Math.round(value * LEVELS) / LEVELS;
   }
 
-  /** The threshold at which a segment continues, in the proportion of the detection's two. */
+  /** The threshold down to which a dip does not split a segment, in the proportion of the detection's two. */
   get low() {
     if (this.value === this.facts.threshold) return this.facts.low;
     return Math.round((this.facts.low / this.facts.threshold) * this.value * LEVELS) / LEVELS;
