@@ -312,7 +312,8 @@ def _video(
     duration, until = video.duration, video.annotated_until
     if before:
         subset, duration = subset or before.subset, before.duration or duration
-        until = before.annotated_until if until is None else until
+        if until in (None, before.annotated_until):  # 8 and 8.0 are equal, and not in JSON
+            until = before.annotated_until
     if before and video.lacks_actions:  # would delete the former actions
         report.skip("entry without a list of actions", id)
     actions: list[Action] = []

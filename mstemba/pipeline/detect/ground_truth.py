@@ -45,6 +45,7 @@ class GroundTruth:
             duration=video.duration,
             actions=video.actions,
             seconds=tuple(in_seconds(video, self.time_unit, scores.grid, frames)),
+            annotated_until=video.annotated_until,
         )
 
     def segments(

@@ -39,6 +39,8 @@ class ManifestEntry:
     """In the manifest's time unit and order."""
     seconds: tuple[Action, ...]
     """The same actions with times in seconds."""
+    annotated_until: float | None = None
+    """In the manifest's time unit; None where the whole video is annotated."""
 
 
 @dataclass(frozen=True)

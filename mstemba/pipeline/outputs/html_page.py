@@ -175,7 +175,16 @@ def _manifest_facts(detection: Detection) -> tuple[Sequence[str], dict[str, Any]
     pairs = zip(entry.seconds, entry.actions, strict=True)
     numbers = [ids[name] for name in entry.classes]
     actions = [[numbers[s.class_id], s.start, s.end, a.start, a.end] for s, a in pairs]
-    return names, {"classes": numbers, "duration": entry.duration, "actions": actions}
+    until = entry.annotated_until
+    return names, {
+        "classes": numbers,
+        # As an entry of the manifest has them, which is written again.
+        "times": {
+            "duration": entry.duration,
+            **({} if until is None else {"annotated_until": until}),
+        },
+        "actions": actions,
+    }
 
 
 def pack(scores: Scores, class_ids: NDArray[np.intp], segments: Sequence[Segment]) -> bytes:

@@ -171,8 +171,8 @@ function formatAnnotations({ facts, scores, corrections, length }, subset) {
   const labels = corrections.items.filter((item) => item.label).sort((a, b) => a.label.index - b.label.index);
   const actions = [...labels, ...corrections.items.filter((item) => !item.label)]
     .map((item) => [numbers.get(item.classId), edge(item, "start"), edge(item, "end")]);
-  const duration = facts.listed ? facts.listed.duration : time(length);
-  const entry = { subset: subset || null, duration, actions };
+  const times = facts.listed ? facts.listed.times : { duration: time(length) };
+  const entry = { subset: subset || null, ...times, actions };
   // A computed key, so that a video called __proto__ is an entry like any other.
   const content = {
     classes: ids.map((id) => corrections.classes[id]),
