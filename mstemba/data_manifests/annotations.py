@@ -29,7 +29,7 @@ from mstemba.data_manifests.manifest import (
     normalise_subset,
 )
 from mstemba.data_manifests.merging import later_videos
-from mstemba.data_manifests.readers import boris, dataset_files, eaf, elan, tables
+from mstemba.data_manifests.readers import boris, dataset_files, eaf, elan, subtitles, tables
 from mstemba.data_manifests.readers.json import read_json
 from mstemba.data_manifests.readers.parsed import (
     DAMAGED_FILE,
@@ -57,20 +57,28 @@ _FORMS: tuple[tuple[tables.Columns, _Reader], ...] = (
     (boris.AGGREGATED_COLUMNS, boris.read_events),
     (boris.TABULAR_COLUMNS, boris.read_events),
     (tables.PLAIN_COLUMNS, tables.read_plain),
+    (tables.ONE_VIDEO_COLUMNS, tables.read_plain),
 )
 _EXPECTED = (
     "a table with the columns video,start,end,label (and subset,duration), an export of BORIS "
-    "(aggregated or tabular events) or ELAN (tab-delimited text or .eaf), or the files of "
-    f"{', '.join(DATASETS)}"
+    "(aggregated or tabular events) or ELAN (tab-delimited text or .eaf), subtitles (.srt, .vtt), "
+    f"a label track of Audacity, or the files of {', '.join(DATASETS)}"
 )
+_AS_CSV = "save it as CSV"
+_AS_SRT = "convert it, for example with ffmpeg -i FILE labels.srt"
 _ADVICE = {
     ".boris": "in BORIS, export the events as aggregated events (CSV)",
-    ".xlsx": "save it as CSV",
-    ".xls": "save it as CSV",
-    ".ods": "save it as CSV",
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods", ".numbers"), _AS_CSV),
+    **dict.fromkeys((".docx", ".doc", ".odt", ".pdf"), "copy its table into a CSV file"),
+    **dict.fromkeys((".mat", ".rds", ".rdata", ".pkl", ".parquet", ".feather"), _AS_CSV),
+    **dict.fromkeys((".sqlite", ".sqlite3", ".db"), "export its table as CSV"),
+    **dict.fromkeys((".ass", ".ssa", ".sub", ".sbv", ".ttml"), _AS_SRT),
+    ".textgrid": "import it in ELAN and save it as .eaf",
+    ".anvil": "import it in ELAN and save it as .eaf",
+    ".xml": "of XML only ELAN's files (.eaf) are read; export a table as CSV",
 }
 # Endings of the files that are read in a folder.
-_FOLDER_SUFFIXES = tables.SUFFIXES | {eaf.SUFFIX}
+_FOLDER_SUFFIXES = tables.SUFFIXES | subtitles.SUFFIXES | {eaf.SUFFIX}
 # If the median video has actions that end after this many durations, they are in another unit. In
 # published files the median is 1, and the worst video has 6.
 _IMPOSSIBLE = 2.0
@@ -182,9 +190,20 @@ def _read_folder(path: Path, parsed: ParsedAnnotations) -> None:
     elif multithumos := dataset_files.multithumos_files(files):
         dataset_files.read_multithumos_files(multithumos, parsed)
     else:
-        _read_files(path, dataset_files.charades_files(files) or files, parsed)
+        files = dataset_files.charades_files(files) or files
+        parsed.file_names = _distinct_names(path, files)
+        _read_files(path, files, parsed)
         for file in files_with(path, _ADVICE):
             parsed.report.ignore("file that is not supported", _advice(file))
+
+
+def _distinct_names(folder: Path, files: list[Path]) -> dict[Path, str]:
+    """Return names with folders for the files that differ from others in their folder alone."""
+    names = {file: file.relative_to(folder).with_suffix("").as_posix() for file in files}
+    same: dict[str, set[str]] = {}
+    for file, name in names.items():
+        same.setdefault(file.stem, set()).add(name)
+    return {file: name for file, name in names.items() if len(same[file.stem]) > 1}
 
 
 def _read_files(path: Path, files: list[Path], parsed: ParsedAnnotations) -> None:
@@ -207,11 +226,15 @@ def _read_files(path: Path, files: list[Path], parsed: ParsedAnnotations) -> Non
 
 
 def _read_file(path: Path, parsed: ParsedAnnotations) -> bool:
-    """Read a table or a file of ELAN; return False for a table of an unknown form."""
-    if path.suffix.lower() == eaf.SUFFIX:
+    """Read a table, subtitles or a file of ELAN; return False for a table of an unknown form."""
+    suffix = path.suffix.lower()
+    if suffix in tables.SUFFIXES:
+        return _read_table(path, parsed)
+    if suffix == eaf.SUFFIX:
         eaf.read_eaf(path, parsed)
-        return True
-    return _read_table(path, parsed)
+    else:
+        subtitles.read_subtitles(path, parsed)
+    return True
 
 
 def _advice(path: Path) -> str:
@@ -248,7 +271,7 @@ def _read_table(path: Path, parsed: ParsedAnnotations) -> bool:
         if whole := table.from_header(partial(has_columns, columns)):
             read(whole, parsed)
             return True
-    return elan.read_export(table, parsed)
+    return elan.read_export(table, parsed) or tables.read_track(table, parsed)
 
 
 def _known_dataset(

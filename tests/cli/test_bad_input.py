@@ -712,9 +712,7 @@ def test_a_malformed_row_is_shown_with_file_and_line(tmp_path: Path, mstemba: Ru
     film(tmp_path / "videos" / "v0.mp4")
     (tmp_path / "labels.csv").write_text("video,start,end,label\nv0,0.1,0.5,a\nv0,x,0.5,a\n")
     result = mstemba(*LABELS, "labels.csv", cwd=tmp_path, expect=1)
-    assert "malformed row: 1 skipped, for example 'v0,x,0.5,a' in labels.csv, line 3" in (
-        result.stderr
-    )
+    assert "1 skipped, for example 'x' to '0.5' in labels.csv, line 3" in (result.stderr)
     assert "1 video (1 with a file), 1 class, 1 action" in result.stdout
 
 

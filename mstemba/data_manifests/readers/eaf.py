@@ -125,7 +125,7 @@ def _video(path: Path, document: ET.Element, parsed: ParsedAnnotations) -> tuple
             if (url := descriptor.get("EXTRACTED_FROM"))
         ]
     if not media:
-        return path.stem, 0
+        return parsed.file_name(path), 0
     chosen = elan.choose_media(media, parsed.report)
     file, written = file_path(unquote(chosen.url), path), _written_id(document, chosen.url)
     if written:

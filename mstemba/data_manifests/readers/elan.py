@@ -183,7 +183,7 @@ class _Video:
 
     def __init__(self, table: Table, media: tuple[Row, ...], parsed: ParsedAnnotations) -> None:
         self._parsed = parsed
-        self._current = table.path.stem
+        self._current = parsed.file_name(table.path)
         self._offset = 0
         self._media: list[tuple[Media, Row]] = []
         for row in media:

@@ -138,6 +138,8 @@ class ParsedAnnotations:
     dataset: str | None = None
     """Name of the dataset, if only that one has files of this form."""
 
+    file_names: dict[Path, str] = field(default_factory=dict)
+    """Names of the videos that are named like files, where these differ by their folder alone."""
     tiers: tuple[str, ...] | None = None
     """The tiers to read; None for all."""
     tier_names: dict[str, None] = field(default_factory=dict)
@@ -159,6 +161,18 @@ class ParsedAnnotations:
         if name not in self.videos:
             self.videos[name] = ParsedVideo()
         return self.videos[name]
+
+    def file_name(self, path: Path) -> str:
+        """Return the name of the video that is named like a file of annotations."""
+        return self.file_names.get(path, path.stem)
+
+    def own_video(self, path: Path) -> str:
+        """Create the video of a file that names none, and report it; return its name."""
+        name = self.file_name(path)
+        kind = "file without names of videos, taken for that of the video named like it"
+        self.report.join(kind, f"{name!r} in {path.name}")
+        self.video(name)
+        return name
 
     def new_video(self, name: str, where: str) -> ParsedVideo | None:
         """Create a video that files must not repeat; return None and report one that they do."""

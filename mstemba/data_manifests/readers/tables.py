@@ -1,7 +1,8 @@
 """Parse tables of annotations, CSV or tab-separated, and read those in mstemba's own form.
 
 That form has the columns `video`, `start`, `end`, `label` and optionally `subset`, `duration` and
-`annotated_until`. A row with nothing but a video names a video without actions.
+`annotated_until`. A row with nothing but a video names a video without actions. Words such as `NA`
+stand for empty cells.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +24,15 @@ from mstemba.data_manifests.readers.parsed import (
     RawAction,
 )
 from mstemba.data_manifests.readers.text import read_text
-from mstemba.data_manifests.video_files import files_below
+from mstemba.data_manifests.video_files import VIDEO_SUFFIXES, files_below
 from mstemba.errors import ManifestError
 
 SUFFIXES = frozenset({".csv", ".tsv", ".txt"})
 COLUMNS = {
-    "video": ("video", "video_id", "video_name", "filename"),
+    "video": (
+        *("video", "video_id", "video_name", "video_file", "video_path", "filename", "file_name"),
+        *("video name", "video file", "video path", "file name", "file", "path", "media_file"),
+    ),
     "start": ("start", "start_time", "begin", "t_start"),
     "end": ("end", "end_time", "stop", "t_end"),
     "label": ("label", "class", "action", "behavior", "behaviour"),
@@ -38,6 +42,8 @@ COLUMNS = {
 }
 """The columns of mstemba's own form, with their accepted spellings."""
 PLAIN_COLUMNS = tuple(COLUMNS[name] for name in ("video", "start", "end", "label"))
+ONE_VIDEO_COLUMNS = PLAIN_COLUMNS[1:]
+_ORDER = ("video", "label", "start", "end", "subset", "duration", "annotated_until")
 
 Columns = tuple[tuple[str, ...], ...]
 """The columns that a form requires, each with its accepted spellings in lower case."""
@@ -49,6 +55,8 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 """A number whose comma may separate thousands or be the decimal mark."""
 _ESCAPED = re.compile(r"'+[=+\-@\t\r]")
+_NO_LABEL = frozenset({"na", "nan", "n/a", "#n/a", "<na>", "null", "-", "?"})
+"""Words that are no class, even with times."""
 _DETECTIONS = ("video", "start", "end", "label", "class_id", "score")
 """The columns of the CSV files that `detect` writes."""
 
@@ -167,12 +175,16 @@ def add_action(
     """Add the action of a row to a video, or report the row as malformed."""
     video = parsed.video(name)
     try:
+        times = row.time(start), row.time(end)
         if label == "":
             raise ValueError
-        times = row.time(start), row.time(end)
         video.actions.append(RawAction(label, *times, row.where, row.file))
     except ValueError:
-        malformed(parsed, row)
+        if label == "" or is_missing(start) or is_missing(end):
+            malformed(parsed, row)
+        else:
+            kind = "time that is neither a number nor a clock time (0:01:02.5)"
+            parsed.report.skip(kind, f"{start!r} to {end!r} {row.where}")
 
 
 def malformed(parsed: ParsedAnnotations, row: Row) -> None:
@@ -190,20 +202,90 @@ def parse_duration(text: str, decimal_comma: bool = True) -> float | None:
 
 
 def read_plain(table: Table, parsed: ParsedAnnotations) -> None:
-    """Read a table in mstemba's own form, described at the top of this module."""
+    """Read a table in mstemba's own form, described at the top of this module.
+
+    Without a column of videos, the table is of the video that is named like the file.
+    """
     at = {name: table.column(*spellings) for name, spellings in COLUMNS.items()}
-    cell = unescape_formula if table.header == _DETECTIONS else str
+    default = ""
+    if at["video"] is None:
+        _refuse_unknown_names(table, at)
+        default = parsed.own_video(table.path)
+    is_detection = table.header == _DETECTIONS
     for row in table.rows[1:]:
-        if not row[at["video"]]:
-            malformed(parsed, row)
-            continue
-        name = cell(row[at["video"]])
-        video = parsed.video(name)
-        _set_facts(video, row, row[at["subset"]], row[at["duration"]], parsed.report)
-        _set_annotated_until(video, row, row[at["annotated_until"]], parsed.report)
-        action = cell(row[at["label"]]), row[at["start"]], row[at["end"]]
-        if not all(map(is_missing, action)):
-            add_action(parsed, name, row, *action)
+        cells: dict[str, str | int] = {name: row[column] for name, column in at.items()}
+        if is_detection:
+            cells |= {name: unescape_formula(row[at[name]]) for name in ("video", "label")}
+        add_row(parsed, row, cells, default, exact=is_detection)
+
+
+def _refuse_unknown_names(table: Table, at: Mapping[str, int | None]) -> None:
+    """Raise ManifestError for a column that has names of videos under an unknown name."""
+    known = set(at.values())
+    for column, name in enumerate(table.header):
+        for row in table.rows[1:] if column not in known else ():
+            if os.path.splitext(row[column])[1].lower() in VIDEO_SUFFIXES:
+                raise ManifestError(
+                    f"{table.path}: the column {name!r} has names of videos, for example "
+                    f"{row[column]!r}; expected them in the column 'video': rename it"
+                )
+
+
+def read_track(table: Table, parsed: ParsedAnnotations) -> bool:
+    """Read label tracks of Audacity: start, end and label, without a header.
+
+    Returns False for other tables. Lines that begin with a backslash are ranges of frequencies.
+    """
+    rows = [row for row in table.rows if row[0] != "\\"]
+    if not rows or len(rows[0].cells) != 3 or not _is_time(rows[0][0]) or not _is_time(rows[0][1]):
+        return False
+    if _is_time(rows[0][2]):  # a matrix
+        return False
+    name = parsed.own_video(table.path)
+    for row in rows:
+        add_action(parsed, name, row, row[2], row[0], row[1])
+    return True
+
+
+def _is_time(text: str) -> bool:
+    try:
+        parse_time(text)
+    except ValueError:
+        return False
+    return True
+
+
+def add_row(
+    parsed: ParsedAnnotations,
+    row: Row,
+    cells: Mapping[str, str | int],
+    default: str = "",
+    exact: bool = False,
+) -> None:
+    """Add what a row says, or report it as malformed.
+
+    Args:
+        parsed: Gets the video and its action.
+        row: The row, for messages.
+        cells: The values by the names in COLUMNS; a row with nothing but a video has no action.
+        default: Name of the video of a row without one; empty if it has to have one.
+        exact: Whether words for missing values are names, as in what mstemba writes.
+    """
+    name, label, start, end, subset, duration, until = (
+        value if isinstance(value := cells[column], int) or exact or not is_missing(value) else ""
+        for column in _ORDER
+    )
+    name = str(name) or default
+    if not name:
+        malformed(parsed, row)
+        return
+    video = parsed.video(name)
+    _set_facts(video, row, str(subset), str(duration), parsed.report)
+    _set_annotated_until(video, row, str(until), parsed.report)
+    if (start != "" or end != "") and str(cells["label"]).casefold() not in _NO_LABEL:
+        label = cells["label"]  # `none` may be a class
+    if label != "" or start != "" or end != "":
+        add_action(parsed, name, row, label, str(start), str(end))
 
 
 def _set_facts(

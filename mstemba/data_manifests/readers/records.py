@@ -1,0 +1,104 @@
+"""Read lists of records in JSON: [{"video", "start", "end", "label"}, ...], and JSON Lines.
+
+The names are those of the columns of mstemba's own tables; `segment`, a list of start and end, may
+stand in place of those two. Without a video, the file is named like it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mstemba.data_manifests.manifest import parse_json, repeated
+from mstemba.data_manifests.readers.parsed import ParsedAnnotations
+from mstemba.data_manifests.readers.tables import COLUMNS, Row, add_row
+
+LINES_SUFFIXES = frozenset({".jsonl", ".ndjson"})
+
+_SEGMENT = ("segment", "interval")
+# By members of the whole file, or of its first item.
+_OTHERS: tuple[tuple[str, frozenset[str]], ...] = (
+    ("COCO", frozenset({"images", "annotations", "categories"})),
+    ("the VGG Image Annotator (VIA)", frozenset({"_via_settings"})),
+    ("the VGG Video Annotator (VIA)", frozenset({"project", "config", "metadata", "file"})),
+    ("Label Studio", frozenset({"annotations", "data"})),
+    ("Label Studio", frozenset({"completions", "data"})),
+    ("Labelbox", frozenset({"data_row", "projects"})),
+    ("CVAT", frozenset({"tags", "shapes", "tracks"})),
+)
+
+
+def other_format(data: Any) -> str | None:
+    """Return the name of another program whose annotations these are, if it is known."""
+    item = data[0] if isinstance(data, list) and data else data
+    names = item.keys() if isinstance(item, dict) else set()
+    return next((title for title, members in _OTHERS if members <= names), None)
+
+
+def find_records(data: Any) -> list[Any] | None:
+    """Return the list of records that JSON is, or has in one of its members; None without one."""
+    if isinstance(data, list):
+        return data if any(map(_is_record, data)) else None
+    members = data.values() if isinstance(data, dict) else ()
+    lists = [value for value in members if isinstance(value, list)]
+    found = [value for value in lists if any(map(_is_record, value))]
+    return found[0] if len(found) == 1 else None
+
+
+def read_lines(path: Path, text: str, parsed: ParsedAnnotations) -> list[Any]:
+    """Return the values of JSON Lines; report lines that are damaged."""
+    values = []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            if line.strip():
+                values.append(parse_json(line))
+        except (ValueError, RecursionError):
+            where = f"in {path.name}, line {number}"
+            parsed.report.skip("malformed record", f"{line[:80]!r} {where}")
+    return values
+
+
+def read_records(path: Path, records: list[Any], parsed: ParsedAnnotations) -> None:
+    """Read the records of a file."""
+    has_videos = any(isinstance(item, dict) and _values(item)["video"] for item in records)
+    default = "" if has_videos else parsed.own_video(path)
+    for number, record in enumerate(records, 1):
+        where = f"in {path.name}, record {number}"
+        if not isinstance(record, dict):
+            parsed.report.skip("malformed record", f"{str(record)[:80]!r} {where}")
+            continue
+        for name in repeated(record):
+            parsed.report.skip("second value of a name", f"{name!r} {where}")
+        row = Row((str(record)[:200],), where, decimal_comma=False, file=path)
+        cells = {name: _cell(name, value) for name, value in _values(record).items()}
+        add_row(parsed, row, cells, default)
+
+
+def _is_record(item: Any) -> bool:
+    if not isinstance(item, dict):
+        return False
+    values = _values(item)
+    return all(values[name] is not None for name in ("start", "end", "label"))
+
+
+def _values(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a record by the names of columns; None for those it does not have."""
+    members = {name.casefold(): value for name, value in record.items()}
+    values = {
+        column: next((members[name] for name in names if name in members), None)
+        for column, names in COLUMNS.items()
+    }
+    segment = next((members[name] for name in _SEGMENT if name in members), None)
+    if isinstance(segment, list) and len(segment) == 2 and values["start"] is None:
+        values["start"], values["end"] = segment
+    return values
+
+
+def _cell(name: str, value: Any) -> str | int:
+    """Return a value as a cell of a table; a number is a label by its class id."""
+    if value is None:
+        return ""
+    if name == "label" and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return value.strip() if isinstance(value, str) else repr(value)
