@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 from mstemba.data_manifests.class_ids import (
     ClassIds,
@@ -45,8 +44,8 @@ from mstemba.data_manifests.tiers import (
     ignore_tiers_without_classes,
     warn_of_transcriptions,
 )
+from mstemba.data_manifests.time_checks import check_units, cut_before_start
 from mstemba.errors import ManifestError, UsageError
-from mstemba.wording import counted
 
 _Reader = Callable[[Table, ParsedAnnotations], None]
 
@@ -79,9 +78,6 @@ _ADVICE = {
 }
 # Endings of the files that are read in a folder.
 _FOLDER_SUFFIXES = tables.SUFFIXES | subtitles.SUFFIXES | {eaf.SUFFIX}
-# If the median video has actions that end after this many durations, they are in another unit. In
-# published files the median is 1, and the worst video has 6.
-_IMPOSSIBLE = 2.0
 
 
 def read_annotations(
@@ -178,6 +174,7 @@ def _read(path: Path, parsed: ParsedAnnotations) -> None:
         found = f"found the columns {', '.join(table.header)}" if table else "the file is empty"
         raise ManifestError(f"{path}: {found}; expected {_EXPECTED}")
     check_tiers(parsed)
+    cut_before_start(parsed)
     if not parsed.videos:
         skipped = parsed.report.lines("skipped") or ["expected at least one annotated video"]
         raise ManifestError(f"{path}: no entries; {skipped[0]}")
@@ -359,30 +356,6 @@ def _video(
         kind = f"unknown subset (not used; expected {', '.join(SUBSETS)})"
         report.keep(kind, f"{subset!r} of {id!r}")
     return Video(id, None, subset, duration, tuple(actions), until)
-
-
-def check_units(
-    path: Path, unit: str, videos: Mapping[str, Video], report: AnnotationReport
-) -> None:
-    """Raise ManifestError for seconds that end far beyond the durations: they must be frames."""
-    ends = {
-        id: max(action.end for action in video.actions) / video.duration
-        for id, video in videos.items()
-        if video.duration and video.actions
-    }
-    if not ends or median(ends.values()) <= _IMPOSSIBLE:
-        return
-    if unit == "frames":
-        report.notes.append("the durations look like seconds; expected frames, like the actions")
-        return
-    beyond = [id for id, end in ends.items() if end > _IMPOSSIBLE]
-    video = videos[beyond[0]]
-    raise ManifestError(
-        f"{path}: in {len(beyond)} of {counted(len(ends), 'video')} actions end far beyond the "
-        f"duration, "
-        f"for example at {max(a.end for a in video.actions):g} in {video.id} of "
-        f"{video.duration:g} s; these look like frames: pass --time-unit frames"
-    )
 
 
 def _compare(

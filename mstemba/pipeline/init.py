@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mstemba.data_manifests.annotations import check_units, read_annotations
+from mstemba.data_manifests.annotations import read_annotations
 from mstemba.data_manifests.datasets import DATASETS
 from mstemba.data_manifests.joining import join
 from mstemba.data_manifests.manifest import (
@@ -31,6 +31,7 @@ from mstemba.data_manifests.overview import (
 from mstemba.data_manifests.readers.parsed import AnnotationReport
 from mstemba.data_manifests.readers.text import read_text
 from mstemba.data_manifests.splits import NO_SPLIT, for_training, split_by_hash
+from mstemba.data_manifests.time_checks import check_units
 from mstemba.data_manifests.video_files import find_videos
 from mstemba.errors import DecodeError, ManifestError, UsageError
 from mstemba.pipeline.caching.files import as_local, as_paths, write_text

@@ -275,7 +275,7 @@ cells = (
     .filter(lambda text: not is_missing(text))
 )
 names = cells.filter(lambda name: "." not in name)
-moments = st.floats(-1e9, 1e9)
+moments = st.floats(0, 1e9)
 rows = st.lists(st.tuples(names, moments, moments, cells), min_size=1, max_size=8)
 
 
