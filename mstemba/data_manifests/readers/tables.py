@@ -55,6 +55,8 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 """A number whose comma may separate thousands or be the decimal mark."""
 _ESCAPED = re.compile(r"'+[=+\-@\t\r]")
+_MAY_BE_MISSING = frozenset({"", *"nNuU#<-?\N{EN DASH}\N{EM DASH}"})
+"""First letters of words for a missing value."""
 _NO_LABEL = frozenset({"na", "nan", "n/a", "#n/a", "<na>", "null", "-", "?"})
 """Words that are no class, even with times."""
 _DETECTIONS = ("video", "start", "end", "label", "class_id", "score")
@@ -271,20 +273,26 @@ def add_row(
         default: Name of the video of a row without one; empty if it has to have one.
         exact: Whether words for missing values are names, as in what mstemba writes.
     """
-    name, label, start, end, subset, duration, until = (
-        value if isinstance(value := cells[column], int) or exact or not is_missing(value) else ""
-        for column in _ORDER
-    )
+    values = [cells[column] for column in _ORDER]
+    if not exact:
+        # A first letter rules most values out, which is fast.
+        values = [
+            "" if isinstance(v, str) and v[:1] in _MAY_BE_MISSING and is_missing(v) else v
+            for v in values
+        ]
+    name, label, start, end, subset, duration, until = values
     name = str(name) or default
     if not name:
         malformed(parsed, row)
         return
     video = parsed.video(name)
-    _set_facts(video, row, str(subset), str(duration), parsed.report)
-    _set_annotated_until(video, row, str(until), parsed.report)
-    if (start != "" or end != "") and str(cells["label"]).casefold() not in _NO_LABEL:
+    if subset or duration:
+        _set_facts(video, row, str(subset), str(duration), parsed.report)
+    if until:
+        _set_annotated_until(video, row, str(until), parsed.report)
+    if label == "" and (start or end) and str(cells["label"]).casefold() not in _NO_LABEL:
         label = cells["label"]  # `none` may be a class
-    if label != "" or start != "" or end != "":
+    if label != "" or start or end:
         add_action(parsed, name, row, label, str(start), str(end))
 
 
