@@ -38,10 +38,11 @@ ODD = [
 @pytest.fixture(scope="module")
 def plain() -> Detection:
     """Three classes in rows of 0.5 s; one is detected from 4 to 8 s; labelled are `ODD`."""
-    values = np.full((40, 3), 0.1, np.float32)
+    # As far below 0.5 as the action is above it: edges lie halfway between two rows.
+    values = np.full((40, 3), 0.0995, np.float32)
     values[8:16, 0] = 0.9
-    grid = TimeGrid.even(0.0, 0.5, 40)
-    what = scene(Path("nowhere/v.mp4"), CLASSES, probabilities=values, grid=grid)
+    grid, video = TimeGrid.even(0.0, 0.5, 40), Path("nowhere/v.mp4")
+    what = scene(video, CLASSES, probabilities=values, grid=grid, anchor=0.5)
     return labelled(what, [Segment(start, end, c, CLASSES[c], 1.0) for c, start, end in ODD])
 
 
