@@ -101,7 +101,7 @@ def init(
 ) -> None:
     """Make a workspace from videos and annotations.
 
-    Finds the videos, reads the annotations (JSON, CSV, BORIS and ELAN exports, the files of
+    Finds the videos, reads the annotations (CSV, JSON, BORIS, ELAN, subtitles, the files of
     Charades, TSU and MultiTHUMOS), writes mstemba.toml and manifest.json, and reports problems.
 
     Example: mstemba init --videos videos --annotations labels.json
