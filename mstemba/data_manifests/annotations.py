@@ -77,6 +77,7 @@ _ADVICE = {
     ".xml": "of XML only ELAN's files (.eaf) are read; export a table as CSV",
 }
 # Endings of the files that are read in a folder.
+_JSON_SUFFIXES = (".json", ".jsonl")
 _FOLDER_SUFFIXES = tables.SUFFIXES | subtitles.SUFFIXES | {eaf.SUFFIX}
 
 
@@ -192,6 +193,9 @@ def _read_folder(path: Path, parsed: ParsedAnnotations) -> None:
         _read_files(path, files, parsed)
         for file in files_with(path, _ADVICE):
             parsed.report.ignore("file that is not supported", _advice(file))
+        # A folder may hold JSON of any kind, such as results, next to the annotations.
+        for file in files_with(path, _JSON_SUFFIXES):
+            parsed.report.ignore("JSON in a folder (pass such a file by its name)", file.name)
 
 
 def _distinct_names(folder: Path, files: list[Path]) -> dict[Path, str]:
@@ -216,7 +220,9 @@ def _read_files(path: Path, files: list[Path], parsed: ParsedAnnotations) -> Non
     if damaged and len(damaged) + len(other) == len(files):
         raise damaged[0]
     if len(other) == len(files):
-        found = f"none of {some_names(other)} is one" if files else "no .csv, .tsv, .txt or .eaf"
+        found = f"none of {some_names(other)} is one" if files else "no file of annotations"
+        if not files and (listed := files_with(path, _JSON_SUFFIXES)):
+            found = f"only JSON, which is passed by the file's name, as {listed[0].name}"
         raise ManifestError(f"{path}: {found}; expected {_EXPECTED}")
     for name in other:
         parsed.report.skip("file of an unknown form", name)

@@ -66,6 +66,15 @@ def test_a_folder_has_a_table_per_video(tmp_path: Path) -> None:
     assert not report.skipped
 
 
+def test_json_in_a_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "walk.json").write_text('{"walk": {"actions": []}}')
+    with pytest.raises(ManifestError, match=r"only JSON, which is passed by .* as walk\.json"):
+        read_annotations(tmp_path)
+    (tmp_path / "labels.csv").write_text("video,start,end,label\nwalk,1,2,sit\n")
+    _, report = read_annotations(tmp_path)
+    assert report.ignored == {"JSON in a folder (pass such a file by its name)": 1}
+
+
 def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     for folder, start in (("P01", 1), ("P02", 2)):
         put(tmp_path / "labels" / folder / "cam.csv", f"start,end,label\n{start},4,pour\n")

@@ -209,7 +209,7 @@ def test_a_folder_of_tables_is_read_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ({}, "no .csv, .tsv, .txt or .eaf; expected a table"),
+        ({}, "no file of annotations; expected a table"),
         ({"readme.txt": "words"}, "none of readme.txt is one; expected a table"),
     ],
 )
