@@ -289,6 +289,8 @@ def test_ctrl_c_is_told_in_one_line(tmp_path: Path) -> None:
             pipe = os.open(names, os.O_WRONLY | os.O_NONBLOCK)
         except OSError:  # nobody reads it yet
             time.sleep(0.01)
+    # Python would not see a signal between its return from open() and its call of read().
+    time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)
     assert pipe is not None
