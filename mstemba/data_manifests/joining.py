@@ -56,8 +56,8 @@ def name_videos(parsed: ParsedAnnotations, files: Mapping[str, Path | None]) -> 
 
 
 def _add(video: ParsedVideo, other: ParsedVideo, id: str, report: AnnotationReport) -> None:
-    """Add another entry of a video to its first one, whose subset and duration count."""
-    for name in ("subset", "duration"):
+    """Add another entry of a video to its first one, whose facts count."""
+    for name in ("subset", "duration", "annotated_until"):
         first, second = getattr(video, name), getattr(other, name)
         if first is None:
             setattr(video, name, second)

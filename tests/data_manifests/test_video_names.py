@@ -142,3 +142,13 @@ def test_ten_thousand_names_are_matched_in_time_that_grows_with_their_number() -
     files = {f"v{n}": Path(f"/data/v{n}.mp4") for n in range(10_000)}
     names = [f"C:\\data\\V{n}.MP4" for n in range(10_000)]
     assert VideoNames(files).match(names).ids == dict(zip(names, files, strict=True))
+
+
+def test_annotated_until_may_be_at_any_name_of_a_video(tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    rows = "monday.mp4,0,1,pour,\nmonday,1,2,pour,8\nvideos/monday.mp4,2,3,pour,9\n"
+    table.write_text("video,start,end,label,annotated_until\n" + rows, encoding="utf-8")
+    result = init([make(tmp_path, "monday.mp4")], table, root=tmp_path / "w")
+    assert result.manifest.videos["monday"].annotated_until == 8
+    kind = "second annotated_until of a video"
+    assert result.report.examples[kind] == "8.0 and 9.0 of monday"
