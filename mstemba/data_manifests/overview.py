@@ -67,18 +67,20 @@ def report_doubts(
 
 
 def _doubt_times(video: Video, duration: float, report: AnnotationReport) -> None:
+    until = video.annotated_until
+    annotated = min(duration, until) if until else duration
     first = min(action.start for action in video.actions)
     last = max(action.end for action in video.actions)
     where = f"{video.id!r}, whose actions are from {first:g} to {last:g} of {duration:g}"
     if first >= duration:
         kind = "video whose actions all begin after its end (another zero, or another time unit?)"
         report.doubt(kind, where)
-    elif (last / duration) ** len(video.actions) < _UNLIKELY:
+    elif min(1.0, last / annotated) ** len(video.actions) < _UNLIKELY:
         kind = (
             "video whose actions are all in its first part (if the rest is not annotated, set "
             "annotated_until)"
         )
         report.doubt(kind, where)
-    elif (time := labelled_time(video)) < _SPARSE * duration:
+    elif (time := labelled_time(video)) < _SPARSE * annotated:
         kind = f"video of which less than {_SPARSE:.0%} is labelled"
-        report.doubt(kind, f"{video.id!r}, {time:g} of {duration:g}")
+        report.doubt(kind, f"{video.id!r}, {time:g} of {annotated:g}")

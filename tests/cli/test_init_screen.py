@@ -168,3 +168,18 @@ def test_videos_as_a_shell_expands_them(tmp_path: Path, mstemba: Runner) -> None
     more = ["labels.csv", "more.csv"]
     refused = mstemba("init", "--videos", *files, "--annotations", *more, cwd=tmp_path, expect=2)
     assert "more.csv: not a video; --annotations takes one file" in refused.stderr
+
+
+def test_only_the_annotated_part_of_a_video_is_judged(tmp_path: Path) -> None:
+    head = "video,start,end,label,duration,annotated_until"
+    rows = [f"monday,{n},{n + 1},pour,100,10" for n in range(9)]
+    assert doubts(made(tmp_path, *rows, head=head)) == {}
+    without = made(tmp_path, *(row.removesuffix("10") for row in rows), head=head)
+    assert list(doubts(without)) == ["video whose actions are all in its first part"]
+
+
+def test_thousands_of_actions_beyond_the_end_are_no_arithmetic_error(tmp_path: Path) -> None:
+    rows = [f"monday,{n % 15},{n % 15 + 1},pour,10" for n in range(4000)]
+    result = made(tmp_path, *rows, head="video,start,end,label,duration")
+    assert result.report.kept["action that ends after the video"] > 1000
+    assert doubts(result) == {}
