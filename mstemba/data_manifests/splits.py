@@ -19,6 +19,11 @@ _HELD_OUT = 0.15
 _CHOOSE = f"to choose yourself, add a column `subset` to the annotations (--split {NO_SPLIT}: none)"
 
 
+def id_hash(id: str) -> str:
+    """Return the hash of a video's id, which may come from a file name that is not UTF-8."""
+    return hashlib.sha256(id.encode(errors="surrogatepass")).hexdigest()
+
+
 def split_by_hash(manifest: Manifest, ids: Sequence[str], report: AnnotationReport) -> Manifest:
     """Return the manifest with subsets of the annotated videos, if no video has one.
 
@@ -33,7 +38,7 @@ def split_by_hash(manifest: Manifest, ids: Sequence[str], report: AnnotationRepo
     """
     if any(video.subset for video in manifest.videos.values()):
         return manifest
-    by_hash = sorted(ids, key=lambda id: hashlib.sha256(id.encode()).hexdigest())
+    by_hash = sorted(ids, key=id_hash)
     count = round(_HELD_OUT * len(by_hash)) if len(by_hash) >= _FEWEST else 0
     subsets = dict.fromkeys(by_hash, "training")
     subsets |= dict.fromkeys(by_hash[:count], "testing")

@@ -183,3 +183,11 @@ def test_thousands_of_actions_beyond_the_end_are_no_arithmetic_error(tmp_path: P
     result = made(tmp_path, *rows, head="video,start,end,label,duration")
     assert result.report.kept["action that ends after the video"] > 1000
     assert doubts(result) == {}
+
+
+def test_an_id_from_a_file_name_that_is_not_utf8_is_divided_too(tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    entry = {"duration": 9, "actions": [[0, 1, 8], [0, 2, 9]]}
+    path.write_text(json.dumps({f"caf\udce9{n}": entry for n in range(7)}), encoding="utf-8")
+    result = init(annotations=path, root=tmp_path / "w")
+    assert result.subsets == {"training": 5, "validation": 1, "testing": 1}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import Action, Manifest, Video
+from mstemba.data_manifests.splits import id_hash
 from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.dataset.annotated import annotated_part, annotated_until
@@ -133,7 +133,7 @@ def split_validation(
     count = round(fraction * len(training))
     if min(count, len(training) - count) < 2:
         return training, []
-    by_hash = sorted(training, key=lambda v: hashlib.sha256(v.id.encode()).hexdigest())
+    by_hash = sorted(training, key=lambda v: id_hash(v.id))
     held_out = {v.id for v in by_hash[:count]}
     return (
         [v for v in training if v.id not in held_out],
