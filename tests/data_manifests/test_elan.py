@@ -240,3 +240,11 @@ def test_a_table_whose_classes_mostly_occur_once_is_noted(tmp_path: Path) -> Non
     assert note.startswith("12 of 12 classes occur once, for example 'word 0', 'word 1'")
     table.write_text("\n".join(["video,start,end,label", *rows, *rows, ""]))
     assert read_annotations(table)[1].notes == []
+
+
+@pytest.mark.parametrize("end", ["1500", "1500.0", "1.5e3"])
+def test_milliseconds_are_read_in_every_spelling_or_refused(end: str, tmp_path: Path) -> None:
+    text = f"Begin Time - msec\tEnd Time - msec\tgesture\n-500\t1500\tpoint\n0\t{end}\tpoint\n"
+    manifest, report = read(tmp_path, text)
+    spans = [(a.start, a.end) for a in manifest.videos["talk"].actions]
+    assert spans == [(-0.5, 1.5), (0.0, 1.5)]

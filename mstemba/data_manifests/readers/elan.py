@@ -38,6 +38,7 @@ from mstemba.data_manifests.video_files import VIDEO_SUFFIXES
 _CLOCK = re.compile(r"\d+:\d\d:\d\d[.,]\d+", re.ASCII)
 _MEDIA_LINE = re.compile(r"#(.*?)(?: -- offset: (-?\d+))?", re.DOTALL)
 _OFFSET = re.compile(r"[+-]?\d+", re.ASCII)
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?", re.ASCII)
 _SOUND = frozenset({".wav", ".mp3", ".m4a", ".aif", ".aiff", ".flac", ".ogg", ".opus", ".wma"})
 _FORMATS = (("ss.msec", 1), ("hh:mm:ss.ms", 1), ("msec", 1000))
 """Supported time formats, with the number of their units per second."""
@@ -175,7 +176,10 @@ def _time_column(table: Table, name: str) -> tuple[int | None, int]:
 
 
 def _seconds(text: str, units: int) -> str:
-    return repr(int(text) / units) if units != 1 and text.isdecimal() else text
+    """Return a time in seconds as text; empty, which is malformed, if it is no number of units."""
+    if units == 1:
+        return text
+    return repr(float(text) / units) if _NUMBER.fullmatch(text) else ""
 
 
 class _Video:
