@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 import zipfile
 import zlib
 from collections import Counter
@@ -276,7 +277,7 @@ def _segments(
     path: Path, results: Mapping[str, Any], classes: Sequence[str], of_detect: bool = False
 ) -> Predictions:
     """Read lists of segments by video id; `of_detect` tells how and in what unit they are."""
-    numbers = {name: number for number, name in enumerate(classes)}
+    numbers = {_composed(name): number for number, name in enumerate(classes)}
     unknown: Counter[str] = Counter()
     without_length = 0
     segments: dict[str, list[Segment]] = {}
@@ -288,12 +289,13 @@ def _segments(
             label, start, end, score = _segment(
                 f"{path}: segment {number} of {id!r}", item, of_detect
             )
-            if label not in numbers:
+            class_id = numbers.get(_composed(label))
+            if class_id is None:
                 unknown[label] += 1
             elif end <= start:
                 without_length += 1
             else:
-                kept.append(Segment(start, end, numbers[label], label, score))
+                kept.append(Segment(start, end, class_id, classes[class_id], score))
     if unknown and not any(segments.values()):
         raise UsageError(
             f"{path}: none of its labels ({len(unknown)}), for example {min(unknown)!r}, is a "
@@ -309,6 +311,11 @@ def _segments(
     if without_length:
         warnings.append(f"{path}: ignored {counted(without_length, 'segment')} without length")
     return Predictions(path, segments=segments, in_seconds=of_detect, warnings=warnings)
+
+
+def _composed(label: str) -> str:
+    """Return a label in the form in which labels are compared."""
+    return unicodedata.normalize("NFC", label)
 
 
 def _segment(where: str, item: Any, of_detect: bool) -> tuple[str, float, float, float]:

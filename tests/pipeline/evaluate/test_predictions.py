@@ -551,3 +551,16 @@ def test_two_names_of_one_video_are_refused(
 def test_exact_names_are_not_told(tmp_path: Path) -> None:
     path = named(tmp_path, "results", "a", "b", "stranger")
     assert read_predictions(path, CLASSES, known(a=None, b=None, c=None)).notes == []
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_labels_of_segments_are_compared_by_their_unicode_form(
+    forms: tuple[str, str], tmp_path: Path
+) -> None:
+    name, label = (unicodedata.normalize(form, "\u00f6ffnen") for form in forms)
+    path = tmp_path / "p.json"
+    segment = {"label": label, "segment": [0, 1], "score": 0.5}
+    path.write_text(json.dumps({"results": {"v": [segment]}}), encoding="utf-8")
+    found = read_predictions(path, ["sit", name]).segments
+    assert found is not None
+    assert [(s.class_id, s.label) for s in found["v"]] == [(1, name)]
