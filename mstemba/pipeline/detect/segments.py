@@ -145,5 +145,5 @@ def crossings(below: FloatArray, above: FloatArray, threshold: float) -> NDArray
 
 
 def _log_odds(level: NDArray[np.float64]) -> NDArray[np.float64]:
-    level = np.minimum(level, LEVELS - 0.5)
+    level = np.clip(level, 0.5, LEVELS - 0.5)  # a threshold may be 0
     return np.asarray(np.log(level / (LEVELS - level)))

@@ -211,3 +211,11 @@ def test_hard_scores_are_off_by_at_most_half_a_row(
     ((found_start, found_end),) = spans(find_segments(dense, 0.5, 0.3))
     assert abs(found_start - start) <= 0.5
     assert abs(found_end - (start + length)) <= 0.5
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("threshold", [0.0, 0.0001, 1.0])
+def test_the_lowest_and_the_highest_threshold_need_no_warning(threshold: float) -> None:
+    found = spans(find_segments(scores([0.0, 1.0, 0.0]), threshold, threshold))
+    assert found == ([(0.0, 3.0)] if threshold == 0 else [(0.05, 1.95)] if threshold < 1 else found)
+    assert len(found) == 1
