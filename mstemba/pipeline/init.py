@@ -34,7 +34,7 @@ from mstemba.data_manifests.splits import NO_SPLIT, for_training, split_by_hash
 from mstemba.data_manifests.time_checks import check_units
 from mstemba.data_manifests.video_files import find_videos
 from mstemba.errors import DecodeError, ManifestError, UsageError
-from mstemba.pipeline.caching.files import as_local, as_paths, write_text
+from mstemba.pipeline.caching.files import as_local, as_paths, write_atomically, write_text
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.caching.locks import StoreLocks
 from mstemba.pipeline.features.npy_folder import NpyFolder
@@ -151,7 +151,14 @@ def init(
     folder, paths = as_local(root) or Path(), as_paths(videos)
     if annotations is None:
         _check_without_annotations(
-            paths, {"classes": classes, "time-unit": time_unit, "split": split, "tiers": tiers}
+            paths,
+            {
+                "classes": classes,
+                "time-unit": time_unit,
+                "split": split,
+                "tiers": tiers,
+                "join-spellings": join_spellings or None,
+            },
         )
     files = find_videos(paths, (skipped := list[str]()).append)
     with _former(folder, dataset, features) if merge else nullcontext() as former:
@@ -384,7 +391,9 @@ def _class_names(path: Path, note: Callable[[str], None]) -> tuple[str, ...]:
         raise UsageError(f"--classes {error}") from None
     for line in report.lines():
         note(line)
-    return tuple(line.strip() for line in lines if line.strip())
+    if names := tuple(line.strip() for line in lines if line.strip()):
+        return names
+    raise UsageError(f"--classes {path}: the file is empty; expected one class name per line")
 
 
 def _write(workspace: Workspace, manifest: Manifest) -> Path | None:
@@ -392,11 +401,11 @@ def _write(workspace: Workspace, manifest: Manifest) -> Path | None:
     text = manifest_json(manifest, workspace.manifest.parent)
     backup = None
     if workspace.manifest.is_file():
-        previous = workspace.manifest.read_text(encoding="utf-8")
-        if previous == text:
+        previous = workspace.manifest.read_bytes()
+        if previous == text.encode():
             return None
-        # The previous one may have been edited by hand.
+        # The previous one may have been edited by hand, or be damaged.
         backup = workspace.manifest.with_suffix(".json.bak")
-        write_text(backup, previous)
+        write_atomically(backup, lambda temporary: temporary.write_bytes(previous))
     write_text(workspace.manifest, text)
     return backup

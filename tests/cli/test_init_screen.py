@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mstemba.data_manifests.manifest import load_manifest
-from mstemba.errors import ManifestError
+from mstemba.errors import ManifestError, UsageError
 from mstemba.pipeline.init import InitResult, init
 from tests.command_line import Runner
 
@@ -191,3 +191,25 @@ def test_an_id_from_a_file_name_that_is_not_utf8_is_divided_too(tmp_path: Path) 
     path.write_text(json.dumps({f"caf\udce9{n}": entry for n in range(7)}), encoding="utf-8")
     result = init(annotations=path, root=tmp_path / "w")
     assert result.subsets == {"training": 5, "validation": 1, "testing": 1}
+
+
+def test_a_damaged_previous_manifest_is_kept(tmp_path: Path) -> None:
+    made(tmp_path, "monday,0,1,pour")
+    previous = tmp_path / "w/manifest.json"
+    previous.write_bytes(b"\xff\xfe not JSON")
+    result = made(tmp_path, "monday,0,1,pour")
+    assert result.backup is not None
+    assert result.backup.read_bytes() == b"\xff\xfe not JSON"
+    assert load_manifest(previous).classes == ("pour",)
+
+
+def test_a_file_of_classes_without_a_name_is_refused(tmp_path: Path) -> None:
+    labels, empty = table(tmp_path, "monday,0,1,pour"), tmp_path / "classes.txt"
+    empty.write_text("\n \n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"--classes .*classes\.txt: the file is empty"):
+        init(annotations=labels, root=tmp_path / "w", classes=empty)
+
+
+def test_options_of_annotations_require_them(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--join-spellings requires --annotations"):
+        init(touch(tmp_path, "a.mp4"), root=tmp_path / "w", join_spellings=True)
