@@ -108,8 +108,11 @@ def init(
 
     Example: mstemba init --annotations monday.annotations.json --merge
     """
+    from mstemba.pipeline.caching.files import check_kept
     from mstemba.pipeline.init import init
 
+    if not is_stdout(json):
+        check_kept(json, "--json", annotations, options.classes)
     if wrong := [name for name in more or () if name.lower().endswith(ANNOTATION_ENDINGS)]:
         raise UsageError(
             f"{wrong[0]}: not a video; --annotations takes one file, or the folder of several"

@@ -213,3 +213,17 @@ def test_a_file_of_classes_without_a_name_is_refused(tmp_path: Path) -> None:
 def test_options_of_annotations_require_them(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--join-spellings requires --annotations"):
         init(touch(tmp_path, "a.mp4"), root=tmp_path / "w", join_spellings=True)
+
+
+@pytest.mark.parametrize("option", ["--annotations", "--classes"])
+def test_the_result_does_not_replace_what_is_read(
+    option: str, tmp_path: Path, mstemba: Runner
+) -> None:
+    table(tmp_path, "a.mp4,0,1,pour")
+    (tmp_path / "classes.txt").write_text("pour\n", encoding="utf-8")
+    files = {"--annotations": "labels.csv", "--classes": "classes.txt"}
+    before = (tmp_path / files[option]).read_bytes()
+    args = [text for pair in files.items() for text in pair]
+    asked = mstemba("init", *args, "--json", files[option], cwd=tmp_path, expect=2)
+    assert f"{files[option]} is also an input; choose another file with --json" in asked.stderr
+    assert (tmp_path / files[option]).read_bytes() == before
