@@ -15,7 +15,12 @@ from mstemba.data_manifests.readers.parsed import (
     ParsedVideo,
     some_names,
 )
-from mstemba.data_manifests.video_names import VideoNames, default_ids, may_be_same
+from mstemba.data_manifests.video_names import (
+    VideoNames,
+    default_ids,
+    may_be_same,
+    without_ending,
+)
 from mstemba.errors import ManifestError
 
 
@@ -48,11 +53,18 @@ def name_videos(parsed: ParsedAnnotations, files: Mapping[str, Path | None]) -> 
         id = ids[name]
         if id in videos:
             _add(videos[id], video, id, report)
-            if not may_be_same(names[id], video.media or name):
+            if not _may_be_one(names[id], video.media or name):
                 report.keep(TWO_MEDIA_FILES, f"{names[id]!r} and {video.media or name!r}")
         else:
             videos[id], names[id] = video, video.media or name
     parsed.videos = videos
+
+
+def _may_be_one(one: str, other: str) -> bool:
+    """Return whether two names may be those of one file; case and a missing ending do not count."""
+    if one == without_ending(one) or other == without_ending(other):
+        one, other = without_ending(one), without_ending(other)
+    return may_be_same(one.casefold(), other.casefold())
 
 
 def _add(video: ParsedVideo, other: ParsedVideo, id: str, report: AnnotationReport) -> None:

@@ -152,3 +152,20 @@ def test_annotated_until_may_be_at_any_name_of_a_video(tmp_path: Path) -> None:
     assert result.manifest.videos["monday"].annotated_until == 8
     kind = "second annotated_until of a video"
     assert result.report.examples[kind] == "8.0 and 9.0 of monday"
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("monday", "monday.mp4"), False),
+        (("videos/monday.mp4", "monday"), False),
+        (("D:/Rec/MONDAY.MP4", "monday.MP4"), False),
+        (("D:/a/monday.mp4", "E:/b/monday.mp4"), True),
+    ],
+)
+def test_two_names_of_one_file_are_not_told_as_two_files(
+    names: tuple[str, str], told: bool, tmp_path: Path
+) -> None:
+    result = init_with(tmp_path, make(tmp_path, "monday.mp4"), *names)
+    assert starts(result) == {"monday.mp4": [0.0, 1.0]}
+    assert ("two media files taken for one video" in result.report.kept) == told
