@@ -187,7 +187,7 @@ def default_ids(names: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
     """Return ids for names that fit no video: the file name without its ending, where unique.
 
     Only names that end like a video are taken for paths; others, and those whose file name is not
-    unique, keep their folders.
+    unique, keep their folders, and their endings if these alone differ.
 
     Args:
         names: The names.
@@ -198,6 +198,10 @@ def default_ids(names: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
     for parts in listed.values():
         if _stem(parts) != _file_name(parts):
             files.setdefault(_stem(parts), []).append(parts)
+    endings: dict[str, set[str]] = {}
+    for name in listed:
+        if (whole := without_ending(name)) != name:
+            endings.setdefault(whole, set()).add(name[len(whole) :].lower())
     used = set(taken)
     ids = {}
     for name, parts in listed.items():
@@ -206,6 +210,6 @@ def default_ids(names: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
         longest = max(paths, key=len, default=())
         same = bool(paths) and all(longest[-len(path) :] == path for path in paths)
         ids[name] = next((id for id in (short, whole) if same and id not in used), whole)
-        if ids[name] in used:
+        if ids[name] in used or len(endings.get(ids[name], ())) > 1:
             ids[name] = name
     return ids

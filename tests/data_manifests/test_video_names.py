@@ -120,6 +120,11 @@ def test_without_files_a_path_becomes_the_stem_where_it_is_unique() -> None:
     assert list(default_ids(names, ["d"]).values()) == ["a", "a", "x/b", "y/b", "P01/1", "c", "d"]
 
 
+def test_without_files_names_that_differ_by_the_ending_are_two_videos() -> None:
+    names = ["a.mp4", "a.avi", "b.mp4", "b.MP4"]
+    assert list(default_ids(names, []).values()) == ["a.mp4", "a.avi", "b", "b"]
+
+
 NAMES = st.lists(
     st.text("aAö\u0308/\\\\.:?[%4 ", max_size=12).map(lambda name: name + ".mp4"), max_size=6
 )
