@@ -123,6 +123,10 @@ def read_annotations(
     for video in parsed.videos.values() if path.is_dir() else ():
         video.actions = _without_duplicates(video.actions, report)
     _check_time_units(path, time_unit, parsed.time_unit)
+    if time_unit == "frames" and parsed.seconds_of:
+        raise ManifestError(
+            f"{path}: the times of {parsed.seconds_of} are seconds; omit --time-unit frames"
+        )
     known = _known_dataset(path, dataset, parsed, time_unit)
     if split and not known:
         raise UsageError(f"--split {split} requires --dataset, one of {', '.join(DATASETS)}")

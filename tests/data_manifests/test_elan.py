@@ -243,8 +243,21 @@ def test_a_table_whose_classes_mostly_occur_once_is_noted(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("end", ["1500", "1500.0", "1.5e3"])
-def test_milliseconds_are_read_in_every_spelling_or_refused(end: str, tmp_path: Path) -> None:
+def test_milliseconds_are_read_in_every_spelling(end: str, tmp_path: Path) -> None:
     text = f"Begin Time - msec\tEnd Time - msec\tgesture\n-500\t1500\tpoint\n0\t{end}\tpoint\n"
-    manifest, report = read(tmp_path, text)
+    manifest, _ = read(tmp_path, text)
     spans = [(a.start, a.end) for a in manifest.videos["talk"].actions]
     assert spans == [(-0.5, 1.5), (0.0, 1.5)]
+
+
+@pytest.mark.parametrize(
+    ("text", "program"),
+    [
+        (eaf(MP4), "ELAN"),
+        (export(), "ELAN"),
+        ("Observation id,Behavior,Start (s),Stop (s)\nmonday,dig,1,2\n", "BORIS"),
+    ],
+)
+def test_seconds_are_not_taken_for_frames(text: str, program: str, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=f"the times of {program} are seconds; omit"):
+        read(tmp_path, text, time_unit="frames")

@@ -88,6 +88,7 @@ class _Observation:
 
 def read_events(table: Table, parsed: ParsedAnnotations) -> None:
     """Read aggregated or tabular events of one or several observations."""
+    parsed.seconds_of = "BORIS"
     columns = _Columns(table)
     aggregated = columns.last(*_START), columns.last(*_STOP)
     tabular = columns.last("time"), columns.last(*_STATUS)

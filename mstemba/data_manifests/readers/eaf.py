@@ -38,7 +38,7 @@ def read_eaf(path: Path, parsed: ParsedAnnotations) -> None:
     are ignored. Other annotations without times are skipped.
     """
     document = _parse(path, parsed.report)
-    parsed.time_unit = "seconds"
+    parsed.time_unit, parsed.seconds_of = "seconds", "ELAN"
     slots = {
         slot.get("TIME_SLOT_ID"): slot.get("TIME_VALUE", "")
         for slot in document.iterfind("TIME_ORDER/TIME_SLOT")

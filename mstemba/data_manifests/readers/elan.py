@@ -109,6 +109,7 @@ def read_export(table: Table, parsed: ParsedAnnotations) -> bool:
         _read_without_header(table, parsed)
     else:
         return False
+    parsed.seconds_of = "ELAN"
     return True
 
 

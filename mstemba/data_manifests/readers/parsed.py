@@ -135,6 +135,8 @@ class ParsedAnnotations:
     """Class names, if the files list them in the order of their ids."""
     time_unit: str | None = None
     """`seconds` or `frames`, if the files define it."""
+    seconds_of: str | None = None
+    """The program whose files these are, if its times are always seconds."""
     dataset: str | None = None
     """Name of the dataset, if only that one has files of this form."""
 
