@@ -122,11 +122,7 @@ def read_annotations(
     name_videos(parsed, {**dict.fromkeys(former.videos if former else ()), **(files or {})})
     for video in parsed.videos.values() if path.is_dir() else ():
         video.actions = _without_duplicates(video.actions, report)
-    _check_time_units(path, time_unit, parsed.time_unit)
-    if time_unit == "frames" and parsed.seconds_of:
-        raise ManifestError(
-            f"{path}: the times of {parsed.seconds_of} are seconds; omit --time-unit frames"
-        )
+    _check_time_units(path, time_unit, parsed)
     known = _known_dataset(path, dataset, parsed, time_unit)
     if split and not known:
         raise UsageError(f"--split {split} requires --dataset, one of {', '.join(DATASETS)}")
@@ -154,15 +150,19 @@ def _check_labels(
         ignore_tiers_without_classes(parsed, names)
         return names
     warn_of_transcriptions(parsed)
-    unify_spellings(parsed, join_spellings)
+    unify_spellings(parsed, join_spellings, former.classes if former else ())
     return label_names(parsed, former)
 
 
-def _check_time_units(path: Path, *units: str | None) -> None:
-    for unit in units:
+def _check_time_units(path: Path, given: str | None, parsed: ParsedAnnotations) -> None:
+    for unit in (given, parsed.time_unit):
         if unit not in (None, *TIME_UNITS):
             expected = ", ".join(TIME_UNITS)
             raise ManifestError(f"{path}: time unit {unit!r}; expected one of {expected}")
+    if given == "frames" and parsed.seconds_of:
+        raise ManifestError(
+            f"{path}: the times of {parsed.seconds_of} are seconds; omit --time-unit frames"
+        )
 
 
 def _read(path: Path, parsed: ParsedAnnotations) -> None:

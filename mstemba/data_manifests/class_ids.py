@@ -82,8 +82,8 @@ def normalise_name(name: str) -> str:
     return unicodedata.normalize("NFC", "_".join(words))
 
 
-def unify_spellings(parsed: ParsedAnnotations, join: bool) -> None:
-    """Give labels that are one name one spelling, the most frequent one.
+def unify_spellings(parsed: ParsedAnnotations, join: bool, known: tuple[str, ...] = ()) -> None:
+    """Give labels that are one name one spelling: that of a known class, or the most frequent one.
 
     Unicode forms of one text are always joined. Spellings that differ in case, spaces or
     underscores are joined if `join` is set; otherwise they are reported.
@@ -94,11 +94,15 @@ def unify_spellings(parsed: ParsedAnnotations, join: bool) -> None:
     for label, count in counts.items():
         spellings.setdefault(normalise_name(label), Counter())[composed[label]] += count
     best = {name: forms.most_common(1)[0][0] for name, forms in spellings.items()}
+    alike = Counter(map(normalise_name, known))
+    best |= {form: name for name in known if alike[form := normalise_name(name)] == 1}
     changed = {label: form for label, form in composed.items() if label != form}
     for label, form in composed.items():
         other = best[normalise_name(label)]
-        if form == other:
+        if form == other or form in known:
             continue
+        if not join and len(spellings[normalise_name(label)]) == 1:
+            continue  # `merge` gives it the spelling of the known class
         if join:
             changed[label] = other
             parsed.report.join("class in another spelling", f"{form!r} as {other!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,16 +37,16 @@ def name_videos(parsed: ParsedAnnotations, files: Mapping[str, Path | None]) -> 
     matches = VideoNames(files).match(name for name in parsed.videos if name not in exact)
     ids = {name: name for name in parsed.ids} | matches.ids
     for name, found in matches.ambiguous.items():
-        report.keep("video name that fits several files", f"{name!r}: {some_names(found)}")
+        report.keep("video name that fits several files", f"'{name}': {some_names(found)}")
     for name, other in matches.rivals.items():
         kind = "video name that is not joined, because another one fits its file better"
-        report.keep(kind, f"{name!r}, and {other!r}")
+        report.keep(kind, f"'{name}' and '{other}'")
     left = [name for name in parsed.videos if name not in ids]
     ids |= default_ids(left, files)
     for name, id in matches.ids.items():
         file = files[id]
         if name not in (id, file and file.name, file and os.path.abspath(file)):
-            report.join("video named otherwise than its file", f"{name!r} is {file or id}")
+            report.join("video named otherwise than its file", f"'{name}' is {file or id}")
     names: dict[str, str] = {}
     videos: dict[str, ParsedVideo] = {}
     for name, video in parsed.videos.items():
@@ -91,18 +91,25 @@ def join(annotations: Manifest, files: Mapping[str, Path], report: AnnotationRep
     if videos and all(video.path is None for video in videos.values()):
         id, file = next(iter(files.items()))
         raise ManifestError(
-            f"none of the {len(videos)} annotated videos is among the {len(files)} video files; "
-            f"found annotations of {some_names(map(repr, videos))}, expected for example those of "
+            f"no annotated video ({len(videos)}) is among the video files ({len(files)}); found "
+            f"annotations of {some_names(map(repr, videos))}, expected for example those of "
             f"{id!r} ({file})"
         )
     for id, video in videos.items():
         former = annotations.videos[id].path
         if video.path and former and video.path.resolve() != former.resolve():
             report.keep("video whose file has changed", str(video.path))
-        if video.path is None:
-            report.keep("annotated video without a file", id)
+    joined = replace(annotations, videos=videos)
+    report_without_file(joined, videos, report)
     for id, path in files.items():
         if id not in videos:
             report.keep("video file without annotation", str(path))
             videos[id] = Video(id, path, None, None)
     return replace(annotations, videos=videos)
+
+
+def report_without_file(manifest: Manifest, ids: Iterable[str], report: AnnotationReport) -> None:
+    """Report those of these videos that have no file."""
+    for id in ids:
+        if manifest.videos[id].path is None:
+            report.keep("annotated video without a file", id)

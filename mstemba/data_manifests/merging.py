@@ -44,6 +44,9 @@ def merge(
             f"{former.time_unit}: pass the right --time-unit, or convert them"
         )
     same = known_names(former.classes, given.classes)
+    for name, known in zip(given.classes, same, strict=True):
+        if name != known:
+            report.join("class in another spelling", f"{name!r} as {known!r}")
     new = [name for name in dict.fromkeys(same) if name not in former.classes]
     classes = (*former.classes, *new)
     numbers = [classes.index(name) for name in same]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from mstemba.data_manifests.readers.parsed import AnnotationReport
 _SPARSE = 0.1
 # How rarely all actions of a video would be in its first part if they were anywhere in it.
 _UNLIKELY = 0.01
+# Seconds by which the duration in the header of a file may be wrong.
+_INEXACT = 0.5
 
 
 @dataclass
@@ -61,9 +64,30 @@ def report_doubts(
             how_often = "with one action" if counts.actions else "without an action"
             report.doubt(f"class {how_often}", repr(counts.name))
     for video in manifest.videos.values():
+        for action, count in Counter(video.actions).items():
+            if count > 1:
+                name = manifest.classes[action.class_id]
+                example = f"{name!r} from {action.start:g} to {action.end:g} in {video.id!r}"
+                report.doubt("action that is given more than once", example)
         duration = video.duration or durations.get(video.id)
         if video.actions and duration:
             _doubt_times(video, duration, report)
+        if duration and not video.duration:  # otherwise it has been compared on reading
+            _report_beyond(video, duration, manifest, report)
+
+
+def _report_beyond(
+    video: Video, duration: float, manifest: Manifest, report: AnnotationReport
+) -> None:
+    for class_id, start, end in video.actions:
+        if start < duration and end > duration + _INEXACT:
+            name = manifest.classes[class_id]
+            example = f"{name!r} from {start:g} to {end:g} in {video.id!r} of {duration:g}"
+            report.keep("action that ends after the video", example)
+        elif start >= duration + _INEXACT:
+            name = manifest.classes[class_id]
+            example = f"{name!r} from {start:g} in {video.id!r} of {duration:g}"
+            report.keep("action that begins after the video", example)
 
 
 def _doubt_times(video: Video, duration: float, report: AnnotationReport) -> None:

@@ -40,9 +40,21 @@ def cut_before_start(parsed: ParsedAnnotations) -> None:
 
 
 def check_units(
-    path: Path, unit: str, videos: Mapping[str, Video], report: AnnotationReport
+    path: Path,
+    unit: str,
+    videos: Mapping[str, Video],
+    report: AnnotationReport,
+    measured: bool = False,
 ) -> None:
-    """Raise ManifestError for seconds far beyond the durations, and say what they may be."""
+    """Raise ManifestError for times far beyond the durations, and say what they may be.
+
+    Args:
+        path: The annotations, for the message.
+        unit: Their time unit.
+        videos: Videos by id, with durations in seconds, or with their numbers of frames.
+        report: Receives a note if durations that the annotations give are not in frames.
+        measured: Whether the durations are those of the files.
+    """
     ends = {
         id: max(action.end for action in video.actions) / video.duration
         for id, video in videos.items()
@@ -50,15 +62,18 @@ def check_units(
     }
     if not ends or median(ends.values()) <= _IMPOSSIBLE:
         return
-    if unit == "frames":
+    if unit == "frames" and not measured:
         report.notes.append("the durations look like seconds; expected frames, like the actions")
         return
     beyond = [videos[id] for id, end in ends.items() if end > _IMPOSSIBLE]
     video = beyond[0]
+    guess = _guess(beyond, median(ends.values()))
+    if unit == "frames":
+        guess = "these may be milliseconds: divide them by 1000 and omit --time-unit frames"
     raise ManifestError(
         f"{path}: in {len(beyond)} of {counted(len(ends), 'video')} actions end far beyond the "
         f"duration, for example at {max(a.end for a in video.actions):.10g} in {video.id} of "
-        f"{video.duration:g} s; {_guess(beyond, median(ends.values()))}"
+        f"{video.duration:g} {unit}; {guess}"
     )
 
 

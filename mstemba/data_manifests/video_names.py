@@ -87,7 +87,7 @@ _LEVELS: tuple[tuple[_Form, _Form], ...] = (
     (lambda name: _file_name(name).casefold(), lambda file: _stem(file).casefold()),
     (lambda name: _stem(name).casefold(), lambda file: _stem(file).casefold()),
 )
-_LOOSE = 3
+_LOOSE = 5
 
 
 class VideoNames:
@@ -112,9 +112,8 @@ class VideoNames:
     def match(self, names: Iterable[str]) -> NameMatches:
         """Return which videos these names mean.
 
-        A name that fits only without regard to case or to the ending is not joined with a video
-        that another name fits exactly, unless it opens the same file; one whose folders differ is
-        not joined if another name has more folders in common.
+        A name with another ending is not joined with a video that a name fits exactly; one whose
+        folders differ is not joined if another name has more folders in common.
         """
         matches = NameMatches()
         fits: dict[str, _Fit] = {}
@@ -153,17 +152,9 @@ class VideoNames:
     def _may_share(self, name: str, fit: _Fit, best: str, best_fit: _Fit) -> bool:
         """Return whether a name may mean the same video as one that fits at least as well."""
         if fit.level >= _LOOSE > best_fit.level:
-            return self._opens(name, fit.id)
+            return False
         folders = ["/".join((*name_parts(some)[:-1], "")) for some in (name, best)]
         return fit.folders == best_fit.folders or may_be_same(*folders)
-
-    def _opens(self, name: str, id: str) -> bool:
-        """Return whether a name opens a video's file, as on a disk that ignores case."""
-        file = self._files[id]
-        try:
-            return file is not None and file.with_name(_file_name(name_parts(name))).samefile(file)
-        except (OSError, ValueError):
-            return False
 
 
 def _common_folders(one: tuple[str, ...], other: tuple[str, ...]) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mstemba.data_manifests.annotations import read_annotations
 from mstemba.data_manifests.datasets import DATASETS
-from mstemba.data_manifests.joining import join
+from mstemba.data_manifests.joining import join, report_without_file
 from mstemba.data_manifests.manifest import (
     Manifest,
     Video,
@@ -150,16 +150,8 @@ def init(
     """
     folder, paths = as_local(root) or Path(), as_paths(videos)
     if annotations is None:
-        _check_without_annotations(
-            paths,
-            {
-                "classes": classes,
-                "time-unit": time_unit,
-                "split": split,
-                "tiers": tiers,
-                "join-spellings": join_spellings or None,
-            },
-        )
+        given = classes, time_unit, split, tiers, join_spellings or None
+        _check_without_annotations(paths, given)
     files = find_videos(paths, (skipped := list[str]()).append)
     with _former(folder, dataset, features) if merge else nullcontext() as former:
         files = known_files(former, files) if former else files
@@ -186,11 +178,20 @@ def _join(
 ) -> tuple[Manifest, AnnotationReport]:
     """Read annotations, merge them into the former manifest, and join them with the files."""
     manifest, report = reader(path, files, former)
+    if (
+        not former
+        and report.skipped
+        and not any(video.actions for video in manifest.videos.values())
+    ):
+        raise ManifestError(f"{path}: no action can be used: {'; '.join(report.lines('skipped'))}")
     before = former.videos if former else {}
     annotated, later = list(manifest.videos), list(later_videos(manifest.videos, before))
     manifest = merge_manifests(former, manifest, report, yes) if former else manifest
     manifest = _with_subsets(manifest, annotated, former, reader.split, report)
-    manifest = join(manifest, files, report) if files else manifest
+    if files:
+        manifest = join(manifest, files, report)
+    elif any(video.path for video in manifest.videos.values()):
+        report_without_file(manifest, annotated, report)
     _check_units_by_probing(path, manifest, later, report)
     _report_doubts(manifest, report)
     return manifest, report
@@ -262,14 +263,15 @@ def _report_doubts(manifest: Manifest, report: AnnotationReport) -> None:
     report_doubts(manifest, durations, report)
 
 
-def _check_without_annotations(videos: list[Path], options: dict[str, object]) -> None:
+def _check_without_annotations(videos: list[Path], given: tuple[object, ...]) -> None:
     if not videos:
         raise UsageError(
             "nothing to read: pass videos or folders with --videos, or annotations with "
             "--annotations"
         )
-    for option, given in options.items():
-        if given is not None:
+    options = ("classes", "time-unit", "split", "tiers", "join-spellings")
+    for option, value in zip(options, given, strict=True):
+        if value is not None:
             raise UsageError(f"--{option} requires --annotations")
 
 
@@ -374,13 +376,16 @@ def _check_units_by_probing(
     videos = (manifest.videos[id] for id in ids)
     unknown = (v for v in videos if v.path and v.actions and not v.duration)
     found = {}
-    for video in islice(unknown, _PROBED if manifest.time_unit == "seconds" else 0):
+    for video in islice(unknown, _PROBED):
         assert video.path is not None
         try:
-            found[video.id] = replace(video, duration=probe(video.path).timeline.end)
+            timeline = probe(video.path).timeline
         except DecodeError:
             continue  # `extract` reports files that are not videos
-    check_units(annotations, manifest.time_unit, found, report)
+        is_seconds = manifest.time_unit == "seconds"
+        duration = timeline.end if is_seconds else float(len(timeline.times))
+        found[video.id] = replace(video, duration=duration)
+    check_units(annotations, manifest.time_unit, found, report, measured=True)
 
 
 def _class_names(path: Path, note: Callable[[str], None]) -> tuple[str, ...]:

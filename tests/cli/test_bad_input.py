@@ -225,7 +225,12 @@ CASES = [
         unknown_classes,
     ),
     Case("annotations-excel", (*LABELS, "a.xlsx"), ("a.xlsx", "CSV"), text("a.xlsx", "PK")),
-    Case("annotations-empty-folder", (*LABELS, "none"), ("none", "no file of annotations"), text("none/a", "")),
+    Case(
+        "annotations-empty-folder",
+        (*LABELS, "none"),
+        ("none", "no file of annotations"),
+        text("none/a", ""),
+    ),
     Case(
         "split-unknown",
         (*LABELS, "labels.json", "--dataset", "tsu", "--split", "random"),

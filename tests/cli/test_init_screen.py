@@ -11,6 +11,7 @@ import pytest
 
 from mstemba.data_manifests.manifest import load_manifest
 from mstemba.errors import ManifestError, UsageError
+from mstemba.pipeline.demo import write_video
 from mstemba.pipeline.init import InitResult, init
 from tests.command_line import Runner
 
@@ -182,7 +183,7 @@ def test_thousands_of_actions_beyond_the_end_are_no_arithmetic_error(tmp_path: P
     rows = [f"monday,{n % 15},{n % 15 + 1},pour,10" for n in range(4000)]
     result = made(tmp_path, *rows, head="video,start,end,label,duration")
     assert result.report.kept["action that ends after the video"] > 1000
-    assert doubts(result) == {}
+    assert list(doubts(result)) == ["action that is given more than once"]
 
 
 def test_an_id_from_a_file_name_that_is_not_utf8_is_divided_too(tmp_path: Path) -> None:
@@ -227,3 +228,48 @@ def test_the_result_does_not_replace_what_is_read(
     asked = mstemba("init", *args, "--json", files[option], cwd=tmp_path, expect=2)
     assert f"{files[option]} is also an input; choose another file with --json" in asked.stderr
     assert (tmp_path / files[option]).read_bytes() == before
+
+
+def test_times_are_compared_with_the_files(tmp_path: Path) -> None:
+    pictures = np.zeros((40, 16, 16, 3), np.uint8)
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "a.mp4", pictures, 10)
+    rows = ["a,0,2,pour", "a,0,2,pour", "a,1,2,pour", "a,3,6,pour", "a,5,6,pour"]
+    result = init([tmp_path / "videos"], table(tmp_path, *rows), root=tmp_path / "w")
+    examples = result.report.examples
+    assert examples["action that ends after the video"] == "'pour' from 3 to 6 in 'a' of 4"
+    assert examples["action that begins after the video"] == "'pour' from 5 in 'a' of 4"
+    assert examples["action that is given more than once"] == "'pour' from 0 to 2 in 'a'"
+    milliseconds = table(tmp_path, "a,500,1500,pour", "a,2000,3000,pour")
+    with pytest.raises(ManifestError, match=r"3000 in a of 40 frames; these may be milliseconds"):
+        init([tmp_path / "videos"], milliseconds, root=tmp_path / "m", time_unit="frames")
+    frames = table(tmp_path, "a,5,15,pour", "a,20,30,pour")
+    made_of_frames = init([tmp_path / "videos"], frames, root=tmp_path / "m", time_unit="frames")
+    assert made_of_frames.manifest.time_unit == "frames"
+
+
+def test_merged_labels_take_the_spelling_of_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    touch(tmp_path / "videos", "a.mp4")
+    first = table(tmp_path / "1", "a,0,1,lift", "a,2,3,lift")
+    init([tmp_path / "videos"], first, root=tmp_path / "w")
+    alone = table(tmp_path / "2", "a,0,1,Lift", "a,2,3,Lift")
+    merged = init(annotations=alone, root=tmp_path / "w", merge=True)
+    assert merged.manifest.classes == ("lift",)
+    assert merged.report.joined == {"class in another spelling": 1}
+    several = table(tmp_path / "3", "a,0,1,Lift", "a,2,3,LIFT", "b,0,1,lift")
+    told = init(annotations=several, root=tmp_path / "w", merge=True)
+    assert told.manifest.classes == ("lift", "LIFT", "Lift")
+    assert "class that differs from another one in spelling only" in doubts(told)
+    assert told.report.kept["annotated video without a file"] == 1
+    init([tmp_path / "videos"], first, root=tmp_path / "w")
+    joined = init(annotations=several, root=tmp_path / "w", merge=True, join_spellings=True)
+    assert joined.manifest.classes == ("lift",)
+    assert joined.report.joined == {"class in another spelling": 2}
+
+
+def test_annotations_of_which_nothing_can_be_used_are_refused(tmp_path: Path) -> None:
+    says = r"no action can be used: time that is neither.*: 2 skipped, for example .*line 2"
+    with pytest.raises(ManifestError, match=says):
+        made(tmp_path, "a,soon,later,pour", "b,1,x,pour")
+    assert not (tmp_path / "w").exists()

@@ -99,16 +99,16 @@ def test_a_name_is_not_joined_with_the_file_of_another_name(tmp_path: Path) -> N
     assert "another one fits its file better: 2 kept" in " ".join(result.report.lines())
 
 
-def test_a_name_in_other_case_is_joined_where_it_opens_the_file(tmp_path: Path) -> None:
-    folder = make(tmp_path, "walk.mp4")
-    (folder / "Walk.mp4").symlink_to(folder / "walk.mp4")  # as on a disk that ignores case
-    result = init_with(tmp_path, folder, "walk.mp4", "Walk.mp4")
-    assert [len(v.actions) for v in result.manifest.videos.values()] == [2]
+def test_names_in_other_case_are_one_video_unless_each_has_a_file(tmp_path: Path) -> None:
+    names = ("walk.mp4", "Walk.MP4", "WALK", "run.mp4", "Run.mp4")
+    result = init_with(tmp_path, make(tmp_path, "walk.mp4", "run.mp4", "Run.mp4"), *names)
+    assert starts(result) == {"Run.mp4": [4.0], "run.mp4": [3.0], "walk.mp4": [0.0, 1.0, 2.0]}
+    assert result.report.joined == {"video named otherwise than its file": 2}
 
 
 def test_where_no_video_fits_init_is_refused_with_both_names(tmp_path: Path) -> None:
     folder = make(tmp_path, "monday.mp4")
-    says = r"none of the 1 annotated videos is.*'lundi'.*'monday'"
+    says = r"no annotated video \(1\) is.*'lundi'.*'monday'"
     with pytest.raises(ManifestError, match=says) as refused:
         init_with(tmp_path, folder, "lundi.mp4")
     assert refused.value.exit_code == 2

@@ -180,8 +180,8 @@ class Bar {
     const { truth, corrections } = this.app;
     const kept = corrections.items.filter((item) => item.label && !item.corrected).length;
     const lost = (truth?.length ?? 0) - kept;
-    const of = `of ${formatCount(truth?.length ?? 0, "label")}`;
-    return lost ? `${lost.toLocaleString("en")} ${of} ${lost === 1 ? "is" : "are"} changed or missing` : "";
+    const labels = formatCount(truth?.length ?? 0, "label");
+    return lost ? `replaces ${lost.toLocaleString("en")} of ${labels}` : "";
   }
 
   /** Show counts, and enable the actions that are possible now. */
@@ -198,7 +198,7 @@ class Bar {
     byId("threshold-number").value = formatThreshold(thresholds.value);
     const disabled = corrections.locked || !scores.levels.size;
     byId("threshold").disabled = byId("threshold-number").disabled = disabled;
-    byId("threshold-note").textContent = `dips to ${Number(thresholds.low.toFixed(3))} do not split`;
+    byId("threshold-note").textContent = `dips to ${Number(thresholds.low.toFixed(3))} allowed`;
     byId("base").value = corrections.base;
     byId("add").disabled = !corrections.classes.length;
     byId("undo").disabled = !corrections.past.length;

@@ -38,11 +38,10 @@ ODD = [
 @pytest.fixture(scope="module")
 def plain() -> Detection:
     """Three classes in rows of 0.5 s; one is detected from 4 to 8 s; labelled are `ODD`."""
-    # As far below 0.5 as the action is above it: edges lie halfway between two rows.
-    values = np.full((40, 3), 0.0995, np.float32)
+    values = np.full((40, 3), 0.1, np.float32)
     values[8:16, 0] = 0.9
-    grid, video = TimeGrid.even(0.0, 0.5, 40), Path("nowhere/v.mp4")
-    what = scene(video, CLASSES, probabilities=values, grid=grid, anchor=0.5)
+    grid = TimeGrid.even(0.0, 0.5, 40)
+    what = scene(Path("nowhere/v.mp4"), CLASSES, probabilities=values, grid=grid)
     return labelled(what, [Segment(start, end, c, CLASSES[c], 1.0) for c, start, end in ODD])
 
 
@@ -102,7 +101,7 @@ def test_a_correction_changes_one_label_and_its_other_edge_stays(opened: Browser
     expected = list(ODD)
     expected[4], expected[5], expected[7] = (2, 25.5, 5405.25), (1, -2.5, 4), (2, 18.5, 19.7000001)
     assert actions(opened) == [*expected, (1, 3, 4)]
-    assert opened.text("lost") == "3 of 9 labels are changed or missing"
+    assert opened.text("lost") == "replaces 3 of 9 labels"
     for _ in range(4):
         opened.press(CONTROL, "z")
     assert actions(opened) == ODD
@@ -113,13 +112,13 @@ def test_the_page_tells_how_many_labels_the_detections_would_replace(
 ) -> None:
     chromium.open(page(plain, tmp_path))
     assert actions(chromium) == chromium.items() != []
-    assert chromium.text("lost") == "9 of 9 labels are changed or missing"
+    assert chromium.text("lost") == "replaces 9 of 9 labels"
     chromium.set("base", "labels")
     assert chromium.text("lost") == ""
     select(chromium, (2, 9.0, 3.0))
     assert "ends before it starts" in chromium.text("editor-legend")
     chromium.press(DELETE)
-    assert chromium.text("lost") == "1 of 9 labels is changed or missing"
+    assert chromium.text("lost") == "replaces 1 of 9 labels"
     assert actions(chromium) == [action for action in ODD if action != (2, 9.0, 3.0)]
 
 
