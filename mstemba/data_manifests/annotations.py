@@ -79,6 +79,8 @@ _ADVICE = {
 # Endings of the files that are read in a folder.
 _JSON_SUFFIXES = (".json", ".jsonl")
 _FOLDER_SUFFIXES = tables.SUFFIXES | subtitles.SUFFIXES | {eaf.SUFFIX}
+# Formats round to milliseconds, and some lengthen an action without length.
+_ROUNDING = 0.0015
 
 
 def read_annotations(
@@ -251,22 +253,24 @@ def _advice(path: Path) -> str:
 
 def _without_duplicates(actions: list[RawAction], report: AnnotationReport) -> list[RawAction]:
     """Return the actions without those that an earlier file has, in another format."""
-    by_label: dict[int | str, list[RawAction]] = {}
+    # By label and start, so that each is compared with few others.
+    groups: dict[tuple[int | str, float], list[RawAction]] = {}
     kept = []
     for action in actions:
-        same = by_label.setdefault(action.label, [])
-        if any(_same(action, other) for other in same if other.file != action.file):
+        place = action.start // _ROUNDING
+        near = (groups.get((action.label, place + step), ()) for step in (-1, 0, 1))
+        others = (other for group in near for other in group if other.file != action.file)
+        if any(_same(action, other) for other in others):
             report.ignore("action that is in another file, too", f"{action.label!r} {action.where}")
         else:
-            same.append(action)
+            groups.setdefault((action.label, place), []).append(action)
             kept.append(action)
     return kept
 
 
 def _same(one: RawAction, other: RawAction) -> bool:
-    # Formats round to milliseconds, and some lengthen an action without length.
     spans = ((one.start, other.start), (one.end, other.end))
-    return all(abs(a - b) < 0.0015 for a, b in spans)
+    return all(abs(a - b) < _ROUNDING for a, b in spans)
 
 
 def _read_table(path: Path, parsed: ParsedAnnotations) -> bool:

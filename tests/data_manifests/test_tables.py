@@ -495,3 +495,14 @@ def test_odd_rows_of_elan_are_counted_with_file_and_line(tmp_path: Path) -> None
     assert report.examples["malformed row"].endswith("in s.txt, line 5")
     _, report = read_annotations(write(tmp_path, ELAN_COLUMNS + "\t\t\t\t\t\tgroom\t\n", "s.txt"))
     assert report.skipped == {"malformed row": 1}
+
+
+def test_an_action_counts_once_however_its_files_round(tmp_path: Path) -> None:
+    head = "video,start,end,label\n"
+    starts = [1.0, 2.0004, 2.9996, 7.4995, 7.5]
+    for file, shift in (("a.csv", 0.0), ("b.csv", 0.0014)):
+        rows = "".join(f"v,{s + shift:.4f},{s + 9:.4f},x\n" for s in starts)
+        (tmp_path / file).write_text(head + rows, encoding="utf-8")
+    manifest, report = read_annotations(tmp_path)
+    assert [a.start for a in manifest.videos["v"].actions] == starts
+    assert report.ignored["action that is in another file, too"] == len(starts)
