@@ -70,7 +70,8 @@ class TimingErrors:
         }
         inside = {
             "onset": actions.start > 0,
-            "offset": actions.end < np.asarray(durations)[actions.video],
+            # The end of the rows, which may stand for the duration, is rounded.
+            "offset": actions.end < np.asarray(durations)[actions.video] * (1 - 1e-9),
         }
         self._errors = {edge: np.where(inside[edge], early[edge], np.nan) for edge in EDGES}
         """(P,) by edge, positive where the detection is late; NaN where there is no edge."""

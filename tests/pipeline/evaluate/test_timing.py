@@ -17,6 +17,7 @@ from mstemba.pipeline.evaluate.result import Evaluation
 from mstemba.pipeline.evaluate.segment_metrics import SegmentArray
 from mstemba.pipeline.evaluate.stage import evaluate
 from mstemba.pipeline.evaluate.timing import TimingErrors, pair_by_overlap
+from mstemba.pipeline.features.row_times import even_rows
 from mstemba.pipeline.options import EvaluateOptions
 from tests.command_line import Runner
 from tests.training import fit, make_workspace
@@ -92,6 +93,13 @@ def test_without_rows_or_pairs_there_is_no_error() -> None:
     none = TimingErrors(TRUTH, segments(), [100.0, 50.0], [1.0, 1.0]).figures()
     assert (none["matched"], none["offset"]["edges"]) == (0, 0)
     assert math.isnan(none["offset"]["median"])
+
+
+def test_the_rounded_end_of_the_rows_is_no_edge() -> None:
+    duration = float(even_rows(10.0, 12).ends[-1])
+    assert duration > 10.0
+    errors = TimingErrors(segments((0, 0, 1.0, 10.0)), segments((0, 0, 1.5, 9.0)), [duration], None)
+    assert errors.figures()["offset"]["edges"] == 0
 
 
 # What `evaluate` makes of it
