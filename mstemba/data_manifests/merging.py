@@ -41,7 +41,7 @@ def merge(
     if given.time_unit != former.time_unit:
         raise ManifestError(
             f"{given.dataset}: times in {given.time_unit}, but the manifest to merge into has "
-            f"{former.time_unit}: pass the right --time-unit, or convert them"
+            f"{former.time_unit}: convert them, or pass --time-unit {former.time_unit} if they are"
         )
     same = known_names(former.classes, given.classes)
     for name, known in zip(given.classes, same, strict=True):
@@ -105,11 +105,11 @@ def _refuse_fewer(former: Manifest, losses: dict[str, _Loss], given: Manifest) -
         return
     before, after = (sum(column) for column in list(zip(*fewer.values(), strict=True))[:2])
     id, loss = next(iter(fewer.items()))
+    videos = f"{len(fewer)} of {counted(len(given.videos), 'video')}"
     raise ManifestError(
-        f"{given.dataset}: nothing is merged, because {len(fewer)} of {len(given.videos)} videos "
-        f"would have fewer actions than in the manifest ({after} in place of {before}), for "
-        f"example {id} ({loss.after} in place of {loss.before}, without "
-        f"{_describe(loss.removed[0], former)}); pass --yes to replace them"
+        f"{given.dataset}: nothing is merged, because {videos} would have fewer actions than in "
+        f"the manifest ({after} in place of {before}), for example {id} ({loss.after} in place of "
+        f"{loss.before}, without {_describe(loss.removed[0], former)}); pass --yes to replace them"
     )
 
 

@@ -268,3 +268,27 @@ def test_other_formats_are_refused_by_their_name(name: str, says: str, tmp_path:
     report = read_annotations(tmp_path)[1]
     assert report.ignored == {"file that is not supported": 1}
     assert name in report.examples["file that is not supported"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Study 4, Monday, camera 2\nvideo;start;end;label\nwalk;1,5;4,25;sit\nwalk;5,5;6,5;sit\n",
+        "video;start;end;label\n" + "walk;1,5;4,25;sit, then stand\n" * 3,
+        "sep=;\nvideo;start;end;label\nwalk;1,5;4,25;sit\n",
+        "video\tstart\tend\tlabel\nwalk\t1,5\t4,25\tsit; stand, lie\n",
+    ],
+)
+def test_the_delimiter_is_what_most_lines_have(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(text)
+    manifest, report = read_annotations(path)
+    assert manifest.videos["walk"].actions[0][1:] == (1.5, 4.25)
+    assert not report.skipped
+
+
+def test_times_of_a_clock_are_no_frames(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("video,start,end,label\nwalk,0:01,0:10,sit\n")
+    with pytest.raises(ManifestError, match="times of a clock, such as 0:01, are seconds"):
+        read_annotations(path, time_unit="frames")

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from mstemba.data_manifests.manifest import is_missing, normalise_subset
@@ -119,8 +120,7 @@ def find_table(path: Path, report: AnnotationReport) -> Table | None:
     Raises ManifestError, with the line if possible, for a file that is not a table.
     """
     text = read_text(path, report)
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max("\t;,", key=first.count)
+    delimiter = _find_delimiter(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows = []
     try:
@@ -132,6 +132,14 @@ def find_table(path: Path, report: AnnotationReport) -> Table | None:
     except csv.Error as error:
         raise ManifestError(f"{path}, line {reader.line_num}: {error}") from None
     return Table(path, tuple(rows)) if rows else None
+
+
+def _find_delimiter(text: str) -> str:
+    """Return the delimiter that most of the first lines have, or of several the most frequent."""
+    # Decimal commas, or commas in a title above the header, are in fewer lines.
+    lines = list(islice(filter(str.strip, io.StringIO(text)), _PREAMBLE))
+    counts = {mark: [line.count(mark) for line in lines] for mark in "\t;,"}
+    return max(counts, key=lambda mark: (sum(map(bool, counts[mark])), sum(counts[mark])))
 
 
 def parse_time(text: str, decimal_comma: bool = True) -> float:
@@ -180,6 +188,8 @@ def add_action(
         times = row.time(start), row.time(end)
         if label == "":
             raise ValueError
+        if ":" in start:
+            parsed.seconds_of = f"a clock, such as {start},"
         video.actions.append(RawAction(label, *times, row.where, row.file))
     except ValueError:
         if label == "" or is_missing(start) or is_missing(end):
