@@ -198,7 +198,8 @@ def test_forty_minutes_of_noise_are_small(tmp_path: Path) -> None:
     names, grid = [f"class {i}" for i in range(157)], uneven(3600, 2400 / 3600)
     what = scene(tmp_path / "v.mp4", names, probabilities=noise, grid=grid, truth=False)
     assert len(what.segments) > 100_000
-    assert page(what, tmp_path).stat().st_size < 3_000_000
+    # Every edge lies at a time of its own, between rows: 16 bytes a segment that do not deflate.
+    assert page(what, tmp_path).stat().st_size < 3_500_000
 
 
 def test_the_scripts_are_all_taken_and_readable() -> None:
