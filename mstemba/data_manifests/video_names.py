@@ -83,11 +83,12 @@ _LEVELS: tuple[tuple[_Form, _Form], ...] = (
     ("/".join, "/".join),
     (_file_name, _file_name),
     (_file_name, _stem),
+    (_stem, _file_name),  # the id of a video without a file has no ending
     (lambda name: _file_name(name).casefold(), lambda file: _file_name(file).casefold()),
     (lambda name: _file_name(name).casefold(), lambda file: _stem(file).casefold()),
     (lambda name: _stem(name).casefold(), lambda file: _stem(file).casefold()),
 )
-_LOOSE = 5
+_LOOSE = 6
 
 
 class VideoNames:

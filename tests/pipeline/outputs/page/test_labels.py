@@ -295,7 +295,7 @@ def test_the_labels_of_a_video_that_has_moved_are_still_its(
     chromium.open(tmp_path / "detections" / "v.html")
     file = download(chromium, tmp_path)
     said = mstemba("init", "--annotations", file, "--merge", cwd=tmp_path, expect=2)
-    assert "1 of 1 videos would have fewer actions" in complaint(said)
+    assert "1 of 1 video would have fewer actions" in complaint(said)
     assert "(0 in place of 1, without 'walk' from 1 to 1 seconds); pass --yes" in complaint(said)
     chromium.set("base", "labels")
     file = download(chromium, tmp_path)
