@@ -47,9 +47,7 @@ def test_a_corrected_video_is_merged_and_learnt_from(workspace: Path, mstemba: R
     (workspace / "v0.annotations.json").write_text(json.dumps(corrected))
     merge = ("init", "--annotations", "v0.annotations.json", "--merge")
     refused = complaint(mstemba(*merge, cwd=workspace, expect=2))
-    assert (
-        "1 of 1 video would have fewer actions than in the manifest (2 in place of 3)" in refused
-    )
+    assert "1 of 1 video would have fewer actions than in the manifest (2 in place of 3)" in refused
     assert "pass --yes" in refused
     assert json.loads((workspace / "manifest.json").read_text()) == before
     said = mstemba(*merge, "--yes", cwd=workspace).stdout
