@@ -295,9 +295,41 @@ def test_a_damaged_torchscript_archive_is_refused(change: str, tmp_path: Path) -
         read_weights(tmp_path / "bad.pt")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_damaged_compressed_part_of_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
+    torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "good.pt"))
+    good = zipfile.ZipFile(tmp_path / "good.pt")
+    with zipfile.ZipFile(tmp_path / "bad.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in good.namelist():
+            archive.writestr(name, good.read(name))
+        part = next(i for i in archive.infolist() if i.filename.endswith("/data.pkl"))
+    content = bytearray((tmp_path / "bad.pt").read_bytes())
+    begin = part.header_offset + 30 + len(part.filename)  # after its entry of 30 bytes and its name
+    content[begin : begin + part.compress_size] = b"\xff" * part.compress_size
+    (tmp_path / "bad.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged or incomplete"):
+        read_weights(tmp_path / "bad.pt")
+
+
+def test_a_file_of_old_torch_may_be_cut_anywhere(tmp_path: Path) -> None:
+    whole = saved(STATE, _use_new_zipfile_serialization=False)
+    for size in range(len(whole)):
+        (tmp_path / "cut.pt").write_bytes(whole[:size])
+        with pytest.raises(CheckpointError):
+            read_weights(tmp_path / "cut.pt")
+
+
 @pytest.mark.parametrize(
     "header",
-    [b"{", b"[]", b'{"a": 1}', b'{"a": {"data_offsets": [0]}}', b"{" + b"[" * 9000, b'{"a":\xff}'],
+    [
+        b"{",
+        b"[]",
+        b'{"a": 1}',
+        b'{"a": {"data_offsets": [0]}}',
+        b'{"a": {"data_offsets": [0, 1e999]}}',
+        b"{" + b"[" * 9000,
+        b'{"a":\xff}',
+    ],
 )
 def test_a_damaged_header_of_safetensors_is_refused(header: bytes, tmp_path: Path) -> None:
     padded = b"{" + header[1:] if header.startswith(b"{") else b'{"__metadata__": 3}'

@@ -138,7 +138,9 @@ def _check_safetensors(path: Path, size: int) -> None:
     try:
         entries = [e for name, e in json.loads(header).items() if name != "__metadata__"]
         end = 8 + length + max((int(e["data_offsets"][1]) for e in entries), default=0)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+    except (
+        ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError,
+    ):  # fmt: skip
         raise _error("a damaged safetensors file, whose header is not readable", _AGAIN) from None
     if size < end:
         raise _error(f"an incomplete safetensors file ({size:,} of {end:,} bytes)", _AGAIN)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -128,7 +130,8 @@ def _without_code(read: Callable[[Path], Any], path: Path) -> Any:
         ) from error
     except (
         RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError,
-        AttributeError, AssertionError, zipfile.BadZipFile,
+        AttributeError, AssertionError, OverflowError, struct.error, zlib.error,
+        zipfile.BadZipFile,
     ) as error:  # fmt: skip
         raise ValueError(
             "found a damaged or incomplete file, or one of a very old torch, "
