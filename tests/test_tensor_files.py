@@ -311,6 +311,13 @@ def test_a_damaged_compressed_part_of_a_torchscript_archive_is_refused(tmp_path:
         read_weights(tmp_path / "bad.pt")
 
 
+def test_module_before_every_name_is_removed_in_every_format(tmp_path: Path) -> None:
+    prefixed = {f"module.{name}": tensor for name, tensor in STATE.items()}
+    for content in (safetensors_bytes(prefixed), saved(prefixed)):
+        (tmp_path / "w").write_bytes(content)
+        assert read_weights(tmp_path / "w").keys() == STATE.keys()
+
+
 def test_a_file_of_old_torch_may_be_cut_anywhere(tmp_path: Path) -> None:
     whole = saved(STATE, _use_new_zipfile_serialization=False)
     for size in range(len(whole)):

@@ -81,9 +81,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         import safetensors.torch
 
         try:
-            return safetensors.torch.load_file(path)
+            content = safetensors.torch.load_file(path)
         except (safetensors.SafetensorError, OSError) as error:
             raise ValueError(f"not a complete safetensors file ({error})") from error
+        return _without_prefix(content)
     if kind == TORCHSCRIPT:
         from mstemba.tensor_files.torchscript import read_torchscript
 
@@ -154,5 +155,9 @@ def _state_dict(content: Any) -> dict[str, Tensor]:
                 f"{name!r} is {type(value).__name__}, expected a state dict of tensors, by itself "
                 f"or under {', '.join(_WRAPPERS)}; the file holds {held}"
             )
-    prefixed = all(name.startswith("module.") for name in content)
-    return {name.removeprefix("module.") if prefixed else name: w for name, w in content.items()}
+    return _without_prefix(content)
+
+
+def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefixed = all(name.startswith("module.") for name in tensors)
+    return {name.removeprefix("module.") if prefixed else name: w for name, w in tensors.items()}
