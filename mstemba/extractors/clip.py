@@ -207,7 +207,10 @@ def _similar_models(model: str, tensors: Mapping[str, Tensor]) -> str | None:
     projection = tensors.get("text_projection")
     if first is None or words is None or projection is None:
         return None
-    blocks = {name.split(".")[3] for name in tensors if name.startswith("visual.transformer.")}
+    if (first.ndim, words.ndim, projection.ndim) != (4, 2, 2):
+        return None
+    parts = (name.split(".") for name in tensors if name.startswith("visual.transformer."))
+    blocks = {place[3] for place in parts if len(place) > 3}
     positions = len(tensors.get("visual.positional_embedding", [])) - 1
     found = (
         projection.shape[-1], first.shape[0], first.shape[-1], len(blocks),

@@ -178,7 +178,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             trained_on=frozenset(config.get("trained_on", "").split()),
             labels=_label_rule(config),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder / CONFIG}: damaged: {error!r}") from None
 
 

@@ -191,7 +191,7 @@ def _class_warnings(manifest: Manifest, training: Sequence[Clip]) -> list[str]:
     listed = shown_classes(a for video in manifest.videos.values() for a in video.actions)
     found = {
         "no action in any video": set(range(len(manifest.classes))) - listed,
-        "actions only in videos that are not trained on": listed - shown,
+        "actions only where nothing is trained on": listed - shown,
         "no positive row in training": shown - set(np.flatnonzero(_positive(training))),
     }
     return [
@@ -268,7 +268,7 @@ def _split(
         )
         training = sorted(training + validation, key=lambda clip: order[clip.id])
     elif options.val_fraction == 0:
-        reason = "no videos are held out for validation, as --val-fraction 0 asks"
+        reason = "no videos are held out for validation, because of --val-fraction 0"
     else:
         reason = f"too few training videos ({len(training)}) to hold some out for validation"
     return training, [], reason

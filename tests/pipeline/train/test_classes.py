@@ -202,7 +202,7 @@ def test_train_names_the_classes_that_it_cannot_learn(workspace: Path) -> None:
     result, _, warnings = heard(workspace)
     assert [message for message in warnings if "cannot be learnt" in message] == [
         "1 class cannot be learnt (no action in any video): 'walk'",
-        "1 class cannot be learnt (actions only in videos that are not trained on): 'sit'",
+        "1 class cannot be learnt (actions only where nothing is trained on): 'sit'",
         "1 class cannot be learnt (no positive row in training): 'drink'",
     ]
     config = read_json(result.run / "best" / "config.json")

@@ -321,7 +321,7 @@ def test_what_decides_the_number_of_steps_is_told(
     [
         ((19, 26), {}, r"of the 2 videos in the subset `validation` falls into .*\(not used\)"),
         ((), {"val_fraction": 0.4}, r"of the 2 videos held out .*\(used for training"),
-        ((), {"val_fraction": 0.0}, "no videos are held out .* as --val-fraction 0 asks"),
+        ((), {"val_fraction": 0.0}, "no videos are held out .* because of --val-fraction 0"),
         ((), {}, r"too few training videos \(5\) to hold some out"),
     ],
 )
