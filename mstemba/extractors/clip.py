@@ -211,7 +211,8 @@ def _similar_models(model: str, tensors: Mapping[str, Tensor]) -> str | None:
         return None
     parts = (name.split(".") for name in tensors if name.startswith("visual.transformer."))
     blocks = {place[3] for place in parts if len(place) > 3}
-    positions = len(tensors.get("visual.positional_embedding", [])) - 1
+    table = tensors.get("visual.positional_embedding")
+    positions = 0 if table is None or table.ndim == 0 else len(table) - 1
     found = (
         projection.shape[-1], first.shape[0], first.shape[-1], len(blocks),
         round(max(positions, 0) ** 0.5) * first.shape[-1], *words.shape,

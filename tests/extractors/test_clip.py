@@ -270,7 +270,7 @@ def test_the_content_of_a_file_counts_and_not_its_suffix(
 
 def empty(*shape: int) -> torch.Tensor:
     """A tensor that takes no space in a file."""
-    return torch.zeros(1).expand(shape)
+    return torch.zeros(()).expand(shape)
 
 
 VIT_B_32 = {
@@ -293,6 +293,14 @@ NOT_FITTING: dict[str, tuple[dict[str, torch.Tensor], tuple[str, ...]]] = {
     "positions-of-another-width": (  # open_clip cannot even adapt them
         {**VIT_B_32, "positional_embedding": empty(77, 512)},
         ("positional_embedding (77, 512), expected (8, 32)", "--model ViT-B-32"),
+    ),
+    "odd-names-and-shapes": (
+        {**VIT_B_32, "visual.transformer.mask": empty(3), "visual.positional_embedding": empty()},
+        ("unknown: ", "Use "),
+    ),
+    "sizes-that-are-none": (
+        {**VIT_B_32, "visual.conv1.weight": empty(), "text_projection": empty()},
+        ("of another shape: ", "Use "),
     ),
     "transformers": (
         {"vision_model.embeddings.class_embedding": empty(768)},
