@@ -147,7 +147,7 @@ def read_annotations(
 def _check_labels(
     parsed: ParsedAnnotations, names: tuple[str, ...], former: Manifest | None, join_spellings: bool
 ) -> tuple[str, ...]:
-    """Return the class names, those of the labels if there are none; report other labels."""
+    """Return the class names, by default those of the labels, and report unusual tiers."""
     if names:
         ignore_tiers_without_classes(parsed, names)
         return names

@@ -600,7 +600,7 @@ def test_merged_annotations_keep_the_time_up_to_which_a_video_is_annotated(
 
 
 def labelled_videos(counts: dict[str, int]) -> dict[str, Any]:
-    """Annotations in which a video has so many actions, one a second."""
+    """Return annotations with a number of actions for each video, one per second."""
     videos = {
         id: {"subset": "training", "actions": [[0, n, n + 0.5] for n in range(count)]}
         for id, count in counts.items()

@@ -177,7 +177,7 @@ def _time_column(table: Table, name: str) -> tuple[int | None, int]:
 
 
 def _seconds(text: str, units: int) -> str:
-    """Return a time in seconds as text; empty, which is malformed, if it is no number of units."""
+    """Return a time in seconds as text, or an empty, malformed cell if it is not a number."""
     if units == 1:
         return text
     return repr(float(text) / units) if _NUMBER.fullmatch(text) else ""

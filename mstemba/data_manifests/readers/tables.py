@@ -216,7 +216,7 @@ def parse_duration(text: str, decimal_comma: bool = True) -> float | None:
 def read_plain(table: Table, parsed: ParsedAnnotations) -> None:
     """Read a table in mstemba's own form, described at the top of this module.
 
-    Without a column of videos, the table is of the video that is named like the file.
+    Without a column of videos, the table describes the video with the file's name.
     """
     at = {name: table.column(*spellings) for name, spellings in COLUMNS.items()}
     default = ""

@@ -55,7 +55,7 @@ class TimingErrors:
 
         Args:
             truth: Labelled actions, cut to their video. Where one was cut, or begins or ends with
-                its video, there is no edge to find, and no error.
+                its video, the edge cannot be measured and has no error.
             found: Detections.
             durations: Of the videos.
             steps: Time from one row to the next of each video; None for detections without rows.
@@ -74,7 +74,7 @@ class TimingErrors:
             "offset": actions.end < np.asarray(durations)[actions.video] * (1 - 1e-9),
         }
         self._errors = {edge: np.where(inside[edge], early[edge], np.nan) for edge in EDGES}
-        """(P,) by edge, positive where the detection is late; NaN where there is no edge."""
+        """(P,) by edge, positive where the detection is late; NaN if it cannot be measured."""
         self._in_rows = {edge: errors / row for edge, errors in self._errors.items()}
 
     def figures(self, chosen: Mask | None = None) -> dict[str, Any]:

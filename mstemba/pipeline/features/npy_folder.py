@@ -215,7 +215,7 @@ def _by_stem(root: Path, found: Sequence[Path]) -> dict[str, Path]:
 
 
 def _load(file: Path) -> NDArray[np.floating]:
-    """Return an array with two axes. Lengths of 1 around and between them are left out."""
+    """Return an array with two axes, without its axes of length 1."""
     try:
         array: NDArray[np.floating] = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

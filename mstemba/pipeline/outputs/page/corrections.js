@@ -136,7 +136,7 @@ function findProblem(segment, start, end, length) {
 }
 
 /**
- * Return the labels of the manifest as segments, by time, or null if there are none.
+ * Return the manifest's labels as segments, sorted by time; null if it has none.
  *
  * `label` has the times before any correction, and those of the manifest in its own unit, which are
  * not always within the video, or in order.

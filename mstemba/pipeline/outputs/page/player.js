@@ -10,8 +10,8 @@ const LONGER = 0.5;
 class Player {
   /**
    * `onTime` is called with the time whenever it changes; `onLength` if the file lasts longer than
-   * `duration`; `onFailure` if there is no picture, with the length of the file if it must be another
-   * video.
+   * `duration`; `onFailure` if there is no picture, with the length of the file if that does not
+   * match this video.
    */
   constructor(video, duration, { onTime, onLength, onFailure }) {
     this.video = video;

@@ -80,7 +80,7 @@ def test_labels_that_nobody_touched_are_downloaded_as_they_were(opened: Browser)
     assert len(opened.texts("#segments tr")) == len(ODD)
     assert opened.text("lost") == ""
     assert actions(opened) == ODD
-    for item in opened.items():  # looking at them is no correction
+    for item in opened.items():  # selecting a label does not correct it
         select(opened, item)
     opened.js("mstemba.view.showAll(); mstemba.timeline.paint()")
     assert actions(opened) == ODD
