@@ -1,7 +1,7 @@
 """Read subtitles, SubRip (.srt) and WebVTT (.vtt), such as those that `mstemba export` writes.
 
-Each line of a subtitle is the class of an action. An action continues in the next
-subtitle if that begins when the first one ends, also has the class, and differs in other classes. The file is named
+Each line of a subtitle is the class of an action. An action continues in the next subtitle if that
+begins when the first one ends, also has the class, and differs in other classes. The file is named
 like the video.
 """
 
