@@ -20,14 +20,20 @@ GRAPH = import_graph(MODULES)
 # Each part of the package may import itself and the parts named.
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
+    "limits": set(),
     "wording": set(),
     "text_table": set(),
-    "records": {"wording", "errors"},
-    "data_manifests": {"records", "wording", "errors"},
-    "tensor_files": {"errors"},
-    "extractors": {"tensor_files", "records", "errors"},
-    "model": {"tensor_files", "records", "errors"},
-    "pipeline": {"data_manifests", "extractors", "model", "records", "wording", "errors"},
+    # The gate: all that reads files may use it.
+    "reading": {"limits", "wording", "errors"},
+    "records": {"limits", "wording", "errors"},
+    "data_manifests": {"reading", "limits", "records", "wording", "errors"},
+    "tensor_files": {"reading", "limits", "errors"},
+    "extractors": {"tensor_files", "reading", "limits", "records", "errors"},
+    "model": {"tensor_files", "reading", "limits", "records", "errors"},
+    "pipeline": {
+        "data_manifests", "extractors", "model", "tensor_files", "reading", "limits", "records",
+        "wording", "errors",
+    },
     "console": {
         "pipeline", "data_manifests", "extractors", "model", "records", "text_table", "wording",
         "errors",

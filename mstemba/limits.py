@@ -1,0 +1,25 @@
+"""The largest inputs that are accepted, each with its reason.
+
+Beyond these a file is damaged, hostile or holds a typing error. What it would cost is memory: the
+reading of a file may take at most four times its size and 500 MB.
+"""
+
+LARGEST_TEXT = 256 * 2**20
+"""Bytes of a text file, such as JSON, tables or subtitles. Half a million actions take 25 MB."""
+SPARE_MEMORY = 400 * 2**20
+"""Bytes that reading a file may take beyond four times its size. The rest of the 500 MB is for the
+code that reads it."""
+MOST_NESTED = 64
+"""Levels of lists and objects in JSON and TOML. No format of annotations has more than ten."""
+MOST_CLASSES = 10_000
+"""Classes of a data set. The largest known ones have about 4,000; a larger class number in an
+annotation is a typing error, for which no classes are created."""
+MOST_ROWS = 20_000_000
+"""Rows of features of one video: a week in rows of 1/30 s is 18 million."""
+LONGEST_VIDEO = 366 * 24 * 3600.0
+"""Seconds of a video, or of a time in one: a year. Times in milliseconds since 1970, and other
+numbers that are not times in a video, are larger."""
+LONGEST_NAME = 1000
+"""Characters of the name of a video, a class or a subset. Longer ones are content, not names."""
+LONGEST_PATH = 4096
+"""Characters of a path, as on Linux."""

@@ -1,0 +1,75 @@
+"""Read a whole file, after a look at what it is: a pipe or a device has no end."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from mstemba.errors import UsageError
+from mstemba.limits import LARGEST_TEXT
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def file_size(path: Path, error: type[UsageError] = UsageError) -> int:
+    """Return the size of a regular file in bytes, links followed.
+
+    Args:
+        path: May contain what no path can, such as a NUL.
+        error: What to raise.
+
+    Raises:
+        UsageError: Or `error`: it is missing, cannot be read, or is something other than a file.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        raise error(f"{path}: no such file") from None
+    except (OSError, ValueError) as problem:
+        raise error(f"{path}: cannot be read: {reason(problem)}") from None
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise error(f"{path}: found {kind}, expected a file")
+    return found.st_size
+
+
+def read_bytes(
+    path: Path, error: type[UsageError] = UsageError, largest: int = LARGEST_TEXT
+) -> bytes:
+    """Return the content of a regular file.
+
+    Args:
+        path: The file.
+        error: What to raise.
+        largest: Bytes that it may have.
+
+    Raises:
+        UsageError: Or `error`: as `file_size`, or the file is larger.
+    """
+    size = file_size(path, error)
+    try:
+        with path.open("rb") as file:
+            # Some files of the system tell no size, and others grow while they are read.
+            content = file.read(largest + 1)
+    except OSError as problem:
+        raise error(f"{path}: cannot be read: {reason(problem)}") from None
+    if len(content) > largest:
+        size = max(size, len(content))
+        raise error(
+            f"{path}: {size / 2**20:,.0f} MB, expected at most {largest / 2**20:,.0f} MB; "
+            f"divide it into several files"
+        )
+    return content
+
+
+def reason(problem: BaseException) -> str:
+    """Return what an exception of a library says, in one line without the path."""
+    text = (problem.strerror if isinstance(problem, OSError) else None) or str(problem)
+    return " ".join(text.split()) or type(problem).__name__
