@@ -6,6 +6,7 @@ import json
 import os
 import resource
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from msgspec import Struct
@@ -18,6 +19,7 @@ from mstemba.reading import files, typed
 class Entry(Struct):
     duration: typed.Seconds | None = None
     actions: list[tuple[int, float, float]] = []
+    unit: Literal["seconds", "frames"] | None = None
 
 
 class Content(Struct):
@@ -36,12 +38,16 @@ def parse(text: str | bytes) -> Content:
             '{"monday": {"actions": [[1, 2, 3], [1, 2, "x"]]}}',
             "expected float, found str at $.videos.monday.actions[1][2]",
         ),
-        ('{"a": {}, "b": {"duration": -1}}', "expected float >= 0.0 at $.videos.b.duration"),
-        ('{"a": {"duration": 1e999}}', "expected float <= 31622400.0 at $.videos.a.duration"),
-        ('{"a": {"duration": NaN}}', "expected float >= 0.0 at $.videos.a.duration"),
+        ('{"a": {}, "b": {"duration": -1}}', "expected float >= 0.0, found -1 at $.videos.b.duration"),
+        ('{"a": {"duration": 1e999}}', "expected float <= 31622400.0, found inf at $.videos.a.duration"),
+        ('{"a": {"duration": NaN}}', "expected float >= 0.0, found nan at $.videos.a.duration"),
         ('{"a": {"actions": [[1.5, 2, 3]]}}', "expected int, found float at $.videos.a.actions[0]"),
-        (r'{"a\u0000": {}}', r"expected str that a file name can have at $.videos.'a\x00'"),
-        (r'{"a\ud800": {}}', r"expected str that a file name can have at $.videos.'a\ud800'"),
+        (r'{"a\u0000": {}}', r"that a file name can have, found 'a\x00' at $.videos.'a\x00'"),
+        (r'{"a\ud800": {}}', r"that a file name can have, found 'a\ud800' at $.videos.'a\ud800'"),
+        (
+            '{"a": {"unit": "hours"}}',
+            "expected 'seconds' or 'frames', found 'hours' at $.videos.a.unit",
+        ),
         ("3", "expected object, found int at $.videos"),
         (f'{{"a": {{"duration": {"9" * 5000}}}}}', "not readable as JSON: Exceeds the limit"),
         (f'{{"a": {"[" * 100 + "]" * 100}}}', "nested 102 levels deep, expected at most 64"),
@@ -88,6 +94,12 @@ def test_the_first_of_repeated_members_counts() -> None:
     data = typed.parse_untyped(b'{"a": 1, "b": 2, "a": 3, "a": 4}', "m.json")
     assert data == {"a": 1, "b": 2}
     assert typed.repeated(data) == ["a", "a"]
+
+
+def test_repeated_members_are_refused_with_their_place_where_they_must_differ() -> None:
+    content = b'[{}, {"v": {"a": 1, "b": [], "a": 3}}]'
+    with pytest.raises(ManifestError, match=r"m: 'a' appears twice at \$\[1\]\.v; delete one"):
+        typed.parse_untyped(content, "m", ManifestError, unique=True)
 
 
 def test_only_files_of_a_sensible_size_are_read(tmp_path: Path) -> None:

@@ -16,7 +16,17 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 import numpy as np
@@ -79,7 +89,9 @@ def parse_json(
     return convert(parse_untyped(content, where, error), type, where, error)
 
 
-def parse_untyped(content: bytes, where: str, error: type[UsageError] = UsageError) -> Any:
+def parse_untyped(
+    content: bytes, where: str, error: type[UsageError] = UsageError, unique: bool = False
+) -> Any:
     """Parse JSON of unknown content, of which size and depth are checked first.
 
     Of several members with the same name the first counts; `repeated` returns these names.
@@ -88,7 +100,16 @@ def parse_untyped(content: bytes, where: str, error: type[UsageError] = UsageErr
         content: UTF-8, with or without a byte order mark.
         where: The file, for messages.
         error: What to raise.
+        unique: Whether several members with the same name are an error.
     """
+    repeating: list[_Repeating] = []
+
+    def keep_first(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        kept = _keep_first(members)
+        if isinstance(kept, _Repeating):
+            repeating.append(kept)
+        return kept
+
     try:
         memory = _memory_of(content)  # before the text is copied
         text = content.decode("utf-8-sig")
@@ -98,9 +119,13 @@ def parse_untyped(content: bytes, where: str, error: type[UsageError] = UsageErr
                 f"{len(content) / 2**20:,.0f} MB of lists and objects so small that they would "
                 f"take {memory / 2**20:,.0f} MB of memory; divide it into several files"
             )
-        return json.loads(text, object_pairs_hook=_keep_first)
+        data = json.loads(text, object_pairs_hook=keep_first)
     except (ValueError, RecursionError) as problem:
         raise error(f"{where}: not readable as JSON: {reason(problem)}") from None
+    if unique and repeating:
+        place = _place_of(repeating[0], data, "$")
+        raise error(f"{where}: {shown(repeating[0].names[0])} appears twice at {place}; delete one")
+    return data
 
 
 def read_toml(path: Path, type: type[T], error: type[UsageError] = UsageError) -> T:
@@ -135,6 +160,10 @@ def convert(
         if path.startswith("key") or "[...]" in path:
             located = _in_a_dict(data, type, place)
         else:
+            if message.startswith("invalid enum value"):
+                message = f"expected {_choices(type, path)}"
+            if message.startswith("expected") and ", found " not in message:
+                message += f", found {shown(_value_at(data, path))}"
             located = f"{message} at {place}{path.removeprefix('$')}"
     raise error(f"{where}: {located}")
 
@@ -145,6 +174,30 @@ def _plain(message: str) -> str:
     message = message.replace("matching regex " + repr(_IN_NAMES), "that a file name can have")
     message = message.replace(", got ", ", found ").replace("Object missing", "missing")
     return message[:1].lower() + message[1:]
+
+
+_STEPS = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
+
+
+def _value_at(data: Any, path: str) -> Any:
+    for name, index in _STEPS.findall(path):
+        data = data[int(index)] if index else data[name]
+    return data
+
+
+def _choices(type: Any, path: str) -> str:
+    """Return the values of the Literal at a place of a type, which has structs and lists only."""
+    of_item: Any = Any
+    for name, index in _STEPS.findall(path):
+        for member in get_args(type) if get_origin(type) in (Union, UnionType) else [type]:
+            if index and get_origin(member) in (list, tuple):
+                items = get_args(member)
+                of_item = items[min(int(index), len(items) - 1)]
+            elif name and not get_args(member):
+                of_item = get_type_hints(member)[name]
+        type = of_item
+    literals = [member for member in (type, *get_args(type)) if get_origin(member) is Literal]
+    return " or ".join(repr(value) for literal in literals for value in get_args(literal))
 
 
 def _in_a_dict(data: Any, type: Any, place: str) -> str:
@@ -164,14 +217,19 @@ def _values_of_dicts(data: Any, type: Any) -> Iterator[tuple[str, Any, Any]]:
     if get_origin(type) is dict and isinstance(data, dict):
         of_key, of_value = get_args(type)
         for key, value in data.items():
-            name = key if str(key).isprintable() and len(key) <= LONGEST_NAME else shown(key)
-            yield f".{name}", key, of_key
-            yield f".{name}", value, of_value
+            place = f".{_in_a_place(key)}"
+            yield place, key, of_key
+            yield place, value, of_value
     elif isinstance(type, msgspec._core.StructMeta) and isinstance(data, dict):
         for field in msgspec.structs.fields(type):
             if field.encode_name in data:
                 for key, value, of in _values_of_dicts(data[field.encode_name], field.type):
                     yield f".{field.encode_name}{key}", value, of
+
+
+def _in_a_place(key: Any) -> str:
+    plain = isinstance(key, str) and key.isprintable() and 0 < len(key) <= LONGEST_NAME
+    return key if plain else shown(key)
 
 
 def _memory_of(content: bytes) -> int:
@@ -203,6 +261,17 @@ class _Repeating(dict[str, Any]):
     """A JSON object that has several members with the same name."""
 
     names: list[str]
+
+
+def _place_of(wanted: _Repeating, data: Any, place: str) -> str | None:
+    """Return where in the data an object is."""
+    if data is wanted:
+        return place
+    items = data.items() if isinstance(data, dict) else ()
+    named = [(f"{place}.{_in_a_place(name)}", value) for name, value in items]
+    if isinstance(data, list):
+        named = [(f"{place}[{number}]", value) for number, value in enumerate(data)]
+    return next(filter(None, (_place_of(wanted, v, at) for at, v in named)), None)
 
 
 def _keep_first(members: list[tuple[str, Any]]) -> dict[str, Any]:
