@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import save
-from mstemba.__main__ import SPIN_COUNT
+from mstemba.guard import SPIN_COUNT
 
 SPINS = {"OpenMP's own": "300000", "the command's": SPIN_COUNT}
 """The first is the default of libgomp, GNU's OpenMP."""

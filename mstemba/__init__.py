@@ -10,11 +10,8 @@ docs/python.md describes every name. Importing this package imports neither torc
 names below are loaded on first use.
 """
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
-
+# Nothing is imported here: Ctrl-C during an import shows a traceback (mstemba.guard).
+TYPE_CHECKING = False  # for type checkers it is True, as the one of `typing`
 if TYPE_CHECKING:
     from mstemba.errors import MstembaError as MstembaError
     from mstemba.errors import UsageError as UsageError
@@ -75,7 +72,9 @@ _NAMES = {
 __all__ = [name for names in _NAMES.values() for name in names.split()]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    import importlib
+
     for module, names in _NAMES.items():
         if name in names.split():
             return getattr(importlib.import_module(f"mstemba.{module}"), name)

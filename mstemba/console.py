@@ -44,6 +44,11 @@ _NUMBERS = {
 }  # fmt: skip
 
 
+class _RichConsole(RichConsole):
+    def on_broken_pipe(self) -> None:
+        raise  # the BrokenPipeError, which rich would turn into SystemExit(1)
+
+
 class Console:
     """Prints events and results: a bar on a terminal, plain lines elsewhere.
 
@@ -55,7 +60,7 @@ class Console:
         self._mute = not is_first()  # of several processes, one prints
         quiet = quiet or self._mute
         self._quiet = quiet
-        console = partial(RichConsole, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        console = partial(_RichConsole, highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._out = console(quiet=quiet)
         # A pipe or a file has no width: tables are not folded for it.
         self._width = self._out.width if _is_terminal(sys.stdout) else None

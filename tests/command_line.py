@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -15,6 +16,9 @@ import pytest
 
 import mstemba as package
 from mstemba.__main__ import main
+from mstemba.guard import INTERNAL_ERROR
+
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def command(*args: str | Path) -> list[str]:
@@ -40,7 +44,8 @@ def mstemba(
     env: dict[str, str] | None = None,
     before: Callable[[], None] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `mstemba` and check its exit code (None: any), and that nobody sees a traceback.
+    """Run `mstemba` and check its exit code (None: any but a bug's), and that nobody sees a
+    traceback.
 
     `before` runs in the new process, before the command.
     """
@@ -57,6 +62,7 @@ def mstemba(
     said = f"{' '.join(map(str, args))}\n{result.stdout}\n{result.stderr}"
     assert "Traceback" not in said, said
     assert expect in (None, result.returncode), f"exit code {result.returncode}: {said}"
+    assert expect == INTERNAL_ERROR or result.returncode != INTERNAL_ERROR, said
     return result
 
 
@@ -74,7 +80,9 @@ class Runner(Protocol):
 
 @pytest.fixture(name="mstemba")
 def in_this_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Runner:
-    """Return `mstemba` in this process, which is faster; an exception fails the test."""
+    """Return `mstemba` in this process, which is faster; a bug fails the test."""
+    # The command handles signals until its process ends, which here are pytest's again.
+    handlers = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
     monkeypatch.delenv("MSTEMBA_WORKSPACE", raising=False)
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])  # the decoder is a process
 
@@ -92,12 +100,17 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
         # A process would print warnings on standard error.
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            with pytest.raises(SystemExit) as ended:
-                main()
+            try:
+                with pytest.raises(SystemExit) as ended:
+                    main()
+            finally:
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
         said = capfd.readouterr()
         assert [str(w.message) for w in warned if w.category is UserWarning] == []
         code = ended.value.code or 0
         assert expect in (None, code), said
+        assert expect == INTERNAL_ERROR or code != INTERNAL_ERROR, said
         return subprocess.CompletedProcess(args, int(code), said.out, said.err)
 
     return run

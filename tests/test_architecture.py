@@ -44,7 +44,8 @@ LAYERS: dict[str, set[str]] = {
         "cli_views", "cli_options", "console", "pipeline", "data_manifests", "extractors", "model",
         "records", "errors", "",
     },
-    "__main__": {"cli", "pipeline", "errors"},
+    "guard": {"cli", "pipeline", "errors"},
+    "__main__": {"guard"},
 }  # fmt: skip
 
 # The folders and modules of pipeline/, in the order of the data. A part may import itself and what

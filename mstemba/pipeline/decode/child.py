@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import queue
-import signal
 import sys
 import threading
 import time
@@ -36,7 +35,6 @@ class FilledBlock:
 
 def main() -> None:
     """Decode until standard input ends. None among the events is a heartbeat."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     stdin = os.fdopen(os.dup(0), "rb")
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a decoder prints must not land among the events

@@ -200,8 +200,10 @@ class _DecoderProcess:
         self._memory = memory
         self._unused: deque[int] = deque()
         # The parent's own search path: a `queue.py` in the current folder must not get in the way.
+        # Ctrl-C reaches the child as well; the parent decides, also while the child is importing.
         program = (
-            f"import sys; sys.path[:] = {sys.path!r}; from {child.__name__} import main; main()"
+            f"import _signal, sys; _signal.signal(_signal.SIGINT, _signal.SIG_IGN); "
+            f"sys.path[:] = {sys.path!r}; from {child.__name__} import main; main()"
         )
         self._process = subprocess.Popen(
             [sys.executable, "-c", program, str(memory), name, str(block_size)],
