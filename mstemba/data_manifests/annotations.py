@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
+from mstemba.data_manifests.bounds import skip_impossible_times, skip_unusable_entries
 from mstemba.data_manifests.class_ids import (
     ClassIds,
     describe,
@@ -46,6 +47,8 @@ from mstemba.data_manifests.tiers import (
 )
 from mstemba.data_manifests.time_checks import check_units, cut_before_start
 from mstemba.errors import ManifestError, UsageError
+from mstemba.limits import MOST_CLASSES
+from mstemba.reading.typed import shown
 
 _Reader = Callable[[Table, ParsedAnnotations], None]
 
@@ -129,7 +132,7 @@ def read_annotations(
     if split and not known:
         raise UsageError(f"--split {split} requires --dataset, one of {', '.join(DATASETS)}")
     names = classes or parsed.classes or (known.classes if known else ())
-    names = _check_labels(parsed, names, former, join_spellings)
+    names = _check_labels(path, parsed, names, former, join_spellings)
     ids, before = ClassIds(path, names, known, parsed), former.videos if former else {}
     videos = {
         id: _video(id, parsed, ids, _subset(id, parsed, known, split), before.get(id))
@@ -137,6 +140,7 @@ def read_annotations(
     }
     unit = time_unit or parsed.time_unit or (known.time_unit if known else "seconds")
     check_units(path, unit, later_videos(videos, before), report)
+    videos = skip_impossible_times(videos, names, report)
     name = known.name if known and (dataset or "").casefold() in ("", known.name) else dataset
     fps = known.fps if known and unit == "frames" else None
     manifest = Manifest(name or path.stem, names, unit, videos, fps)
@@ -145,22 +149,32 @@ def read_annotations(
 
 
 def _check_labels(
-    parsed: ParsedAnnotations, names: tuple[str, ...], former: Manifest | None, join_spellings: bool
+    path: Path,
+    parsed: ParsedAnnotations,
+    names: tuple[str, ...],
+    former: Manifest | None,
+    join_spellings: bool,
 ) -> tuple[str, ...]:
     """Return the class names, by default those of the labels, and report unusual tiers."""
     if names:
         ignore_tiers_without_classes(parsed, names)
-        return names
-    warn_of_transcriptions(parsed)
-    unify_spellings(parsed, join_spellings, former.classes if former else ())
-    return label_names(parsed, former)
+    else:
+        warn_of_transcriptions(parsed)
+        unify_spellings(parsed, join_spellings, former.classes if former else ())
+        names = label_names(parsed, former)
+    if len(names) > MOST_CLASSES:
+        raise ManifestError(
+            f"{path}: {len(names):,} classes, expected at most {MOST_CLASSES:,}; if these are "
+            f"texts and not classes, use another column, or pass --classes"
+        )
+    return names
 
 
 def _check_time_units(path: Path, given: str | None, parsed: ParsedAnnotations) -> None:
     for unit in (given, parsed.time_unit):
         if unit not in (None, *TIME_UNITS):
             expected = ", ".join(TIME_UNITS)
-            raise ManifestError(f"{path}: time unit {unit!r}; expected one of {expected}")
+            raise ManifestError(f"{path}: time unit {shown(unit)}; expected one of {expected}")
     if given == "frames" and parsed.seconds_of:
         raise ManifestError(
             f"{path}: the times of {parsed.seconds_of} are seconds; omit --time-unit frames"
@@ -178,8 +192,11 @@ def _read(path: Path, parsed: ParsedAnnotations) -> None:
         read_json(path, parsed)
     elif not _read_file(path, parsed):
         table = find_table(path, parsed.report)
-        found = f"found the columns {', '.join(table.header)}" if table else "the file is empty"
+        found = "the file is empty"
+        if table:
+            found = f"found the columns {some_names((cell[:80] for cell in table.header), 20)}"
         raise ManifestError(f"{path}: {found}; expected {_EXPECTED}")
+    skip_unusable_entries(parsed)
     check_tiers(parsed)
     cut_before_start(parsed)
     if not parsed.videos:
@@ -254,16 +271,20 @@ def _advice(path: Path) -> str:
 def _without_duplicates(actions: list[RawAction], report: AnnotationReport) -> list[RawAction]:
     """Return the actions without those that an earlier file has, in another format."""
     # By label and start, so that each is compared with few others.
-    groups: dict[tuple[int | str, float], list[RawAction]] = {}
+    groups: dict[tuple[int | str, float], dict[Path | None, list[RawAction]]] = {}
     kept = []
     for action in actions:
         place = action.start // _ROUNDING
-        near = (groups.get((action.label, place + step), ()) for step in (-1, 0, 1))
-        others = (other for group in near for other in group if other.file != action.file)
+        near = (groups.get((action.label, place + step), {}) for step in (-1, 0, 1))
+        listed = (some for group in near for file, some in group.items() if file != action.file)
+        others = (other for some in listed for other in some)
         if any(_same(action, other) for other in others):
-            report.ignore("action that is in another file, too", f"{action.label!r} {action.where}")
+            report.ignore(
+                "action that is in another file, too", f"{shown(action.label)} {action.where}"
+            )
         else:
-            groups.setdefault((action.label, place), []).append(action)
+            group = groups.setdefault((action.label, place), {})
+            group.setdefault(action.file, []).append(action)
             kept.append(action)
     return kept
 

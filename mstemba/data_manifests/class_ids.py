@@ -4,22 +4,52 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 from mstemba.data_manifests.datasets import Dataset
 from mstemba.data_manifests.manifest import Manifest
 from mstemba.data_manifests.readers.parsed import ParsedAnnotations, RawAction, some_names
 from mstemba.errors import ManifestError
+from mstemba.limits import MOST_CLASSES
+from mstemba.reading.typed import shown
+
+# A class number that leaves out more classes than this may be a typing error.
+_WIDE_GAP = 10
 
 
 def label_names(parsed: ParsedAnnotations, former: Manifest | None = None) -> tuple[str, ...]:
-    """Return the class names that labels define; for numbers, those of the former manifest."""
-    labels = {action.label for action in parsed.actions}
-    names = sorted(label for label in labels if isinstance(label, str))
-    highest = max((label for label in labels if isinstance(label, int)), default=-1)
-    if former and not names:
+    """Return the class names that labels define; for numbers, those of the former manifest.
+
+    Numbers from MOST_CLASSES on are typing errors: no classes are created for them.
+    """
+    counts = Counter(action.label for action in parsed.actions)
+    names = sorted(label for label in counts if isinstance(label, str))
+    if names:
+        return tuple(names)
+    if former:
         return former.classes
-    return tuple(names) or tuple(f"class_{i}" for i in range(highest + 1))
+    numbers = sorted(n for n in counts if isinstance(n, int) and 0 <= n < MOST_CLASSES)
+    _doubt_highest(numbers, counts, parsed)
+    return tuple(f"class_{i}" for i in range(max(numbers, default=-1) + 1))
+
+
+def _doubt_highest(
+    numbers: list[int], counts: Mapping[int | str, int], parsed: ParsedAnnotations
+) -> None:
+    """Report class numbers that a wide gap separates from the others, which are dense."""
+    for used, (last, number) in enumerate(pairwise(numbers), 1):
+        rare = sum(counts[n] for n in numbers[used:]) < sum(counts[n] for n in numbers[:used])
+        if number - last > max(_WIDE_GAP, last + 1) and 2 * used > last + 1 and rare:
+            kind = (
+                f"class number far beyond the others, which end at {last}: a typing error? "
+                f"({number - last - 1} classes without an action are created)"
+            )
+            for action in parsed.actions:
+                if action.label in numbers[used:]:
+                    parsed.report.doubt(kind, describe(action))
+            return
 
 
 class ClassIds:
@@ -49,7 +79,7 @@ class ClassIds:
         """Return the class id of an action; return None and report one of an unknown class."""
         number = self._number(action.label)
         if number is None:
-            last = self._count - 1 + self._first
+            last = (self._count or MOST_CLASSES) - 1 + self._first
             kind = (
                 "unknown class name"
                 if isinstance(action.label, str)
@@ -118,4 +148,4 @@ def unify_spellings(parsed: ParsedAnnotations, join: bool, known: tuple[str, ...
 
 def describe(action: RawAction) -> str:
     """Return an action and its origin as text for the report."""
-    return f"{[action.label, action.start, action.end]!r} {action.where}"
+    return f"[{shown(action.label)}, {action.start}, {action.end}] {action.where}"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from mstemba.data_manifests.bounds import skip_unusable_videos
 from mstemba.data_manifests.manifest import Manifest, Video
 from mstemba.data_manifests.readers.parsed import (
     TWO_MEDIA_FILES,
@@ -22,6 +23,7 @@ from mstemba.data_manifests.video_names import (
     without_ending,
 )
 from mstemba.errors import ManifestError
+from mstemba.reading.typed import shown
 
 
 def name_videos(parsed: ParsedAnnotations, files: Mapping[str, Path | None]) -> None:
@@ -54,10 +56,11 @@ def name_videos(parsed: ParsedAnnotations, files: Mapping[str, Path | None]) -> 
         if id in videos:
             _add(videos[id], video, id, report)
             if not _may_be_one(names[id], video.media or name):
-                report.keep(TWO_MEDIA_FILES, f"{names[id]!r} and {video.media or name!r}")
+                report.keep(TWO_MEDIA_FILES, f"{shown(names[id])} and {shown(video.media or name)}")
         else:
             videos[id], names[id] = video, video.media or name
     parsed.videos = videos
+    skip_unusable_videos(parsed)
 
 
 def _may_be_one(one: str, other: str) -> bool:
@@ -74,7 +77,7 @@ def _add(video: ParsedVideo, other: ParsedVideo, id: str, report: AnnotationRepo
         if first is None:
             setattr(video, name, second)
         elif second not in (None, first):
-            report.skip(f"second {name} of a video", f"{first!r} and {second!r} of {id}")
+            report.skip(f"second {name} of a video", f"{shown(first)} and {shown(second)} of {id}")
     video.actions += other.actions
     video.lacks_actions = video.lacks_actions and other.lacks_actions
 

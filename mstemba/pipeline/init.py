@@ -34,12 +34,14 @@ from mstemba.data_manifests.splits import NO_SPLIT, for_training, split_by_hash
 from mstemba.data_manifests.time_checks import check_units
 from mstemba.data_manifests.video_files import find_videos
 from mstemba.errors import DecodeError, ManifestError, UsageError
+from mstemba.limits import MOST_CLASSES
 from mstemba.pipeline.caching.files import as_local, as_paths, write_atomically, write_text
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.caching.locks import StoreLocks
 from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.features.sources import FeatureSource, open_features
 from mstemba.pipeline.workspace import Workspace, create_workspace, open_workspace, set_current
+from mstemba.reading.typed import Name, convert
 from mstemba.wording import counted
 
 # Number of videos that are opened to find durations that nothing else defines.
@@ -149,6 +151,7 @@ def init(
         UsageError: Options do not fit each other.
     """
     folder, paths = as_local(root) or Path(), as_paths(videos)
+    convert("-" if dataset is None else dataset, Name, "--dataset", UsageError)
     if annotations is None:
         given = classes, time_unit, split, tiers, join_spellings or None
         _check_without_annotations(paths, given)
@@ -396,9 +399,13 @@ def _class_names(path: Path, note: Callable[[str], None]) -> tuple[str, ...]:
         raise UsageError(f"--classes {error}") from None
     for line in report.lines():
         note(line)
-    if names := tuple(line.strip() for line in lines if line.strip()):
-        return names
-    raise UsageError(f"--classes {path}: the file is empty; expected one class name per line")
+    names = [line.strip() for line in lines if line.strip()]
+    if not names or len(names) > MOST_CLASSES:
+        found = f"{len(names):,} lines" if names else "the file is empty"
+        raise UsageError(
+            f"--classes {path}: {found}; expected one class name per line, at most {MOST_CLASSES:,}"
+        )
+    return tuple(convert(names, list[Name], f"--classes {path}", UsageError))
 
 
 def _write(workspace: Workspace, manifest: Manifest) -> Path | None:

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from mstemba.errors import UsageError
-from mstemba.limits import LARGEST_TEXT
+from mstemba.limits import LARGEST_TEXT, SPARE_MEMORY
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -67,6 +67,22 @@ def read_bytes(
             f"divide it into several files"
         )
     return content
+
+
+def check_memory(where: str, size: int, memory: int, error: type[UsageError] = UsageError) -> None:
+    """Raise an error if the content of a file would take more memory than the limit.
+
+    Args:
+        where: The file, for the message.
+        size: Of the file, in bytes.
+        memory: What its content takes as Python objects, in bytes.
+        error: What to raise.
+    """
+    if memory > 4 * size + SPARE_MEMORY:
+        raise error(
+            f"{where}: {size / 2**20:,.0f} MB of entries so small that they would take "
+            f"{memory / 2**20:,.0f} MB of memory; divide it into several files"
+        )
 
 
 def reason(problem: BaseException) -> str:

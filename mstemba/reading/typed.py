@@ -237,9 +237,11 @@ def _memory_of(content: bytes) -> int:
 
     Raises ValueError if it is nested too deeply.
     """
+    values = content.count(b",") + content.count(b":")
+    if content.count(b"[") + content.count(b"{") <= MOST_NESTED:  # the rest is slow for many lines
+        return values * _BYTES_OF_A_VALUE
     # Strings are removed: first what may be escaped in them, then all but quotes and brackets. Two
     # adjacent quotes can be dropped even if they belong to different strings.
-    values = content.count(b",") + content.count(b":")
     bare = content
     if b"\\" in bare:
         bare = bare.replace(rb"\\", b"").replace(rb"\"", b"")

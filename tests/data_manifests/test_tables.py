@@ -15,6 +15,7 @@ from mstemba.data_manifests.annotations import read_annotations
 from mstemba.data_manifests.manifest import Action, is_missing
 from mstemba.data_manifests.readers.tables import parse_time
 from mstemba.errors import ManifestError
+from mstemba.limits import LONGEST_VIDEO
 
 TIME = "time that is neither a number nor a clock time (0:01:02.5)"
 
@@ -275,7 +276,7 @@ cells = (
     .filter(lambda text: not is_missing(text))
 )
 names = cells.filter(lambda name: "." not in name)
-moments = st.floats(0, 1e9)
+moments = st.floats(0, LONGEST_VIDEO)
 rows = st.lists(st.tuples(names, moments, moments, cells), min_size=1, max_size=8)
 
 

@@ -33,6 +33,8 @@ from mstemba.data_manifests.readers.tables import (
     unescape_formula,
 )
 from mstemba.data_manifests.video_names import may_be_same
+from mstemba.limits import LONGEST_PATH
+from mstemba.reading.typed import shown
 
 _START = ("start (s)", "start (seconds)")
 _STOP = ("stop (s)", "stop (seconds)")
@@ -127,12 +129,12 @@ def _read_tabular(table: Table, parsed: ParsedAnnotations) -> None:
         elif what == "POINT":
             export.add(row, row, row[time], row[time])
         elif what in ("START", "STOP"):
-            example = f"{row[columns.behavior]!r} {row.where}"
+            example = f"{shown(row[columns.behavior])} {row.where}"
             parsed.report.skip(f"BORIS {what} without its partner", example)
         else:
             malformed(parsed, row)
     for row in begun.values():
-        example = f"{row[columns.behavior]!r} {row.where}"
+        example = f"{shown(row[columns.behavior])} {row.where}"
         parsed.report.skip("BORIS START without its partner", example)
     export.finish()
 
@@ -201,7 +203,8 @@ class _Export:
         self._parsed = parsed
         self._observations: dict[tuple[str, ...], _Observation] = {}
         # Version 7 and before say it above the table.
-        self._above = [row.cells for row in table.above if len(row.cells) > 1]
+        above = (row.cells for row in table.above if len(row.cells) > 1)
+        self._above = [cells for cells in above if len(cells[1]) <= LONGEST_PATH]
 
     def observation(self, row: Row) -> _Observation:
         """Return the observation of a row."""
@@ -295,7 +298,7 @@ class _Export:
             "(export again with version 8 or later, or one observation per file)"
         )
         for event in observation.events:
-            self._parsed.report.skip(kind, f"{event.label!r} {event.row.where}")
+            self._parsed.report.skip(kind, f"{shown(event.label)} {event.row.where}")
 
     def _add(self, observation: _Observation, event: _Event, offset: float) -> None:
         start, end = event.start, event.end
@@ -312,7 +315,7 @@ class _Export:
         for media, begin, stop in pieces:
             if media is not observation.media[0]:
                 kind = "BORIS action in a later media file, in the times of that file"
-                self._join(kind, event, f"begins at {begin:g} s of {media.written!r}")
+                self._join(kind, event, f"begins at {begin:g} s of {shown(media.written)}")
             action = RawAction(event.label, begin, stop, event.row.where, event.row.file)
             self._parsed.video(media.name).actions.append(action)
         media, begin, _ = pieces[0]
@@ -322,11 +325,11 @@ class _Export:
             near = min(abs(begin), abs((media.duration or math.inf) - begin)) < _TOLERANCE
             if not near or len(observation.media) == 1:
                 kind = "BORIS event whose media file is not the one at its time"
-                example = f"{named!r}, not {media.written!r} {event.row.where}"
+                example = f"{shown(named)}, not {shown(media.written)} {event.row.where}"
                 self._parsed.report.keep(kind, example)
 
     def _join(self, kind: str, event: _Event, what: str) -> None:
-        self._parsed.report.join(kind, f"{event.label!r} {what} {event.row.where}")
+        self._parsed.report.join(kind, f"{shown(event.label)} {what} {event.row.where}")
 
 
 def _first(texts: Iterable[str]) -> str:
@@ -348,13 +351,13 @@ def _files(source: str, count: int) -> list[str]:
     first = _first(text.strip(" |;") for text in _PLAYER.sub("|", source).split("|"))
     files = first.split(";")
     if len(files) != count:
-        joined: list[str] = []
+        joined: list[list[str]] = []
         for file in files:
-            if joined and not PurePosixPath(joined[-1]).suffix:
-                joined[-1] += f";{file}"
+            if joined and not PurePosixPath(joined[-1][-1]).suffix:
+                joined[-1].append(file)
             else:
-                joined.append(file)
-        files = joined
+                joined.append([file])
+        files = [";".join(parts) for parts in joined]
     return [file.strip() for file in files if file.strip()]
 
 
@@ -372,7 +375,7 @@ def _included_offset(observation: _Observation, report: AnnotationReport) -> flo
 
     BORIS adds it when an event is coded. If it is changed afterwards, the events keep their times.
     """
-    example = f"{observation.offset!r} {observation.row.where}"
+    example = f"{shown(observation.offset)} {observation.row.where}"
     if is_missing(observation.offset) or not observation.events:
         return 0.0
     try:

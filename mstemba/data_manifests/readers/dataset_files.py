@@ -20,8 +20,9 @@ from mstemba.data_manifests.readers.tables import (
     malformed,
     parse_duration,
 )
-from mstemba.data_manifests.readers.text import read_text
+from mstemba.data_manifests.readers.text import check_entries, read_text
 from mstemba.errors import ManifestError
+from mstemba.reading.typed import shown
 
 _CHARADES_FILES = ("Charades_v1_train.csv", "Charades_v1_test.csv")
 _CHARADES_CLASSES = "Charades_v1_classes.txt"
@@ -71,7 +72,7 @@ def read_charades(table: Table, parsed: ParsedAnnotations) -> None:
         video.subset = subset
         video.duration = parse_duration(row[length], row.decimal_comma)
         if video.duration is None:
-            parsed.report.skip("malformed duration", f"{row[length]!r} {row.where}")
+            parsed.report.skip("malformed duration", f"{shown(row[length])} {row.where}")
         for text in filter(None, row[actions].split(";")):
             found = _CHARADES_ACTION.fullmatch(text.strip())
             try:
@@ -80,7 +81,7 @@ def read_charades(table: Table, parsed: ParsedAnnotations) -> None:
                 times = row.time(found[2]), row.time(found[3])
                 video.actions.append(RawAction(int(found[1]), *times, row.where))
             except ValueError:
-                parsed.report.skip("malformed action", f"{text!r} {row.where}")
+                parsed.report.skip("malformed action", f"{shown(text)} {row.where}")
 
 
 def _charades_classes(path: Path, parsed: ParsedAnnotations) -> tuple[str, ...]:
@@ -92,7 +93,7 @@ def _charades_classes(path: Path, parsed: ParsedAnnotations) -> tuple[str, ...]:
             continue
         if not line.startswith(f"c{len(names):03d} "):
             raise ManifestError(
-                f"{path}, line {number}: found {line!r}, expected class c{len(names):03d} "
+                f"{path}, line {number}: found {shown(line)}, expected class c{len(names):03d} "
                 f"and its name"
             )
         names.append(line.split(maxsplit=1)[1])
@@ -122,7 +123,7 @@ def read_tsu_files(files: list[Path], parsed: ParsedAnnotations) -> None:
         elif all(table.column(*names) is not None for names in TSU_COLUMNS):
             read_tsu(table, parsed)
         else:
-            example = f"{','.join(table.header)!r} in {file.name}, expected {','.join(_TSU)}"
+            example = f"{shown(','.join(table.header))} in {file.name}, expected {','.join(_TSU)}"
             parsed.report.skip("file with other columns", example)
     if not parsed.videos:
         raise ManifestError(
@@ -136,12 +137,13 @@ def read_multithumos_files(files: list[Path], parsed: ParsedAnnotations) -> None
     parsed.dataset, parsed.time_unit = "multithumos", "seconds"
     for file in files:
         try:
-            lines = read_text(file, parsed.report).splitlines()
+            text = read_text(file, parsed.report)
+            check_entries(file, text, text.count("\n"), 3 * text.count("\n"))
         except ManifestError as error:
             parsed.report.skip(DAMAGED_FILE, str(error))
             continue
-        for number, line in enumerate(lines, 1):
-            row = Row(tuple(line.split()), f"in {file.name}, line {number}")
+        for number, line in enumerate(text.splitlines(), 1):
+            row = Row(tuple(line.split(maxsplit=3)), f"in {file.name}, line {number}")
             if len(row.cells) == 3:
                 add_action(parsed, row[0], row, file.stem, row[1], row[2])
             elif row.cells:

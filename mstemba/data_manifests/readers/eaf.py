@@ -7,11 +7,12 @@ by itself.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree as ET
+
+from msgspec import Struct
 
 from mstemba.data_manifests.readers import elan
 from mstemba.data_manifests.readers.parsed import (
@@ -23,12 +24,23 @@ from mstemba.data_manifests.readers.parsed import (
 from mstemba.data_manifests.readers.tables import file_path
 from mstemba.data_manifests.readers.text import FALLBACK, decode_text, report_fallback
 from mstemba.errors import ManifestError
+from mstemba.reading.files import check_memory, read_bytes
+from mstemba.reading.typed import Name, parse_json, shown
 
 SUFFIX = ".eaf"
 VIDEO_PROPERTY = "mstemba-video"
 """Property with the id and file name of the video, where the name alone is ambiguous."""
 _UNIT = "milliseconds"
-_DECLARATION = re.compile(r"\s*<\?xml.*?\?>", re.DOTALL)
+_DECLARATION = re.compile(r"\A\s*<\?xml.*?\?>", re.DOTALL)
+_OF_A_TAG, _OF_AN_ATTRIBUTE = 150, 350
+"""Bytes that Python takes for a tag and for its first attribute."""
+
+
+class _WrittenVideo(Struct):
+    """The value of VIDEO_PROPERTY."""
+
+    id: Name
+    file: str
 
 
 def read_eaf(path: Path, parsed: ParsedAnnotations) -> None:
@@ -40,8 +52,9 @@ def read_eaf(path: Path, parsed: ParsedAnnotations) -> None:
     document = _parse(path, parsed.report)
     parsed.time_unit, parsed.seconds_of = "seconds", "ELAN"
     slots = {
-        slot.get("TIME_SLOT_ID"): slot.get("TIME_VALUE", "")
+        slot.get("TIME_SLOT_ID"): float(time) / 1000
         for slot in document.iterfind("TIME_ORDER/TIME_SLOT")
+        if (time := slot.get("TIME_VALUE", "")).isdecimal()
     }
     name, offset = _video(path, document, parsed)
     video = parsed.video(name)
@@ -52,32 +65,35 @@ def read_eaf(path: Path, parsed: ParsedAnnotations) -> None:
         for annotation in tier.iterfind("ANNOTATION/*"):
             where = f"in {path.name}, annotation {annotation.get('ANNOTATION_ID')}"
             label = (annotation.findtext("ANNOTATION_VALUE") or "").strip() or tier_id
-            times = [slots.get(annotation.get(f"TIME_SLOT_REF{n}"), "") for n in (1, 2)]
-            if label and all(time.isdecimal() for time in times):
-                start, end = (int(time) / 1000 for time in times)
+            start, end = (slots.get(annotation.get(f"TIME_SLOT_REF{n}")) for n in (1, 2))
+            if label and start is not None and end is not None:
                 action = RawAction(label, start, end, where, path, tier_id)
                 video.actions.append(elan.move(action, offset, parsed.report))
             elif tier.get("PARENT_REF"):
                 kind = "ELAN annotation of a dependent tier without times of its own"
-                parsed.report.ignore(kind, f"{label!r} {where}")
+                parsed.report.ignore(kind, f"{shown(label)} {where}")
             else:
                 kind = "ELAN annotation without times of its own"
-                parsed.report.skip(kind, f"{label!r} {where}")
+                parsed.report.skip(kind, f"{shown(label)} {where}")
 
 
 def _parse(path: Path, report: AnnotationReport) -> ET.Element:
+    raw = read_bytes(path, ManifestError)
+    memory = _OF_A_TAG * raw.count(b"<") + _OF_AN_ATTRIBUTE * raw.count(b"=")
+    check_memory(str(path), len(raw), memory, ManifestError)
     try:
-        raw = path.read_bytes()
         document = _from_bytes(path, raw, report)
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: no such file") from None
-    except (OSError, ET.ParseError, ValueError, LookupError) as error:
+    except (ET.ParseError, ValueError, LookupError) as error:
         raise ManifestError(f"{path}: not readable as XML: {error}") from None
     header = document.find("HEADER")
     if document.tag != "ANNOTATION_DOCUMENT" or header is None:
-        raise ManifestError(f"{path}: found <{document.tag}>, expected ELAN's ANNOTATION_DOCUMENT")
+        raise ManifestError(
+            f"{path}: found <{document.tag[:80]}>, expected ELAN's ANNOTATION_DOCUMENT"
+        )
     if (unit := header.get("TIME_UNITS", _UNIT)) != _UNIT:
-        raise ManifestError(f"{path}: time unit {unit!r}, expected {_UNIT}; save it again in ELAN")
+        raise ManifestError(
+            f"{path}: time unit {shown(unit)}, expected {_UNIT}; save it again in ELAN"
+        )
     return document
 
 
@@ -106,7 +122,7 @@ class _WithoutEntities(ET.TreeBuilder):
     """Refuses a document type: ELAN writes none, and its entities may expand without end."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ValueError(f"it declares a document type {name!r}; expected none")
+        raise ValueError(f"it declares a document type {shown(name)}; expected none")
 
 
 def _video(path: Path, document: ET.Element, parsed: ParsedAnnotations) -> tuple[str, int]:
@@ -142,9 +158,9 @@ def _media(descriptor: ET.Element, url: str, where: str) -> elan.Media:
 def _written_id(document: ET.Element, url: str) -> str:
     """Return the id that `detect` wrote; empty if there is none or the media file has changed."""
     name = f"HEADER/PROPERTY[@NAME='{VIDEO_PROPERTY}']"
+    content = (document.findtext(name) or "").encode(errors="replace")
     try:
-        written = json.loads(document.findtext(name) or "{}")
-        same = re.split(r"[/\\]", url)[-1] == written["file"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        written = parse_json(content, _WrittenVideo, name, ManifestError)
+    except ManifestError:
         return ""
-    return str(written["id"]) if same and written.get("id") else ""
+    return written.id if written.file == re.split(r"[/\\]", url)[-1] else ""

@@ -34,10 +34,11 @@ from mstemba.data_manifests.readers.tables import (
     malformed,
 )
 from mstemba.data_manifests.video_files import VIDEO_SUFFIXES
+from mstemba.reading.typed import shown
 
 _CLOCK = re.compile(r"\d+:\d\d:\d\d[.,]\d+", re.ASCII)
-_MEDIA_LINE = re.compile(r"#(.*?)(?: -- offset: (-?\d+))?", re.DOTALL)
-_OFFSET = re.compile(r"[+-]?\d+", re.ASCII)
+_MEDIA_LINE = re.compile(r"#(.*?)(?: -- offset: (-?\d{1,15}))?", re.DOTALL)
+_OFFSET = re.compile(r"[+-]?\d{1,15}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?", re.ASCII)
 _SOUND = frozenset({".wav", ".mp3", ".m4a", ".aif", ".aiff", ".flac", ".ogg", ".opus", ".wma"})
 _FORMATS = (("ss.msec", 1), ("hh:mm:ss.ms", 1), ("msec", 1000))
@@ -71,10 +72,10 @@ def choose_media(media: Sequence[Media], report: AnnotationReport) -> Media:
     videos = [file for file in media if file.is_video]
     chosen = (videos or media)[0]
     for other in videos[1:]:
-        report.ignore("ELAN video after the first one", f"{other.url!r} {other.where}")
+        report.ignore("ELAN video after the first one", f"{shown(other.url)} {other.where}")
     if not _OFFSET.fullmatch(chosen.offset_text):
         kind = "ELAN offset that cannot be read (taken for 0)"
-        report.keep(kind, f"{chosen.offset_text!r} {chosen.where}")
+        report.keep(kind, f"{shown(chosen.offset_text)} {chosen.where}")
     return chosen
 
 
@@ -84,7 +85,7 @@ def without_sound(file: str, where: str, report: AnnotationReport) -> str:
     if path.suffix.lower() not in _SOUND:
         return file
     kind = "ELAN file with sound alone, taken for the video of the same name"
-    report.join(kind, f"{path.name!r} {where}")
+    report.join(kind, f"{shown(path.name)} {where}")
     return path.stem
 
 
@@ -94,7 +95,7 @@ def move(action: RawAction, offset: int, report: AnnotationReport) -> RawAction:
         return action
     start, end = (round(time + offset / 1000, 6) for time in (action.start, action.end))
     kind = "ELAN action moved by the offset of its media file"
-    what = f"{action.label!r} from {action.start:g} to {start:g} s, by {offset / 1000:g} s,"
+    what = f"{shown(action.label)} from {action.start:g} to {start:g} s, by {offset / 1000:g} s,"
     report.join(kind, f"{what} {action.where}")
     return action._replace(start=start, end=end)
 

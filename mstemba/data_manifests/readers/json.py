@@ -10,10 +10,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from mstemba.data_manifests.manifest import is_duration, parse_action, parse_json, repeated
-from mstemba.data_manifests.readers.parsed import ParsedAnnotations, ParsedVideo, RawAction
+from msgspec import Meta, Struct
+
+from mstemba.data_manifests.readers.parsed import (
+    ParsedAnnotations,
+    ParsedVideo,
+    RawAction,
+    some_names,
+)
 from mstemba.data_manifests.readers.records import (
     LINES_SUFFIXES,
     find_records,
@@ -21,14 +27,31 @@ from mstemba.data_manifests.readers.records import (
     read_lines,
     read_records,
 )
-from mstemba.data_manifests.readers.text import read_text
+from mstemba.data_manifests.readers.text import check_entries, read_text
 from mstemba.errors import ManifestError
+from mstemba.limits import LONGEST_NAME, LONGEST_VIDEO
+from mstemba.reading.typed import Finite, Name, Seconds, convert, parse_untyped, repeated, shown
 
 _REPEATED_NAME = "second value of a name"
 _EXPECTED = (
     '{id: {subset, duration, actions}}, {"classes", "videos"}, {"database"} or '
     '[{"video", "start", "end", "label"}]'
 )
+
+# Numbers are written to the manifest as they are, 60 and 60.0.
+_Duration = Annotated[int, Meta(ge=0, le=int(LONGEST_VIDEO))] | Seconds
+_FACTS: dict[str, Any] = {
+    "subset": str | None,
+    "duration": _Duration | None,
+    "annotated_until": _Duration | None,
+}
+
+
+class _Labelled(Struct):
+    """An action of ActivityNet."""
+
+    label: str
+    segment: tuple[Finite, Finite]
 
 
 def read_json(path: Path, parsed: ParsedAnnotations) -> None:
@@ -47,7 +70,7 @@ def read_json(path: Path, parsed: ParsedAnnotations) -> None:
     )
     if not known and (records := find_records(data)) is not None:
         if isinstance(data, dict):
-            _set_classes(data, parsed)
+            _set_classes(path, data, parsed)
         read_records(path, records, parsed)
         return
     if not isinstance(data, dict):
@@ -58,75 +81,74 @@ def read_json(path: Path, parsed: ParsedAnnotations) -> None:
     _read_entries(path, data, parsed)
 
 
-def _set_classes(data: dict[str, Any], parsed: ParsedAnnotations) -> None:
+def _set_classes(path: Path, data: dict[str, Any], parsed: ParsedAnnotations) -> None:
     """Set the classes and the time unit that a file defines."""
     parsed.time_unit = data.get("time_unit")
     if isinstance(data.get("classes"), list):
-        parsed.classes = tuple(map(str, data["classes"]))
+        names = convert(data["classes"], list[Name], str(path), ManifestError, "$.classes")
+        parsed.classes = tuple(names)
 
 
 def _described(data: Any) -> str:
     first = data[0] if isinstance(data, list) and data else None
     if isinstance(first, dict):
-        return f"a list of records with {', '.join(map(repr, first))}"
+        return f"a list of records with {some_names(map(shown, first), 10)}"
     return f"a {type(data).__name__}"
 
 
 def _read_entries(path: Path, data: dict[str, Any], parsed: ParsedAnnotations) -> None:
     activitynet = isinstance(data.get("database"), dict)
-    _set_classes({"time_unit": data.get("time_unit")} if activitynet else data, parsed)
+    _set_classes(path, {"time_unit": data.get("time_unit")} if activitynet else data, parsed)
     own = isinstance(data.get("videos"), dict)
     entries = data["database"] if activitynet else data["videos"] if own else data
     odd = [id for id, entry in entries.items() if not isinstance(entry, dict)]
     if odd or not entries:
-        problem = f"{odd[0]!r} is not an entry" if odd else "no entries"
+        problem = f"{shown(odd[0])} is not an entry" if odd else "no entries"
         raise ManifestError(f"{path}: {problem}; expected {_EXPECTED}")
     _report_repeated(entries, "second entry of a video", f"in {path.name}", parsed)
     if entries is not data:
         _report_repeated(data, _REPEATED_NAME, f"in {path.name}", parsed)
     for id, entry in entries.items():
-        _report_repeated(entry, _REPEATED_NAME, f"in {id}", parsed)
-        video = parsed.videos[id] = ParsedVideo(entry.get("subset"))
+        where = f"in {id[:LONGEST_NAME]}"
+        _report_repeated(entry, _REPEATED_NAME, where, parsed)
+        video = parsed.videos[id] = ParsedVideo()
         parsed.ids.add(id)
-        for fact in ("duration", "annotated_until"):
-            time = entry.get(fact)
-            if time is None or is_duration(time):
-                setattr(video, fact, time)
-            else:
-                parsed.report.skip(f"malformed {fact}", f"{time!r} in {id}")
+        for fact, kind in _FACTS.items():
+            try:
+                setattr(video, fact, convert(entry.get(fact), kind, where, ManifestError))
+            except ManifestError:
+                parsed.report.skip(f"malformed {fact}", f"{shown(entry[fact])} {where}")
         name = "annotations" if activitynet else "actions"
         video.lacks_actions, listed = name not in entry, entry.get(name, [])
         for item in listed if isinstance(listed, list) else [listed]:
             try:
-                video.actions.append(_action(item, activitynet, f"in {id}"))
-            except ValueError:
-                parsed.report.skip("malformed action", f"{item!r} in {id}")
+                video.actions.append(_action(item, activitynet, where))
+            except ManifestError:
+                parsed.report.skip("malformed action", f"{shown(item)} {where}")
 
 
 def _load(path: Path, parsed: ParsedAnnotations) -> Any:
     text = read_text(path, parsed.report)
+    check_entries(path, text, text.count("[") + text.count("{"), text.count(",") + text.count(":"))
     if path.suffix.lower() in LINES_SUFFIXES:
         return read_lines(path, text, parsed)
-    try:
-        return parse_json(text)
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{path}: not readable as JSON: {error}") from None
+    content = text.encode()
+    del text
+    return parse_untyped(content, str(path), ManifestError)
 
 
 def _report_repeated(
     data: dict[str, Any], kind: str, where: str, parsed: ParsedAnnotations
 ) -> None:
     for name in repeated(data):
-        parsed.report.skip(kind, f"{name!r} {where}")
+        parsed.report.skip(kind, f"{shown(name)} {where}")
 
 
 def _action(item: Any, activitynet: bool, where: str) -> RawAction:
-    """Parse [class, start, end], or {"label", "segment": [start, end]}. Raises ValueError."""
+    """Convert [class, start, end], or {"label", "segment": [start, end]}."""
     if not activitynet:
-        return RawAction(*parse_action(item), where)
-    label = item.get("label") if isinstance(item, dict) else None
-    segment = item.get("segment") if isinstance(item, dict) else None
-    if not isinstance(label, str) or not isinstance(segment, list) or repeated(item):
-        raise ValueError(f"expected a label and a segment, found {item!r}")
-    _, start, end = parse_action([0, *segment])
-    return RawAction(label, start, end, where)
+        return RawAction(*convert(item, tuple[int, Finite, Finite], where, ManifestError), where)
+    action = convert(item, _Labelled, where, ManifestError)
+    if repeated(item):
+        raise ManifestError(f"{where}: second value of a name")
+    return RawAction(action.label, *action.segment, where)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mstemba.data_manifests.video_names import may_be_same
+from mstemba.limits import LONGEST_NAME
+from mstemba.reading.typed import shown
 
 TWO_MEDIA_FILES = "two media files taken for one video"
 DAMAGED_FILE = "file that cannot be read"
@@ -18,6 +20,7 @@ DAMAGED_FILE = "file that cannot be read"
 UNUSUAL = ("kept", "ignored", "skipped")
 """What may happen to an unusual entry, as in `AnnotationReport`."""
 _PLAIN = ("joined", "doubts")
+_LONGEST_EXAMPLE = 600
 
 
 @dataclass
@@ -60,7 +63,10 @@ class AnnotationReport:
 
     def _count(self, counts: Counter[str], kind: str, example: str) -> None:
         counts[kind] += 1
-        self.examples.setdefault(kind, example)
+        if kind not in self.examples:
+            half = _LONGEST_EXAMPLE // 2
+            short = f"{example[:half]} ... {example[-half:]}"
+            self.examples[kind] = example if len(example) <= _LONGEST_EXAMPLE else short
 
     def warnings(self) -> list[str]:
         """Return one line per kind of problem, without what was only read in another way."""
@@ -119,7 +125,7 @@ class ParsedVideo:
         """Set the path of the video; report one that is the path of another video."""
         self.media = self.media or media
         if not may_be_same(self.media, media):
-            report.keep(TWO_MEDIA_FILES, f"{self.media!r} and {media!r} {where}")
+            report.keep(TWO_MEDIA_FILES, f"{shown(self.media)} and {shown(media)} {where}")
 
 
 @dataclass
@@ -149,6 +155,10 @@ class ParsedAnnotations:
 
     def wants_tier(self, name: str) -> bool:
         """Add a tier to those of the files; return whether it is one to read."""
+        if len(name) > LONGEST_NAME:
+            kind = f"tier whose name is longer than {LONGEST_NAME:,} characters"
+            self.report.skip(kind, shown(name))
+            return False
         known = tier_name(name)
         self.tier_names.setdefault(known)
         return self.tiers is None or known in self.tiers
@@ -179,7 +189,7 @@ class ParsedAnnotations:
     def new_video(self, name: str, where: str) -> ParsedVideo | None:
         """Create a video that files must not repeat; return None and report one that they do."""
         if name in self.videos:
-            self.report.skip("second entry of a video", f"{name!r} {where}")
+            self.report.skip("second entry of a video", f"{shown(name)} {where}")
             return None
         return self.video(name)
 

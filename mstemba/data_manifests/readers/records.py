@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mstemba.data_manifests.manifest import parse_json, repeated
 from mstemba.data_manifests.readers.parsed import ParsedAnnotations
 from mstemba.data_manifests.readers.tables import COLUMNS, Row, add_row
+from mstemba.data_manifests.readers.text import split_lines
+from mstemba.errors import ManifestError
+from mstemba.reading.typed import parse_untyped, repeated, shown
 
 LINES_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 
@@ -49,13 +51,13 @@ def find_records(data: Any) -> list[Any] | None:
 def read_lines(path: Path, text: str, parsed: ParsedAnnotations) -> list[Any]:
     """Return the values of JSON Lines; report lines that are damaged."""
     values = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(split_lines(text), 1):
+        where = f"in {path.name}, line {number}"
         try:
             if line.strip():
-                values.append(parse_json(line))
-        except (ValueError, RecursionError):
-            where = f"in {path.name}, line {number}"
-            parsed.report.skip("malformed record", f"{line[:80]!r} {where}")
+                values.append(parse_untyped(line.encode(), where, ManifestError))
+        except ManifestError:
+            parsed.report.skip("malformed record", f"{shown(line)} {where}")
     return values
 
 
@@ -66,11 +68,11 @@ def read_records(path: Path, records: list[Any], parsed: ParsedAnnotations) -> N
     for number, record in enumerate(records, 1):
         where = f"in {path.name}, record {number}"
         if not isinstance(record, dict):
-            parsed.report.skip("malformed record", f"{str(record)[:80]!r} {where}")
+            parsed.report.skip("malformed record", f"{shown(record)} {where}")
             continue
         for name in repeated(record):
-            parsed.report.skip("second value of a name", f"{name!r} {where}")
-        row = Row((str(record)[:200],), where, decimal_comma=False, file=path)
+            parsed.report.skip("second value of a name", f"{shown(name)} {where}")
+        row = Row((shown(record),), where, decimal_comma=False, file=path)
         cells = {name: _cell(name, value) for name, value in _values(record).items()}
         add_row(parsed, row, cells, default)
 

@@ -14,18 +14,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mstemba.data_manifests.readers.parsed import ParsedAnnotations, RawAction
-from mstemba.data_manifests.readers.text import read_text
+from mstemba.data_manifests.readers.text import check_entries, read_text, split_lines
 from mstemba.errors import ManifestError
+from mstemba.limits import LONGEST_NAME
+from mstemba.reading.typed import shown
 
 VTT_SUFFIX = ".vtt"
 SUFFIXES = frozenset({".srt", VTT_SUFFIX})
 
-_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
+_TIME = r"(?:(\d{1,6}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _TIMES = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?", re.ASCII)
 _SIGNATURE = "WEBVTT"
 _NOT_CUES = re.compile(r"(NOTE|STYLE|REGION|WEBVTT)\b")
 _SRT_MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|\{\\[^{}]*\}")
-_VTT_MARKUP = re.compile(r"<[^>]*>")
+_VTT_MARKUP = re.compile(r"<[^<>]*>")
+_LONGEST_LINE = 4 * LONGEST_NAME
+"""Characters of a name with its markup."""
 
 
 class _Cue(NamedTuple):
@@ -42,6 +46,7 @@ def read_subtitles(path: Path, parsed: ParsedAnnotations) -> None:
     text = read_text(path, parsed.report)
     if path.suffix.lower() == VTT_SUFFIX and not text.startswith(_SIGNATURE):
         raise ManifestError(f"{path}: expected {_SIGNATURE} at the beginning of WebVTT")
+    check_entries(path, text, text.count("\n") + text.count("\r"))
     parsed.time_unit = "seconds"
     actions = parsed.video(parsed.file_name(path)).actions
     last: _Cue | None = None
@@ -54,7 +59,7 @@ def read_subtitles(path: Path, parsed: ParsedAnnotations) -> None:
                 following[label] = current[label]
                 actions[current[label]] = actions[current[label]]._replace(end=cue.end)
                 kind = "action that lasts for several subtitles, read as one"
-                parsed.report.join(kind, f"{label!r} {cue.where}")
+                parsed.report.join(kind, f"{shown(label)} {cue.where}")
             else:
                 following[label] = len(actions)
                 actions.append(RawAction(label, cue.start, cue.end, cue.where, path))
@@ -70,11 +75,13 @@ def _cues(path: Path, text: str, parsed: ParsedAnnotations) -> Iterator[_Cue]:
         at = next((n for n, line in enumerate(lines[:2]) if "-->" in line), None)
         if at is None and is_vtt and _NOT_CUES.match(lines[0]):
             continue
+        if any(len(line) > _LONGEST_LINE for line in lines):
+            at = None
         times = None if at is None else _TIMES.fullmatch(lines[at])
         labels = [] if at is None else [_plain(line, is_vtt) for line in lines[at + 1 :]]
         labels = list(dict.fromkeys(filter(None, labels)))
         if times is None or not labels:
-            parsed.report.skip("malformed subtitle", f"{' '.join(lines)[:80]!r} {where}")
+            parsed.report.skip("malformed subtitle", f"{shown(' '.join(lines))} {where}")
             continue
         groups = times.groups()
         yield _Cue(_seconds(*groups[:4]), _seconds(*groups[4:]), tuple(labels), where)
@@ -84,9 +91,9 @@ def _blocks(text: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the number of the first line, and the lines, of what stands between empty lines."""
     lines: list[str] = []
     number = 0
-    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
+    for number, line in enumerate(split_lines(text), 1):
         if line.strip():
-            lines.append(line)
+            lines.append(line.rstrip("\r\n"))
         elif lines:
             yield number - len(lines), lines
             lines = []

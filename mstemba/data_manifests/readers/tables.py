@@ -8,7 +8,6 @@ stand for empty cells.
 from __future__ import annotations
 
 import csv
-import io
 import math
 import os
 import re
@@ -24,9 +23,11 @@ from mstemba.data_manifests.readers.parsed import (
     ParsedVideo,
     RawAction,
 )
-from mstemba.data_manifests.readers.text import read_text
+from mstemba.data_manifests.readers.text import check_entries, read_text, split_lines
 from mstemba.data_manifests.video_files import VIDEO_SUFFIXES, files_below
 from mstemba.errors import ManifestError
+from mstemba.limits import LONGEST_VIDEO
+from mstemba.reading.typed import shown
 
 SUFFIXES = frozenset({".csv", ".tsv", ".txt"})
 COLUMNS = {
@@ -50,6 +51,8 @@ Columns = tuple[tuple[str, ...], ...]
 """The columns that a form requires, each with its accepted spellings in lower case."""
 
 _PREAMBLE = 100
+_LONGEST_TIME = 100
+"""Characters of a time."""
 # The first field has no limit: 90:15 is 90 minutes.
 _CLOCK = re.compile(r"(\d+)(?::([0-5]?\d))?:([0-5]?\d(?:\.\d+)?)", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
@@ -64,7 +67,7 @@ _DETECTIONS = ("video", "start", "end", "label", "class_id", "score")
 """The columns of the CSV files that `detect` writes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One row of a table: its cells, stripped of white space, and its place in the file."""
 
@@ -121,7 +124,10 @@ def find_table(path: Path, report: AnnotationReport) -> Table | None:
     """
     text = read_text(path, report)
     delimiter = _find_delimiter(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    # BORIS and Charades have lists in a cell, which semicolons separate.
+    entries = text.count("\n") + text.count("\r") + text.count(";")
+    check_entries(path, text, entries, text.count(delimiter))
+    reader = csv.reader(split_lines(text), delimiter=delimiter, strict=True)
     rows = []
     try:
         for cells in reader:
@@ -137,7 +143,7 @@ def find_table(path: Path, report: AnnotationReport) -> Table | None:
 def _find_delimiter(text: str) -> str:
     """Return the delimiter that most of the first lines have, or of several the most frequent."""
     # Decimal commas, or commas in a title above the header, are in fewer lines.
-    lines = list(islice(filter(str.strip, io.StringIO(text)), _PREAMBLE))
+    lines = list(islice(filter(str.strip, split_lines(text)), _PREAMBLE))
     counts = {mark: [line.count(mark) for line in lines] for mark in "\t;,"}
     return max(counts, key=lambda mark: (sum(map(bool, counts[mark])), sum(counts[mark])))
 
@@ -147,6 +153,8 @@ def parse_time(text: str, decimal_comma: bool = True) -> float:
 
     Raises ValueError for anything else, including the ambiguous `1,234`.
     """
+    if len(text) > _LONGEST_TIME:
+        raise ValueError(f"{shown(text)} is not a time")
     plain = text.replace(",", ".") if decimal_comma and not _THOUSANDS.fullmatch(text) else text
     if clock := _CLOCK.fullmatch(plain):
         first, second, seconds = clock.groups()
@@ -157,7 +165,7 @@ def parse_time(text: str, decimal_comma: bool = True) -> float:
     else:
         time = math.nan
     if not math.isfinite(time):
-        raise ValueError(f"{text!r} is not a time")
+        raise ValueError(f"{shown(text)} is not a time")
     return time
 
 
@@ -196,12 +204,12 @@ def add_action(
             malformed(parsed, row)
         else:
             kind = "time that is neither a number nor a clock time (0:01:02.5)"
-            parsed.report.skip(kind, f"{start!r} to {end!r} {row.where}")
+            parsed.report.skip(kind, f"{shown(start)} to {shown(end)} {row.where}")
 
 
 def malformed(parsed: ParsedAnnotations, row: Row) -> None:
     """Report a row that cannot be read."""
-    parsed.report.skip("malformed row", f"{','.join(row.cells)!r} {row.where}")
+    parsed.report.skip("malformed row", f"{shown(','.join(row.cells))} {row.where}")
 
 
 def parse_duration(text: str, decimal_comma: bool = True) -> float | None:
@@ -210,7 +218,7 @@ def parse_duration(text: str, decimal_comma: bool = True) -> float | None:
         duration = parse_time(text, decimal_comma)
     except ValueError:
         return None
-    return duration if duration > 0 else None
+    return duration if 0 < duration <= LONGEST_VIDEO else None
 
 
 def read_plain(table: Table, parsed: ParsedAnnotations) -> None:
@@ -238,8 +246,8 @@ def _refuse_unknown_names(table: Table, at: Mapping[str, int | None]) -> None:
         for row in table.rows[1:] if column not in known else ():
             if os.path.splitext(row[column])[1].lower() in VIDEO_SUFFIXES:
                 raise ManifestError(
-                    f"{table.path}: the column {name!r} has names of videos, for example "
-                    f"{row[column]!r}; expected them in the column 'video': rename it"
+                    f"{table.path}: the column {shown(name)} has names of videos, for example "
+                    f"{shown(row[column])}; expected them in the column 'video': rename it"
                 )
 
 
@@ -313,13 +321,13 @@ def _set_facts(
     if not is_missing(subset):
         video.subset = video.subset or subset
         if normalise_subset(video.subset) != normalise_subset(subset):
-            example = f"{video.subset!r} and {subset!r} {row.where}"
+            example = f"{shown(video.subset)} and {shown(subset)} {row.where}"
             report.skip("second subset of a video", example)
     if not is_missing(duration):
         length = parse_duration(duration, row.decimal_comma)
         video.duration = video.duration or length
         if length is None:
-            report.skip("malformed duration", f"{duration!r} {row.where}")
+            report.skip("malformed duration", f"{shown(duration)} {row.where}")
         elif video.duration != length:
             example = f"{video.duration} and {length} {row.where}"
             report.skip("second duration of a video", example)
@@ -333,8 +341,8 @@ def _set_annotated_until(video: ParsedVideo, row: Row, text: str, report: Annota
         time = row.time(text)
     except ValueError:
         time = -1.0
-    if time < 0:
-        report.skip("malformed annotated_until", f"{text!r} {row.where}")
+    if not 0 <= time <= LONGEST_VIDEO:
+        report.skip("malformed annotated_until", f"{shown(text)} {row.where}")
     elif video.annotated_until is None:
         video.annotated_until = time
     elif video.annotated_until != time:

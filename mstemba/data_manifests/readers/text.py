@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from mstemba.data_manifests.readers.parsed import AnnotationReport
 from mstemba.errors import ManifestError
+from mstemba.reading.files import check_memory, read_bytes
 
 _BYTE_ORDER_MARKS = (
     (b"\xff\xfe\x00\x00", "utf-32"),
@@ -17,6 +20,11 @@ _BYTE_ORDER_MARKS = (
 # Control characters that no text has; some programs end a file with \x1a.
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x19\x1c-\x1f\x7f]")
 _SAMPLE = 4096
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
+_NOT_ASCII, _AROUND = re.compile(r"[^\x00-\x7f]"), re.compile(r".{0,30}[^\x00-\x7f].{0,30}")
+# Bytes that Python takes for an action with its place in a file, from reading it to writing the
+# manifest, and for a cell of a table.
+_OF_AN_ENTRY, _OF_A_VALUE = 450, 60
 FALLBACK = "cp1252"
 """Encoding of text that is not Unicode, as spreadsheets write it in western languages."""
 
@@ -62,21 +70,38 @@ def _utf_16_without_mark(raw: bytes) -> str | None:
 def read_text(path: Path, report: AnnotationReport) -> str:
     """Read a text file, and report an encoding that is a guess.
 
-    Raises ManifestError if the file is missing, cannot be opened or is not text.
+    Raises ManifestError if the file is missing, cannot be opened, is too large or is not text.
     """
     try:
-        text, encoding = decode_text(path.read_bytes())
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+        text, encoding = decode_text(read_bytes(path, ManifestError))
+    except ValueError as error:
         raise ManifestError(f"{path}: not readable as text: {error}") from None
     if encoding == FALLBACK:
         report_fallback(path, text, report)
     return text
 
 
+def split_lines(text: str) -> Iterator[str]:
+    """Yield the lines of a text with their ends, which are those of files alone."""
+    return (found[0] for found in _LINE.finditer(text))
+
+
+def check_entries(path: Path, text: str, entries: int, values: int = 0) -> None:
+    """Raise ManifestError if the entries of a text would take too much memory.
+
+    Args:
+        path: The file, for the message.
+        text: Its content.
+        entries: How many actions it may have.
+        values: How many other texts and numbers.
+    """
+    memory = len(text) + sys.getsizeof(text) + _OF_AN_ENTRY * entries + _OF_A_VALUE * values
+    check_memory(str(path), len(text), memory, ManifestError)
+
+
 def report_fallback(path: Path, text: str, report: AnnotationReport) -> None:
     """Report a text that was read as Windows-1252, which does not say so itself."""
-    around = next(re.finditer(r".{0,30}[^\x00-\x7f].{0,30}", text))[0].strip()
+    first = next(_NOT_ASCII.finditer(text)).start()
+    around = next(_AROUND.finditer(text, max(0, first - 30)))[0].strip()
     kind = "file that is not UTF-8, read as Windows-1252 (if it looks wrong, save it as UTF-8)"
     report.join(kind, f"{around!r} in {path.name}")
