@@ -165,7 +165,7 @@ def init(
             reader = _Reader(dataset, as_local(classes), *how)
             manifest, report = _join(path, reader, files, former, yes)
         report.notes[:0] = skipped
-        return _write_workspace(folder, manifest, report, features, transposed, strict)
+        return _write_workspace(folder, manifest, report, features, transposed, strict, merge)
 
 
 def _refuse_warnings(report: AnnotationReport) -> None:
@@ -303,6 +303,7 @@ def _write_workspace(
     features: str | Path | None,
     transposed: bool | None,
     strict: bool,
+    merge: bool,
 ) -> InitResult:
     path, source = as_local(features), None
     if path is None and transposed is not None:
@@ -315,7 +316,9 @@ def _write_workspace(
     if strict:
         _refuse_warnings(report)
     workspace = create_workspace(folder)
-    backup = _write(workspace, manifest)
+    # A merge has locked it already.
+    with nullcontext() if merge else StoreLocks(workspace.manifest).lock_store():
+        backup = _write(workspace, manifest)
     if source is not None:
         fingerprints.save()
         # Relative to the workspace if they are inside.

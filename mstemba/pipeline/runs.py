@@ -11,7 +11,7 @@ from typing import Any
 import safetensors
 
 from mstemba.errors import MstembaError
-from mstemba.pipeline.caching.files import read_json
+from mstemba.pipeline.caching.files import read_json, visible
 from mstemba.pipeline.checkpoint import CONFIG, DONE, WEIGHTS, read_done
 from mstemba.pipeline.options import TrainOptions
 from mstemba.pipeline.workspace import Workspace, get_current
@@ -52,7 +52,7 @@ def list_runs(workspace: Workspace) -> list[dict[str, Any]]:
     percent; `config` is the content of config.json. Unknown values are None.
     """
     current = get_current(workspace.runs)
-    folders = sorted(p for p in workspace.runs.glob("*") if (p / "last" / CONFIG).is_file())
+    folders = [p for p in visible(workspace.runs, "*") if (p / "last" / CONFIG).is_file()]
     return [{"name": run.name, "current": run == current, **_read(run)} for run in folders]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mstemba.data_manifests.manifest import Manifest, Video, load_manifest
 from mstemba.errors import MstembaError, StoreError
+from mstemba.pipeline.caching.files import visible
 from mstemba.pipeline.caching.keys import Fingerprints, entry_key
 from mstemba.pipeline.extract.jobs import read_failures
 from mstemba.pipeline.features.npy_folder import NpyFolder
@@ -32,7 +33,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
     manifest = load_manifest(workspace.manifest)
     fingerprints = Fingerprints(workspace.fingerprints)
     current = get_current(workspace.features)
-    roots = sorted(workspace.features.glob("*.zarr"))
+    roots = visible(workspace.features, "*.zarr")
     if current is not None and current not in roots:
         roots.append(current)  # named by `init --features`
     stores: list[dict[str, Any]] = []
@@ -120,5 +121,5 @@ def _detections(folder: Path) -> list[dict[str, Any]]:
             "bytes": file.stat().st_size,
             "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(file.stat().st_mtime)),
         }
-        for file in sorted(folder.glob("*.scores.npz"))
+        for file in visible(folder, "*.scores.npz")
     ]

@@ -8,12 +8,20 @@ import hashlib
 import json
 import os
 import re
+import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 from mstemba.errors import MstembaError, StoreError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -21,6 +29,8 @@ if TYPE_CHECKING:
 TEMPORARY = ".writing-"
 """Prefix of the names of incomplete files."""
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_ABANDONED = 24 * 3600.0
+"""Seconds without a write after which an incomplete file has no writer, where locks do not tell."""
 UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 """What file systems answer that cannot lock files, or write them through to the disk."""
 
@@ -112,24 +122,95 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file next to `path`, then rename it to `path`.
 
     The temporary name keeps the suffix, because some writers choose their format by it. An OSError
-    names the path itself.
+    names the path itself. The first write into a folder removes what killed processes left there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_once(os.path.abspath(path.parent))
     # Short, because the name itself may be as long as the file system allows.
-    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{name}{path.suffix}")
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}{path.suffix}")
     try:
-        try:
-            write(temporary)
-            flush(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with _locked_file(temporary):
+            try:
+                write(temporary)
+                flush(temporary)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
     except OSError as error:
         other_file = error.filename is not None and str(error.filename) != str(temporary)
         if error.errno is None or other_file:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
+def _locked_file(path: Path) -> Iterator[None]:
+    """Create an empty file, and lock it: a process that sweeps sees that it is being written."""
+    if fcntl is None:
+        yield
+        return
+    while True:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        try:
+            if _try_lock(descriptor) is not False and os.path.lexists(path):
+                yield
+                return
+            # A process that sweeps was faster than the lock, and has removed or will remove it.
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool | None:
+    """Lock an open file; False if another process has locked it, None where that cannot be done."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove incomplete files in a local folder whose writers are gone, where that is allowed.
+
+    Where files cannot be locked, these are the files that nobody has written for a day.
+    """
+    try:
+        names = [name for name in os.listdir(folder) if name.startswith(TEMPORARY)]
+    except OSError:
+        return
+    for name in names:
+        with contextlib.suppress(OSError):
+            _remove_abandoned(folder / name)
+
+
+@cache
+def _sweep_once(folder: str) -> None:
+    sweep(Path(folder))
+
+
+def _remove_abandoned(file: Path) -> None:
+    # Neither a link is followed nor a pipe waited for.
+    flags = (os.O_NOFOLLOW | os.O_NONBLOCK) if fcntl else 0
+    descriptor = os.open(file, os.O_RDWR | flags)
+    try:
+        locked = _try_lock(descriptor)
+        old = time.time() - os.fstat(descriptor).st_mtime > _ABANDONED
+        if locked:
+            file.unlink()  # while it is locked
+    finally:
+        os.close(descriptor)
+    if locked is None and old:
+        file.unlink()  # on Windows only after it is closed
+
+
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """Return what matches a pattern in a folder, sorted and without hidden files."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def check_target(file: Path, option: str, example: str) -> None:

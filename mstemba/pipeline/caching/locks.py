@@ -1,18 +1,23 @@
-"""Locks between processes: one process at a time works on an entry of a store."""
+"""Locks between processes: one process at a time works on an entry of a folder."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import re
+import socket
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mstemba.errors import MstembaWarning, StoreError
-from mstemba.pipeline.caching.files import FULL_DISK, UNSUPPORTED, folder_name, remote
+from mstemba.pipeline.caching.files import FULL_DISK, UNSUPPORTED, folder_name, remote, sweep
+from mstemba.wording import counted
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -21,12 +26,17 @@ _POLL = 0.05
 """Seconds between two attempts to get a lock that another process holds."""
 _ATTEMPTS = 100
 """How often the folder of the locks may vanish while a lock is made, before it is an error."""
+_SUFFIX = ".lock"
+_OWNER = re.compile(r"(\d{1,10}) (\S{1,64}) ([a-z ]{1,20})\n")
+"""What a lock file says of the process that holds it: its id, its host and what it is doing."""
 
 
 class EntryLock:
     """A lock that is held until it is released or dropped, or the process ends."""
 
-    def __init__(self, lock: FileLock | None) -> None:
+    def __init__(self, id: str, lock: FileLock | None) -> None:
+        self.id = id
+        """Of the locked entry."""
         self._lock = lock
 
     def release(self) -> None:
@@ -50,20 +60,23 @@ class EntryLock:
         self.release()
 
 
-class StoreLocks:
-    """The locks of the store at `root`: one for each entry, and one for the store itself.
+class Locks:
+    """The locks of the entries of a folder, and one for the folder as a whole.
 
-    They are operating-system locks on files in `.<store>.locks` next to the store. A released
-    lock removes its file, the last one the folder. A killed process leaves files behind; they
-    block nobody, and the next lock on the same entry removes them.
+    They are operating-system locks on files, in which the process that holds them is named. A
+    released lock removes its file, the last one the folder of these files. A killed process leaves
+    files behind; they block nobody, and `sweep` removes them.
 
-    A store behind a URL, or on a file system that cannot lock files, has no locks: every lock is
-    granted at once, and the caller must see to it that only one process writes there. For a file
-    system a MstembaWarning says so, once for each folder.
+    On a file system that cannot lock files every lock is granted at once, and the caller must see
+    to it that only one process writes there. A MstembaWarning says so, once for each folder.
+
+    Args:
+        folder: Of the lock files; None grants every lock.
+        doing: What this process does with an entry, for those that wait: `extracting`.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._folder = None if remote(root) else root.parent / f".{root.name}.locks"
+    def __init__(self, folder: Path | None, doing: str) -> None:
+        self._folder, self._doing = folder, doing
 
     def acquire(self, id: str) -> EntryLock | None:
         """Lock an entry, without waiting.
@@ -78,29 +91,84 @@ class StoreLocks:
             StoreError: No lock can be made here.
             OSError: The disk is full.
         """
-        return self._acquire(f"{folder_name(id)}.lock")
+        return self._acquire(id, f"{folder_name(id)}{_SUFFIX}")
 
-    def wait_for(self, *ids: str) -> EntryLock:
-        """Wait until one of these entries is free, and lock it."""
-        return self._wait_for(*(f"{folder_name(id)}.lock" for id in ids))
+    def wait_for(self, *ids: str, on_wait: Callable[[str], None] = lambda line: None) -> EntryLock:
+        """Wait until one of these entries is free, and lock it.
+
+        Args:
+            ids: Of the entries.
+            on_wait: Receives a line that says which process holds the first of them, if it is not
+                free at once.
+        """
+        told = False
+        while True:
+            for id in ids:
+                if lock := self.acquire(id):
+                    return lock
+            time.sleep(_POLL)
+            if not told:
+                on_wait(self.waiting_for(*ids))
+            told = True
+
+    def waiting_for(self, *ids: str) -> str:
+        """Return a line that says which process holds the first of these entries."""
+        more = f", and for {counted(len(ids) - 1, 'more video')}" if len(ids) > 1 else ""
+        return f"waiting for {self._owner(ids[0])} {ids[0]}{more}"
+
+    def each(self, ids: Iterable[str], on_wait: Callable[[str], None]) -> Iterator[EntryLock]:
+        """Lock one entry after the other; those that other processes hold come last.
+
+        Yields:
+            The lock of an entry, for the caller to release before the next one.
+        """
+        held = []
+        for id in ids:
+            if lock := self.acquire(id):
+                yield lock
+            else:
+                held.append(id)
+        while held:
+            lock = self.wait_for(*held, on_wait=on_wait)
+            held.remove(lock.id)
+            yield lock
 
     def lock_store(self) -> EntryLock:
-        """Wait until what belongs to the whole store is free, and lock it.
+        """Wait until what belongs to the whole folder is free, and lock it.
 
         Hold it for a short time, in a `with` block. Its entries can be locked meanwhile.
         """
-        return self._wait_for("store")
-
-    def _wait_for(self, *names: str) -> EntryLock:
-        while True:
-            for name in names:
-                if lock := self._acquire(name):
-                    return lock
+        while not (lock := self._acquire("", "store")):
             time.sleep(_POLL)
+        return lock
 
-    def _acquire(self, name: str) -> EntryLock | None:
+    def sweep(self) -> None:
+        """Remove the lock files of processes that are gone, where that is allowed."""
+        if self._folder is None or not self._folder.is_dir():
+            return
+        with contextlib.suppress(OSError, StoreError):
+            for name in os.listdir(self._folder):
+                if lock := self._acquire("", name):
+                    lock.release()
+            self._folder.rmdir()  # a process may have been killed before it made its first lock
+
+    def _owner(self, id: str) -> str:
+        """Return the process that holds an entry, and what it does with it."""
+        assert self._folder is not None
+        try:
+            with (self._folder / f"{folder_name(id)}{_SUFFIX}").open("rb") as file:
+                found = _OWNER.fullmatch(file.read(200).decode())
+        except (OSError, ValueError):
+            found = None  # it has just ended; on Windows its file cannot be read
+        if found is None:
+            return f"another process, which is {self._doing}"
+        pid, host, doing = found.groups()
+        where = "" if host == socket.gethostname() else f" on {host}"
+        return f"process {pid}{where}, which is {doing}"
+
+    def _acquire(self, id: str, name: str) -> EntryLock | None:
         if self._folder is None:
-            return EntryLock(None)
+            return EntryLock(id, None)
         from filelock import FileLock, Timeout  # here: reading a store takes no locks
 
         # Not thread-local: another thread than the one that acquired it may release it.
@@ -108,10 +176,13 @@ class StoreLocks:
         for _ in range(_ATTEMPTS):
             try:
                 if not _can_lock(self._folder.parent.absolute()):
-                    return EntryLock(None)
+                    return EntryLock(id, None)
+                if self._folder.is_symlink():
+                    raise StoreError(
+                        f"{self._folder}: a link, expected a folder of lock files; delete it"
+                    )
                 self._folder.mkdir(parents=True, exist_ok=True)
                 lock.acquire(blocking=False)
-                return EntryLock(lock)
             except Timeout:
                 return None
             except (FileExistsError, FileNotFoundError) as error:
@@ -120,10 +191,38 @@ class StoreLocks:
                 if error.errno in FULL_DISK:
                     raise
                 raise StoreError(
-                    f"{self._folder}: {error.strerror}. Locks are files next to the store: "
+                    f"{self._folder}: {error.strerror}. It holds lock files: "
                     f"{self._folder.parent} has to be writable, on a file system with locks"
                 ) from None
+            else:
+                with contextlib.suppress(OSError):  # it only says who holds the lock
+                    owner = f"{os.getpid()} {socket.gethostname()} {self._doing}\n"
+                    Path(lock.lock_file).write_text(owner)
+                return EntryLock(id, lock)
         raise failed
+
+
+class StoreLocks(Locks):
+    """The locks of the store or file at `root`, in `.<name>.locks` next to it.
+
+    A store behind a URL has no locks: every lock is granted.
+    """
+
+    def __init__(self, root: Path, doing: str = "working on") -> None:
+        super().__init__(None if remote(root) else root.parent / f".{root.name}.locks", doing)
+
+
+class FolderLocks(Locks):
+    """The locks of a local folder of results, in `.locks` in it: its parent may be read-only."""
+
+    def __init__(self, folder: Path, doing: str) -> None:
+        super().__init__(folder / ".locks", doing)
+        self._results = folder
+
+    def sweep(self) -> None:
+        """Remove the lock files and incomplete files of processes that are gone."""
+        super().sweep()
+        sweep(self._results)
 
 
 @cache

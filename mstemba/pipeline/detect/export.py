@@ -12,8 +12,9 @@ from functools import cache
 from pathlib import Path
 
 from mstemba.errors import StoreError, UsageError
-from mstemba.pipeline.caching.files import as_local, as_paths, check_folder
+from mstemba.pipeline.caching.files import as_local, as_paths, check_folder, visible
 from mstemba.pipeline.caching.keys import Fingerprints
+from mstemba.pipeline.caching.locks import FolderLocks
 from mstemba.pipeline.catalog import Catalog, file_stem, workspace_manifest
 from mstemba.pipeline.detect.ground_truth import GroundTruth
 from mstemba.pipeline.detect.results import check_formats, make_detection, recording, write_files
@@ -26,7 +27,7 @@ from mstemba.pipeline.detect.scores_file import (
 )
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.outputs import Detection
-from mstemba.pipeline.progress import EventHandler, ProgressReporter, ignore_events
+from mstemba.pipeline.progress import Event, EventHandler, ProgressReporter, ignore_events
 from mstemba.pipeline.workspace import Workspace, find_workspace
 from mstemba.wording import counted
 
@@ -84,28 +85,72 @@ def export(
     result = ExportResult()
     files = _scores_files(as_paths(scores), workspace, catalog)
     progress = ProgressReporter("export", len(files), "videos", on_event)
-    for number, file in enumerate(files):
-        own = name_of(file)
-        progress.update(own, number, number)
-        try:
-            saved = read_scores(file)
-        except StoreError as error:
-            result.failed[catalog.stem(own, "")] = str(error)
-            continue
+    targets: dict[Path, dict[str, _Job]] = {}
+    for file in files:
+        own, opened = name_of(file), open_scores(file)
         # Scores of one name from several folders must not overwrite each other.
-        name = catalog.stem(own, saved.fingerprint)
-        dense, listed = saved.scores, catalog.listed_path(saved.id)
-        if listed is not None and listed.is_file() and not Path(dense.video).is_file():
-            dense = replace(dense, video=str(listed))  # the video has moved
-        video = catalog.listed(Path(dense.video))
-        detection = make_detection(dense, saved.id, saved.provenance, video, truth, options)
-        target = (file.parent, own) if folder is None else (folder, name)
-        with recording(result.failed, name, UsageError):  # a video that is too large to embed
-            result.files[name] = write_files(detection, *target, on_event)
-            result.detections[name] = detection
+        name = catalog.stem(own, opened.fingerprint if opened else "")
+        jobs = targets.setdefault(folder or file.parent, {})
+        jobs[name if folder else own] = _Job(file, name)
+    exporter = _Exporter(catalog, truth, options, on_event, progress, result)
+    for target, jobs in targets.items():
+        exporter.run(target, jobs)
+    names = [job.name for jobs in targets.values() for job in jobs.values()]
+    result.files = {name: result.files[name] for name in names if name in result.files}
+    result.detections = {name: result.detections[name] for name in result.files}
     truth.warn("export", on_event)
     progress.update(counted(len(files), "video"), len(files), len(files))
     return result
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A scores file to export."""
+
+    scores: Path
+    name: str
+    """In the result."""
+
+
+@dataclass
+class _Exporter:
+    """Writes the files of one command, those of each video under their lock."""
+
+    catalog: Catalog
+    truth: GroundTruth
+    options: ExportOptions
+    on_event: EventHandler
+    progress: ProgressReporter
+    result: ExportResult
+    _done: int = 0
+
+    def run(self, folder: Path, jobs: dict[str, _Job]) -> None:
+        """Export into one folder, by stem; what other processes work on comes last."""
+        locks = FolderLocks(folder, "exporting")
+        locks.sweep()
+        todo = dict(jobs)
+        try:
+            for lock in locks.each(jobs, lambda line: self.on_event(Event("export", line))):
+                with lock:
+                    self._export(folder, lock.id, todo.pop(lock.id))
+        except StoreError as error:  # nothing can be written there
+            self.result.failed |= {job.name: str(error) for job in todo.values()}
+
+    def _export(self, folder: Path, stem: str, job: _Job) -> None:
+        self.progress.update(name_of(job.scores), self._done, self._done)
+        self._done += 1
+        # A video that is too large to embed fails with a UsageError.
+        with recording(self.result.failed, job.name, UsageError):
+            saved = read_scores(job.scores)
+            dense, listed = saved.scores, self.catalog.listed_path(saved.id)
+            if listed is not None and listed.is_file() and not Path(dense.video).is_file():
+                dense = replace(dense, video=str(listed))  # the video has moved
+            video = self.catalog.listed(Path(dense.video))
+            detection = make_detection(
+                dense, saved.id, saved.provenance, video, self.truth, self.options
+            )
+            self.result.files[job.name] = write_files(detection, folder, stem, self.on_event)
+            self.result.detections[job.name] = detection
 
 
 def _scores_files(given: list[Path], workspace: Workspace | None, catalog: Catalog) -> list[Path]:
@@ -129,7 +174,7 @@ def _scores_files(given: list[Path], workspace: Workspace | None, catalog: Catal
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"*{SUFFIX}"))
+    return visible(folder, f"*{SUFFIX}")
 
 
 def _find_scores(given: Path, workspace: Workspace | None, catalog: Catalog) -> Path:

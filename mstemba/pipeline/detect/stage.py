@@ -15,6 +15,7 @@ from mstemba.errors import MstembaError, OutOfMemory, StoreError, UsageError
 from mstemba.extractors import registry
 from mstemba.pipeline.caching.files import as_local, as_paths, check_folder
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key, entry_key
+from mstemba.pipeline.caching.locks import FolderLocks
 from mstemba.pipeline.catalog import Catalog, CatalogVideo, file_stem, workspace_manifest
 from mstemba.pipeline.checkpoint import find_checkpoint
 from mstemba.pipeline.detect.detector import Detector, Score, TrainedDetector
@@ -128,7 +129,7 @@ def detect(
 
     The network of a checkpoint scores them; or, with `labels`, CLIP does without any training.
     Scores are saved next to the results (`<video>.scores.npz`): another threshold or format needs
-    no second pass. A video that fails does not stop the others: `failed` of the result says why.
+    no second pass. Of several processes one scores a video; one that fails stops no others.
 
     Args:
         videos: Files and folders of videos.
@@ -180,7 +181,7 @@ def _detect(scorer: _Scorer, options: ExportOptions, folder: Path) -> DetectResu
     jobs = _make_jobs(scorer.catalog, scorer.detector, options, result)
     _report_replaced(jobs, folder, scorer.on_event)
     scorer.prepare([job.video for job in jobs if not job.is_scored])
-    _write_results(jobs, scorer, provenance, options, result)
+    _Writer(scorer, provenance, options, result).run(jobs)
     scorer.catalog.fingerprints.save()
     result.seconds = time.perf_counter() - begin
     return result
@@ -272,6 +273,15 @@ def _find_stem(
     return stem, opened[stem]
 
 
+def _look_again(job: _Job, catalog: Catalog, folder: Path) -> _Job:
+    """Return a job with the scores that are saved now; under another stem if this one is taken."""
+    saved = open_scores(folder / f"{job.stem}{SUFFIX}")
+    if saved is None or saved.is_of(job.video.path, job.video.fingerprint):
+        return replace(job, saved=saved)
+    stem, saved = _find_stem(job.video, catalog, folder)
+    return replace(job, stem=stem, saved=saved)
+
+
 def _report_replaced(jobs: Sequence[_Job], folder: Path, on_event: EventHandler) -> None:
     """Report saved scores of another checkpoint, or of other labels, that will be replaced."""
     replaced = [
@@ -357,32 +367,59 @@ class _Scorer:
         return score, backbone, store
 
 
-def _write_results(
-    jobs: Sequence[_Job],
-    scorer: _Scorer,
-    provenance: dict[str, Any],
-    options: ExportOptions,
-    result: DetectResult,
-) -> None:
-    """Score, cut and write one video after the other."""
-    truth = GroundTruth(scorer.catalog.manifest)
-    progress = ProgressReporter("detect", len(jobs), "videos", scorer.on_event)
-    for number, job in enumerate(jobs):
-        video = job.video
-        progress.update(video.id, number, number, video.id)
+@dataclass
+class _Writer:
+    """Scores, cuts and writes one video after the other, each under a lock of its files."""
+
+    scorer: _Scorer
+    provenance: dict[str, Any]
+    options: ExportOptions
+    result: DetectResult
+
+    def run(self, jobs: Sequence[_Job]) -> None:
+        """Write the results of these videos; those that other processes work on come last."""
+        on_event, folder = self.scorer.on_event, self.result.output
+        self._truth = GroundTruth(self.scorer.catalog.manifest)
+        progress = ProgressReporter("detect", len(jobs), "videos", on_event)
+        locks = FolderLocks(folder, "detecting in")
+        locks.sweep()
+        todo = {job.stem: job for job in jobs}
+        while todo:
+            for lock in locks.each(list(todo), lambda line: on_event(Event("detect", line))):
+                with lock:
+                    job = todo.pop(lock.id)
+                    now = _look_again(job, self.scorer.catalog, folder)
+                    if now.stem != job.stem:
+                        todo[now.stem] = now  # another process has given the stem to another video
+                        continue
+                    done = len(jobs) - len(todo) - 1
+                    progress.update(job.video.id, done, done, job.video.id)
+                    with recording(self.result.failed, job.video.id, StoreError, OutOfMemory):
+                        self._write(now)
+        self._restore_order(jobs)
+        self._truth.warn("detect", on_event)
+        progress.update(counted(len(jobs), "video"), len(jobs), len(jobs))
+
+    def _restore_order(self, jobs: Sequence[_Job]) -> None:
+        result = self.result
+        ids = [job.video.id for job in jobs if job.video.id in result.files]
+        result.files = {id: result.files[id] for id in ids}
+        result.detections = {id: result.detections[id] for id in ids}
+        result.cached.sort(key=ids.index)
+
+    def _write(self, job: _Job) -> None:
+        video, result = job.video, self.result
         scores_file = result.output / f"{job.stem}{SUFFIX}"
-        with recording(result.failed, video.id, StoreError, OutOfMemory):
-            scores = job.read_scores()
-            is_cached = scores is not None
-            if scores is None:
-                scores = scorer.score(video)
-                id = video.listed.id if video.listed else video.id
-                saved = SavedScores(scores, job.key, video.fingerprint, provenance, id)
-                save_scores(scores_file, saved)
-            detection = make_detection(scores, video.id, provenance, video.listed, truth, options)
-            files = write_files(detection, result.output, job.stem, scorer.on_event)
-            result.files[video.id] = [*files, scores_file]
-            result.detections[video.id] = detection
-            result.cached += [video.id] * is_cached
-    truth.warn("detect", scorer.on_event)
-    progress.update(counted(len(jobs), "video"), len(jobs), len(jobs))
+        scores = job.read_scores()
+        is_cached = scores is not None
+        if scores is None:
+            scores = self.scorer.score(video)
+            id = video.listed.id if video.listed else video.id
+            saved = SavedScores(scores, job.key, video.fingerprint, self.provenance, id)
+            save_scores(scores_file, saved)
+        listed, truth = video.listed, self._truth
+        detection = make_detection(scores, video.id, self.provenance, listed, truth, self.options)
+        files = write_files(detection, result.output, job.stem, self.scorer.on_event)
+        result.files[video.id] = [*files, scores_file]
+        result.detections[video.id] = detection
+        result.cached += [video.id] * is_cached

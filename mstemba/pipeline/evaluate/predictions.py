@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mstemba.data_manifests.affixes import join_names
 from mstemba.data_manifests.manifest import Video, VideoIndex
 from mstemba.errors import UsageError
+from mstemba.pipeline.caching.files import visible
 from mstemba.pipeline.evaluate.pickles import read_pickle
 from mstemba.records import Segment
 from mstemba.wording import counted
@@ -104,7 +105,7 @@ def _by_id(
 def _read_folder(folder: Path, classes: Sequence[str], videos: Sequence[Video]) -> Predictions:
     found: dict[Path, dict[str, Any]] = {}
     others = []
-    for file in sorted(folder.glob("*.json")):
+    for file in visible(folder, "*.json"):
         data = _read_json(file)
         if not isinstance(data.get("segments"), list):
             others.append(file)

@@ -53,9 +53,9 @@ def remember_failures(store: FeatureStore, tried: Container[str], failed: dict[s
     file = store.root / FAILURES
     if not failed and not read_failures(store.root):
         return
+    store.make()
     with StoreLocks(store.root).lock_store():  # another process may do the same
         known = read_failures(store.root)
         now = {id: reason for id, reason in known.items() if id not in tried} | failed
         if now != known:
-            store.make()
             write_json(file, now)

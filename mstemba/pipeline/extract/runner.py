@@ -46,7 +46,7 @@ class ExtractionRunner:
     ) -> None:
         self._store, self._backbone_spec, self._engine = store, backbone, engine
         self._on_event, self._result = on_event, result
-        self._locks = StoreLocks(store.root)
+        self._locks = StoreLocks(store.root, "extracting")
         self._todo: deque[Job] = deque()
         self._claimed_elsewhere: list[Job] = []
         self._videos: dict[str, VideoExtraction] = {}
@@ -103,10 +103,9 @@ class ExtractionRunner:
     def _wait_for_others(self) -> None:
         """Wait until one of the videos that other processes have claimed is free."""
         jobs, self._claimed_elsewhere = self._claimed_elsewhere, []
-        others = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
-        message = f"waiting for another process, which is extracting {jobs[0].id}{others}"
-        self._on_event(Event("extract", message))
-        self._locks.wait_for(*(job.id for job in jobs)).release()
+        self._locks.wait_for(
+            *(job.id for job in jobs), on_wait=lambda line: self._on_event(Event("extract", line))
+        ).release()
         self._todo.extend(jobs)
 
     def _handle(self, id: str, event: EngineEvent) -> None:

@@ -167,6 +167,7 @@ def extract_into(
     """Bring the store's entries, by name, up to date with their videos."""
     begin = time.perf_counter()
     result = ExtractResult(store.root)
+    store.sweep()
     todo = []
     for name, video in entries.items():
         if video.problem:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mstemba.data_manifests.manifest import Manifest, Video, load_manifest
-from mstemba.errors import MstembaError, UsageError
+from mstemba.errors import MstembaError, StoreError, UsageError
 from mstemba.extractors import registry
 from mstemba.pipeline.caching.files import as_local, as_path, as_paths
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key
+from mstemba.pipeline.caching.locks import EntryLock, StoreLocks
 from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.features.row_times import even_rows
 from mstemba.pipeline.features.spec import make_spec, store_name
@@ -18,7 +20,7 @@ from mstemba.pipeline.features.store import IMPORTED, FeatureStore
 from mstemba.pipeline.options import FeatureOptions, ImportOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, find_workspace, require_workspace, set_current
-from mstemba.records import FeatureSpec
+from mstemba.records import FeatureSpec, FloatArray, TimeGrid
 from mstemba.wording import counted
 
 
@@ -56,7 +58,8 @@ def import_features(
     gives their times; without a duration they are `stride` frames apart, which requires `fps`. With
     a backbone the store says that it made the features, and a network trained on them can run on
     raw video; only their width is checked.
-    Finished entries of unchanged files are skipped.
+    Finished entries of unchanged files are skipped. Several processes may import into one store:
+    each video is imported by one of them.
 
     Args:
         folder: Searched with its subfolders.
@@ -85,7 +88,10 @@ def import_features(
         name = store_name(spec) if spec.is_known else f"{source.root.resolve().name}.zarr"
         root = require_workspace(workspace, "--store").features / name
     target = FeatureStore.prepare(root, spec, weights_file)
-    result = _import_all(source, target, videos, fingerprints, options, on_event)
+    ids = set(source.ids())
+    missing = [id for id in videos.videos if id not in ids]
+    result = ImportResult(target.root, missing=missing, unknown=source.unused)
+    _Importer(source, target, videos, fingerprints, options, on_event, result).run()
     fingerprints.save()
     if workspace is not None and root.parent == workspace.features and root.is_dir():
         set_current(workspace.features, root.name)
@@ -109,49 +115,90 @@ def _make_spec(
     return spec, backbone.file
 
 
-def _import_all(
-    source: NpyFolder,
-    target: FeatureStore,
-    manifest: Manifest,
-    fingerprints: Fingerprints,
-    options: ImportOptions,
-    on_event: EventHandler,
-) -> ImportResult:
-    begin = time.perf_counter()
-    known, spec = [manifest.videos[id] for id in source.ids()], target.spec
-    missing = [id for id in manifest.videos if id not in set(source.ids())]
-    result = ImportResult(target.root, missing=missing, unknown=source.unused)
-    for number, video in enumerate(known, 1):
+@dataclass
+class _Importer:
+    """The import of one command's arrays into a store."""
+
+    source: NpyFolder
+    target: FeatureStore
+    manifest: Manifest
+    fingerprints: Fingerprints
+    options: ImportOptions
+    on_event: EventHandler
+    result: ImportResult
+
+    def run(self) -> None:
+        """Import every array that is not in the store; those that others import come last."""
+        begin = time.perf_counter()
+        self.target.sweep()
+        locks = StoreLocks(self.target.root, "importing")
+        held = [id for id in self.source.ids() if not self._import(id, locks.acquire)]
+        for lock in locks.each(held, lambda line: self.on_event(Event("import", line))):
+            with lock:
+                self._import(lock.id, lambda id, lock=lock: lock)  # type: ignore[misc]
+        self.result.seconds = time.perf_counter() - begin
+
+    def _import(self, id: str, acquire: Callable[[str], EntryLock | None]) -> bool:
+        """Import an array, unless it is in the store; False if another process holds its entry."""
+        result = self.result
         try:
-            values = source.values(video.id)
-            grid = None
-            if manifest.time_unit == "seconds" and source.has_times(video.id):
-                grid = source.timeline(video, manifest.time_unit)[1]
-                video = replace(video, duration=video.duration or float(grid.ends[-1]))
-            times = _times(video, len(values), manifest, options.fps, spec.stride or options.stride)
-            grid = grid or even_rows(times["duration"], len(values))
-            key = cache_key(
-                "features",
-                spec=spec.as_dict(),
-                array=source.key(video, fingerprints),
-                step=grid.step,
-                frames=times["frames"],
-            )
-            result.rows += len(values)
-            entry = target.entry(video.id)
-            if entry is not None and entry["key"] == key:
-                result.cached.append(video.id)
-            else:
-                writer = target.writer(video.id, key, IMPORTED)
-                writer.append(values, grid.starts)
-                facts = {"source": IMPORTED, "decoder": IMPORTED, "warnings": []}
-                writer.finish(grid.step, **times, **facts)
-                result.made.append(video.id)
+            array = self._read(id)
+            cached = self._is_cached(id, array.key)
+            if not cached:
+                if (lock := acquire(id)) is None:
+                    return False
+                with lock:
+                    cached = self._is_cached(id, array.key)  # made by another process meanwhile
+                    if not cached:
+                        self._write(id, array)
+            (result.cached if cached else result.made).append(id)
+            result.rows += len(array.values)
         except MstembaError as error:
-            result.failed[video.id] = str(error)
-        on_event(Event("import", video.id, number, len(known)))
-    result.seconds = time.perf_counter() - begin
-    return result
+            result.failed[id] = str(error)
+        done = len(result.cached) + len(result.made) + len(result.failed)
+        self.on_event(Event("import", id, done, len(self.source.ids())))
+        return True
+
+    def _is_cached(self, id: str, key: str) -> bool:
+        try:
+            entry = self.target.entry(id)
+        except StoreError:
+            return False  # damaged: made again
+        return entry is not None and entry["key"] == key
+
+    def _read(self, id: str) -> _Array:
+        source, manifest, spec = self.source, self.manifest, self.target.spec
+        video, values, grid = manifest.videos[id], source.values(id), None
+        if manifest.time_unit == "seconds" and source.has_times(id):
+            grid = source.timeline(video, manifest.time_unit)[1]
+            video = replace(video, duration=video.duration or float(grid.ends[-1]))
+        stride = spec.stride or self.options.stride
+        times = _times(video, len(values), manifest, self.options.fps, stride)
+        grid = grid or even_rows(times["duration"], len(values))
+        key = cache_key(
+            "features",
+            spec=spec.as_dict(),
+            array=source.key(video, self.fingerprints),
+            step=grid.step,
+            frames=times["frames"],
+        )
+        return _Array(values, grid, times, key)
+
+    def _write(self, id: str, array: _Array) -> None:
+        writer = self.target.writer(id, array.key, IMPORTED)
+        writer.append(array.values, array.grid.starts)
+        facts = {"source": IMPORTED, "decoder": IMPORTED, "warnings": []}
+        writer.finish(array.grid.step, **array.times, **facts)
+
+
+@dataclass(frozen=True, eq=False)
+class _Array:
+    """The features of one file, with their times and their cache key."""
+
+    values: FloatArray
+    grid: TimeGrid
+    times: dict[str, float]
+    key: str
 
 
 def _times(

@@ -34,9 +34,11 @@ from mstemba.pipeline.caching.files import (
     reaching,
     read_text,
     remote,
+    sweep,
     write_json,
 )
 from mstemba.pipeline.caching.keys import spec_key
+from mstemba.pipeline.caching.locks import StoreLocks
 from mstemba.records import Features, FeatureSpec, FloatArray, TimeGrid
 
 if TYPE_CHECKING:
@@ -109,15 +111,15 @@ class FeatureStore:
             if _attributes(root) is None:  # still none: no other process has just created it
                 raise StoreError(f"{root}: exists and is not a feature store; pass another --store")
         store = cls.open(root)
-        if difference := store.spec.differences(spec):
-            raise StoreError(
-                f"{root}: the store was built with {difference}. "
-                f"Pass another --store, or the options it was built with"
-            )
+        store._check_spec(spec)
         return store
 
     def make(self) -> None:
-        """Create the store, if it does not exist. Several processes may do it at the same time."""
+        """Create the store, if it does not exist. Several processes may do it at the same time.
+
+        Raises:
+            StoreError: Another process has just created it with other options.
+        """
         if _attributes(self.root) is None:
             attributes = {
                 "format": FORMAT,
@@ -127,7 +129,23 @@ class FeatureStore:
                 "weights_file": self.weights_file,
             }
             group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-            write_json(self.root / _METADATA, group)
+            with StoreLocks(self.root).lock_store():
+                if _attributes(self.root) is None:
+                    write_json(self.root / _METADATA, group)
+        self.open(self.root)._check_spec(self.spec)
+
+    def _check_spec(self, wanted: FeatureSpec) -> None:
+        if difference := self.spec.differences(wanted):
+            raise StoreError(
+                f"{self.root}: the store was built with {difference}. "
+                f"Pass another --store, or the options it was built with"
+            )
+
+    def sweep(self) -> None:
+        """Remove the lock files and incomplete files of processes that are gone."""
+        if not remote(self.root):
+            StoreLocks(self.root).sweep()
+            sweep(self.root)
 
     def entry(self, id: str) -> dict[str, Any] | None:
         """Return the attributes of a finished entry; None if it is missing or unfinished.

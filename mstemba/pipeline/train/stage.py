@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mstemba.errors import MstembaError, UsageError, first_line
 from mstemba.pipeline import distributed, recipes
 from mstemba.pipeline.caching.files import as_local, as_path, write_json
 from mstemba.pipeline.caching.keys import Fingerprints
+from mstemba.pipeline.caching.locks import EntryLock, FolderLocks
 from mstemba.pipeline.checkpoint import CONFIG, DONE, checkpoint_config, read_done, short_key
 from mstemba.pipeline.devices import fast_precision, is_out_of_memory, pick_device
 from mstemba.pipeline.features.sources import FeatureSource, find_features
@@ -23,6 +25,8 @@ from mstemba.pipeline.train.plan import TrainPlan, make_plan
 from mstemba.pipeline.workspace import Workspace, find_workspace, require_workspace, set_current
 from mstemba.wording import counted
 
+# As in train/state.py, which imports torch.
+_STATE = "state.safetensors"
 # What a run writes into its folder.
 RUN_FILES = {
     "best",
@@ -31,9 +35,10 @@ RUN_FILES = {
     "wandb",
     "metrics.jsonl",
     "curves.png",
-    "state.safetensors",
+    _STATE,
     DONE,
 }
+_SECONDS_BETWEEN_QUESTIONS = 1.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ def train(
     """Train a network on the training videos of a manifest.
 
     A finished run with the same key is returned as it is. An unfinished one is resumed from its
-    last state and ends bit for bit (on a CPU) as if it had not been interrupted.
+    last state and ends bit for bit (on a CPU) as if it had not been interrupted. While another
+    process trains in the run folder, this one waits.
 
     Args:
         options: Those that decide the result. Default: `TrainOptions()`.
@@ -100,14 +106,13 @@ def train(
     plan = make_plan(options, run_options, labels, source, fingerprints)
     run = as_local(output) or require_workspace(workspace, "--output").runs / plan.name
     _check_run_folder(run, plan.key)
-    cached = _is_done(run, plan)
+    if not (run / DONE).is_file():
+        check_installed(run_options.tracker_names)
     on_event(Event("train", description))
-    try:
+    with _locked(run, plan, on_event), _memory_for(plan):
+        _check_run_folder(run, plan.key)  # another process may have begun meanwhile
+        cached = _is_done(run, plan)
         done = read_done(run) if cached else _train(plan, recipe, source, labels, run, on_event)
-    except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise _too_large(plan, error) from error
-        raise
     if workspace is not None and run.parent == workspace.runs and distributed.is_first():
         set_current(workspace.runs, run.name)
     return TrainResult(
@@ -115,16 +120,23 @@ def train(
     )
 
 
-def _too_large(plan: TrainPlan, error: BaseException) -> MstembaError:
-    """Return the error for a training that does not fit into the memory of its device."""
-    options, device = plan.options, pick_device(plan.run_options.device)
-    in_float32 = distributed.training_precision(device, options.precision) == "no"
-    bf16 = "--precision bf16, " if in_float32 and fast_precision(device) == "bfloat16" else ""
-    return MstembaError(
-        f"{device} does not have enough memory to train with batches of "
-        f"{counted(plan.batch_size, 'clip')} of up to {counted(options.clip_length, 'row')}: try a "
-        f"smaller --batch-size or --clip-length, {bf16}or another --device ({first_line(error)})"
-    )
+@contextmanager
+def _memory_for(plan: TrainPlan) -> Iterator[None]:
+    """Say what to do if the training does not fit into the memory of its device."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        options, device = plan.options, pick_device(plan.run_options.device)
+        in_float32 = distributed.training_precision(device, options.precision) == "no"
+        bf16 = "--precision bf16, " if in_float32 and fast_precision(device) == "bfloat16" else ""
+        raise MstembaError(
+            f"{device} does not have enough memory to train with batches of "
+            f"{counted(plan.batch_size, 'clip')} of up to {counted(options.clip_length, 'row')}: "
+            f"try a smaller --batch-size or --clip-length, {bf16}or another --device "
+            f"({first_line(error)})"
+        ) from error
 
 
 def _check_run_folder(output: Path, key: str) -> None:
@@ -142,6 +154,51 @@ def _check_run_folder(output: Path, key: str) -> None:
             raise UsageError(
                 f"{output}: not a training run, it holds {foreign[0]}; pass another --output"
             )
+
+
+@contextmanager
+def _locked(run: Path, plan: TrainPlan, on_event: EventHandler) -> Iterator[None]:
+    """Wait until no other process trains in a run folder, and keep others from it.
+
+    A finished run is only read, and needs no lock. Of the processes of a distributed run the first
+    one takes the lock.
+    """
+    locks = FolderLocks(run, "training")
+    with ExitStack() as held:
+        if distributed.world_size() > 1:
+            if lock := _wait_together(locks, run, plan, on_event):
+                held.enter_context(lock)
+        elif not (run / DONE).is_file():
+            held.enter_context(
+                locks.wait_for(run.name, on_wait=lambda line: on_event(Event("train", line)))
+            )
+        if distributed.is_first() and (run / DONE).is_file():
+            # What a process leaves that was killed as soon as it was done.
+            locks.sweep()
+            with suppress(OSError):
+                (run / _STATE).unlink(missing_ok=True)
+        yield
+
+
+def _wait_together(
+    locks: FolderLocks, run: Path, plan: TrainPlan, on_event: EventHandler
+) -> EntryLock | None:
+    """Return the lock to the first process of a distributed run, once it has it.
+
+    The others ask again and again, because a single question may not take hours.
+    """
+    lock, told = None, False
+    while True:
+        may_start = not distributed.is_first() or (run / DONE).is_file()
+        if not may_start:
+            lock = locks.acquire(run.name)
+            may_start = lock is not None
+        if all(distributed.gather(plan.run_options.device, plan.options.precision, may_start)):
+            return lock
+        time.sleep(_SECONDS_BETWEEN_QUESTIONS)
+        if distributed.is_first() and not told:
+            on_event(Event("train", locks.waiting_for(run.name)))
+            told = True
 
 
 def _is_done(run: Path, plan: TrainPlan) -> bool:
@@ -177,7 +234,6 @@ def _train(
     on_event: EventHandler,
 ) -> dict[str, Any]:
     """Train, and return the content of done.json, which only the first process is sure to see."""
-    check_installed(plan.run_options.tracker_names)
     for message in (*source.notes, *plan.notes, plan.summary):
         on_event(Event("train", message))
     for message in plan.warnings:

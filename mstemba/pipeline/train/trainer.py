@@ -26,7 +26,6 @@ from mstemba.model.config import ModelConfig
 from mstemba.model.losses import BatchTotals, LossTerms, detection_loss
 from mstemba.model.output import set_prior
 from mstemba.model.scan.backends import describe_choice
-from mstemba.pipeline.caching.files import TEMPORARY
 from mstemba.pipeline.checkpoint import WEIGHTS, save_weights, score
 from mstemba.pipeline.dataset.clips import Clip
 from mstemba.pipeline.distributed import make_accelerator
@@ -117,10 +116,6 @@ class Trainer:
             MstembaError: The loss or the gradient is not finite. The message names the step and the
                 cause; what was saved before stays.
         """
-        if self.is_main:
-            # A killed run leaves the files that it was writing; they are as large as the model.
-            for file in run.rglob(f"{TEMPORARY}*"):
-                file.unlink()
         if (run / STATE).is_file():
             device = self._accelerator.device
             self._state = load_state(run / STATE, self._plan.key, *self._parts(), device)

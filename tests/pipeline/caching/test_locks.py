@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import sys
 import threading
 import time
@@ -127,6 +128,46 @@ def test_waiting_ends_when_the_lock_is_released(root: Path) -> None:
     assert StoreLocks(root).acquire("a") is None
     thread.join()
     waited.release()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, f"process {os.getpid()}, which is importing a"),
+        ("123 another-host extracting\n", "process 123 on another-host, which is extracting a"),
+        ("", "another process, which is detecting in a"),  # it has not written it yet
+        ("1234", "another process, which is detecting in a"),
+        ("9" * 10_000, "another process, which is detecting in a"),
+        ("\udcff\x1b[2J", "another process, which is detecting in a"),
+    ],
+)
+def test_who_waits_says_for_whom(root: Path, content: str | None, said: str) -> None:
+    lock = StoreLocks(root, "importing").acquire("a")
+    assert lock is not None
+    if content is not None:
+        file = root.parent / ".s.zarr.locks" / "a.lock"
+        file.write_bytes(content.encode(errors="surrogateescape"))
+    news: list[str] = []
+
+    def on_wait(line: str) -> None:
+        news.append(line)
+        lock.release()
+
+    StoreLocks(root, "detecting in").wait_for("a", "a", on_wait=on_wait).release()
+    assert news == [f"waiting for {said}, and for 1 more video"]
+
+
+def test_entries_that_others_hold_come_last(root: Path) -> None:
+    mine, theirs = StoreLocks(root, "importing"), StoreLocks(root)
+    held = theirs.acquire("a")
+    assert held is not None
+    seen = []
+    for lock in mine.each("abc", lambda line: held.release()):
+        with lock:
+            assert theirs.acquire(lock.id) is None
+            seen.append(lock.id)
+    assert seen == ["b", "c", "a"]
+    assert list(root.parent.iterdir()) == []
 
 
 def test_where_no_file_can_be_made_the_error_says_which_folder_is_wanted(tmp_path: Path) -> None:

@@ -402,6 +402,7 @@ def test_what_detect_writes_is_read_alone_and_as_a_folder(tmp_path: Path) -> Non
         content = {"video": f"films/{name}.mp4", "classes": CLASSES, "segments": [segment]}
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     (tmp_path / "other.json").write_text("{}")
+    (tmp_path / ".writing-4711-ab.json").write_text("{")  # a killed process leaves it
     alone = read_predictions(tmp_path / "b.json", CLASSES)
     both = read_predictions(tmp_path, CLASSES)
     assert alone.in_seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from mstemba.pipeline.extract.engine import EngineEvent, FeatureRows, VideoLost,
 from mstemba.pipeline.extract.jobs import ExtractResult, Job
 from mstemba.pipeline.extract.runner import ExtractionRunner
 from mstemba.pipeline.features.store import FeatureStore
-from mstemba.pipeline.progress import Event
+from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.records import FeatureSpec
 
 BACKBONE = BackboneSpec(4, 8, 8, "image", cpu_batch=1, gpu_batch=1)
@@ -81,11 +82,19 @@ def job(store: FeatureStore, id: str) -> Job:
 
 
 def run(
-    store: FeatureStore, engine: ScriptedEngine, *ids: str
+    store: FeatureStore,
+    engine: ScriptedEngine,
+    *ids: str,
+    also: EventHandler = ignore_events,
 ) -> tuple[ExtractResult, list[Event]]:
     events: list[Event] = []
+
+    def on_event(event: Event) -> None:
+        events.append(event)
+        also(event)
+
     result = ExtractResult(store.root)
-    runner = ExtractionRunner(store, BACKBONE, engine, events.append, result)
+    runner = ExtractionRunner(store, BACKBONE, engine, on_event, result)
     runner.run([job(store, id) for id in ids])
     return result, events
 
@@ -179,20 +188,15 @@ def test_a_video_that_is_finished_meanwhile_is_not_started(store: FeatureStore) 
 
 
 def test_videos_that_another_process_has_come_last(store: FeatureStore) -> None:
-    lock = StoreLocks(store.root).acquire("a")
+    lock = StoreLocks(store.root, "importing").acquire("a")
     assert lock is not None
-
-    class Releasing(ScriptedEngine):
-        """The other process is done when b is."""
-
-        def next_event(self) -> tuple[str, EngineEvent]:
-            id, event = super().next_event()
-            if event is REPORT:
-                lock.release()
-            return id, event
-
     good = [OPENED, rows(1.0, 2.0), REPORT]
-    engine = Releasing(a=[good], b=[good])
-    result, events = run(store, engine, "a", "b")
+
+    def release(event: Event) -> None:
+        """The other process is done once it is waited for."""
+        if event.message.startswith("waiting"):
+            lock.release()
+
+    result, events = run(store, ScriptedEngine(a=[good], b=[good]), "a", "b", also=release)
     assert result.made == ["b", "a"]
-    assert "waiting for another process, which is extracting a" in [e.message for e in events]
+    assert f"waiting for process {os.getpid()}, which is importing a" in [e.message for e in events]

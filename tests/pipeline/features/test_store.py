@@ -51,6 +51,16 @@ def put(store: FeatureStore, id: str, values: np.ndarray = VALUES, key: str = "k
     finish(writer)
 
 
+def test_of_two_stores_of_one_name_with_other_options_one_is_refused(tmp_path: Path) -> None:
+    """Also if both were free to be made when they were prepared."""
+    first = FeatureStore.prepare(tmp_path / "s.zarr", SPEC)
+    second = FeatureStore.prepare(tmp_path / "s.zarr", replace(SPEC, width=5))
+    put(first, "a")
+    with pytest.raises(StoreError, match=r"built with width=4 \(wanted 5\)"):
+        second.writer("b", "k", "av")
+    assert [file.name for file in tmp_path.glob("s.zarr/*") if file.is_dir()] == ["a"]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_an_entry_reads_back_as_it_was_written(tmp_path: Path, dtype: str) -> None:
     made = make_store(tmp_path / "s.zarr", replace(SPEC, dtype=dtype))

@@ -1,0 +1,106 @@
+"""Two trainings of one run: one of them does it, the other waits and finds it done."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from mstemba.errors import UsageError
+from mstemba.pipeline.caching.locks import FolderLocks
+from mstemba.pipeline.progress import Event
+from mstemba.pipeline.train.stage import TrainResult
+from tests.training import KilledError, fit, kill_at, make_workspace, records
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_of_two_trainings_one_does_it_and_the_other_waits(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "w")
+    waits, results, news = threading.Event(), list[TrainResult](), list[str]()
+
+    def second() -> None:
+        def on_event(event: Event) -> None:
+            news.append(event.message)
+            if event.message.startswith("waiting"):
+                waits.set()
+
+        results.append(fit(workspace, on_event=on_event))
+
+    thread = threading.Thread(target=second)
+
+    def start_second(event: Event) -> None:
+        if event.total and not thread.ident:
+            thread.start()
+            assert waits.wait(60), "the second training does not wait"
+
+    first = fit(workspace, on_event=start_second)
+    thread.join()
+    (other,) = results
+    assert (first.cached, other.cached) == (False, True)
+    assert (first.run, first.score, first.steps) == (other.run, other.score, other.steps)
+    steps = records(first.run, "step")
+    assert steps == sorted(steps)
+    assert len(records(first.run, "loss")) == len(set(steps))
+    assert f"waiting for process {os.getpid()}, which is training {first.run.name}" in news
+    assert list(first.run.glob(".*")) == []
+
+
+def test_a_waiting_training_resumes_the_run_of_one_that_ends_too_early(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "w")
+    with pytest.raises(KilledError):
+        fit(workspace, on_event=kill_at(4))
+    (run,) = (workspace / "runs").iterdir()
+    lock = FolderLocks(run, "training").acquire(run.name)
+    assert lock is not None
+    news = []
+
+    def on_event(event: Event) -> None:
+        news.append(event.message)
+        if event.message.startswith("waiting"):
+            lock.release()
+
+    assert not fit(workspace, on_event=on_event).cached
+    assert any(message.startswith("resuming from step ") for message in news)
+
+
+def test_a_run_of_other_options_that_begins_meanwhile_is_refused(tmp_path: Path) -> None:
+    workspace, run = make_workspace(tmp_path / "w"), tmp_path / "run"
+    fit(workspace, output=tmp_path / "other")
+    lock = FolderLocks(run, "training").acquire("run")
+    assert lock is not None
+
+    def on_event(event: Event) -> None:
+        if event.message.startswith("waiting"):
+            (tmp_path / "other" / "last").rename(run / "last")
+            lock.release()
+
+    with pytest.raises(UsageError, match="holds a run with other options"):
+        fit(workspace, output=run, on_event=on_event, seed=1)
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.getuid() == 0, reason="root writes anywhere")
+def test_a_finished_run_in_a_read_only_folder_is_cached(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "w")
+    run = fit(workspace, output=tmp_path / "run").run
+    run.chmod(0o500)
+    try:
+        assert fit(workspace, output=run).cached
+    finally:
+        run.chmod(0o700)
+
+
+def test_what_a_kill_leaves_after_the_end_of_a_run_is_removed_by_the_next_one(
+    tmp_path: Path,
+) -> None:
+    workspace = make_workspace(tmp_path / "w")
+    run = fit(workspace).run
+    (run / ".locks").mkdir()
+    (run / ".locks" / f"{run.name}.lock").write_text("4711 here training\n")
+    for name in (".writing-4711-abc.json", "state.safetensors"):
+        (run / name).write_text("half")
+    assert fit(workspace).cached
+    assert not [*run.glob(".*"), *run.glob("state*")]
