@@ -38,8 +38,14 @@ def parse(text: str | bytes) -> Content:
             '{"monday": {"actions": [[1, 2, 3], [1, 2, "x"]]}}',
             "expected float, found str at $.videos.monday.actions[1][2]",
         ),
-        ('{"a": {}, "b": {"duration": -1}}', "expected float >= 0.0, found -1 at $.videos.b.duration"),
-        ('{"a": {"duration": 1e999}}', "expected float <= 31622400.0, found inf at $.videos.a.duration"),
+        (
+            '{"a": {}, "b": {"duration": -1}}',
+            "expected float >= 0.0, found -1 at $.videos.b.duration",
+        ),
+        (
+            '{"a": {"duration": 1e999}}',
+            "expected float <= 31622400.0, found inf at $.videos.a.duration",
+        ),
         ('{"a": {"duration": NaN}}', "expected float >= 0.0, found nan at $.videos.a.duration"),
         ('{"a": {"actions": [[1.5, 2, 3]]}}', "expected int, found float at $.videos.a.actions[0]"),
         (r'{"a\u0000": {}}', r"that a file name can have, found 'a\x00' at $.videos.'a\x00'"),

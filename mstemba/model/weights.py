@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from mstemba.errors import CheckpointError, UsageError
 from mstemba.model.architectures import build, config_from_dict
 from mstemba.model.config import Config, ModelConfig
+from mstemba.tensor_files.digest import check_digest
+from mstemba.tensor_files.formats import SAFETENSORS, tensor_format
 from mstemba.tensor_files.mismatch import describe_mismatch, describe_network, some_of
 from mstemba.tensor_files.reading import read_tensors
 
@@ -78,10 +80,15 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         CheckpointError: Tensors are missing, unknown or of another shape. The first few are named,
             and the network is unchanged.
     """
+    model.load_state_dict(_match(model, weights))
+
+
+def _match(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights that a network uses. Raises CheckpointError if they do not fit."""
     found = {name: w for name, w in weights.items() if not _DEAD_HEAD.fullmatch(name)}
     if mismatch := describe_mismatch(model.state_dict(), found):
         raise CheckpointError(f"weights do not fit the model. {mismatch}")
-    model.load_state_dict(found)
+    return found
 
 
 def load_model(
@@ -114,6 +121,7 @@ def load_model(
     if path.is_dir():
         values = _read_config(path / CONFIG_FILE)
         weights = read_weights(path / WEIGHTS_FILE)
+        _check_digest(path / WEIGHTS_FILE)
         config = config_from_dict(values)
     else:
         weights = read_weights(path)
@@ -126,9 +134,21 @@ def load_model(
                 f"{name}: found {value!r}, but {config.arch} has no such option; omit it"
             )
         config = ModelConfig.from_dict({**config.to_dict(), name: value})
+    with torch.device("meta"):  # takes no memory for what the weights do not have
+        _match(build(config), weights)
     model = build(config)
     load_weights(model, weights)
     return model.to(device or "cpu").eval()
+
+
+def _check_digest(path: Path) -> None:
+    try:
+        if tensor_format(path) == SAFETENSORS:
+            check_digest(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: {error}; copy the checkpoint again, or delete the run and train again"
+        ) from None
 
 
 def _mstemba_shape(weights: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -90,11 +90,14 @@ class Checkpoint:
 
 
 def save_weights(path: Path, network: nn.Module) -> None:
-    """Write a network's tensors into a safetensors file, which appears complete or not at all."""
-    import safetensors.torch
+    """Write a network's tensors into a safetensors file, which appears complete or not at all.
+
+    The file carries its SHA-256, which is checked when it is loaded.
+    """
+    from mstemba.tensor_files.digest import with_digest
 
     tensors = {name: w.detach().cpu().contiguous() for name, w in network.state_dict().items()}
-    content = safetensors.torch.save(tensors)
+    content = with_digest(tensors)
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 

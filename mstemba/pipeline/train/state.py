@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
 from mstemba.errors import UsageError
 from mstemba.pipeline.caching.files import write_atomically
+from mstemba.tensor_files.digest import check_digest, with_digest
 
 STATE = "state.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -47,7 +47,7 @@ def save_state(
         for moment in MOMENTS:
             tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
     counts = {name: json.dumps(value) for name, value in asdict(state).items()}
-    content = safetensors.torch.save(tensors, {"key": key, **counts})
+    content = with_digest(tensors, {"key": key, **counts})
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
@@ -98,8 +98,9 @@ def saved_step(path: Path) -> int | None:
 
 def _opened(path: Path, device: str = "cpu") -> safetensors.safe_open:
     try:
+        check_digest(path, {"key", *(field.name for field in fields(TrainerState))})
         return safetensors.safe_open(path, "pt", device=device)
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, ValueError) as error:
         raise UsageError(
             f"{path}: damaged or incomplete ({error}); delete it to start the training again"
         ) from None

@@ -206,6 +206,17 @@ def test_a_state_is_read_by_a_process_that_calls_its_device_cpu_0(tmp_path: Path
         load_state(path, "other", *loaded, torch.device("cpu"))
 
 
+def test_a_damaged_state_is_refused_and_says_what_to_do(workspace: Path) -> None:
+    with pytest.raises(KilledError):
+        fit(workspace, on_event=kill_at(4))
+    state = next((workspace / "runs").glob("*/state.safetensors"))
+    content = bytearray(state.read_bytes())
+    content[-3] ^= 4
+    state.write_bytes(content)
+    with pytest.raises(UsageError, match=r"damaged.*delete it to start the training again"):
+        fit(workspace)
+
+
 def test_a_fused_optimiser_is_resumed_with_its_counters_on_the_device(tmp_path: Path) -> None:
     # No tensor of this device holds data, but where the counters are is as on a GPU.
     model, average = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
