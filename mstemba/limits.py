@@ -14,11 +14,17 @@ MOST_NESTED = 64
 MOST_CLASSES = 10_000
 """Classes of a data set. The largest known ones have about 4,000; a larger class number in an
 annotation is a typing error, for which no classes are created."""
+WIDEST = 2**20
+"""Features of a row, and channels of a network. The widest backbones have some thousands."""
+MOST_BLOCKS = 1000
+"""Blocks of a network, or of a stage of it. The deepest networks in use have about a hundred."""
 MOST_ROWS = 20_000_000
 """Rows of features of one video: a week in rows of 1/30 s is 18 million."""
 LONGEST_VIDEO = 366 * 24 * 3600.0
 """Seconds of a video, or of a time in one: a year. Times in milliseconds since 1970, and other
 numbers that are not times in a video, are larger."""
+LARGEST_TIME = 240 * LONGEST_VIDEO
+"""A time in a video if times count frames: a year at 240 frames a second."""
 LONGEST_NAME = 1000
 """Characters of the name of a video, a class or a subset. Longer ones are content, not names."""
 LONGEST_PATH = 4096

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from mstemba.errors import StoreError, UsageError
+from mstemba.limits import LONGEST_NAME, WIDEST
+from mstemba.reading.typed import Name, PathText, Positive, convert
 from mstemba.wording import counted
 
 FloatArray = NDArray[np.floating[Any]]
@@ -121,6 +124,7 @@ class Frames:
             raise ValueError(f"{len(self.images)} images but times have shape {self.times.shape}")
 
 
+_Size = Annotated[int, Meta(ge=0, le=2**31)]
 # Names in stores, checkpoints and cache keys that differ from the field's name.
 _STORED = {"frame_step": "every"}
 
@@ -132,23 +136,23 @@ class FeatureSpec:
     Device, workers and batch size are not part of it: they must not change what is cached.
     """
 
-    backbone: str
-    model: str
-    weights: str
+    backbone: Name
+    model: PathText
+    weights: PathText
     """`tag:...` (a published, immutable name) or `sha256:...` (a file's content)."""
-    width: int
-    input_size: int
+    width: Annotated[int, Meta(ge=1, le=WIDEST)]
+    input_size: _Size
     """Side of the centre crop, in pixels."""
-    short_side: int
+    short_side: _Size
     """Length to which the short side is resized before the crop, in pixels."""
-    window: int = 16
-    stride: int = 16
-    frame_step: int = 1
-    precision: str = "float32"
-    dtype: str = "float32"
-    decoder: str = "auto"
-    resize: str = "bicubic-in-decoder"
-    fps: float | None = None
+    window: _Size = 16
+    stride: _Size = 16
+    frame_step: _Size = 1
+    precision: Name = "float32"
+    dtype: Annotated[str, Meta(pattern="^float(16|32)$")] = "float32"
+    decoder: Name = "auto"
+    resize: Name = "bicubic-in-decoder"
+    fps: Annotated[int, Meta(gt=0, le=2**31)] | Positive | None = None
     """Of videos that do not say when their frames are displayed; None = an assumed rate."""
 
     @classmethod
@@ -177,12 +181,13 @@ class FeatureSpec:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FeatureSpec:
-        """Return the specification. Raises UsageError that names missing or unknown fields."""
+        """Return the specification. Raises UsageError for missing, unknown or invalid fields."""
         known = {_STORED.get(field.name, field.name): field.name for field in fields(cls)}
         if set(data) | {"fps"} != set(known):
-            odd = ", ".join(sorted((set(data) | {"fps"}) ^ set(known)))
+            odd = ", ".join(sorted((set(data) | {"fps"}) ^ set(known))[:10])[:LONGEST_NAME]
             raise UsageError(f"feature specification does not match this version of mstemba: {odd}")
-        return cls(**{known[name]: value for name, value in data.items()})
+        named = {known[name]: value for name, value in data.items()}
+        return convert(named, cls, "feature specification")
 
     def differences(self, wanted: FeatureSpec) -> str:
         """Return the differences as `window=16 (wanted 8), ...`; empty if there are none."""

@@ -25,7 +25,7 @@ LAYERS: dict[str, set[str]] = {
     "text_table": set(),
     # The gate: all that reads files may use it.
     "reading": {"limits", "wording", "errors"},
-    "records": {"limits", "wording", "errors"},
+    "records": {"reading", "limits", "wording", "errors"},
     "data_manifests": {"reading", "limits", "records", "wording", "errors"},
     "tensor_files": {"reading", "limits", "errors"},
     "extractors": {"tensor_files", "reading", "limits", "records", "errors"},

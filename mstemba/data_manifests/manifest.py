@@ -11,15 +11,27 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Annotated, Any, Literal, NamedTuple
+
+from msgspec import Meta, Struct
 
 from mstemba.errors import ManifestError
+from mstemba.limits import LARGEST_TIME, MOST_CLASSES
+from mstemba.reading.files import read_bytes
+from mstemba.reading.typed import (
+    Finite,
+    Name,
+    PathText,
+    Positive,
+    convert,
+    parse_untyped,
+    shown,
+)
 from mstemba.wording import counted
 
 FORMAT = "mstemba-manifest"
@@ -43,8 +55,8 @@ class Action(NamedTuple):
     """One labelled action, in the manifest's time unit."""
 
     class_id: int
-    start: float
-    end: float
+    start: Finite
+    end: Finite
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,28 @@ class Video:
     actions: tuple[Action, ...] = ()
     annotated_until: float | None = None
     """Time up to which the video is annotated, in the manifest's unit. None: all of it is."""
+
+
+# A whole number of seconds is written as it was read.
+_Time = (
+    Annotated[int, Meta(ge=0, le=int(LARGEST_TIME))] | Annotated[float, Meta(ge=0, le=LARGEST_TIME)]
+)
+
+
+class _Entry(Struct, gc=False):
+    path: PathText | None = None
+    subset: PathText | int | float | None = None
+    duration: _Time | None = None
+    annotated_until: _Time | None = None
+    actions: tuple[Action, ...] = ()
+
+
+class _Content(Struct):
+    classes: Annotated[tuple[Name, ...], Meta(max_length=MOST_CLASSES)]
+    time_unit: Literal["seconds", "frames"]
+    videos: dict[Name, _Entry]
+    dataset: PathText | None = None
+    fps: Positive | None = None
 
 
 @dataclass(frozen=True)
@@ -144,96 +178,34 @@ def load_manifest(path: Path) -> Manifest:
 
     Raises ManifestError that names the entry in question.
     """
-    data = read_json_object(path)
-    _refuse_repeated(str(path), data)
-    if data.get("format") != FORMAT or data.get("version") != VERSION:
-        found = f"format {data.get('format')!r}, version {data.get('version')!r}"
+    data = parse_untyped(read_bytes(path, ManifestError), str(path), ManifestError, unique=True)
+    if isinstance(data, dict) and (data.get("format"), data.get("version")) != (FORMAT, VERSION):
+        found = f"format {shown(data.get('format'))}, version {shown(data.get('version'))}"
         raise ManifestError(
             f"{path}: {found}; expected {FORMAT!r}, version {VERSION}. `mstemba init` writes one"
         )
-    classes = data.get("classes")
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise ManifestError(f"{path}: `classes` must be a list of names")
-    if data.get("time_unit") not in TIME_UNITS:
-        raise ManifestError(
-            f"{path}: `time_unit` is {data.get('time_unit')!r}, expected one of {TIME_UNITS}"
-        )
-    if not isinstance(data.get("videos"), dict):
-        raise ManifestError(f"{path}: `videos` must be an object of entries by video id")
-    _refuse_repeated(f"{path}: `videos`", data["videos"])
-    fps = data.get("fps")
-    if fps is not None and not (is_finite(fps) and fps > 0):
-        raise ManifestError(f"{path}: `fps` is {fps!r}, expected frames per second")
+    content = convert(data, _Content, str(path), ManifestError)
+    classes = len(content.classes)
+    for id, entry in content.videos.items():
+        for number, action in enumerate(entry.actions):
+            if not 0 <= action.class_id < classes:
+                raise ManifestError(
+                    f"{path}: video {id!r}, action {number}: unknown class id "
+                    f"{shown(action.class_id)}; the manifest has {counted(classes, 'class')}, "
+                    f"0 to {classes - 1}"
+                )
     videos = {
-        id: _read_video(path, id, entry, len(classes)) for id, entry in data["videos"].items()
+        id: Video(
+            id=id,
+            path=None if entry.path is None else path.parent / entry.path,
+            subset=normalise_subset(entry.subset),
+            duration=entry.duration,
+            actions=entry.actions,
+            annotated_until=entry.annotated_until,
+        )
+        for id, entry in content.videos.items()
     }
-    return Manifest(str(data.get("dataset", "")), tuple(classes), data["time_unit"], videos, fps)
-
-
-def _read_video(manifest: Path, id: str, entry: Any, classes: int) -> Video:
-    where = f"{manifest}: video {id!r}"
-    if not isinstance(entry, dict):
-        raise ManifestError(f"{where}: expected an object, found {type(entry).__name__}")
-    _refuse_repeated(where, entry)
-    for name in ("duration", "annotated_until"):
-        time = entry.get(name)
-        if time is not None and not is_duration(time):
-            raise ManifestError(
-                f"{where}: `{name}` is {time!r}, expected a number that is 0 or more, or null"
-            )
-    listed = entry.get("actions", [])
-    if not isinstance(listed, list):
-        raise ManifestError(f"{where}: `actions` is {listed!r}, expected a list")
-    actions = []
-    for number, item in enumerate(listed):
-        try:
-            action = parse_action(item)
-        except ValueError as error:
-            raise ManifestError(f"{where}, action {number}: {error}") from None
-        if not 0 <= action.class_id < classes:
-            raise ManifestError(
-                f"{where}, action {number}: unknown class id {action.class_id}; "
-                f"the manifest has {counted(classes, 'class')}, 0 to {classes - 1}"
-            )
-        actions.append(action)
-    file = entry.get("path")
-    return Video(
-        id=id,
-        path=None if file is None else manifest.parent / str(file),
-        subset=normalise_subset(entry.get("subset")),
-        duration=entry.get("duration"),
-        actions=tuple(actions),
-        annotated_until=entry.get("annotated_until"),
-    )
-
-
-def is_finite(value: Any) -> TypeGuard[int | float]:
-    """Return whether this is a finite number within the range of a float; bool is not."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and abs(value) <= sys.float_info.max
-
-
-def is_duration(value: Any) -> TypeGuard[int | float]:
-    """Return whether this can be the duration of a video, or a time in it."""
-    return is_finite(value) and value >= 0
-
-
-def _refuse_repeated(where: str, data: dict[str, Any]) -> None:
-    if names := repeated(data):
-        raise ManifestError(f"{where}: {names[0]!r} appears twice; delete one")
-
-
-def parse_action(item: Any) -> Action:
-    """Parse [class, start, end] with an integer class and finite times. Raises ValueError."""
-    if not isinstance(item, (list, tuple)) or len(item) != 3:
-        raise ValueError(f"expected [class, start, end], found {item!r}")
-    class_id, start, end = item
-    if isinstance(class_id, bool) or not isinstance(class_id, int):
-        raise ValueError(f"class id {class_id!r} is not a whole number")
-    for time in (start, end):
-        if not is_finite(time):
-            raise ValueError(f"{time!r} is not a time")
-    return Action(class_id, float(start), float(end))
+    return Manifest(content.dataset or "", content.classes, content.time_unit, videos, content.fps)
 
 
 def manifest_json(manifest: Manifest, folder: Path) -> str:
@@ -269,46 +241,3 @@ def _relative(path: Path, folder: Path) -> str:
         if whole.is_relative_to(above):
             return whole.relative_to(above).as_posix()
     return str(path.resolve())
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Read the JSON object in a file. Raises ManifestError if there is none.
-
-    Of several members with the same name the first counts, also in nested objects; `repeated`
-    returns these names.
-    """
-    try:
-        data = parse_json(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ManifestError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise ManifestError(f"{path}: expected a JSON object, found {type(data).__name__}")
-    return data
-
-
-def parse_json(text: str) -> Any:
-    """Parse JSON; of several members with the same name the first counts, see `repeated`."""
-    return json.loads(text, object_pairs_hook=_keep_first)
-
-
-class _Repeating(dict[str, Any]):
-    """A JSON object that has several members with the same name."""
-
-    names: list[str]
-
-
-def _keep_first(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(members)
-    if len(unique) == len(members):
-        return unique
-    first = _Repeating(unique | dict(reversed(members)))  # in the order of the file
-    counts = Counter(name for name, _ in members)
-    first.names = [name for name, count in counts.items() for _ in range(count - 1)]
-    return first
-
-
-def repeated(data: dict[str, Any]) -> list[str]:
-    """Return the names of repeated members, once per repetition."""
-    return data.names if isinstance(data, _Repeating) else []

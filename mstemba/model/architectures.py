@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mstemba.errors import CheckpointError, UsageError
 from mstemba.model.config import Config, LinearConfig, ModelConfig, MSTCTConfig, PDANConfig
+from mstemba.reading.typed import shown
 
 if TYPE_CHECKING:
     from mstemba.model.baselines.linear import LinearProbe
@@ -67,7 +68,8 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
     arch = values.get("arch", "mstemba")
     if not isinstance(arch, str) or arch not in _CONFIGS:
         raise CheckpointError(
-            f"model configuration: arch: found {arch!r}, expected one of {', '.join(ARCHITECTURES)}"
+            f"model configuration: arch: found {shown(arch)}, "
+            f"expected one of {', '.join(ARCHITECTURES)}"
         )
     return _CONFIGS[arch].from_dict(values)
 

@@ -6,13 +6,20 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeAlias
+from typing import Annotated, Any, Self, TypeAlias, get_type_hints
+
+from msgspec import Meta
 
 from mstemba.errors import CheckpointError, UsageError
+from mstemba.limits import MOST_BLOCKS, MOST_CLASSES, WIDEST
+from mstemba.reading.typed import convert, shown
 
 VERSIONS = ("mstemba", "mstemba-v3")
 SPLITS = ("interleaved", "contiguous")
 PADDINGS = ("masked", "released")
+_WHERE = "model configuration"
+_Size = Annotated[int, Meta(ge=1, le=WIDEST)]
+_Share = Annotated[float, Meta(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -22,9 +29,9 @@ class _Config:
     Raises UsageError, naming what was found and what was expected, for a value no network can have.
     """
 
-    in_features: int
+    in_features: _Size
     """Width F of one feature row."""
-    classes: int
+    classes: Annotated[int, Meta(ge=1, le=MOST_CLASSES)]
     """Number C of action classes."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -39,38 +46,27 @@ class _Config:
         unknown = sorted(set(values) - {field.name for field in fields})
         if unknown:
             raise CheckpointError(
-                f"model configuration: unknown {', '.join(unknown)}; "
+                f"{_WHERE}: unknown {', '.join(map(shown, unknown[:5]))}; "
                 f"expected {', '.join(field.name for field in fields)}"
             )
         required = {field.name for field in fields if field.default is dataclasses.MISSING}
         missing = sorted(required - set(values))
         if missing:
-            raise CheckpointError(f"model configuration: {', '.join(missing)} missing")
+            raise CheckpointError(f"{_WHERE}: {', '.join(missing)} missing")
         try:
             return cls(**values)
         except UsageError as error:
-            raise CheckpointError(f"model configuration: {error}") from error
+            raise CheckpointError(str(error)) from error
 
     def __post_init__(self) -> None:
         """Check every value by the type of its field, and keep ``widths`` as a tuple."""
-        for field in dataclasses.fields(self):
-            name, found = field.name, getattr(self, field.name)
-            default: Any = field.default
-            if name == "arch":
-                _expect_choice(name, found, VERSIONS if default in VERSIONS else (default,))
-            elif name == "widths":
-                if not isinstance(found, (tuple, list)) or len(found) != len(default):
-                    expected = f"expected {len(default)} positive integers"
-                    raise UsageError(f"widths: found {found!r}, {expected}")
-                for index, width in enumerate(found):
-                    _expect_positive_integer(f"widths[{index}]", width)
-                object.__setattr__(self, "widths", tuple(found))
-            elif field.type == "int":
-                _expect_positive_integer(name, found)
-            elif field.type == "float":
-                number = isinstance(found, (int, float)) and not isinstance(found, bool)
-                if not number or not 0 <= found < 1:
-                    raise UsageError(f"{name}: found {found!r}, expected a number in [0, 1)")
+        for name, kind in get_type_hints(type(self), include_extras=True).items():
+            value = convert(getattr(self, name), kind, _WHERE, place=f"$.{name}")
+            if name == "widths":
+                object.__setattr__(self, name, value)
+            elif name == "arch":
+                default: str = type(self).__dict__[name]
+                _expect_choice(name, value, VERSIONS if default in VERSIONS else (default,))
 
 
 @dataclass(frozen=True)
@@ -81,22 +77,22 @@ class ModelConfig(_Config):
     """
 
     arch: str = "mstemba"
-    widths: tuple[int, ...] = (256, 384, 576)
+    widths: tuple[_Size, _Size, _Size] = (256, 384, 576)
     """Channels at scales 1, 2 and 3; the fuser works at the last one."""
-    state: int = 16
+    state: _Size = 16
     """State size S of the selective scan."""
-    expand: int = 2
+    expand: _Size = 2
     """Inner channels of a Mamba block per channel of its input."""
-    conv: int = 4
+    conv: _Size = 4
     """Taps of the depthwise causal convolution."""
     split: str = "interleaved"
     """The k streams of scale k: t = i + j k, or k contiguous parts (released v1 code)."""
     padding: str = "masked"
     """What the mask leaves out reaches no real step, or, ``released``, is zeros that are scanned
     like any step: what the authors' code makes of clips padded to a fixed length."""
-    drop_path: float = 0.0
+    drop_path: _Share = 0.0
     """Probability of skipping the mixer of a block, per sequence, in training."""
-    dropout: float = 0.0
+    dropout: _Share = 0.0
     """Probability of zeroing an input feature in training."""
 
     def __post_init__(self) -> None:
@@ -110,24 +106,24 @@ class MSTCTConfig(_Config):
     """The shape of an MS-TCT network (arXiv 2112.03902); the defaults are the paper's."""
 
     arch: str = "ms-tct"
-    widths: tuple[int, ...] = (256, 384, 576, 864)
+    widths: tuple[_Size, _Size, _Size, _Size] = (256, 384, 576, 864)
     """Channels at the four stages, each at half the temporal resolution of the one before."""
-    blocks: int = 3
+    blocks: Annotated[int, Meta(ge=1, le=MOST_BLOCKS)] = 3
     """Global-local relational blocks of a stage."""
-    heads: int = 8
+    heads: _Size = 8
     """Heads of the self-attention."""
-    expand: int = 8
+    expand: _Size = 8
     """Inner channels of a local relation per channel of its input."""
-    mixed: int = 512
+    mixed: _Size = 512
     """Channels of every scale in the mixer."""
-    dropout: float = 0.0
+    dropout: _Share = 0.0
     """Probability of zeroing an input of the network or of its head in training (authors: 0.5)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if any(width % self.heads for width in self.widths):
             raise UsageError(
-                f"heads: found {self.heads}, expected a divisor of the widths "
+                f"{_WHERE}: heads: found {self.heads}, expected a divisor of the widths "
                 f"{', '.join(map(str, self.widths))}"
             )
 
@@ -137,11 +133,11 @@ class PDANConfig(_Config):
     """The shape of a PDAN network (Dai et al., WACV 2021); the defaults are the paper's."""
 
     arch: str = "pdan"
-    width: int = 512
+    width: _Size = 512
     """Channels of the bottleneck and of every block."""
-    blocks: int = 5
+    blocks: Annotated[int, Meta(ge=1, le=MOST_BLOCKS)] = 5
     """Blocks of dilated attention; block i has dilation 2^i, counted from 0."""
-    dropout: float = 0.0
+    dropout: _Share = 0.0
     """Probability of zeroing an output of a block's branch in training (authors: 0.5)."""
 
 
@@ -150,7 +146,7 @@ class LinearConfig(_Config):
     """A linear probe: every row alone, what the features say without any context."""
 
     arch: str = "linear"
-    dropout: float = 0.0
+    dropout: _Share = 0.0
     """Probability of zeroing an input feature in training."""
 
 
@@ -163,11 +159,7 @@ def dt_rank(width: int) -> int:
     return math.ceil(width / 16)
 
 
-def _expect_choice(name: str, found: object, choices: tuple[str, ...]) -> None:
+def _expect_choice(name: str, found: str, choices: tuple[Any, ...]) -> None:
     if found not in choices:
-        raise UsageError(f"{name}: found {found!r}, expected one of {', '.join(choices)}")
-
-
-def _expect_positive_integer(name: str, found: object) -> None:
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise UsageError(f"{name}: found {found!r}, expected a positive integer")
+        expected = ", ".join(choices)
+        raise UsageError(f"{_WHERE}: {name}: found {shown(found)}, expected one of {expected}")

@@ -10,18 +10,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict
 
 import numpy as np
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from mstemba.errors import CheckpointError, OutOfMemory, UsageError, first_line
-from mstemba.pipeline.caching.files import read_json, write_atomically
+from mstemba.limits import MOST_CLASSES
+from mstemba.model.architectures import config_from_dict
+from mstemba.pipeline.caching.files import write_atomically
 from mstemba.pipeline.caching.keys import file_sha256, spec_key
 from mstemba.pipeline.devices import is_out_of_memory
 from mstemba.pipeline.options import LABEL_RULES
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, get_current
+from mstemba.reading.files import read_bytes
+from mstemba.reading.typed import Count, Name, PathText, convert, parse_untyped, read_json, shown
 from mstemba.records import FeatureSpec, FloatArray, check_finite
 from mstemba.wording import counted
 
@@ -101,6 +106,59 @@ def save_weights(path: Path, network: nn.Module) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
+class CheckpointConfig(Struct):
+    """The content of config.json, without what only a reader of the file needs."""
+
+    model: dict[str, Any]
+    """The network's configuration."""
+    classes: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MOST_CLASSES)]
+    features: dict[str, Any]
+    """Specification of the features."""
+    weights_file: PathText | None
+    key: PathText
+    train: dict[PathText, PathText | int | float | bool | None] = {}
+    """Options of the training, by name."""
+    untrained_classes: tuple[Name, ...] | None = None
+    trained_on: str = ""
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """The features. Raises UsageError if there are no such ones."""
+        return FeatureSpec.from_dict(self.features)
+
+    @property
+    def labels(self) -> str:
+        """The rule by which actions labelled the rows."""
+        return str(self.train.get("labels", LABEL_RULES[0]))
+
+    def check(self) -> None:
+        """Raise UsageError if the network, its features, its classes or its labels cannot be."""
+        network = config_from_dict(self.model)
+        if len(self.classes) != network.classes:
+            found = counted(len(self.classes), "class")
+            raise UsageError(f"{found}, but the network is made for {network.classes}")
+        if (width := self.spec.width) != network.in_features:
+            raise UsageError(
+                f"features of width {width}, but the network is made for {network.in_features}"
+            )
+        if self.labels not in LABEL_RULES:
+            rules = ", ".join(LABEL_RULES)
+            raise UsageError(f"labels {shown(self.labels)}, expected one of {rules}")
+
+
+class Done(TypedDict):
+    """The content of done.json, the marker of a finished run."""
+
+    checkpoint: Literal["best", "last"]
+    score: Annotated[float, Meta(ge=0, le=100)] | None
+    """Validation mAP in percent."""
+    steps: Count
+    seconds: Annotated[float, Meta(ge=0, le=1e12)]
+    planned_steps: NotRequired[Count]
+    stopped: NotRequired[Name]
+    key: NotRequired[Name]
+
+
 def checkpoint_config(
     model: dict[str, Any],
     classes: tuple[str, ...],
@@ -162,35 +220,39 @@ def open_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{folder}: not a checkpoint, it has no {name}. Create one with `mstemba train`"
             )
-    try:
-        config = read_json(folder / CONFIG)
-        if config["format"] != FORMAT or config["version"] != VERSION:
-            raise CheckpointError(
-                f"{folder}: format {config['format']!r} version {config['version']}, "
-                f"expected {FORMAT!r} {VERSION}"
-            )
-        untrained = config.get("untrained_classes")  # missing in older checkpoints
-        return Checkpoint(
-            folder=folder,
-            model=dict(config["model"]),
-            classes=tuple(config["classes"]),
-            spec=FeatureSpec.from_dict(config["features"]),
-            weights_file=config["weights_file"],
-            train_key=config["key"],
-            untrained=None if untrained is None else tuple(untrained),
-            trained_on=frozenset(config.get("trained_on", "").split()),
-            labels=_label_rule(config),
+    config = read_config(folder)
+    return Checkpoint(
+        folder=folder,
+        model=config.model,
+        classes=config.classes,
+        spec=config.spec,
+        weights_file=config.weights_file,
+        train_key=config.key,
+        untrained=config.untrained_classes,
+        trained_on=frozenset(config.trained_on.split()),
+        labels=config.labels,
+    )
+
+
+def read_config(folder: Path) -> CheckpointConfig:
+    """Read the config.json of a checkpoint.
+
+    Raises:
+        CheckpointError: It is missing or damaged, or describes an impossible network.
+    """
+    path = folder / CONFIG
+    data = parse_untyped(read_bytes(path, CheckpointError), str(path), CheckpointError)
+    if isinstance(data, dict) and (data.get("format"), data.get("version")) != (FORMAT, VERSION):
+        raise CheckpointError(
+            f"{path}: format {shown(data.get('format'))}, version {shown(data.get('version'))}; "
+            f"expected {FORMAT!r}, version {VERSION}"
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / CONFIG}: damaged: {error!r}") from None
-
-
-def _label_rule(config: dict[str, Any]) -> str:
-    """Return the rule of the training. Raises ValueError if it is unknown."""
-    rule: str = dict(config.get("train", {})).get("labels", LABEL_RULES[0])
-    if rule not in LABEL_RULES:
-        raise ValueError(f"labels {rule!r}, expected one of {', '.join(LABEL_RULES)}")
-    return rule
+    config = convert(data, CheckpointConfig, str(path), CheckpointError)
+    try:
+        config.check()
+    except UsageError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return config
 
 
 def open_released(
@@ -230,16 +292,12 @@ def open_released(
     return Checkpoint(path, model, classes, spec, None, "", released_length=length)
 
 
-def read_done(run: Path) -> dict[str, Any]:
+def read_done(run: Path) -> Done:
     """Read the marker of a finished run. Raises CheckpointError if it is damaged."""
     try:
-        done: dict[str, Any] = read_json(run / DONE)
-        if done["checkpoint"] in ("best", "last"):
-            return done
-        problem = f"checkpoint {done['checkpoint']!r}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = repr(error)
-    raise CheckpointError(f"{run / DONE}: damaged: {problem}; delete the run and train again")
+        return read_json(run / DONE, Done, CheckpointError)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. Delete the run and train again") from None
 
 
 def find_checkpoint(given: Path | None, workspace: Workspace | None) -> Checkpoint:

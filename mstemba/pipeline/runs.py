@@ -11,8 +11,15 @@ from typing import Any
 import safetensors
 
 from mstemba.errors import MstembaError
-from mstemba.pipeline.caching.files import read_json, visible
-from mstemba.pipeline.checkpoint import CONFIG, DONE, WEIGHTS, read_done
+from mstemba.pipeline.caching.files import visible
+from mstemba.pipeline.checkpoint import (
+    CONFIG,
+    DONE,
+    WEIGHTS,
+    CheckpointConfig,
+    read_config,
+    read_done,
+)
 from mstemba.pipeline.options import TrainOptions
 from mstemba.pipeline.workspace import Workspace, get_current
 
@@ -49,7 +56,7 @@ def list_runs(workspace: Workspace) -> list[dict[str, Any]]:
     """Return every run, by name, as plain data.
 
     `state` is done, unfinished or damaged (`problem` says why); `score` is the validation mAP in
-    percent; `config` is the content of config.json. Unknown values are None.
+    percent; `config` is the CheckpointConfig. Unknown values are None.
     """
     current = get_current(workspace.runs)
     folders = [p for p in visible(workspace.runs, "*") if (p / "last" / CONFIG).is_file()]
@@ -62,18 +69,17 @@ def _read(run: Path) -> dict[str, Any]:
     )
     found |= {"state": "unfinished", "problem": None, "config": None}
     try:
-        config = read_json(run / "last" / CONFIG)
-        found["arch"] = config["model"]["arch"]
-        found["backbone"] = config["features"]["backbone"]
-        found["recipe"] = config.get("train", {}).get("recipe", "none")
+        config = read_config(run / "last")
+        found["arch"] = config.model.get("arch")
+        found["backbone"] = config.spec.backbone
+        found["recipe"] = config.train.get("recipe", "none")
         if (run / DONE).is_file():
             done = read_done(run)
-            found |= {name: done[name] for name in ("checkpoint", "score", "steps", "seconds")}
+            found |= {name: done.get(name) for name in ("checkpoint", "score", "steps", "seconds")}
             found["parameters"] = _count_parameters(run / done["checkpoint"] / WEIGHTS)
             found["state"] = "done"
-    except (MstembaError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = str(error) if isinstance(error, MstembaError) else repr(error)
-        return {**found, "state": "damaged", "problem": problem}
+    except (MstembaError, ValueError) as error:
+        return {**found, "state": "damaged", "problem": str(error)}
     return {**found, "config": config}
 
 
@@ -92,12 +98,12 @@ def _count_parameters(weights: Path) -> int | None:
     return sum(map(math.prod, shapes))
 
 
-def _flat(config: dict[str, Any] | None) -> dict[str, Any]:
+def _flat(config: CheckpointConfig | None) -> dict[str, Any]:
     """Return the training options and the specification of the features in one dict."""
     if config is None:
         return {}
-    train = {name: value for name, value in config.get("train", {}).items() if name != "recipe"}
-    features = {f"features.{name}": value for name, value in config["features"].items()}
+    train = {name: value for name, value in config.train.items() if name != "recipe"}
+    features = {f"features.{name}": value for name, value in config.features.items()}
     return {**_DEFAULTS, **train, **features}
 
 

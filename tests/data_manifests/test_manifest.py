@@ -29,9 +29,10 @@ HEAD = {
     "time_unit": "seconds",
 }
 
-text = st.text(max_size=20)
-ids = st.text(min_size=1, max_size=20) | st.sampled_from(
-    ["a/b", "..", "ü?", "\n", "'\"\\", "\ud83d"]
+letters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+text = st.text(letters, max_size=20)
+ids = st.text(letters, min_size=1, max_size=20) | st.sampled_from(
+    ["a/b", "..", "ü?", "\n", "'\"\\", "\udcff"]
 )
 times = st.floats(-1e6, 1e6)
 actions = st.lists(st.builds(Action, st.integers(0, 1), times, times), max_size=3).map(tuple)
@@ -91,15 +92,24 @@ def test_paths_below_the_manifest_are_written_relative_so_that_the_folder_can_mo
     [
         ("", "not readable as JSON"),
         ("{", "not readable as JSON"),
-        ("[]", "expected a JSON object, found list"),
+        ("[]", "expected object, found array at $"),
         (json.dumps({**HEAD, "videos": {}, "format": "coco"}), "format 'coco'"),
         (json.dumps({**HEAD, "videos": {}, "version": 2}), "version 2"),
         (json.dumps({"videos": {}}), "format None, version None"),
-        (json.dumps({**HEAD, "videos": {}, "classes": "sit"}), "`classes`"),
-        (json.dumps({**HEAD, "videos": {}, "classes": [1]}), "`classes`"),
-        (json.dumps({**HEAD, "videos": {}, "time_unit": "hours"}), "'hours'"),
-        (json.dumps({**HEAD, "videos": []}), "`videos`"),
-        (json.dumps({**HEAD, "videos": {"v7": []}}), "video 'v7'"),
+        (
+            json.dumps({**HEAD, "videos": {}, "classes": "sit"}),
+            "expected array, found str at $.classes",
+        ),
+        (
+            json.dumps({**HEAD, "videos": {}, "classes": [1]}),
+            "expected str, found int at $.classes[0]",
+        ),
+        (
+            json.dumps({**HEAD, "videos": {}, "time_unit": "hours"}),
+            "'frames', found 'hours' at $.time_unit",
+        ),
+        (json.dumps({**HEAD, "videos": []}), "expected object, found array at $.videos"),
+        (json.dumps({**HEAD, "videos": {"v7": []}}), "expected object, found array at $.videos.v7"),
     ],
 )
 def test_a_file_that_is_no_manifest_is_refused_with_what_was_found(
@@ -151,13 +161,13 @@ def test_an_unknown_class_names_the_video_and_the_id(tmp_path: Path, class_id: i
 )
 def test_an_action_that_is_none_names_the_video_and_its_place(tmp_path: Path, action: Any) -> None:
     path = write(tmp_path, {"v7": {"actions": [[1, 0, 1], action]}})
-    with pytest.raises(ManifestError, match="video 'v7', action 1"):
+    with pytest.raises(ManifestError, match=r"m\S+: .* at \$\.videos\.v7\.actions\[1\]"):
         load_manifest(path)
 
 
 @pytest.mark.parametrize("actions", [None, 5, {"a": 1}, "x"])
 def test_actions_that_are_no_list_name_the_video(tmp_path: Path, actions: Any) -> None:
-    with pytest.raises(ManifestError, match="video 'v7'"):
+    with pytest.raises(ManifestError, match=r"expected array, found .* \$\.videos\.v7\.actions"):
         load_manifest(write(tmp_path, {"v7": {"actions": actions}}))
 
 
@@ -167,15 +177,48 @@ def test_actions_that_are_no_list_name_the_video(tmp_path: Path, actions: Any) -
 )
 def test_a_duration_that_is_none_names_the_video(tmp_path: Path, duration: Any) -> None:
     path = write(tmp_path, {"ok": {"duration": None}, "v7": {"duration": duration}})
-    with pytest.raises(ManifestError, match=r"video 'v7': `duration` is .*0 or more, or null"):
+    with pytest.raises(ManifestError, match=r" at \$\.videos\.v7\.duration$"):
         load_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"classes": [f"c{i}" for i in range(10_001)]}, "length <= 10000"),
+        ({"classes": ["a\0b"]}, r"found 'a\\x00b' at \$\.classes\[0\]"),
+        ({"classes": ["c" * 1001]}, r"length <= 1000, found 'ccc.* at \$\.classes\[0\]"),
+        ({"fps": -25}, r"expected float > 0\.0, found -25 at \$\.fps"),
+        ({"fps": "25"}, r"at \$\.fps"),
+        ({"dataset": ["d"]}, r"at \$\.dataset"),
+        ({"videos": {"a\ud800": {}}}, r"found 'a\\ud800' at \$\.videos\."),
+        ({"videos": {"a\0": {}}}, r"found 'a\\x00' at \$\.videos\."),
+        ({"videos": {"": {}}}, r"length >= 1, found '' at \$\.videos\.''"),
+        ({"videos": {"v7": {"path": "a\0.mp4"}}}, r"at \$\.videos\.v7\.path"),
+        ({"videos": {"v7": {"path": "a" * 5000}}}, r"length <= 4096.* at \$\.videos\.v7\.path"),
+        ({"videos": {"v7": {"subset": ["testing"]}}}, r"at \$\.videos\.v7\.subset"),
+        ({"videos": {"v7": {"duration": 1e12}}}, r"at \$\.videos\.v7\.duration"),
+    ],
+)
+def test_what_no_manifest_may_hold_is_named_with_its_place(
+    tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ManifestError, match=says) as caught:
+        load_manifest(write(tmp_path, **{"videos": {}, **changes}))
+    assert len(str(caught.value)) < 500
+
+
+def test_unknown_members_and_subsets_that_are_numbers_are_read(tmp_path: Path) -> None:
+    entry = {"subset": 3, "camera": {"id": [1, 2]}, "duration": 4}
+    path = write(tmp_path, {"v": entry, "w": {"subset": None}}, licence=None, dataset=None)
+    manifest = load_manifest(path)
+    assert [video.subset for video in manifest.videos.values()] == ["3", None]
+    assert '"duration": 4,' in manifest_json(manifest, tmp_path)
 
 
 @pytest.mark.parametrize("until", ["31.0", -0.5, True, [30.0], {}, float("nan"), float("inf")])
 def test_a_time_of_annotation_that_is_none_names_the_video(tmp_path: Path, until: Any) -> None:
     path = write(tmp_path, {"ok": {"annotated_until": None}, "v7": {"annotated_until": until}})
-    expected = r"video 'v7': `annotated_until` is .*0 or more, or null"
-    with pytest.raises(ManifestError, match=expected):
+    with pytest.raises(ManifestError, match=r" at \$\.videos\.v7\.annotated_until$"):
         load_manifest(path)
 
 
@@ -197,9 +240,9 @@ def test_a_duration_is_a_number_or_not_known(tmp_path: Path, duration: Any) -> N
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ('"b": {', '"a": {', "`videos`: 'a' appears twice"),
-        ('"subset": "testing"', '"duration": 2', "video 'b': 'duration' appears twice"),
-        ('"format"', '"time_unit": "frames", "format"', "'time_unit' appears twice"),
+        ('"b": {', '"a": {', r"'a' appears twice at \$\.videos; delete one"),
+        ('"subset": "testing"', '"duration": 2', r"'duration' appears twice at \$\.videos\.b;"),
+        ('"format"', '"time_unit": "frames", "format"', r"'time_unit' appears twice at \$;"),
     ],
 )
 def test_what_is_there_twice_in_a_manifest_is_refused(
@@ -214,7 +257,7 @@ def test_what_is_there_twice_in_a_manifest_is_refused(
 def test_json_nested_too_deep_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     path.write_text('{"videos": ' + "[" * 100_000 + "]" * 100_000 + "}")
-    with pytest.raises(ManifestError, match=r"m\.json: not readable as JSON: .*recursion"):
+    with pytest.raises(ManifestError, match=r"m\.json: not readable as JSON: nested 100001 levels"):
         load_manifest(path)
 
 

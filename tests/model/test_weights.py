@@ -161,7 +161,7 @@ def test_a_folder_gives_back_the_model_and_its_options(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model": config.to_dict(), "classes": []}))
     assert load_model(tmp_path).config == config
     (tmp_path / "config.json").write_text(json.dumps({"model": {**config.to_dict(), "depth": 2}}))
-    with pytest.raises(CheckpointError, match="unknown depth"):
+    with pytest.raises(CheckpointError, match=r"unknown .depth."):
         load_model(tmp_path)
     for text, message in (("{", "not JSON"), ("[]", "under 'model'")):
         (tmp_path / "config.json").write_text(text)
@@ -238,13 +238,18 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path) -> None:
     [
         ({"arch": "mamba"}, "arch: found 'mamba', expected one of mstemba, mstemba-v3"),
         ({"split": "odd"}, "split: found 'odd'"),
-        ({"classes": 0}, "classes: found 0, expected a positive integer"),
-        ({"in_features": 2.0}, "in_features: found 2.0"),
-        ({"widths": (8, 8)}, r"widths: found \(8, 8\), expected 3 positive integers"),
-        ({"widths": (8, 8, -1)}, r"widths\[2\]: found -1"),
-        ({"widths": 8}, "widths: found 8"),
-        ({"drop_path": 1.0}, r"drop_path: found 1.0, expected a number in \[0, 1\)"),
-        ({"dropout": "x"}, "dropout: found 'x'"),
+        ({"classes": 0}, r"expected int >= 1, found 0 at \$\.classes"),
+        ({"in_features": 2.0}, r"expected int, found float at \$\.in_features"),
+        ({"widths": (8, 8)}, r"expected array of length 3, found 2 at \$\.widths"),
+        ({"widths": (8, 8, -1)}, r"expected int >= 1, found -1 at \$\.widths\[2\]"),
+        ({"widths": 8}, r"expected array, found int at \$\.widths"),
+        ({"in_features": 10**9}, r"expected int <= 1048576, found 1000000000 at \$\.in_features"),
+        ({"state": 10**5000}, r"expected int <= 1048576, found .* at \$\.state"),
+        ({"widths": ([[[8]]], 8, 8)}, r"expected int, found array at \$\.widths\[0\]"),
+        ({"dropout": float("nan")}, r"expected float .*, found nan at \$\.dropout"),
+        ({"classes": 10_001}, r"expected int <= 10000, found 10001 at \$\.classes"),
+        ({"drop_path": 1.0}, r"expected float < 1\.0, found 1\.0 at \$\.drop_path"),
+        ({"dropout": "x"}, r"expected float, found str at \$\.dropout"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_named(change: dict[str, object], message: str) -> None:
@@ -261,16 +266,16 @@ def test_a_configuration_that_cannot_be_is_named(change: dict[str, object], mess
         (
             "ms-tct",
             {"widths": (8, 8, 8)},
-            r"widths: found .8, 8, 8., expected 4 positive",
+            r"expected array of length 4, found 3 at \$\.widths",
         ),
-        ("ms-tct", {"widths": 8}, "widths: found 8, expected 4 positive integers"),
+        ("ms-tct", {"widths": 8}, r"expected array, found int at \$\.widths"),
         ("ms-tct", {"heads": 3}, "heads: found 3, expected a divisor of the widths 8, 16, 8, 24"),
-        ("ms-tct", {"blocks": 0}, "blocks: found 0, expected a positive integer"),
-        ("ms-tct", {"mixed": 1.5}, "mixed: found 1.5"),
-        ("ms-tct", {"dropout": 1}, r"dropout: found 1, expected a number in \[0, 1\)"),
-        ("pdan", {"width": True}, "width: found True"),
-        ("pdan", {"dropout": -0.5}, "dropout: found -0.5"),
-        ("pdan", {"in_features": 0}, "in_features: found 0"),
+        ("ms-tct", {"blocks": 0}, r"expected int >= 1, found 0 at \$\.blocks"),
+        ("ms-tct", {"mixed": 1.5}, r"expected int, found float at \$\.mixed"),
+        ("ms-tct", {"dropout": 1}, r"expected float < 1\.0, found 1 at \$\.dropout"),
+        ("pdan", {"width": True}, r"expected int, found bool at \$\.width"),
+        ("pdan", {"dropout": -0.5}, r"expected float >= 0\.0, found -0\.5 at \$\.dropout"),
+        ("pdan", {"in_features": 0}, r"expected int >= 1, found 0 at \$\.in_features"),
     ],
 )
 def test_a_baseline_that_cannot_be_is_named(

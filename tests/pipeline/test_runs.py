@@ -55,7 +55,7 @@ def test_unfinished_and_damaged_runs_are_listed_last(workspace: Workspace) -> No
         (unfinished.name, "unfinished"),
         (damaged.name, "damaged"),
     ]
-    assert "JSONDecodeError" in report["runs"][2]["problem"]
+    assert "config.json: not readable as JSON" in report["runs"][2]["problem"]
     assert report["runs"][1]["score"] is None
     assert report["differing"] == ["lr", "min_steps"]
     assert report["runs"][2]["differs"] == {}

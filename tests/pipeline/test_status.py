@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 
 from mstemba.data_manifests.manifest import Manifest, Video, manifest_json
 from mstemba.errors import ManifestError, UsageError
+from mstemba.model.architectures import make_config
 from mstemba.pipeline.caching.keys import entry_key, file_sha256
+from mstemba.pipeline.checkpoint import checkpoint_config
 from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.status import status
 from mstemba.pipeline.workspace import (
@@ -227,7 +230,9 @@ def test_an_empty_workspace_has_a_status(tmp_path: Path) -> None:
 def make_run(workspace: Workspace, name: str, done: bool) -> None:
     last = workspace.runs / name / "last"
     last.mkdir(parents=True)
-    config = {"model": {"arch": "mstemba"}, "features": {"backbone": "clip"}}
+    spec = replace(FeatureSpec.unknown(6), backbone="clip")
+    network = make_config("mstemba", 6, 2).to_dict()
+    config = checkpoint_config(network, ("walk", "sit"), spec, None, {}, "a" * 64)
     (last / "config.json").write_text(json.dumps(config))
     if done:
         result = {"checkpoint": "best", "score": 12.5, "steps": 300, "seconds": 4.0}

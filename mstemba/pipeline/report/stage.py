@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections import Counter
 from collections.abc import Sequence
@@ -20,11 +19,16 @@ from mstemba.pipeline.caching.files import (
     check_kept,
     check_target,
     folder_name,
-    read_json,
     write_text,
 )
 from mstemba.pipeline.caching.keys import file_sha256
-from mstemba.pipeline.checkpoint import CONFIG, DONE, Checkpoint, find_checkpoint
+from mstemba.pipeline.checkpoint import (
+    DONE,
+    Checkpoint,
+    find_checkpoint,
+    read_config,
+    read_done,
+)
 from mstemba.pipeline.devices import pick_device
 from mstemba.pipeline.evaluate.inputs import InputLoader, ScoredSubset
 from mstemba.pipeline.evaluate.metric_groups import ScoredVideo
@@ -41,9 +45,10 @@ from mstemba.pipeline.report.error_analysis import (
     thin_curve,
 )
 from mstemba.pipeline.report.page import render
+from mstemba.pipeline.train.metrics_file import METRICS, read_curves
 from mstemba.pipeline.workspace import Workspace, find_workspace
+from mstemba.wording import counted
 
-METRICS = "metrics.jsonl"
 MAX_CURVES, MAX_VIDEOS, MAX_CONFUSIONS = 5, 10, 10
 """How many are shown: curves of best and of worst classes, best and worst videos, class pairs."""
 MAX_POINTS = 200
@@ -103,7 +108,8 @@ def report(
     # Refuse what cannot be done before the work begins.
     _check_dense(model)
     run = _run_folder(model)
-    page, training = _page_path(as_local(output), run, options.subset), _read_training(run)
+    page = _page_path(as_local(output), run, options.subset)
+    training = _read_training(run, keep_warnings)
     listed = options.manifest or (workspace.manifest if workspace else None)
     check_kept(page, "--output", options.predictions, options.checkpoint, listed)
     scored = loader.load_scores()
@@ -199,25 +205,21 @@ def _curves(
     return {"best": [curve(name) for name in best], "worst": [curve(name) for name in worst]}
 
 
-def _read_training(run: Path | None) -> dict[str, list[tuple[float, float]]] | None:
+def _read_training(
+    run: Path | None, on_event: EventHandler
+) -> dict[str, list[tuple[float, float]]] | None:
     """Return (step, value) of the loss and the mAPs; None without a record of the training."""
     if run is None or not (run / METRICS).is_file():
         return None
-    try:
-        lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
-        rows = [{k: float(v) for k, v in json.loads(line).items()} for line in lines]
-        return {name: _training_curve(rows, name) for name in ("loss", "train_map", "val_map")}
-    except (ValueError, AttributeError, TypeError, KeyError) as error:
-        raise UsageError(
-            f"{run / METRICS}: damaged: {error!r}. Move it away to report without training curves"
-        ) from None
-
-
-def _training_curve(rows: Sequence[dict[str, float]], name: str) -> list[tuple[float, float]]:
-    points = np.array([(row["step"], row[name]) for row in rows if name in row]).reshape(-1, 2)
-    steps, values = points[np.isfinite(points).all(axis=1)].T
-    steps, values = thin_curve(steps, values, MAX_POINTS)
-    return list(zip(steps.tolist(), values.tolist(), strict=True))
+    curves, damaged = read_curves(run / METRICS, ("loss", "train_map", "val_map"))
+    if damaged:
+        text = f"{run / METRICS}: {counted(damaged, 'damaged line')} ignored: the training curves "
+        on_event(Event("report", f"{text}are those of the others", warning=True))
+    found = {}
+    for name, curve in curves.items():
+        steps, values = thin_curve(curve[:, 0], curve[:, 1], MAX_POINTS)
+        found[name] = list(zip(steps.tolist(), values.tolist(), strict=True))
+    return found
 
 
 def _provenance(
@@ -249,16 +251,16 @@ def _origin(model: Checkpoint | Predictions) -> dict[str, Any]:
     if isinstance(model, Predictions):
         return {"predictions": {"file": str(model.path), "sha256": file_sha256(model.path)}}
     run = _run_folder(model)
-    config = {} if model.folder.is_file() else read_json(model.folder / CONFIG)
+    train = {} if model.folder.is_file() else read_config(model.folder).train
     return {
         "checkpoint": {
             "folder": str(model.folder),
             "sha256": model.sha256(),
             "key": model.train_key,
         },
-        "run": read_json(run / DONE) if run and (run / DONE).is_file() else {},
+        "run": read_done(run) if run and (run / DONE).is_file() else {},
         "model": model.model,
-        "train": config.get("train", {}),
+        "train": train,
         "features": model.spec.as_dict(),
     }
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
-import math
 import os
 import re
 import shutil
@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from mstemba.errors import UsageError
 from mstemba.pipeline.caching.files import write_text
+from mstemba.pipeline.train.metrics_file import METRICS, read_rows
 from mstemba.pipeline.train.plan import TrainPlan
 
 
@@ -35,16 +36,19 @@ class MetricsLogger:
     """
 
     def __init__(self, run: Path, step: int, plan: TrainPlan) -> None:
-        self._path = run / "metrics.jsonl"
-        lines = self._path.read_text().splitlines() if self._path.is_file() else []
-        kept = [line for line in lines if _step_of(line) <= step]
-        write_text(self._path, "".join(line + "\n" for line in kept))
+        self._path = run / METRICS
+        kept = io.BytesIO()
+        if self._path.is_file():
+            for line, row in read_rows(self._path):
+                if row and row["step"] <= step:
+                    kept.write(line.rstrip(b"\r\n") + b"\n")
+        write_text(self._path, kept.getvalue().decode())
         self._trackers: list[_TensorBoard | _WandB] = []
         names = plan.run_options.tracker_names
         if "tensorboard" in names:
             board = _TensorBoard(run / "tensorboard")
-            for line in kept:
-                board.write(**json.loads(line))
+            for _, row in read_rows(self._path):
+                board.write(**(row or {}))
             self._trackers.append(board)
         if "wandb" in names:
             self._trackers.append(_WandB(run, plan))
@@ -124,10 +128,3 @@ class _WandB:
 
     def close(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return math.inf  # a line that the kill cut in two

@@ -7,15 +7,22 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from mstemba.data_manifests.manifest import Manifest, load_manifest, read_json_object
+from mstemba.data_manifests.manifest import Manifest, load_manifest
 from mstemba.errors import MstembaError, UsageError, first_line
 from mstemba.pipeline import distributed, recipes
 from mstemba.pipeline.caching.files import as_local, as_path, write_json
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.caching.locks import EntryLock, FolderLocks
-from mstemba.pipeline.checkpoint import CONFIG, DONE, checkpoint_config, read_done, short_key
+from mstemba.pipeline.checkpoint import (
+    CONFIG,
+    DONE,
+    Done,
+    checkpoint_config,
+    read_config,
+    read_done,
+    short_key,
+)
 from mstemba.pipeline.devices import fast_precision, is_out_of_memory, pick_device
 from mstemba.pipeline.features.sources import FeatureSource, find_features
 from mstemba.pipeline.options import TrainOptions, TrainRunOptions
@@ -141,9 +148,9 @@ def _memory_for(plan: TrainPlan) -> Iterator[None]:
 
 def _check_run_folder(output: Path, key: str) -> None:
     """Raise UsageError if a folder holds anything other than this run, finished or not."""
-    config = output / "last" / CONFIG
-    if config.is_file():
-        if read_json_object(config).get("key") != key:
+    last = output / "last"
+    if (last / CONFIG).is_file():
+        if read_config(last).key != key:
             raise UsageError(
                 f"{output}: holds a run with other options, features or labels; "
                 f"pass another --output"
@@ -232,7 +239,7 @@ def _train(
     manifest: Manifest,
     run: Path,
     on_event: EventHandler,
-) -> dict[str, Any]:
+) -> Done:
     """Train, and return the content of done.json, which only the first process is sure to see."""
     for message in (*source.notes, *plan.notes, plan.summary):
         on_event(Event("train", message))
@@ -260,7 +267,7 @@ def _train(
         for name in ("last", "best") if plan.validation else ("last",):
             write_json(run / name / CONFIG, config)
     best = trainer.fit(run, on_event)
-    done = {
+    done: Done = {
         "checkpoint": "last" if best is None else "best",
         "score": best,
         "steps": trainer.step,

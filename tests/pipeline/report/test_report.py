@@ -371,7 +371,9 @@ def a_run(folder: Path) -> Path:
     """A run as `train` leaves it, of the checkpoint `net`."""
     made = folder / "runs" / "r"
     shutil.copytree(folder / "net", made / "best")
-    write_json(made / "done.json", {"checkpoint": "best", "score": 50.0, "steps": 1000})
+    write_json(
+        made / "done.json", {"checkpoint": "best", "score": 50.0, "steps": 1000, "seconds": 9}
+    )
     rows = [{"step": n, "loss": 1000 / n} for n in range(1, 1001)]
     rows += [{"step": 500, "val_map": 40.0}, {"step": 1000, "val_map": 50.0, "loss": float("nan")}]
     (made / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -406,11 +408,24 @@ def test_a_checkpoint_of_no_run_has_no_curves_and_its_page_is_here(
     assert "no record of a training" in Page(result.page).text
 
 
-def test_a_damaged_record_of_the_training_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 1, "loss"', "[]", "3", '{"loss": 1}', '{"step": "1", "loss": 2}',
+        '{"step": NaN, "loss": 2}', '{"step": 1, "loss": [2]}', "[" * 100_000, "\0",
+        '{"step": 1, "loss": 1' + "0" * 5000 + "}",
+    ],
+)  # fmt: skip
+def test_damaged_lines_of_the_record_of_the_training_are_ignored_with_a_warning(
+    tmp_path: Path, line: str
+) -> None:
     folder = make_workspace(tmp_path / "w", VIDEOS)
-    (a_run(folder) / "metrics.jsonl").write_text('{"step": 1, "loss"')
-    with pytest.raises(UsageError, match=r"metrics\.jsonl: damaged"):
-        run(folder, checkpoint=None)
+    metrics = a_run(folder) / "metrics.jsonl"
+    metrics.write_text(f'{{"step": 1, "loss": 4}}\n{line}\n{{"step": 2, "loss": 3}}\n')
+    result = report(options(folder, checkpoint=None), workspace=open_workspace(folder))
+    assert result.data["training"]["loss"] == [(1.0, 4.0), (2.0, 3.0)]
+    (warning,) = (text for text in result.data["warnings"] if "metrics.jsonl" in text)
+    assert "1 damaged line ignored" in warning
 
 
 # What is no training of ours.
