@@ -70,6 +70,7 @@ LINE = {part: line for line, parts in enumerate(PIPELINE) for part in parts}
 # The writers get records and write files: they know nothing of how a result came about.
 OUTPUTS_MAY_IMPORT = {
     "mstemba.records",
+    "mstemba.reading",
     "mstemba.wording",
     "mstemba.errors",
     "mstemba.data_manifests",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,10 +93,10 @@ def write_files(
     """Write the formats that the options name, as `<stem>.<suffix>`.
 
     Raises:
-        UsageError: The video is too large to embed; nothing is written.
+        UsageError: The video cannot be embedded; nothing is written.
     """
     options, video = detection.options, Path(detection.scores.video)
-    if options.embed and "html" in options.formats and video.is_file():
+    if options.embed and "html" in options.formats and os.path.exists(video):
         check_embeddable(video)
     files = []
     for form in dict.fromkeys(options.formats):

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import html
 import json
+import os
 import shlex
 import zlib
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from mstemba.errors import UsageError
 from mstemba.pipeline.caching.files import write_atomically
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.fields import media_url
+from mstemba.pipeline.outputs.video_signature import is_video
+from mstemba.reading.files import file_size
 from mstemba.records import Scores, Segment, to_levels
 
 PAGE = Path(__file__).with_name("page")
@@ -54,10 +57,10 @@ def write_html(detection: Detection, path: Path) -> None:
     """Write the page, with the relative path of the video, or with `embed` the video itself.
 
     Raises:
-        UsageError: The video is too large to embed.
+        UsageError: The video is too large to embed, or is no video.
     """
     video = Path(detection.scores.video)
-    embedded = detection.options.embed and video.is_file()
+    embedded = detection.options.embed and os.path.exists(video)
     if embedded:
         check_embeddable(video)
     head, tail = _page(detection, path).split(_VIDEO_HERE)
@@ -73,8 +76,16 @@ def write_html(detection: Detection, path: Path) -> None:
 
 
 def check_embeddable(video: Path) -> None:
-    """Raise UsageError for a video that is too large to embed."""
-    size = video.stat().st_size
+    """Raise UsageError for a file that is no video, and for a video that is too large to embed.
+
+    Scores that somebody else made may name any file of this machine, and pages are passed on.
+    """
+    size = file_size(video)
+    if not is_video(video):
+        raise UsageError(
+            f"{video}: found no video, and only videos are embedded; omit --embed, or check where "
+            f"the scores come from"
+        )
     if size > LARGEST_EMBEDDED:
         # Without `file:`, ffmpeg would read the part of a name before a colon as a protocol.
         name = shlex.quote(f"file:{video.name}")

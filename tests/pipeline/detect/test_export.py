@@ -261,7 +261,8 @@ def test_of_a_video_that_is_too_large_to_embed_nothing_is_written(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mstemba.pipeline.outputs.html_page.LARGEST_EMBEDDED", 3)
-    (workspace.root / "videos" / "a.mp4").write_bytes(b"long")
+    (workspace.root / "videos" / "a.mp4").write_bytes(b"\0\0\0\x08moov")
+    (workspace.root / "videos" / "b.mp4").unlink(missing_ok=True)
     result = export(options=ExportOptions(formats=("csv", "html"), embed=True), workspace=workspace)
     assert (list(result.detections), list(result.files)) == (["b"], ["b"])
     assert "to embed" in result.failed["a"]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
+import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from mstemba.records import LEVELS, Scores, TimeGrid
 from tests.pipeline.outputs.page.scenes import ODD_CLASSES, long_scene, page, scene, smooth, uneven
 
 EMBED = ExportOptions(embed=True)
+HEAD = b"\0\0\0\x10ftypisom\0\0\0\0"  # of an MP4 file
 
 
 def part(text: str, id: str) -> str:
@@ -129,7 +133,7 @@ def test_classes_that_no_threshold_of_the_page_reaches_have_no_scores(tmp_path: 
 
 def test_the_video_is_embedded_whole(tmp_path: Path) -> None:
     video = tmp_path / "v.mp4"
-    video.write_bytes(bytes(range(256)) * 40_000)
+    video.write_bytes(HEAD + bytes(range(256)) * 40_000)
     text = page(scene(video, options=EMBED), tmp_path).read_text()
     parts = re.findall(r'<script type="text/plain" class="video-part">(.*?)</script>', text)
     assert len(parts) == 4
@@ -146,7 +150,7 @@ def test_a_video_that_is_too_large_to_embed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     video = tmp_path / "10:15 one.mp4"
-    video.write_bytes(b"x" * 2000)
+    video.write_bytes(HEAD + b"x" * 1984)
     monkeypatch.setattr(html_page, "LARGEST_EMBEDDED", 1999)
     with pytest.raises(UsageError, match="omit --embed") as raised:
         page(scene(video, options=EMBED), tmp_path)
@@ -159,6 +163,74 @@ def test_a_video_that_is_too_large_to_embed_is_refused(
     save_scores(tmp_path / "kept" / "v.scores.npz", kept)
     result = export(tmp_path / "kept", replace(EMBED, formats=("html",)))
     assert "to embed" in result.failed["v"]
+
+
+def private(path: Path) -> None:
+    path.write_text("root:x:0:0:root:/root:/bin/bash\n" * 40)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (private, "found no video"),
+        (lambda path: path.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n"), "found no video"),
+        (lambda path: path.write_bytes(b""), "found no video"),
+        (lambda path: path.write_bytes(b"\xff\xd8\xff\xe0 a photo"), "found no video"),
+        (lambda path: path.write_bytes(b"\0\0\0\x10ftypheic\0\0\0\0"), "found no video"),
+        (lambda path: path.write_bytes(b"PK\x03\x04"), "found no video"),
+        (lambda path: path.symlink_to("/etc/passwd"), "found no video"),
+        (lambda path: path.symlink_to("/proc/self/environ"), "found no video"),
+        (Path.mkdir, "found a folder"),
+        (os.mkfifo, "found a named pipe"),
+        (lambda path: path.symlink_to("/dev/zero"), "found a device"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="special files of Linux")
+def test_only_videos_are_embedded(
+    make: Callable[[Path], object], says: str, tmp_path: Path
+) -> None:
+    video = tmp_path / "elsewhere.mp4"
+    make(video)
+    kept = SavedScores(replace(scene(video).scores), "key", "print")
+    save_scores(tmp_path / "foreign" / "v.scores.npz", kept)
+    save_scores(
+        tmp_path / "foreign" / "w.scores.npz",
+        replace(kept, scores=replace(kept.scores, video=str(tmp_path / "missing.mp4"))),
+    )
+    result = export(tmp_path / "foreign", replace(EMBED, formats=("html", "csv")))
+    assert list(result.failed) == ["v"]
+    assert result.failed["v"].startswith(f"{video}: {says}")
+    names = {file.name for file in (tmp_path / "foreign").iterdir()}
+    assert names == {"v.scores.npz", "w.scores.npz", "w.csv", "w.html"}
+    # The page itself refuses as well.
+    with pytest.raises(UsageError, match=says):
+        page(scene(video, options=EMBED), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [
+        ("mp4", "mpeg4"), ("mov", "mpeg4"), ("mkv", "mpeg4"), ("webm", "vp8"), ("avi", "mpeg4"),
+        ("mpg", "mpeg2video"), ("ts", "mpeg2video"), ("m2ts", "mpeg2video"), ("flv", "flv"),
+        ("wmv", "wmv2"), ("wtv", "mpeg2video"), ("rm", "rv10"), ("mxf", "mpeg2video"),
+        ("nut", "mpeg4"), ("ivf", "vp8"), ("3gp", "mpeg4"), ("vob", "mpeg2video"), ("gif", "gif"),
+        ("m4v", "mpeg4"), ("m1v", "mpeg1video"), ("m2v", "mpeg2video"), ("mjpeg", "mjpeg"),
+    ],
+)  # fmt: skip
+def test_videos_of_many_formats_are_embedded(suffix: str, codec: str, tmp_path: Path) -> None:
+    import av
+
+    video = tmp_path / f"v.{suffix}"
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height = 64, 48
+        stream.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
+        for number in range(5):
+            image = np.full((48, 64, 3), 40 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image).reformat(
+                format=stream.pix_fmt)))  # fmt: skip
+        container.mux(stream.encode())
+    assert 'class="video-part"' in page(scene(video, options=EMBED), tmp_path).read_text()
 
 
 def test_embedding_is_of_the_page() -> None:
