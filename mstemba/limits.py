@@ -9,6 +9,10 @@ LARGEST_TEXT = 256 * 2**20
 SPARE_MEMORY = 400 * 2**20
 """Bytes that reading a file may take beyond four times its size. The rest of the 500 MB is for the
 code that reads it."""
+LARGEST_PLAYLIST = 16 * 2**20
+"""Bytes of an HLS playlist with those that it refers to. 100,000 pieces take about 10 MB."""
+MOST_PIECES = 100_000
+"""Pieces of an HLS playlist: a week in pieces of six seconds."""
 MOST_NESTED = 64
 """Levels of lists and objects in JSON and TOML. No format of annotations has more than ten."""
 MOST_CLASSES = 10_000

@@ -6,6 +6,7 @@ class names become ids, subsets are determined, and problems are reported.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -125,7 +126,7 @@ def read_annotations(
     report = (parsed := ParsedAnnotations(tiers=tier_names(tiers))).report
     _read(path, parsed)
     name_videos(parsed, {**dict.fromkeys(former.videos if former else ()), **(files or {})})
-    for video in parsed.videos.values() if path.is_dir() else ():
+    for video in parsed.videos.values() if os.path.isdir(path) else ():
         video.actions = _without_duplicates(video.actions, report)
     _check_time_units(path, time_unit, parsed)
     known = _known_dataset(path, dataset, parsed, time_unit)
@@ -184,7 +185,7 @@ def _check_time_units(path: Path, given: str | None, parsed: ParsedAnnotations) 
 def _read(path: Path, parsed: ParsedAnnotations) -> None:
     """Read a file or folder with the reader for its form."""
     suffix = path.suffix.lower()
-    if path.is_dir():
+    if os.path.isdir(path):
         _read_folder(path, parsed)
     elif suffix in _ADVICE:
         raise ManifestError(_advice(path))
@@ -205,7 +206,7 @@ def _read(path: Path, parsed: ParsedAnnotations) -> None:
 
 
 def _read_folder(path: Path, parsed: ParsedAnnotations) -> None:
-    files = files_with(path, _FOLDER_SUFFIXES)
+    files = files_with(path, _FOLDER_SUFFIXES, parsed.report)
     if tsu := dataset_files.tsu_files(files):
         dataset_files.read_tsu_files(tsu, parsed)
     elif multithumos := dataset_files.multithumos_files(files):
@@ -214,10 +215,10 @@ def _read_folder(path: Path, parsed: ParsedAnnotations) -> None:
         files = dataset_files.charades_files(files) or files
         parsed.file_names = _distinct_names(path, files)
         _read_files(path, files, parsed)
-        for file in files_with(path, _ADVICE):
+        for file in files_with(path, _ADVICE, parsed.report):
             parsed.report.ignore("file that is not supported", _advice(file))
         # A folder may hold JSON of any kind, such as results, next to the annotations.
-        for file in files_with(path, _JSON_SUFFIXES):
+        for file in files_with(path, _JSON_SUFFIXES, parsed.report):
             parsed.report.ignore("JSON in a folder (pass such a file by its name)", file.name)
 
 
@@ -244,7 +245,7 @@ def _read_files(path: Path, files: list[Path], parsed: ParsedAnnotations) -> Non
         raise damaged[0]
     if len(other) == len(files):
         found = f"none of {some_names(other)} is one" if files else "no file of annotations"
-        if not files and (listed := files_with(path, _JSON_SUFFIXES)):
+        if not files and (listed := files_with(path, _JSON_SUFFIXES, AnnotationReport())):
             found = f"only JSON, which is passed by the file's name, as {listed[0].name}"
         raise ManifestError(f"{path}: {found}; expected {_EXPECTED}")
     for name in other:

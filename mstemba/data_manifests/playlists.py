@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
+
+from mstemba.limits import LARGEST_PLAYLIST, MOST_PIECES
+from mstemba.reading.files import special_kind
 
 PLAYLIST_SUFFIX = ".m3u8"
 _HEAD, _BOM = b"#EXTM3U", b"\xef\xbb\xbf"
@@ -34,11 +38,12 @@ def read_playlist(path: Path) -> Playlist | None:
     """Return a playlist with the files it refers to; None for a file that is not a playlist.
 
     Playlists are recognised by their content, not their ending. Raises OSError for an unreadable
-    file.
+    file, and for playlists that are too large.
     """
-    text = _read(path)
-    if text is None:
+    if special_kind(path) or not _is_playlist(path):
         return None
+    text = _read(path, LARGEST_PLAYLIST)
+    left = LARGEST_PLAYLIST
     found = Playlist(bool(_HLS.search(text)), [path])
     if not found.is_hls:
         found.problems.append("a list of files, not an HLS playlist; pass the files themselves")
@@ -46,26 +51,35 @@ def read_playlist(path: Path) -> Playlist | None:
         found.problems.append("begins with a byte order mark; save it as UTF-8 without one")
     seen = {os.path.realpath(path)}
     for playlist in found.playlists:  # it grows
-        for name in _names(_read(playlist) or ""):
+        text = _read(playlist, left)
+        left -= len(text)
+        for name in _names(text):
             if "://" in name.removeprefix("file://"):
                 found.problems.append(f"its piece {name} is not on this disk. Save it: {_JOIN}")
                 continue
             file = _find(playlist.parent, name, found.problems)
             if (real := os.path.realpath(file)) not in seen:
                 seen.add(real)
-                is_playlist = os.path.isfile(file) and _read(file) is not None
+                if len(seen) > MOST_PIECES:
+                    raise OSError(errno.EFBIG, f"a playlist of more than {MOST_PIECES:,} pieces")
+                is_playlist = os.path.isfile(file) and _is_playlist(file)
                 (found.playlists if is_playlist else found.pieces).append(file)
     if not found.pieces:
         found.problems.append("this playlist names no file")
     return found
 
 
-def _read(path: Path) -> str | None:
+def _is_playlist(path: Path) -> bool:
     with path.open("rb") as file:
-        head = file.read(len(_BOM + _HEAD))
-        if not head.removeprefix(_BOM).startswith(_HEAD):
-            return None
-        return os.fsdecode((head + file.read()).replace(b"\0", b""))
+        return file.read(len(_BOM + _HEAD)).removeprefix(_BOM).startswith(_HEAD)
+
+
+def _read(path: Path, most: int) -> str:
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"playlists of more than {LARGEST_PLAYLIST / 2**20:.0f} MB")
+    return os.fsdecode(content.replace(b"\0", b""))
 
 
 def _names(text: str) -> list[str]:
@@ -87,5 +101,5 @@ def _find(folder: Path, name: str, problems: list[str]) -> Path:
     if os.path.isfile(meant):
         problems.append(f"names {name}, but the file is {meant}; write its real name")
     else:
-        problems.append(f"its piece {meant}: no such file")
+        problems.append(f"its piece {meant}: {special_kind(meant) or 'no such file'}")
     return meant

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from mstemba.data_manifests.playlists import PLAYLIST_SUFFIX, read_playlist
 from mstemba.errors import ManifestError
+from mstemba.limits import LONGEST_NAME
+from mstemba.reading.files import file_size, reason, special_kind
 from mstemba.wording import counted
 
 # Formats that FFmpeg reads, by endings that little else has. Proxies of cameras (.lrv, .lrf) are
@@ -33,14 +35,23 @@ _WORKSPACE_FOLDERS = {"features", "runs", "detections"}
 SCORES_SUFFIX = ".scores.npz"
 
 
-def files_below(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+def files_below(
+    folder: Path,
+    wanted: Callable[[Path], bool],
+    on_special: Callable[[Path, str], None] = lambda file, kind: None,
+) -> list[Path]:
     """Return the wanted files below a folder, in order; links are followed, to each folder once.
 
     Hidden folders and feature stores are skipped. Broken links are included, so that reading one
     fails with its name. Raises ManifestError for a folder that cannot be listed.
+
+    Args:
+        folder: Where to look.
+        wanted: Whether a file is wanted.
+        on_special: Receives what would be wanted, but is a pipe, a device or a socket, and which.
     """
-    files = (place / name for place, names in _walk(folder) for name in names)
-    return _existing(filter(wanted, files))
+    files = sorted(place / name for place, names in _walk(folder) for name in names)
+    return _without_special(filter(wanted, files), on_special)
 
 
 def _walk(top: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -63,9 +74,14 @@ def _may_hold_files(folder: str) -> bool:
     return not folder.startswith(".") and not folder.endswith(".zarr") and folder not in _SYSTEM
 
 
-def _existing(files: Iterable[Path]) -> list[Path]:
-    # Skips pipes and devices, and keeps broken links, which do not exist.
-    return sorted(f for f in files if os.path.isfile(f) or not os.path.exists(f))
+def _without_special(files: Iterable[Path], on_special: Callable[[Path, str], None]) -> list[Path]:
+    kept = []
+    for file in files:
+        if kind := special_kind(file):
+            on_special(file, kind)
+        elif not os.path.isdir(file):  # a link to one that has been listed
+            kept.append(file)
+    return kept
 
 
 def _refuse_unreadable(error: OSError) -> None:
@@ -76,7 +92,9 @@ def _refuse_unreadable(error: OSError) -> None:
         )
 
 
-def _videos_below(folder: Path) -> tuple[list[Path], Counter[str]]:
+def _videos_below(
+    folder: Path, on_special: Callable[[Path, str], None]
+) -> tuple[list[Path], Counter[str]]:
     """Return the videos below a folder, and the number of its other files by ending.
 
     Hidden files and what mstemba wrote are not counted.
@@ -101,7 +119,7 @@ def _videos_below(folder: Path) -> tuple[list[Path], Counter[str]]:
             written.add(place)
         if place not in written:
             skipped.update(_endings_of_others(others))
-    return _existing(videos), skipped
+    return _without_special(sorted(videos), on_special), skipped
 
 
 def _playlists(walked: list[tuple[Path, list[str]]]) -> tuple[set[str], set[Path]]:
@@ -110,7 +128,7 @@ def _playlists(walked: list[tuple[Path, list[str]]]) -> tuple[set[str], set[Path
     lists: set[Path] = set()
     files = [p / n for p, names in walked for n in names if n.lower().endswith(PLAYLIST_SUFFIX)]
     for file in sorted(files):
-        if _key(file) in parts:
+        if _key(file) in parts or special_kind(file):
             continue
         try:
             playlist = read_playlist(file)
@@ -160,6 +178,8 @@ def _real(file: Path) -> Path:
         return file.resolve()
     except RuntimeError:  # from Python 3.13 on, opening it raises OSError
         raise ManifestError(f"{file}: a link to itself; delete it") from None
+    except OSError as error:
+        raise ManifestError(f"{file}: cannot be read: {reason(error)}") from None
 
 
 def find_videos(
@@ -175,12 +195,15 @@ def find_videos(
         on_skipped: Receives a line for each folder that has other files, by their endings.
 
     Raises:
-        ManifestError: A path does not exist, or a folder cannot be read or has no video.
+        ManifestError: A path does not exist or is neither a file nor a folder, a folder cannot be
+            read or has no video, or a path is too long to be an id.
     """
     found: list[tuple[Path, Path]] = []
     for given in inputs:
-        if given.is_dir():
-            files, skipped = _videos_below(given)
+        if os.path.isdir(given):
+            files, skipped = _videos_below(
+                given, lambda file, kind: on_skipped(f"{file}: skipped {kind}; expected a file")
+            )
             if not files:
                 only = f", only {_listed(skipped)}" if skipped else ""
                 raise ManifestError(
@@ -193,7 +216,8 @@ def find_videos(
                 what = counted(count, "file that does", "files that do")
                 on_skipped(f"{given}: skipped {what} not end like a video: {_listed(skipped)}")
             found += [(file, file.relative_to(given)) for file in files]
-        elif given.exists():
+        elif os.path.exists(given):
+            file_size(given, ManifestError)
             found.append((given, Path(given.name)))
         else:
             raise ManifestError(f"{given}: no such file or folder")
@@ -212,4 +236,9 @@ def find_videos(
     for file, _ in found:  # another video has its path as id
         number = next(n for n in itertools.count(2) if f"{file} ({n})" not in ids)
         ids[f"{file} ({number})"] = file
+    if long := next((id for id in ids if len(id) > LONGEST_NAME), None):
+        raise ManifestError(
+            f"{ids[long]}: as an id this path has {len(long):,} characters, expected at most "
+            f"{LONGEST_NAME:,}; give the file a unique name, or move it"
+        )
     return dict(sorted(ids.items(), key=lambda item: str(item[1])))

@@ -35,9 +35,22 @@ def file_size(path: Path, error: type[UsageError] = UsageError) -> int:
     except (OSError, ValueError) as problem:
         raise error(f"{path}: cannot be read: {reason(problem)}") from None
     if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
-        raise error(f"{path}: found {kind}, expected a file")
+        raise error(f"{path}: found {_kind(found)}, expected a file")
     return found.st_size
+
+
+def special_kind(path: str | Path) -> str | None:
+    """Return what a path is that is neither a file nor a folder: a pipe, a device or a socket."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    is_usual = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+    return None if is_usual else _kind(found)
+
+
+def _kind(found: os.stat_result) -> str:
+    return _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
 
 
 def read_bytes(

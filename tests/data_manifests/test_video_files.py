@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mstemba.data_manifests.readers.eaf import SUFFIX
+from mstemba.data_manifests.readers.parsed import AnnotationReport
 from mstemba.data_manifests.readers.tables import SUFFIXES, files_with
 from mstemba.data_manifests.video_files import VIDEO_SUFFIXES, find_videos
 from mstemba.errors import ManifestError
@@ -174,7 +175,10 @@ def test_a_folder_that_cannot_be_read_is_named(
     monkeypatch.setattr(os, "scandir", refusing)
     assert list(find_videos([tmp_path])) == ["a", "b"]  # of the system: nobody's videos
     closed.add("locked")
-    for below in (lambda: find_videos([tmp_path]), lambda: files_with(tmp_path, SUFFIXES)):
+    for below in (
+        lambda: find_videos([tmp_path]),
+        lambda: files_with(tmp_path, SUFFIXES, AnnotationReport()),
+    ):
         with pytest.raises(ManifestError, match=r"locked: this folder cannot be read \(Permission"):
             below()
 
@@ -184,8 +188,8 @@ def test_annotations_and_features_are_found_behind_links_to_folders(tmp_path: Pa
     (tmp_path / "f").mkdir()
     link = tmp_path / "f" / "link"
     link.symlink_to(tmp_path / "elsewhere")
-    assert files_with(tmp_path / "f", SUFFIXES) == [link / "a.csv"]
-    assert files_with(tmp_path / "f", (SUFFIX,)) == [link / "a.eaf"]
+    assert files_with(tmp_path / "f", SUFFIXES, AnnotationReport()) == [link / "a.csv"]
+    assert files_with(tmp_path / "f", (SUFFIX,), AnnotationReport()) == [link / "a.eaf"]
     assert NpyFolder(tmp_path / "f").ids() == ["a"]
 
 

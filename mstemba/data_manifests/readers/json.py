@@ -29,7 +29,7 @@ from mstemba.data_manifests.readers.records import (
 )
 from mstemba.data_manifests.readers.text import check_entries, read_text
 from mstemba.errors import ManifestError
-from mstemba.limits import LONGEST_NAME, LONGEST_VIDEO
+from mstemba.limits import LONGEST_NAME, LONGEST_VIDEO, MOST_CLASSES
 from mstemba.reading.typed import Finite, Name, Seconds, convert, parse_untyped, repeated, shown
 
 _REPEATED_NAME = "second value of a name"
@@ -40,6 +40,7 @@ _EXPECTED = (
 
 # Numbers are written to the manifest as they are, 60 and 60.0.
 _Duration = Annotated[int, Meta(ge=0, le=int(LONGEST_VIDEO))] | Seconds
+_Classes = Annotated[list[Name], Meta(max_length=MOST_CLASSES)]
 _FACTS: dict[str, Any] = {
     "subset": str | None,
     "duration": _Duration | None,
@@ -85,7 +86,7 @@ def _set_classes(path: Path, data: dict[str, Any], parsed: ParsedAnnotations) ->
     """Set the classes and the time unit that a file defines."""
     parsed.time_unit = data.get("time_unit")
     if isinstance(data.get("classes"), list):
-        names = convert(data["classes"], list[Name], str(path), ManifestError, "$.classes")
+        names = convert(data["classes"], _Classes, str(path), ManifestError, "$.classes")
         parsed.classes = tuple(names)
 
 

@@ -51,6 +51,7 @@ Columns = tuple[tuple[str, ...], ...]
 """The columns that a form requires, each with its accepted spellings in lower case."""
 
 _PREAMBLE = 100
+_DELIMITERS = "\t;,"
 _LONGEST_TIME = 100
 """Characters of a time."""
 # The first field has no limit: 90:15 is 90 minutes.
@@ -123,10 +124,10 @@ def find_table(path: Path, report: AnnotationReport) -> Table | None:
     Raises ManifestError, with the line if possible, for a file that is not a table.
     """
     text = read_text(path, report)
-    delimiter = _find_delimiter(text)
     # BORIS and Charades have lists in a cell, which semicolons separate.
     entries = text.count("\n") + text.count("\r") + text.count(";")
-    check_entries(path, text, entries, text.count(delimiter))
+    check_entries(path, text, entries, max(map(text.count, _DELIMITERS)))
+    delimiter = _find_delimiter(text)
     reader = csv.reader(split_lines(text), delimiter=delimiter, strict=True)
     rows = []
     try:
@@ -144,7 +145,7 @@ def _find_delimiter(text: str) -> str:
     """Return the delimiter that most of the first lines have, or of several the most frequent."""
     # Decimal commas, or commas in a title above the header, are in fewer lines.
     lines = list(islice(filter(str.strip, split_lines(text)), _PREAMBLE))
-    counts = {mark: [line.count(mark) for line in lines] for mark in "\t;,"}
+    counts = {mark: [line.count(mark) for line in lines] for mark in _DELIMITERS}
     return max(counts, key=lambda mark: (sum(map(bool, counts[mark])), sum(counts[mark])))
 
 
@@ -350,8 +351,13 @@ def _set_annotated_until(video: ParsedVideo, row: Row, text: str, report: Annota
         report.skip("second annotated_until of a video", example)
 
 
-def files_with(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    """Return the files below a folder with one of these suffixes, in order, without hidden ones."""
+def files_with(folder: Path, suffixes: Iterable[str], report: AnnotationReport) -> list[Path]:
+    """Return the files below a folder with one of these suffixes, in order, without hidden ones.
+
+    Pipes, devices and sockets are reported.
+    """
     return files_below(
-        folder, lambda file: file.suffix.lower() in suffixes and not file.name.startswith(".")
+        folder,
+        lambda file: file.suffix.lower() in suffixes and not file.name.startswith("."),
+        lambda file, kind: report.ignore("pipe, device or socket", f"{file}: {kind}"),
     )

@@ -20,15 +20,18 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from mstemba.errors import DecodeError
+from mstemba.data_manifests.playlists import read_playlist
+from mstemba.errors import DecodeError, UsageError
 from mstemba.pipeline.decode.request import VideoInfo, no_heartbeat
 from mstemba.pipeline.decode.timeline import NO_TIME, PACKET, Packets, Timeline, closed_groups
+from mstemba.reading.files import file_size
 from mstemba.records import TIMECODE
 
 # Flags of FFmpeg's AVInputFormat.
 _NO_TIMES, _BROADCAST = 0x80, 0x200
 # Formats of FFmpeg that are no video, or whose content is in other files that nobody fingerprints.
 _REFUSED = {"image2": "a picture", "concat": "a list of files", "dash": "a list of files"}
+_LIST = b"ffconcat"
 _ASSUMED_FPS = 25.0
 # A pause is reported if it is longer than this many seconds, and than this many usual steps.
 _LONG_PAUSE = (60.0, 100)
@@ -61,6 +64,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     Raises:
         DecodeError: The file has no video.
     """
+    _refuse_what_never_ends(path)
     # Without `file:`, FFmpeg would read the part of a name before a colon as a protocol.
     with av.open(f"file:{path}", metadata_errors="replace") as container:
         name = container.format.name
@@ -78,6 +82,19 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         if stream.codec_context is None:
             raise DecodeError(f"{path}: this FFmpeg has no decoder for its video stream")
         yield container, stream
+
+
+def _refuse_what_never_ends(path: Path) -> None:
+    """Raise DecodeError for pipes and devices, also as pieces of a playlist."""
+    try:
+        file_size(path)
+        if (playlist := read_playlist(path)) and playlist.problems:
+            raise DecodeError(f"{path}: {playlist.problems[0]}")
+        with path.open("rb") as file:
+            if file.read(len(_LIST)) == _LIST:
+                raise DecodeError(f"{path}: {_REFUSED['concat']}, not a video")
+    except UsageError as error:
+        raise DecodeError(str(error)) from None
 
 
 def probe(
