@@ -33,3 +33,10 @@ LONGEST_NAME = 1000
 """Characters of the name of a video, a class or a subset. Longer ones are content, not names."""
 LONGEST_PATH = 4096
 """Characters of a path, as on Linux."""
+LARGEST_INDEX = 16 * 2**20
+"""Bytes of the list of members in a zip archive. That of 200,000 arrays is as large."""
+LARGEST_PICKLE = 4 * 2**30
+"""Bytes of a pickle, which is read as a whole. The scores of 100,000 videos take less."""
+SHARED_VALUES = 20_000_000
+"""Bytes and values that a pickle may hold beyond its size, by naming the same list or array
+repeatedly: as many as the scores of a whole test set."""

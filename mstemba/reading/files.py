@@ -70,7 +70,9 @@ def read_bytes(
     try:
         with path.open("rb") as file:
             # Some files of the system tell no size, and others grow while they are read.
-            content = file.read(largest + 1)
+            content = file.read(min(size, largest) + 1)
+            if len(content) > size:
+                content += file.read(largest + 1 - len(content))
     except OSError as problem:
         raise error(f"{path}: cannot be read: {reason(problem)}") from None
     if len(content) > largest:

@@ -5,24 +5,65 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import numpy as np
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from mstemba.data_manifests.video_files import SCORES_SUFFIX
 from mstemba.errors import StoreError
+from mstemba.limits import LONGEST_VIDEO
 from mstemba.pipeline.caching.files import write_atomically
 from mstemba.pipeline.features.row_times import pictures_anchor
+from mstemba.reading.arrays import read_npz
+from mstemba.reading.files import file_size
+from mstemba.reading.typed import Name, PathText, Positive, Seconds, convert, parse_untyped
 from mstemba.records import Scores, TimeGrid
 
 SUFFIX = SCORES_SUFFIX
-# What numpy raises for one kind of damage or another.
-_DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
+
+
+Texts = TypeVar("Texts", bound=Struct)
+FrameCount = Annotated[int, Meta(ge=0, le=10**9)]
+
+
+class _Features(Struct):
+    """What is used of the features' specification."""
+
+    window: FrameCount = 0
+    stride: FrameCount | None = None
+    every: FrameCount = 1
+
+
+class _Provenance(Struct):
+    """What is used of the provenance."""
+
+    features: _Features = msgspec.field(default_factory=_Features)
+    zero_shot: dict[str, Any] | None = None
+
+
+class _Source(Struct, kw_only=True):
+    """The texts of a scores file that tell what it is of. The first files have no id."""
+
+    key: str
+    video: PathText
+    fingerprint: str
+    id: Name | None = None
+
+
+class _Content(_Source, kw_only=True):
+    """All texts and numbers of a scores file. What the first files do not have has a default."""
+
+    step: Positive
+    duration: Seconds
+    fps: Annotated[float, Meta(gt=0, le=1e6)]
+    timecode: str = ""
+    anchor: float | None = None
+    provenance: str = "{}"
 
 
 @dataclass(frozen=True)
@@ -74,16 +115,12 @@ class ScoresFile:
 def open_scores(path: Path) -> ScoresFile | None:
     """Open a scores file; None if there is no readable one."""
     try:
-        with np.load(path, allow_pickle=False) as data:
-            return ScoresFile(
-                path,
-                key=str(data["key"]),
-                video=os.path.realpath(str(data["video"])),
-                fingerprint=str(data["fingerprint"]),
-                id=_id(data, path),
-            )
-    except _DAMAGE:
+        arrays = read_npz(path, StoreError, _Source.__struct_fields__)
+        found = _texts_and_numbers(path, arrays, _Source)
+    except (StoreError, ValueError):
         return None
+    video = os.path.realpath(found.video)
+    return ScoresFile(path, found.key, video, found.fingerprint, found.id or name_of(path))
 
 
 def read_scores(path: str | Path) -> SavedScores:
@@ -92,49 +129,58 @@ def read_scores(path: str | Path) -> SavedScores:
     Raises:
         StoreError: There is no such file, or it is damaged.
     """
+    path = Path(path)
+    file_size(path, StoreError)
     try:
-        with np.load(path, allow_pickle=False) as data:
-            # The first files have no provenance.
-            provenance = json.loads(str(data["provenance"])) if "provenance" in data else {}
-            scores = Scores(
-                probabilities=data["probabilities"],
-                grid=TimeGrid(data["starts"], float(data["step"])),
-                classes=_class_names(data["classes"]),
-                video=str(data["video"]),
-                duration=float(data["duration"]),
-                fps=float(data["fps"]),
-                timecode=str(data["timecode"]) if "timecode" in data else "",
-                anchor=float(data["anchor"]) if "anchor" in data else _usual_anchor(provenance),
-            )
-            key, fingerprint = str(data["key"]), str(data["fingerprint"])
-            return SavedScores(scores, key, fingerprint, provenance, _id(data, Path(path)))
-    except FileNotFoundError:
-        raise StoreError(f"{path}: no such file") from None
-    except _DAMAGE as error:
+        return _read(path)
+    except (StoreError, ValueError, KeyError) as error:
+        told = str(error).removeprefix(f"{path}: ")
         raise StoreError(
-            f"{path}: not readable as saved scores ({error}); `mstemba detect` makes them again"
+            f"{path}: not readable as saved scores ({told}); `mstemba detect` makes them again"
         ) from None
 
 
-def _id(data: Any, path: Path) -> str:
-    # The first files have no id.
-    return str(data["id"]) if "id" in data else name_of(path)
+def _read(path: Path) -> SavedScores:
+    """Read a scores file. Raises StoreError, ValueError or KeyError if it is damaged."""
+    arrays = read_npz(path, StoreError)
+    found = _texts_and_numbers(path, arrays, _Content)
+    provenance = parse_untyped(found.provenance.encode(), f"{path}: provenance", StoreError)
+    typed = convert(provenance, _Provenance, f"{path}: provenance", StoreError)
+    starts = arrays["starts"]
+    if starts.dtype.kind not in "fiu" or not (np.abs(starts) <= LONGEST_VIDEO).all():
+        raise ValueError(f"expected starts of at most {LONGEST_VIDEO:.0f} seconds")
+    scores = Scores(
+        probabilities=arrays["probabilities"],
+        grid=TimeGrid(starts, found.step),
+        classes=_class_names(path, arrays["classes"]),
+        video=found.video,
+        duration=found.duration,
+        fps=found.fps,
+        timecode=found.timecode,
+        anchor=_usual_anchor(typed) if found.anchor is None else found.anchor,
+    )
+    return SavedScores(scores, found.key, found.fingerprint, provenance, found.id or name_of(path))
 
 
-def _usual_anchor(provenance: dict[str, Any]) -> float:
+def _texts_and_numbers(path: Path, arrays: dict[str, NDArray[Any]], type: type[Texts]) -> Texts:
+    names = [name for name in type.__struct_fields__ if name in arrays]
+    return convert({name: arrays[name].tolist() for name in names}, type, str(path), StoreError)
+
+
+def _usual_anchor(provenance: _Provenance) -> float:
     """Return the anchor of a file that does not have it."""
-    if "zero_shot" not in provenance:
+    features = provenance.features
+    if provenance.zero_shot is None or not features.stride:
         return 0.0
-    features = provenance["features"]
-    return pictures_anchor(features["window"], features["stride"])
+    return pictures_anchor(features.window, features.stride)
 
 
-def _class_names(saved: NDArray[np.str_]) -> tuple[str, ...]:
-    """Return the names of their JSON, or of the first files' array. Raises ValueError."""
-    names = saved.tolist() if saved.ndim else json.loads(str(saved))
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("the classes are not names")
-    return tuple(names)
+def _class_names(path: Path, saved: NDArray[Any]) -> tuple[str, ...]:
+    """Return the names of their JSON, or of the first files' array."""
+    names = saved.tolist()
+    if saved.ndim == 0:
+        names = parse_untyped(str(names).encode(), f"{path}: classes", StoreError)
+    return convert(names, tuple[Name, ...], str(path), StoreError, "$.classes")
 
 
 def name_of(path: Path) -> str:

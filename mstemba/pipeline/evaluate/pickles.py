@@ -3,8 +3,8 @@
 A pickle is a program that may call whatever it names. The unpickler here resolves only the names
 that pickled arrays and plain containers need, and resolves them to stand-ins of this module: numpy
 itself never sees a type, a shape or bytes that were not checked, and gets no state from the pickle,
-which could otherwise have it treat numbers as pointers. A small pickle also stays small: arrays
-consist of bytes that are in the file, and a list that occurs again and again is counted each time.
+which could otherwise have it treat numbers as pointers. A small pickle also stays small: see
+`mstemba.reading.pickles`, and arrays consist of bytes that are in the file.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.errors import UsageError
+from mstemba.limits import LARGEST_PICKLE
+from mstemba.reading.files import read_bytes, reason
+from mstemba.reading.pickles import check_pickle
+from mstemba.reading.typed import shown
 
-SHARED = 20_000_000
-"""Values that a pickle may hold beyond one per byte, by naming the same list or array repeatedly:
-as many as the scores of a whole test set."""
+_LONGEST = 200
+"""Characters of an error of the unpickler, which may have texts of the pickle in it."""
 
 
 def read_pickle(path: Path) -> Any:
@@ -35,14 +38,11 @@ def read_pickle(path: Path) -> Any:
     Raises:
         UsageError: The pickle names anything else, or is damaged.
     """
-    content = path.read_bytes()
+    content = read_bytes(path, largest=LARGEST_PICKLE)
     try:
+        check_pickle(content)
         # latin1: Python 2 pickled the bytes of an array as text.
-        value = _Unpickler(io.BytesIO(content), encoding="latin1").load()
-        value, count = _unwrap(value, {})
-        if count > len(content) + SHARED:
-            raise ValueError("it names the same lists or arrays too often: save arrays, not lists")
-        return value
+        return _unwrap(_Unpickler(io.BytesIO(content), encoding="latin1").load(), {})
     except _ForbiddenName as name:
         raise UsageError(
             f"{path}: this pickle asks to run {name}, and pickles are not executed here; only "
@@ -50,7 +50,7 @@ def read_pickle(path: Path) -> Any:
             f"(as numpy arrays, not tensors), or write .npz or JSON"
         ) from None
     except Exception as error:  # a damaged pickle can raise anything
-        raise UsageError(f"{path}: not readable as a pickle: {error!r}") from None
+        raise UsageError(f"{path}: not readable as a pickle: {reason(error)[:_LONGEST]}") from None
 
 
 class _ForbiddenName(Exception):
@@ -78,7 +78,7 @@ class _DType:
 
     def __init__(self, name: str, *_: Any) -> None:
         if not re.fullmatch(r"b1|[iu][1248]|f[248]|[SU][1-9]\d{0,8}", name):
-            raise ValueError(f"numbers of type {name!r}, expected plain ones")
+            raise ValueError(f"numbers of type {shown(name)}, expected plain ones")
         self.dtype = np.dtype(name)
 
     def __setstate__(self, state: Any) -> None:
@@ -102,7 +102,7 @@ def _make_array(content: Any, dtype: _DType, shape: Any, order: Any) -> NDArray[
         raise ValueError(f"an array of a {type(content).__name__}, expected its bytes")
     array: NDArray[Any] = np.ndarray(shape, dtype.dtype, data, order=order)
     if array.nbytes != len(data) or array.shape != tuple(shape):
-        raise ValueError(f"{len(data)} bytes for an array of shape {shape}")
+        raise ValueError(f"{len(data)} bytes for an array of shape {shown(shape)}")
     return array.astype(dtype.dtype.newbyteorder("="), copy=False)
 
 
@@ -116,7 +116,7 @@ def _from_buffer(content: Any, dtype: _DType, shape: Any, order: str, axes: Any 
 def _encode(text: str, encoding: str) -> bytes:
     """Do what _codecs.encode does, which protocols below 3 use for bytes."""
     if encoding != "latin1":
-        raise ValueError(f"bytes as {encoding!r}, expected latin1")
+        raise ValueError(f"bytes as {shown(encoding)}, expected latin1")
     return text.encode("latin1")
 
 
@@ -146,28 +146,22 @@ class _Unpickler(pickle.Unpickler):
         return _Name(_FUNCTIONS[f"{module}.{name}"])
 
 
-def _unwrap(value: Any, done: dict[int, tuple[Any, int]]) -> tuple[Any, int]:
-    """Put arrays in the place of their stand-ins.
-
-    Returns the value, and how many values it holds if every list is counted wherever it occurs.
-    """
+def _unwrap(value: Any, done: dict[int, Any]) -> Any:
+    """Return a value with arrays in the place of their stand-ins."""
     if isinstance(value, _Array) and value.array is not None:
-        return value.array, 1 + value.array.size
+        return value.array
     if isinstance(value, (_Array, _DType, _Name)):
         raise ValueError("a name, expected a value")
     if not isinstance(value, (dict, list, tuple)):
-        return value, 1
+        return value
     if id(value) not in done:
         items = value.values() if isinstance(value, dict) else value
-        pairs = [_unwrap(item, done) for item in items]
-        plain: Any = [item for item, _ in pairs]
+        plain: Any = [_unwrap(item, done) for item in items]
         if isinstance(value, dict):
             if odd := [key for key in value if not isinstance(key, (str, bytes, int, np.integer))]:
                 raise ValueError(
                     f"a key of type {type(odd[0]).__name__}, expected text or a number"
                 )
             plain = dict(zip(value, plain, strict=True))
-        elif isinstance(value, tuple):
-            plain = tuple(plain)
-        done[id(value)] = plain, 1 + sum(count for _, count in pairs)
+        done[id(value)] = tuple(plain) if isinstance(value, tuple) else plain
     return done[id(value)]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import unicodedata
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +19,7 @@ from mstemba.data_manifests.manifest import Video, VideoIndex
 from mstemba.errors import UsageError
 from mstemba.pipeline.caching.files import visible
 from mstemba.pipeline.evaluate.pickles import read_pickle
+from mstemba.reading.arrays import read_npz
 from mstemba.records import Segment
 from mstemba.wording import counted
 
@@ -74,7 +73,7 @@ def read_predictions(
     with path.open("rb") as file:
         head = file.read(2)
     if head == b"PK":
-        return _dense(path, _read_npz(path), classes, videos, classes_first=False)
+        return _dense(path, read_npz(path), classes, videos, classes_first=False)
     if head[:1] == b"\x80" or path.suffix.lower() in PICKLES:
         return _dense(path, read_pickle(path), classes, videos, classes_first=True)
     data = _read_json(path)
@@ -185,14 +184,6 @@ def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise UsageError(f"{path}: two entries {twice!r} in one object, expected one")
     return found
-
-
-def _read_npz(path: Path) -> dict[str, Any]:
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return dict(data)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
-        raise UsageError(f"{path}: not readable as .npz: {error}") from None
 
 
 def _dense(

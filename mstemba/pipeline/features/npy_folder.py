@@ -14,8 +14,10 @@ from mstemba.data_manifests.affixes import join_names
 from mstemba.data_manifests.manifest import Action, Video
 from mstemba.data_manifests.video_files import files_below
 from mstemba.errors import StoreError, UsageError
+from mstemba.limits import LONGEST_VIDEO
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key
 from mstemba.pipeline.features.row_times import even_rows
+from mstemba.reading.arrays import read_npy
 from mstemba.records import FeatureSpec, TimeGrid
 from mstemba.wording import counted
 
@@ -140,14 +142,17 @@ class NpyFolder:
         return cache_key("features", **parts)
 
     def values(self, id: str) -> NDArray[np.float32]:
-        values = np.array(self._open(id), np.float32, order="C")
+        with np.errstate(over="ignore"):
+            values = np.array(self._open(id), np.float32, order="C")
         if values.shape[1] != self.spec.width:
             raise StoreError(
                 f"{self._files[id]}: {values.shape[1]} features a row, but the other files have "
                 f"{self.spec.width}"
             )
         if not np.isfinite(values).all():
-            raise StoreError(f"{self._files[id]}: contains NaN or infinity")
+            raise StoreError(
+                f"{self._files[id]}: contains NaN, infinity or larger numbers than float32"
+            )
         return values
 
     def timeline(self, video: Video, time_unit: str) -> tuple[list[Action], TimeGrid]:
@@ -216,10 +221,7 @@ def _by_stem(root: Path, found: Sequence[Path]) -> dict[str, Path]:
 
 def _load(file: Path) -> NDArray[np.floating]:
     """Return an array with two axes, without its axes of length 1."""
-    try:
-        array: NDArray[np.floating] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise StoreError(f"{file}: not readable as an array: {error}") from None
+    array: NDArray[np.floating] = read_npy(file, StoreError)
     shape = array.shape
     axes = [length for length in shape if length != 1]
     if len(axes) < 2 <= len(shape):  # one row, or one feature
@@ -257,14 +259,17 @@ def _read_times(file: Path, rows: int, duration: float | None) -> TimeGrid:
     Where they are those of the end of each row, as for stacks of frames, the first one begins at 0.
     """
     try:
-        seconds = np.load(file, allow_pickle=False).astype(np.float64) / 1000
+        seconds = read_npy(file).astype(np.float64) / 1000
         if seconds.shape != (rows,):
             raise ValueError(f"found timestamps of shape {seconds.shape}, expected ({rows},)")
+        if not (np.abs(seconds) <= LONGEST_VIDEO).all():
+            raise ValueError(f"expected finite times of at most {LONGEST_VIDEO:.0f} seconds")
         step = float(np.median(np.diff(seconds))) if rows > 1 else float(seconds[0])
         step = step or duration or 0.0
         return TimeGrid(seconds - (seconds[0] if seconds[0] > step / 2 else 0.0), step)
-    except (OSError, ValueError, EOFError) as error:
+    except (ValueError, UsageError) as error:
+        told = str(error).removeprefix(f"{file}: ")
         raise StoreError(
-            f"{file}: not usable as the times of rows: {error}; delete it to spread the {rows} "
+            f"{file}: not usable as the times of rows: {told}; delete it to spread the {rows} "
             f"rows evenly over the video's duration"
         ) from None

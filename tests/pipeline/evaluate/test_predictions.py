@@ -328,7 +328,7 @@ def test_scores_that_do_not_fit_are_refused(
         ("p.json", b'{"video": "v.mp4", "segments": [[1, 2]]}', ("segment 0 of 'v'",)),
         ("p.json", b'{"segments": []}', ("video None", "path of the video")),
         ("p.json", b'{"video": "", "segments": []}', ("video ''", "path of the video")),
-        ("p.npz", b"PK\x03\x04 damaged", ("not readable as .npz",)),
+        ("p.npz", b"PK\x03\x04 damaged", ("not readable as a zip archive",)),
         ("p.npy", b"\x93NUMPY", ("not predictions",)),
     ],
 )
