@@ -18,6 +18,7 @@ import torch
 
 from mstemba.console import Console
 from mstemba.errors import UsageError
+from mstemba.pipeline.caching.locks import FolderLocks
 from mstemba.pipeline.distributed import make_accelerator
 from mstemba.pipeline.progress import Event
 from tests.training import HERE, TINY, fit, make_workspace, records
@@ -216,3 +217,22 @@ def test_more_processes_than_clips_are_refused(
     with pytest.raises(UsageError, match="4 processes share a batch of 3 clips"):
         fit(workspace)
     assert not list((workspace / "runs").glob("*/last"))
+
+
+@pytest.mark.slow
+def test_two_processes_wait_together_for_another_training_of_their_run(tmp_path: Path) -> None:
+    workspace, run = make_workspace(tmp_path / "w"), tmp_path / "run"
+    lock = FolderLocks(run, "training").acquire("run")
+    assert lock is not None
+    process = start(workspace, *TORCHRUN, output=run)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("waiting"):
+            break
+    assert line == f"waiting for process {os.getpid()}, which is training run\n"
+    assert not (run / "last").exists()
+    lock.release()
+    ((code, said),) = finish(process)
+    assert code == 0, said
+    assert (run / "done.json").is_file()
+    assert not list(run.glob(".*"))
