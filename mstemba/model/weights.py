@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -10,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from msgspec import Struct
 from torch import Tensor, nn
 
-from mstemba.errors import CheckpointError, UsageError
+from mstemba.errors import CheckpointError, UsageError, first_line
 from mstemba.model.architectures import build, config_from_dict
 from mstemba.model.config import Config, ModelConfig
-from mstemba.tensor_files.digest import check_digest
-from mstemba.tensor_files.formats import SAFETENSORS, tensor_format
+from mstemba.reading.typed import read_json
 from mstemba.tensor_files.mismatch import describe_mismatch, describe_network, some_of
 from mstemba.tensor_files.reading import read_tensors
 
@@ -39,8 +38,16 @@ _KNOWN_BY = {
 }
 
 
-def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+class _ConfigFile(Struct):
+    model: dict[str, Any]
+
+
+def read_weights(path: str | os.PathLike[str], ours: bool = False) -> dict[str, Tensor]:
     """Return the tensors of a file of safetensors or torch, recognised by its content.
+
+    Args:
+        path: The file.
+        ours: Whether it is in a checkpoint of ours, see `read_tensors`.
 
     Raises:
         CheckpointError: The file is missing, damaged, of another kind, or holds code.
@@ -49,7 +56,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file, expected model weights")
     try:
-        return read_tensors(path)
+        return read_tensors(path, ours)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -80,15 +87,31 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         CheckpointError: Tensors are missing, unknown or of another shape. The first few are named,
             and the network is unchanged.
     """
-    model.load_state_dict(_match(model, weights))
+    model.load_state_dict(_fitting(model, weights))
 
 
-def _match(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights that a network uses. Raises CheckpointError if they do not fit."""
+def _fitting(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights that a network has. Raises CheckpointError if they do not fit."""
     found = {name: w for name, w in weights.items() if not _DEAD_HEAD.fullmatch(name)}
     if mismatch := describe_mismatch(model.state_dict(), found):
         raise CheckpointError(f"weights do not fit the model. {mismatch}")
     return found
+
+
+def _check_sizes(config: Config, weights: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError if a network does not fit weights, before it takes memory."""
+    if getattr(config, "blocks", 0) > len(weights):
+        raise CheckpointError(
+            f"weights do not fit the model: found {len(weights)} tensors, too few for its blocks"
+        )
+    try:
+        with torch.device("meta"):
+            model = build(config)
+    except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise CheckpointError(
+            f"model configuration: found sizes that no network can have ({first_line(error)})"
+        ) from None
+    _fitting(model, weights)
 
 
 def load_model(
@@ -119,9 +142,8 @@ def load_model(
     """
     path = Path(path)
     if path.is_dir():
-        values = _read_config(path / CONFIG_FILE)
-        weights = read_weights(path / WEIGHTS_FILE)
-        _check_digest(path / WEIGHTS_FILE)
+        values = read_json(path / CONFIG_FILE, _ConfigFile, CheckpointError).model
+        weights = read_weights(path / WEIGHTS_FILE, ours=True)
         config = config_from_dict(values)
     else:
         weights = read_weights(path)
@@ -134,21 +156,10 @@ def load_model(
                 f"{name}: found {value!r}, but {config.arch} has no such option; omit it"
             )
         config = ModelConfig.from_dict({**config.to_dict(), name: value})
-    with torch.device("meta"):  # takes no memory for what the weights do not have
-        _match(build(config), weights)
+    _check_sizes(config, weights)
     model = build(config)
     load_weights(model, weights)
     return model.to(device or "cpu").eval()
-
-
-def _check_digest(path: Path) -> None:
-    try:
-        if tensor_format(path) == SAFETENSORS:
-            check_digest(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: {error}; copy the checkpoint again, or delete the run and train again"
-        ) from None
 
 
 def _mstemba_shape(weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -195,19 +206,6 @@ def _linear_shape(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 _SHAPES = {"ms-tct": _ms_tct_shape, "pdan": _pdan_shape, "linear": _linear_shape}
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from error
-    model = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(model, dict):
-        raise CheckpointError(f"{path}: expected an object with the configuration under 'model'")
-    return model
 
 
 def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ from mstemba.pipeline.workspace import Workspace, get_current
 from mstemba.reading.files import read_bytes
 from mstemba.reading.typed import Count, Name, PathText, convert, parse_untyped, read_json, shown
 from mstemba.records import FeatureSpec, FloatArray, check_finite
+from mstemba.tensor_files.safetensors_file import DIGEST, NO_DIGEST, with_digest
 from mstemba.wording import counted
 
 if TYPE_CHECKING:
@@ -95,14 +96,11 @@ class Checkpoint:
 
 
 def save_weights(path: Path, network: nn.Module) -> None:
-    """Write a network's tensors into a safetensors file, which appears complete or not at all.
-
-    The file carries its SHA-256, which is checked when it is loaded.
-    """
-    from mstemba.tensor_files.digest import with_digest
+    """Write a network's tensors, with the SHA-256 of the file in it, completely or not at all."""
+    import safetensors.torch
 
     tensors = {name: w.detach().cpu().contiguous() for name, w in network.state_dict().items()}
-    content = with_digest(tensors)
+    content = with_digest(safetensors.torch.save(tensors, {DIGEST: NO_DIGEST}))
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
-import zipfile
 from pathlib import Path, PurePosixPath
+
+from mstemba.errors import UsageError
+from mstemba.reading.arrays import open_zip
+from mstemba.reading.files import file_size
+from mstemba.tensor_files.safetensors_file import read_header
 
 SAFETENSORS, TORCH, TORCHSCRIPT, NPZ = "safetensors", "torch", "TorchScript", "npz"
 
@@ -46,7 +49,7 @@ def tensor_format(path: Path) -> str:
             and expected, and what to do, without the name of the file.
         OSError: The file cannot be read.
     """
-    size = path.stat().st_size
+    size = _regular(path)
     with path.open("rb") as file:
         head = file.read(_HEAD)
         file.seek(max(0, size - len(_TENSORFLOW)))
@@ -61,9 +64,21 @@ def tensor_format(path: Path) -> str:
             )
         return TORCH
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
-        _check_safetensors(path, size)
+        try:
+            read_header(path)
+        except ValueError as error:
+            raise _error(str(error), _AGAIN) from None
         return SAFETENSORS
     raise _error(*_other(path, head, tail))
+
+
+def _regular(path: Path) -> int:
+    """Return the size of a file. Raises ValueError for a pipe and the like, OSError for none."""
+    path.stat()
+    try:
+        return file_size(path)
+    except UsageError as error:
+        raise ValueError(str(error).removeprefix(f"{path}: ")) from None
 
 
 def holds_tensors(path: Path) -> bool:
@@ -129,29 +144,13 @@ def _shortened(text: str) -> str:
     return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
 
 
-def _check_safetensors(path: Path, size: int) -> None:
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(min(length, size))
-    if len(header) < length:
-        raise _error("an incomplete safetensors file, which ends inside its header", _AGAIN)
-    try:
-        entries = [e for name, e in json.loads(header).items() if name != "__metadata__"]
-        end = 8 + length + max((int(e["data_offsets"][1]) for e in entries), default=0)
-    except (
-        ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError,
-    ):  # fmt: skip
-        raise _error("a damaged safetensors file, whose header is not readable", _AGAIN) from None
-    if size < end:
-        raise _error(f"an incomplete safetensors file ({size:,} of {end:,} bytes)", _AGAIN)
-
-
 def _zip_format(path: Path) -> str:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        raise _error("an incomplete or damaged file, whose end is missing", _AGAIN) from None
+    except UsageError as error:
+        told = str(error).removeprefix(f"{path}: ")
+        raise _error(f"an incomplete or damaged file ({told})", _AGAIN) from None
     parts = {"/".join(PurePosixPath(name).parts[1:]) for name in names}
     if "constants.pkl" in parts or any(part.startswith("code/") for part in parts):
         return TORCHSCRIPT

@@ -31,7 +31,7 @@ _NETWORKS = (
 
 
 def describe_mismatch(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """Return which tensors are missing, unknown or of another shape; empty if all fit."""
+    """Return which tensors are missing, unknown or of another shape or type; empty if all fit."""
     problems = {
         "missing": [name for name in expected if name not in found],
         "unknown": [name for name in found if name not in expected],
@@ -41,6 +41,11 @@ def describe_mismatch(expected: Mapping[str, Tensor], found: Mapping[str, Tensor
             if name in found and found[name].shape != tensor.shape
         ],
     }
+    problems["of another type"] = [
+        f"{name} {found[name].dtype}, expected {tensor.dtype}"
+        for name, tensor in expected.items()
+        if name in found and tensor.is_floating_point() and not found[name].is_floating_point()
+    ]
     return "; ".join(f"{what}: {some_of(names)}" for what, names in problems.items() if names)
 
 

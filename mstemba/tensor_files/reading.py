@@ -13,12 +13,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mstemba.errors import UsageError
+from mstemba.reading.arrays import check_memory, open_zip
+from mstemba.reading.files import reason
+from mstemba.reading.pickles import check_pickle
+from mstemba.reading.typed import shown
 from mstemba.tensor_files.formats import EXPECTED, NPZ, SAFETENSORS, TORCHSCRIPT, tensor_format
 from mstemba.tensor_files.mismatch import some_of
+from mstemba.tensor_files.safetensors_file import check_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_DAMAGE = (
+    RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError,
+    AssertionError, OverflowError, RecursionError, MemoryError, struct.error, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
+_LEGACY_PICKLES = 5
+"""At the beginning of files of torch before 1.6: a number, versions, the content, its keys."""
 _WRAPPERS = ("model", "model_state", "state_dict", "model_state_dict")
 
 
@@ -57,7 +70,7 @@ _READ_AS_DICT = (
 )
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, ours: bool = False) -> dict[str, Tensor]:
     """Return the tensors of a file by name, on the CPU.
 
     A state dict under `model`, `state_dict` or the like, as training frameworks save it, is
@@ -66,6 +79,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Args:
         path: A file of safetensors, one that `torch.save` wrote, or a TorchScript archive, with
             any suffix.
+        ours: Whether it is in a checkpoint of ours, whose metadata are a SHA-256 or nothing.
 
     Raises:
         ValueError: The file is missing, damaged, of another kind, holds something other than
@@ -74,26 +88,41 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         kind = tensor_format(path)
     except OSError as error:
-        raise ValueError(f"cannot be read ({error.strerror})") from error
+        raise ValueError(f"cannot be read ({reason(error)})") from error
     if kind == NPZ:
         raise ValueError(f"found NumPy arrays (.npz), {EXPECTED}")
     if kind == SAFETENSORS:
-        import safetensors.torch
-
-        try:
-            content = safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise ValueError(f"not a complete safetensors file ({error})") from error
-        return _without_prefix(content)
+        return _without_prefix(_read_safetensors(path, ours))
     if kind == TORCHSCRIPT:
         from mstemba.tensor_files.torchscript import read_torchscript
 
-        return _state_dict(_without_code(read_torchscript, path))
-    return _state_dict(_without_code(_unpickle, path))
+        tensors = _state_dict(_without_code(read_torchscript, path))
+    else:
+        tensors = _state_dict(_without_code(_unpickle, path))
+    try:
+        _check_sizes(path, tensors)
+    except UsageError as error:
+        raise ValueError(str(error).removeprefix(f"{path}: ")) from None
+    return tensors
+
+
+def _read_safetensors(path: Path, ours: bool) -> dict[str, Tensor]:
+    import safetensors.torch
+
+    try:
+        check_digest(path, () if ours else None)
+    except ValueError as error:
+        raise ValueError(f"{error}; copy it again, or train again") from None
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, *_DAMAGE) as error:
+        raise ValueError(f"not a complete safetensors file ({reason(error)})") from error
 
 
 def _unpickle(path: Path) -> Any:
     import torch
+
+    _check_torch_file(path)
 
     stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
         *((_stand_in(name), name) for name in _IGNORED),
@@ -107,6 +136,39 @@ def _unpickle(path: Path) -> Any:
     ):
         warnings.simplefilter("ignore")  # what matters is raised
         return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _check_torch_file(path: Path) -> None:
+    """Raise an error for damaged members, which torch does not see, and for hostile pickles."""
+    if zipfile.is_zipfile(path):
+        with open_zip(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} is damaged")
+            for name in archive.namelist():
+                if name.endswith("data.pkl"):
+                    check_pickle(archive.read(name))
+    else:
+        content, place = path.read_bytes(), 0
+        for _ in range(_LEGACY_PICKLES):
+            place = check_pickle(content, place)
+
+
+def _check_sizes(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UsageError or ValueError for tensors that are larger than their file.
+
+    A tensor may have many elements for each that is stored, and torch does not compare the size of
+    a member of an archive with what is to be in it.
+    """
+    size = path.stat().st_size
+    needed = sum(tensor.numel() * max(4, tensor.itemsize) for tensor in tensors.values())
+    check_memory(path, size + needed, size, UsageError)
+    if any(tensor.is_sparse or tensor.is_quantized for tensor in tensors.values()):
+        raise ValueError(f"found sparse or quantized tensors, {EXPECTED}")
+    if zipfile.is_zipfile(path):
+        with open_zip(path) as archive:
+            stored = {member.file_size for member in archive.infolist()}
+        if any(t.untyped_storage().nbytes() not in stored for t in tensors.values()):
+            raise ValueError(f"found a damaged file, {EXPECTED}; download or copy it again")
 
 
 def _stand_in(name: str) -> type[_Inert]:
@@ -129,11 +191,7 @@ def _without_code(read: Callable[[Path], Any], path: Path) -> Any:
             f"refused: it holds pickled code ({code[1]}), which is never executed; "
             "ask for a .safetensors file, or for the state dict alone"
         ) from error
-    except (
-        RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError,
-        AttributeError, AssertionError, OverflowError, struct.error, zlib.error,
-        zipfile.BadZipFile,
-    ) as error:  # fmt: skip
+    except (*_DAMAGE, UsageError) as error:
         raise ValueError(
             "found a damaged or incomplete file, or one of a very old torch, "
             f"{EXPECTED}; download or copy it again"
@@ -150,10 +208,10 @@ def _state_dict(content: Any) -> dict[str, Tensor]:
         raise ValueError(f"found {type(content).__name__}, expected a state dict")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            held = some_of([str(key) for key in content])
+            held = some_of([key if isinstance(key, str) else shown(key) for key in content])
             raise ValueError(
-                f"{name!r} is {type(value).__name__}, expected a state dict of tensors, by itself "
-                f"or under {', '.join(_WRAPPERS)}; the file holds {held}"
+                f"{shown(name)} is {type(value).__name__}, expected a state dict of tensors, by "
+                f"itself or under {', '.join(_WRAPPERS)}; the file holds {held}"
             )
     return _without_prefix(content)
 

@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mstemba.reading.arrays import open_zip
+from mstemba.reading.pickles import check_pickle
+
 _DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -54,7 +57,9 @@ class _Unpickler(pickle.Unpickler):
     """Builds tensors and inert objects. Every other name is refused."""
 
     def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
-        super().__init__(io.BytesIO(archive.read(f"{folder}/data.pkl")))
+        content = archive.read(f"{folder}/data.pkl")
+        check_pickle(content)
+        super().__init__(io.BytesIO(content))
         self._archive, self._folder = archive, folder
         self._storages: dict[str, Tensor] = {}
 
@@ -104,10 +109,9 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
 
     Raises:
         pickle.UnpicklingError: It holds another kind of object, which is not created.
-        ValueError, KeyError, RuntimeError, zipfile.BadZipFile: It is damaged, or is of torch 1.1
-            or older.
+        UsageError, ValueError: It is damaged, or is of torch 1.1 or older.
     """
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         folder = PurePosixPath(archive.namelist()[0]).parts[0]
         root = _Unpickler(archive, folder).load()
     if not isinstance(root, _Inert):
