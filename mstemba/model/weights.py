@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,10 +145,12 @@ def load_model(
     if path.is_dir():
         values = read_json(path / CONFIG_FILE, _ConfigFile, CheckpointError).model
         weights = read_weights(path / WEIGHTS_FILE, ours=True)
-        config = config_from_dict(values)
+        with _naming(path / CONFIG_FILE):
+            config = config_from_dict(values)
     else:
         weights = read_weights(path)
-        config = infer_config(weights)
+        with _naming(path):
+            config = infer_config(weights)
     for name, value in (("split", split), ("padding", padding)):
         if value is None:
             continue
@@ -156,10 +159,20 @@ def load_model(
                 f"{name}: found {value!r}, but {config.arch} has no such option; omit it"
             )
         config = ModelConfig.from_dict({**config.to_dict(), name: value})
-    _check_sizes(config, weights)
-    model = build(config)
-    load_weights(model, weights)
+    with _naming(path):
+        _check_sizes(config, weights)
+        model = build(config)
+        load_weights(model, weights)
     return model.to(device or "cpu").eval()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put a file before the message of a CheckpointError."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def _mstemba_shape(weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -209,8 +222,8 @@ _SHAPES = {"ms-tct": _ms_tct_shape, "pdan": _pdan_shape, "linear": _linear_shape
 
 
 def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    if name not in weights or weights[name].dim() == 0:
-        raise CheckpointError(f"incomplete weights: {name} is missing or a scalar")
+    if name not in weights or weights[name].dim() == 0 or weights[name].numel() == 0:
+        raise CheckpointError(f"incomplete weights: {name} is missing, a scalar or empty")
     return tuple(weights[name].shape)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_SHOWN = 4
-"""How many names a message lists."""
+_SHOWN, _LONGEST = 4, 100
+"""How many names a message lists, and how many characters of each."""
 
 # Networks by names of tensors that all of their files have.
 _NETWORKS = (
@@ -57,4 +58,5 @@ def describe_network(found: Mapping[str, Tensor]) -> str | None:
 def some_of(names: list[str]) -> str:
     """Return the first few names, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    shown = (n if n.isprintable() else ascii(n) for n in (name[:_LONGEST] for name in names))
+    return ", ".join(itertools.islice(shown, _SHOWN)) + more
