@@ -95,19 +95,29 @@ def report(
     write_json(json, result.data)
 
 
-def status(json: JsonOption = None, workspace: WorkspaceOption = None) -> None:
+def status(
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Read all features, weights and saved scores."),
+    ] = False,
+    json: JsonOption = None,
+    workspace: WorkspaceOption = None,
+) -> None:
     """Show what the workspace contains.
 
-    Lists the features of every video (done, missing, stale, failed), the trained runs and the
-    detections.
+    Lists the features of every video (done, missing, stale, failed, damaged), the trained runs and
+    the detections.
 
-    Example: mstemba status --json -
+    Example: mstemba status --verify
     """
+    from mstemba.errors import SomeFailed
     from mstemba.pipeline.status import status
 
-    report = status(need_workspace(workspace))
+    report = status(need_workspace(workspace), verify)
     open_console(quiet=is_stdout(json)).status(report)
     write_json(json, report)
+    if damaged := report.get("verified", {}).get("damaged"):
+        raise SomeFailed(f"{len(damaged)} damaged; extract, import, train or detect again")
 
 
 def runs(json: JsonOption = None, workspace: WorkspaceOption = None) -> None:

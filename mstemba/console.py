@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 _SECONDS_PER_LINE = 10.0
 # Of more classes than this, `init` shows the most and the least frequent ones.
 _MOST_CLASSES = 20
+_VERIFIED = {
+    "features": ("array of features", "arrays of features"),
+    "weights": ("file of weights", "files of weights"),
+    "scores": ("file of scores", "files of scores"),
+}
 _NUMBERS = {
     "width", "input", "size", "score", "steps", "seconds", "parameters", "mAP %", "AP %",
     "labelled rows", "actions", "frames", "videos",
@@ -316,6 +321,11 @@ class Console:
         for store in report["stores"]:
             if "problem" in store:
                 self._say(f"warning: {store['problem']}")
+        if verified := report.get("verified"):
+            read = (counted(verified[name], *of) for name, of in _VERIFIED.items())
+            self._line(f"read completely: {', '.join(read)}; {len(verified['damaged'])} damaged")
+            for problem in verified["damaged"]:
+                self._say(f"warning: {problem}")
 
     def runs(self, report: dict[str, Any]) -> None:
         rows = [{**run, **run["differs"]} for run in report["runs"]]

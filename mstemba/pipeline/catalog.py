@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mstemba.data_manifests.manifest import Manifest, Video, VideoIndex, load_manifest
-from mstemba.errors import StoreError
+from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.caching.keys import Fingerprints, entry_key
 from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.workspace import Workspace
@@ -64,8 +64,8 @@ class Catalog:
             fingerprint = problem = ""
             try:
                 fingerprint = self.fingerprints.of(path)
-            except OSError as error:
-                problem = f"{path}: {error.strerror}"
+            except UsageError as error:
+                problem = str(error)
             videos.append(CatalogVideo(id, path, listed, fingerprint, problem))
         return videos
 
@@ -101,7 +101,7 @@ class Catalog:
             entry = store.entry(video.id)
         except StoreError:
             return video.id  # damaged: to be made again
-        current = entry is None or entry["key"] == entry_key(store.spec, video.fingerprint)
+        current = entry is None or entry.key == entry_key(store.spec, video.fingerprint)
         return video.id if current else marked
 
     def stem(

@@ -40,6 +40,7 @@ from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.caching.locks import StoreLocks
 from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.features.sources import FeatureSource, open_features
+from mstemba.pipeline.features.store import DamagedEntry
 from mstemba.pipeline.workspace import Workspace, create_workspace, open_workspace, set_current
 from mstemba.reading.typed import Name, convert
 from mstemba.wording import counted
@@ -339,6 +340,13 @@ def _without_annotations(
     return Manifest(dataset or "videos", (), "seconds", videos), report
 
 
+def _has_features(source: FeatureSource, video: Video, fingerprints: Fingerprints) -> bool:
+    try:
+        return source.key(video, fingerprints) is not None
+    except DamagedEntry:
+        return False
+
+
 def _match_features(
     source: FeatureSource, manifest: Manifest, fingerprints: Fingerprints, report: AnnotationReport
 ) -> int:
@@ -348,8 +356,8 @@ def _match_features(
     """
     folder = source if isinstance(source, NpyFolder) else None
     if folder is None:
-        videos = manifest.videos.items()
-        ids = [id for id, video in videos if source.key(video, fingerprints) is not None]
+        videos = manifest.videos.values()
+        ids = [video.id for video in videos if _has_features(source, video, fingerprints)]
     else:
         ids = folder.ids()
     if not ids:

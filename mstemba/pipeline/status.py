@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mstemba.data_manifests.manifest import Manifest, Video, load_manifest
-from mstemba.errors import MstembaError, StoreError
+from mstemba.errors import MstembaError, UsageError
 from mstemba.pipeline.caching.files import visible
 from mstemba.pipeline.caching.keys import Fingerprints, entry_key
 from mstemba.pipeline.extract.jobs import read_failures
 from mstemba.pipeline.features.npy_folder import NpyFolder
-from mstemba.pipeline.features.store import FeatureStore, is_imported
+from mstemba.pipeline.features.store import DamagedEntry, FeatureStore
 from mstemba.pipeline.runs import list_runs
 from mstemba.pipeline.workspace import Workspace, get_current
 from mstemba.wording import counted
@@ -21,14 +22,20 @@ from mstemba.wording import counted
 COLUMNS = ("state", "detail", "bytes", "made")
 
 
-def status(workspace: Workspace) -> dict[str, Any]:
+def status(workspace: Workspace, verify: bool = False) -> dict[str, Any]:
     """Return the content of a workspace as plain data, for `mstemba status`.
+
+    Args:
+        workspace: The workspace.
+        verify: Read all features, weights and saved scores. Damaged features are marked, so that
+            they are made again.
 
     Returns:
         `dataset`, `stores`, `runs`, `detections` and the like. `videos`, for each store the videos
         of the manifest: `state` is done, missing, stale, failed, damaged or no file; `detail` is
         the reason, or what the entry holds; `bytes` is the size on disk; `made` is the date and
-        time in UTC, empty if unknown.
+        time in UTC, empty if unknown. With `verify` also `verified`: the number of `features`,
+        `weights` and `scores` that were read, and in `damaged` what is wrong, a line each.
     """
     manifest = load_manifest(workspace.manifest)
     fingerprints = Fingerprints(workspace.fingerprints)
@@ -36,6 +43,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
     roots = visible(workspace.features, "*.zarr")
     if current is not None and current not in roots:
         roots.append(current)  # named by `init --features`
+    verified = _verify(workspace, roots, manifest) if verify else None
     stores: list[dict[str, Any]] = []
     videos: list[dict[str, Any]] = []
     for root in roots:
@@ -61,6 +69,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
         "videos": videos,
         "runs": runs,
         "detections": _detections(workspace.detections),
+        **({} if verified is None else {"verified": verified}),
     }
 
 
@@ -69,17 +78,21 @@ def _features(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the facts of a store (none for a folder of .npy files) and its videos."""
     facts: dict[str, Any] = {}
-    if root.suffix != ".zarr" and not (root / "zarr.json").exists():
-        state_of = partial(_npy_state, NpyFolder(root, manifest.videos.values()))
-    else:
+    if _is_store(root):
         store = FeatureStore.open(root)
         facts = store.spec.as_dict()
         state_of = partial(_state, store, fingerprints, read_failures(root))
+    else:
+        state_of = partial(_npy_state, NpyFolder(root, manifest.videos.values()))
     videos = []
     for video in manifest.videos.values():
         state = dict(zip(COLUMNS, state_of(video), strict=True))
         videos.append({"video": video.id, "subset": video.subset, "store": root.name, **state})
     return facts, videos
+
+
+def _is_store(root: Path) -> bool:
+    return root.suffix == ".zarr" or (root / "zarr.json").exists()
 
 
 def _state(
@@ -88,21 +101,24 @@ def _state(
     id, path = video.id, video.path
     try:
         entry = store.entry(id)
-    except StoreError as error:
-        return "damaged", str(error), 0, ""
-    imported = entry is not None and is_imported(entry)
-    if not imported and (path is None or not path.is_file()):
-        return "no file", str(path or ""), 0, ""
-    if entry is not None:
-        size, made, key = store.bytes_of(id), entry["made"], entry["key"]
+    except DamagedEntry as error:
+        return "damaged", error.problem, 0, ""
+    if entry is not None and entry.is_imported:
+        now = entry.key
+    else:
         try:
-            now = key if imported or not path else entry_key(store.spec, fingerprints.of(path))
-        except OSError as error:  # such as a playlist without its pieces
-            return "no file", f"{path}: {error.strerror}", size, made
-        if now != key:
-            return "stale", "the video has changed since", size, made
-        facts = [f"{counted(entry['rows'], 'row')}, {entry['decoder']}", *entry["warnings"]]
-        return "done", "; ".join(facts), size, made
+            now = "" if path is None else entry_key(store.spec, fingerprints.of(path))
+        except UsageError as error:  # also a playlist without its pieces
+            now, problem = "", str(error)
+        else:
+            problem = ""
+        if not now:
+            return "no file", problem, entry.bytes if entry else 0, entry.made if entry else ""
+    if entry is not None:
+        if now != entry.key:
+            return "stale", "the video has changed since", entry.bytes, entry.made
+        facts = [f"{counted(entry.rows, 'row')}, {entry.decoder}", *entry.warnings]
+        return "done", "; ".join(facts), entry.bytes, entry.made
     if id in failures:
         return "failed", failures[id], 0, ""
     return "missing", "", 0, ""
@@ -123,3 +139,54 @@ def _detections(folder: Path) -> list[dict[str, Any]]:
         }
         for file in visible(folder, "*.scores.npz")
     ]
+
+
+def _verify(workspace: Workspace, roots: list[Path], manifest: Manifest) -> dict[str, Any]:
+    """Read everything, and return how much it was and what is damaged."""
+    from mstemba.model.weights import WEIGHTS_FILE, read_weights
+    from mstemba.pipeline.detect.scores_file import read_scores
+
+    damaged: list[str] = []
+
+    def attempt(read: Callable[[], object]) -> None:
+        try:
+            read()
+        except MstembaError as error:
+            damaged.append(str(error))
+
+    features = 0
+    for root in roots:
+        try:
+            for problem in _verify_features(root, manifest):
+                features += 1
+                damaged += [problem] * bool(problem)
+        except MstembaError as error:
+            damaged.append(str(error))
+    runs = [f for f in sorted(workspace.runs.glob("*/*/")) if f.name in ("best", "last")]
+    weights = [file for run in runs if (file := run / WEIGHTS_FILE).exists()]
+    for file in weights:
+        attempt(partial(read_weights, file))
+    folders = (workspace.detections, workspace.zero_shot)
+    scores = [file for folder in folders for file in visible(folder, "*.scores.npz")]
+    for file in scores:
+        attempt(partial(read_scores, file))
+    counts = {"features": features, "weights": len(weights), "scores": len(scores)}
+    return {**counts, "damaged": damaged}
+
+
+def _verify_features(root: Path, manifest: Manifest) -> Iterator[str]:
+    """Read all features in a store or a folder, and yield the problem of each, which may be empty.
+
+    They may be of videos that the manifest does not have.
+    """
+    if not _is_store(root):
+        source = NpyFolder(root, manifest.videos.values())
+        for id in source.ids():
+            try:
+                source.values(id)
+                yield ""
+            except MstembaError as error:
+                yield str(error)
+        return
+    for name, problem in FeatureStore.open(root).verify():
+        yield f"{root / name}: {problem}" if problem else ""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mstemba.data_manifests.video_files import WORKSPACE_MARKER
 from mstemba.errors import UsageError
-from mstemba.pipeline.caching.files import as_local, write_text
+from mstemba.pipeline.caching.files import as_local, optional, write_text
 
 # By whether the arrays of a folder of features have time last.
 _TRANSPOSED = ("not transposed", "transposed")
@@ -112,7 +112,14 @@ def set_current(folder: Path, name: str, transposed: bool | None = None) -> None
         transposed: Whether its arrays are (F, T), if that was given.
     """
     lines = [name] if transposed is None else [name, _TRANSPOSED[transposed]]
-    write_text(folder / "current", "\n".join(lines) + "\n")
+    if _current(folder) != (name, *lines[1:], "")[:2]:
+        write_text(folder / "current", "\n".join(lines) + "\n")
+
+
+def remember_current(folder: Path, name: str) -> None:
+    """Do as `set_current`; that it cannot be written is a MstembaWarning."""
+    with optional("later commands do not use this result by default"):
+        set_current(folder, name)
 
 
 def get_current(folder: Path) -> Path | None:

@@ -642,9 +642,9 @@ def test_odd_files_give_the_frames_that_decode_and_the_batch_goes_on(
         assert entry is not None, name
         with av.open(str(path)) as container:
             count = _decodable(container)
-        assert entry["frames"] == count, name
-        assert entry["rows"] == -(-count // 4), name
-        assert bool(entry["warnings"]) == (name == "decord_corrupted.mp4"), (name, entry)
+        assert entry.frames == count, name
+        assert entry.rows == -(-count // 4), name
+        assert bool(entry.warnings) == (name == "decord_corrupted.mp4"), (name, entry)
         assert most is None or count <= most
 
 

@@ -39,9 +39,9 @@ def test_the_store_has_their_true_times(folder: Path, tmp_path: Path, mstemba: R
     for id, (decoder, duration, rows, timecode) in expected.items():
         entry = store.entry(id)
         assert entry is not None
-        assert entry["decoder"] in (decoder, "av"), id
-        assert entry["duration"] == pytest.approx(duration, abs=1e-3), id
-        assert (entry["rows"], entry["timecode"]) == (rows, timecode), id
+        assert entry.decoder in (decoder, "av"), id
+        assert entry.duration == pytest.approx(duration, abs=1e-3), id
+        assert (entry.rows, entry.timecode) == (rows, timecode), id
     told = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
     assert len(told) == 2, told
     assert "joined: its clock starts again" in result.stderr
@@ -56,7 +56,7 @@ def test_fps_is_for_files_without_times_and_part_of_the_key(
     assert "warning" not in result.stderr
     entry = FeatureStore.open(tmp_path / "s.zarr").entry("pi")
     assert entry is not None
-    assert entry["duration"] == pytest.approx(6)
+    assert entry.duration == pytest.approx(6)
     again = mstemba(*EXTRACT, "pi.h264", "--fps", "15", *first, cwd=folder)
     assert "0 extracted, 1 cached" in again.stdout
     other = mstemba(*EXTRACT, "pi.h264", *first, cwd=folder, expect=2)

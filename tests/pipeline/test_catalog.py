@@ -94,7 +94,7 @@ def test_an_unreadable_video_has_its_problem_and_stops_no_others(
 ) -> None:
     gone, (a,) = tmp_path / "gone.mp4", make(tmp_path, "a.mp4")
     found = catalog({"gone": gone, "a": a})
-    assert [video.problem for video in found.videos] == [f"{gone}: No such file or directory", ""]
+    assert [video.problem for video in found.videos] == [f"{gone}: no such file", ""]
     assert entry_names(found, store) == ["gone", "a"]
     assert entry_names(catalog({"gone": gone}, {"monday": gone}), store) == ["monday"]
 

@@ -10,13 +10,14 @@ import os
 import re
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
-from mstemba.errors import MstembaError, StoreError, UsageError
+from mstemba.errors import MstembaError, MstembaWarning, StoreError, UsageError
 
 try:
     import fcntl
@@ -253,6 +254,20 @@ def check_kept(file: str | Path | None, option: str, *read: str | Path | None) -
     for source in read:
         if source is not None and file is not None and same_file(file, source):
             raise UsageError(f"{file} is also an input; choose another file with {option}")
+
+
+@contextlib.contextmanager
+def optional(consequence: str) -> Iterator[None]:
+    """Turn the failure to write a file that only saves time into a MstembaWarning.
+
+    Args:
+        consequence: What the user should know then, as the end of the message.
+    """
+    try:
+        yield
+    except (OSError, StoreError) as error:
+        problem = describe_error(error) if isinstance(error, OSError) else str(error)
+        warnings.warn(f"{problem}: {consequence}", MstembaWarning, stacklevel=3)
 
 
 def ends_the_run(error: OSError) -> bool:

@@ -6,20 +6,29 @@ a path) and every option that changes a number. Where and how fast it runs is no
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import hashlib
 import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from mstemba.data_manifests.playlists import Playlist, read_playlist
-from mstemba.pipeline.caching.files import read_json, write_json
+from mstemba.errors import UsageError
+from mstemba.pipeline.caching.files import optional, write_json
+from mstemba.reading.files import file_size, reason
+from mstemba.reading.typed import Count, read_json
 from mstemba.records import FeatureSpec
 
 # Raise a stage's version when its code gives other numbers for the same options.
 VERSIONS = {"features": 2, "train": 2, "detect": 1}
 # Raise a backbone's version when only its features change.
 BACKBONE_VERSIONS = {"clip": 2}
+
+_Known = tuple[Count, int, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]]
+"""Size in bytes, modification time in nanoseconds, SHA-256."""
 
 
 def cache_key(stage: str, **parts: Any) -> str:
@@ -59,50 +68,66 @@ class Fingerprints:
 
     def __init__(self, cache: Path | None = None) -> None:
         self._cache = cache
-        self._known: dict[str, list[Any]] = {}
-        if cache is not None and cache.is_file():
-            try:
-                known = read_json(cache)
-            except ValueError:
-                known = None  # a damaged cache file counts as empty
-            if isinstance(known, dict):
-                self._known = {
-                    k: v for k, v in known.items() if isinstance(v, list) and len(v) == 3
-                }
+        self._known: dict[str, _Known] = {}
+        self._is_saved = True
+        if cache is not None and cache.exists():
+            # A damaged cache file counts as empty.
+            with contextlib.suppress(UsageError):
+                self._known = read_json(cache, dict[str, _Known])
 
     def of(self, path: Path) -> str:
         """Return the SHA-256 of a file; of an HLS playlist, that of its files together.
 
-        Raises OSError if it cannot be read, and for a playlist without all its pieces.
+        Raises:
+            UsageError: It cannot be read, is not a file, changes while it is read, or is a playlist
+                without all its pieces.
         """
-        given, path = path, path.resolve()
-        stat = path.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns]
-        known = self._known.get(str(path))
+        stamp = _stamp(path)
+        real = os.path.realpath(path)
+        known = self._known.get(real)
         if known is not None and known[:2] == stamp:
-            return str(known[2])
-        # The path is not resolved: pieces are next to a link, not next to its target. Playlists are
-        # never cached, because their pieces may change.
-        if playlist := read_playlist(given):
-            return self._of_playlist(playlist)
-        sha = file_sha256(path)
-        self._known[str(path)] = [*stamp, sha]
+            return known[2]
+        try:
+            # The path is not resolved: pieces are next to a link, not next to its target. Playlists
+            # are never cached, because their pieces may change.
+            if playlist := read_playlist(path):
+                return self._of_playlist(playlist)
+            sha = file_sha256(path)
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read: {reason(error)}") from None
+        if _stamp(path) != stamp:
+            raise UsageError(
+                f"{path}: changed while it was being read; run the same command again when it is "
+                f"complete"
+            )
+        self._known[real] = (*stamp, sha)
+        self._is_saved = False
         return sha
 
     def _of_playlist(self, playlist: Playlist) -> str:
         path = playlist.playlists[0]
         if playlist.problems:
-            raise FileNotFoundError(errno.ENOENT, playlist.problems[0], str(path))
+            raise UsageError(f"{path}: {playlist.problems[0]}")
         shas = [file_sha256(file) for file in playlist.playlists]
         for piece in playlist.pieces:
             try:
                 shas.append(self.of(piece))
-            except OSError as error:
-                reason = f"its piece {piece}: {error.strerror}"
-                raise OSError(error.errno, reason, str(path)) from None
+            except UsageError as error:
+                raise UsageError(f"{path}: its piece {error}") from None
         return hashlib.sha256("\n".join(shas).encode()).hexdigest()
 
     def save(self) -> None:
-        """Write the cache file, if there is one."""
-        if self._cache is not None:
-            write_json(self._cache, self._known)
+        """Write the cache file, if there is one and it can be written."""
+        if self._cache is not None and not self._is_saved:
+            with optional("the fingerprints of new files are computed again next time"):
+                write_json(self._cache, self._known)
+            self._is_saved = True  # one warning is enough
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return size and modification time of a file. Raises UsageError if it is not one."""
+    size = file_size(path)
+    try:
+        return size, os.stat(path).st_mtime_ns
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {reason(error)}") from None

@@ -93,6 +93,10 @@ class Locks:
         """
         return self._acquire(id, f"{folder_name(id)}{_SUFFIX}")
 
+    def acquire_folder(self, name: str) -> EntryLock | None:
+        """Lock an entry by the name of its folder, as `acquire` does."""
+        return self._acquire("", f"{name}{_SUFFIX}")
+
     def wait_for(self, *ids: str, on_wait: Callable[[str], None] = lambda line: None) -> EntryLock:
         """Wait until one of these entries is free, and lock it.
 

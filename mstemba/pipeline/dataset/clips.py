@@ -15,6 +15,7 @@ from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.dataset.annotated import annotated_part, annotated_until
 from mstemba.pipeline.dataset.labels import count_missed, label_matrix
 from mstemba.pipeline.features.sources import FeatureSource
+from mstemba.pipeline.features.store import DamagedEntry
 from mstemba.records import TimeGrid
 from mstemba.wording import counted
 
@@ -93,19 +94,49 @@ def load_clips(
     return clips
 
 
+@dataclass(frozen=True)
+class FoundFeatures:
+    """Which videos have features."""
+
+    videos: list[Video]
+    """Those that do."""
+    missing: list[str]
+    """Ids of those that do not."""
+    damaged: list[str]
+    """What is damaged, a line for each video; their ids are in `missing`, too."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should know about damaged features."""
+        if not self.damaged:
+            return []
+        return [
+            f"skipped {counted(len(self.damaged), 'video')} with damaged features, for example "
+            f"{self.damaged[0]}"
+        ]
+
+
 def with_features(
     source: FeatureSource, videos: Sequence[Video], fingerprints: Fingerprints
-) -> tuple[list[Video], list[str]]:
-    """Return the videos that have features, and the ids of those that have none.
+) -> FoundFeatures:
+    """Return the videos that have features, and those that have none.
 
-    Features of another file than the manifest's, or of its former content, do not count. A video
-    whose file is gone keeps the features it has.
+    Features of another file than the manifest's, or of its former content, do not count, and
+    neither do damaged ones. A video whose file is gone keeps the features it has.
     """
-    keys = {video.id: source.key(video, fingerprints) for video in videos}
+    have, missing, damaged = [], [], []
+    for video in videos:
+        try:
+            key = source.key(video, fingerprints)
+        except DamagedEntry as error:
+            key = None
+            damaged.append(str(error))
+        if key is None:
+            missing.append(video.id)
+        else:
+            have.append(video)
     fingerprints.save()
-    have = [video for video in videos if keys[video.id] is not None]
-    missing = [id for id, key in keys.items() if key is None]
-    return have, missing
+    return FoundFeatures(have, missing, damaged)
 
 
 def split_validation(

@@ -330,7 +330,10 @@ class _Scorer:
         self._entries |= {video.id: self.catalog.entry_name(video, store) for video in videos}
         self.catalog.fingerprints.save()
         missing = {self._entries[video.id]: video for video in videos}
-        extraction = extract_into(store, missing, backbone, self.run_options, self.on_event)
+        fingerprints = self.catalog.fingerprints
+        extraction = extract_into(
+            store, missing, backbone, self.run_options, fingerprints, self.on_event
+        )
         self._failed |= extraction.failed
 
     def score(self, video: CatalogVideo) -> Scores:
@@ -345,7 +348,12 @@ class _Scorer:
         if entry in self._failed:
             raise StoreError(self._failed[entry])
         score, _, store = self._loaded
+        key = entry_key(store.spec, video.fingerprint)
+        if (found := store.finished(entry)).key != key and not found.is_imported:
+            raise StoreError(f"{video.path}: its features have just been replaced; run again")
         features = store.read(entry)
+        if features.key != found.key:
+            raise StoreError(f"{video.path}: its features have just been replaced; run again")
         return Scores(
             probabilities=score(features),
             grid=features.grid,

@@ -152,7 +152,10 @@ class InputLoader:
         source = self._matching_features(checkpoint)
         subset = self._subset_videos()
         fingerprints = Fingerprints(self._workspace.fingerprints if self._workspace else None)
-        videos, missing = with_features(source, subset, fingerprints)
+        found = with_features(source, subset, fingerprints)
+        videos, missing = found.videos, found.missing
+        for warning in found.warnings:
+            self._warn(warning)
         if not videos:
             raise UsageError(
                 f"no video of the subset {self._options.subset!r} has features in {source.root}: "

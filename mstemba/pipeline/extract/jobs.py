@@ -6,7 +6,7 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mstemba.pipeline.caching.files import read_json, write_json
+from mstemba.pipeline.caching.files import optional, read_json, write_json
 from mstemba.pipeline.caching.locks import StoreLocks
 from mstemba.pipeline.features.store import FeatureStore
 
@@ -50,12 +50,14 @@ def read_failures(root: Path) -> dict[str, str]:
 
 def remember_failures(store: FeatureStore, tried: Container[str], failed: dict[str, str]) -> None:
     """Keep why videos failed; those tried and not failed are taken off the list."""
-    file = store.root / FAILURES
-    if not failed and not read_failures(store.root):
+
+    def update(known: dict[str, str]) -> dict[str, str]:
+        return {id: reason for id, reason in known.items() if id not in tried} | failed
+
+    known = read_failures(store.root)
+    if update(known) == known:
         return
-    store.make()
-    with StoreLocks(store.root).lock_store():  # another process may do the same
-        known = read_failures(store.root)
-        now = {id: reason for id, reason in known.items() if id not in tried} | failed
-        if now != known:
-            write_json(file, now)
+    with optional("`mstemba status` will not show which videos failed"):
+        store.make()
+        with StoreLocks(store.root).lock_store():  # another process may do the same
+            write_json(store.root / FAILURES, update(read_failures(store.root)))

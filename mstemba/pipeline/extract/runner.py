@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from pathlib import Path
 
 import numpy as np
 
-from mstemba.errors import MstembaError, StoreError
+from mstemba.errors import MstembaError, UsageError
 from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.extractors.windows import sampling
+from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.caching.locks import EntryLock, StoreLocks
 from mstemba.pipeline.decode.request import DecodeReport, DecodeRequest, Opened, Restart, Resume
 from mstemba.pipeline.extract.engine import (
@@ -21,6 +23,7 @@ from mstemba.pipeline.extract.engine import (
 from mstemba.pipeline.extract.jobs import ExtractResult, Job
 from mstemba.pipeline.features.store import EntryWriter, FeatureStore, Unfinished
 from mstemba.pipeline.progress import Event, EventHandler, ProgressReporter
+from mstemba.reading.files import file_size
 from mstemba.wording import counted
 
 # Frames in one message of a decoder.
@@ -41,11 +44,12 @@ class ExtractionRunner:
         store: FeatureStore,
         backbone: BackboneSpec,
         engine: Engine,
+        fingerprints: Fingerprints,
         on_event: EventHandler,
         result: ExtractResult,
     ) -> None:
         self._store, self._backbone_spec, self._engine = store, backbone, engine
-        self._on_event, self._result = on_event, result
+        self._fingerprints, self._on_event, self._result = fingerprints, on_event, result
         self._locks = StoreLocks(store.root, "extracting")
         self._todo: deque[Job] = deque()
         self._claimed_elsewhere: list[Job] = []
@@ -89,16 +93,18 @@ class ExtractionRunner:
             self._result.cached.append(job.id)
             self._progress.finished(job.id)
         else:
-            video = VideoExtraction(job, lock, self._store, self._backbone_spec)
+            video = VideoExtraction(job, lock, self._store, self._backbone_spec, self._fingerprints)
             self._videos[job.id] = video
-            self._engine.start(job.id, video.request)
+            try:
+                file_size(job.path)  # a decoder would wait for a pipe
+            except UsageError as error:
+                self._fail(video, error)
+            else:
+                self._engine.start(job.id, video.request)
 
     def _is_finished(self, job: Job) -> bool:
-        try:
-            entry = self._store.entry(job.id)
-        except StoreError:
-            return False
-        return entry is not None and entry["key"] == job.key
+        entry = self._store.find(job.id, lambda line: None)  # told before it was claimed
+        return entry is not None and entry.key == job.key
 
     def _wait_for_others(self) -> None:
         """Wait until one of the videos that other processes have claimed is free."""
@@ -168,9 +174,14 @@ class VideoExtraction:
     """One video from its claim to its finished entry in the store."""
 
     def __init__(
-        self, job: Job, lock: EntryLock, store: FeatureStore, backbone: BackboneSpec
+        self,
+        job: Job,
+        lock: EntryLock,
+        store: FeatureStore,
+        backbone: BackboneSpec,
+        fingerprints: Fingerprints,
     ) -> None:
-        self.job, self.lock = job, lock
+        self.job, self.lock, self._fingerprints = job, lock, fingerprints
         self.decoder = ""
         self._store, self._backbone_spec = store, backbone
         self._partial: Unfinished | None = store.unfinished(job.id, job.key)
@@ -240,10 +251,15 @@ class VideoExtraction:
             warnings=report.warnings,
         )
 
+    def _confirm(self) -> None:
+        """Raise MstembaError if the video is no longer the one that was fingerprinted."""
+        if self._fingerprints.of(self.job.path) != self.job.fingerprint:
+            raise MstembaError(f"{self.job.path}: changed while it was being extracted; run again")
+
     def _open_writer(self) -> EntryWriter:
         if self._writer is None:
             self._writer = self._store.writer(
-                self.job.id, self.job.key, self.decoder, self._partial
+                self.job.id, self.job.key, self.decoder, self._partial, self._confirm
             )
         return self._writer
 
@@ -252,7 +268,7 @@ class _Progress:
     """Work measured in bytes of video: the time left is known before all files are opened."""
 
     def __init__(self, jobs: list[Job], on_event: EventHandler) -> None:
-        self._sizes = {job.id: job.path.stat().st_size for job in jobs}
+        self._sizes = {job.id: _bytes_of(job.path) for job in jobs}
         self._reporter = ProgressReporter("extract", sum(self._sizes.values()), "frames", on_event)
         self._done = 0
         self._frames = 0
@@ -285,3 +301,11 @@ class _Progress:
         self._reporter.update(
             f"{id} {what}, {counted(self._frames, 'frame')}", done, self._frames, id
         )
+
+
+def _bytes_of(path: Path) -> int:
+    """Return the size of a video; 0 if it has vanished, which its turn will show."""
+    try:
+        return file_size(path)
+    except UsageError:
+        return 0

@@ -19,10 +19,10 @@ from mstemba.pipeline.caching.keys import Fingerprints, entry_key
 from mstemba.pipeline.catalog import Catalog, CatalogVideo, workspace_manifest
 from mstemba.pipeline.extract.jobs import ExtractResult, Job, remember_failures
 from mstemba.pipeline.features.spec import make_spec, store_name
-from mstemba.pipeline.features.store import FeatureStore, is_imported
+from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.options import PRECISIONS, FeatureOptions, RunOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events, report_import
-from mstemba.pipeline.workspace import Workspace, find_workspace, set_current
+from mstemba.pipeline.workspace import Workspace, find_workspace, remember_current
 from mstemba.records import FeatureSpec
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def extract(
     entries = {catalog.entry_name(video, target): video for video in catalog.videos}
     fingerprints.save()
     try:
-        result = extract_into(target, entries, backbone, run_options, on_event)
+        result = extract_into(target, entries, backbone, run_options, fingerprints, on_event)
     finally:
         if stores is not None and root.parent == stores and root.is_dir():
-            set_current(stores, root.name)
+            remember_current(stores, root.name)
     if not given:
         result.without_file = catalog.without_file
     return result
@@ -162,6 +162,7 @@ def extract_into(
     entries: Mapping[str, CatalogVideo],
     backbone: registry.ResolvedBackbone,
     options: RunOptions,
+    fingerprints: Fingerprints,
     on_event: EventHandler = ignore_events,
 ) -> ExtractResult:
     """Bring the store's entries, by name, up to date with their videos."""
@@ -189,7 +190,8 @@ def extract_into(
         with contextlib.closing(
             _start_engine(store.spec, backbone, options, on_event, videos=len(todo))
         ) as engine:
-            ExtractionRunner(store, backbone.spec, engine, on_event, result).run(todo)
+            runner = ExtractionRunner(store, backbone.spec, engine, fingerprints, on_event, result)
+            runner.run(todo)
     remember_failures(store, entries, result.failed)
     result.seconds = time.perf_counter() - begin
     return result
@@ -197,14 +199,11 @@ def extract_into(
 
 def _is_current(store: FeatureStore, job: Job, on_event: EventHandler) -> bool:
     """Return whether the store has the job's features already."""
-    try:
-        entry = store.entry(job.id)
-    except StoreError:
-        return False  # damaged: made again
+    entry = store.find(job.id, lambda line: on_event(Event("extract", line)))
     if entry is None:
         return False
     # Imported features are taken to be of this backbone; their key is that of the imported file.
-    if entry["key"] == job.key or is_imported(entry):
+    if entry.key == job.key or entry.is_imported:
         return True
     message = f"{job.id}: the video changed since its features were made; making them again"
     on_event(Event("extract", message))

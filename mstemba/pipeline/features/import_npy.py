@@ -19,7 +19,12 @@ from mstemba.pipeline.features.spec import make_spec, store_name
 from mstemba.pipeline.features.store import IMPORTED, FeatureStore
 from mstemba.pipeline.options import FeatureOptions, ImportOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
-from mstemba.pipeline.workspace import Workspace, find_workspace, require_workspace, set_current
+from mstemba.pipeline.workspace import (
+    Workspace,
+    find_workspace,
+    remember_current,
+    require_workspace,
+)
 from mstemba.records import FeatureSpec, FloatArray, TimeGrid
 from mstemba.wording import counted
 
@@ -94,7 +99,7 @@ def import_features(
     _Importer(source, target, videos, fingerprints, options, on_event, result).run()
     fingerprints.save()
     if workspace is not None and root.parent == workspace.features and root.is_dir():
-        set_current(workspace.features, root.name)
+        remember_current(workspace.features, root.name)
     return result
 
 
@@ -133,7 +138,7 @@ class _Importer:
         self.target.sweep()
         locks = StoreLocks(self.target.root, "importing")
         held = [id for id in self.source.ids() if not self._import(id, locks.acquire)]
-        for lock in locks.each(held, lambda line: self.on_event(Event("import", line))):
+        for lock in locks.each(held, self._report):
             with lock:
                 self._import(lock.id, lambda id, lock=lock: lock)  # type: ignore[misc]
         self.result.seconds = time.perf_counter() - begin
@@ -143,12 +148,13 @@ class _Importer:
         result = self.result
         try:
             array = self._read(id)
-            cached = self._is_cached(id, array.key)
+            cached = self._is_cached(id, array.key, self._report)
             if not cached:
                 if (lock := acquire(id)) is None:
                     return False
                 with lock:
-                    cached = self._is_cached(id, array.key)  # made by another process meanwhile
+                    # By another process meanwhile.
+                    cached = self._is_cached(id, array.key)
                     if not cached:
                         self._write(id, array)
             (result.cached if cached else result.made).append(id)
@@ -159,16 +165,20 @@ class _Importer:
         self.on_event(Event("import", id, done, len(self.source.ids())))
         return True
 
-    def _is_cached(self, id: str, key: str) -> bool:
-        try:
-            entry = self.target.entry(id)
-        except StoreError:
-            return False  # damaged: made again
-        return entry is not None and entry["key"] == key
+    def _report(self, line: str) -> None:
+        self.on_event(Event("import", line))
+
+    def _is_cached(
+        self, id: str, key: str, on_damage: Callable[[str], object] = lambda line: None
+    ) -> bool:
+        entry = self.target.find(id, on_damage)
+        return entry is not None and entry.key == key
 
     def _read(self, id: str) -> _Array:
         source, manifest, spec = self.source, self.manifest, self.target.spec
-        video, values, grid = manifest.videos[id], source.values(id), None
+        video, grid = manifest.videos[id], None
+        file_key = source.key(video, self.fingerprints)  # before it is read, and confirmed after
+        values = source.values(id)
         if manifest.time_unit == "seconds" and source.has_times(id):
             grid = source.timeline(video, manifest.time_unit)[1]
             video = replace(video, duration=video.duration or float(grid.ends[-1]))
@@ -178,14 +188,19 @@ class _Importer:
         key = cache_key(
             "features",
             spec=spec.as_dict(),
-            array=source.key(video, self.fingerprints),
+            array=file_key,
             step=grid.step,
             frames=times["frames"],
         )
-        return _Array(values, grid, times, key)
+
+        def confirm() -> None:
+            if source.key(video, self.fingerprints) != file_key:
+                raise StoreError(f"{id}: its features changed while they were imported; run again")
+
+        return _Array(values, grid, times, key, confirm)
 
     def _write(self, id: str, array: _Array) -> None:
-        writer = self.target.writer(id, array.key, IMPORTED)
+        writer = self.target.writer(id, array.key, IMPORTED, confirm=array.confirm)
         writer.append(array.values, array.grid.starts)
         facts = {"source": IMPORTED, "decoder": IMPORTED, "warnings": []}
         writer.finish(array.grid.step, **array.times, **facts)
@@ -199,6 +214,8 @@ class _Array:
     grid: TimeGrid
     times: dict[str, float]
     key: str
+    confirm: Callable[[], None]
+    """Raises StoreError if the file has changed since."""
 
 
 def _times(

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.data_manifests.manifest import Action, Video
-from mstemba.errors import UsageError
+from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.caching.files import remote
 from mstemba.pipeline.caching.keys import Fingerprints, entry_key
 from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.features.row_times import in_seconds
 from mstemba.pipeline.features.spec import store_name
-from mstemba.pipeline.features.store import FeatureStore, is_imported
+from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.workspace import Workspace, get_current, given_transposed, require_workspace
 from mstemba.records import FeatureSpec, TimeGrid
 
@@ -39,10 +39,16 @@ class FeatureSource(Protocol):
         """What a user should know about how the features are read, one line each."""
 
     def key(self, video: Video, fingerprints: Fingerprints) -> str | None:
-        """Return the key of a video's features; None if it has none, or its file has changed."""
+        """Return the key of a video's features; None if it has none, or its file has changed.
+
+        Raises DamagedEntry if they are damaged.
+        """
 
     def values(self, id: str) -> NDArray[np.float32]:
-        """Return the features (T, F) of a video. Raises StoreError if missing or damaged."""
+        """Return the features (T, F) of a video.
+
+        Raises StoreError if they are missing or damaged, or no longer have the key that `key` gave.
+        """
 
     def timeline(self, video: Video, time_unit: str) -> tuple[list[Action], TimeGrid]:
         """Return a video's actions and the times of its rows, in the same time unit.
@@ -64,29 +70,38 @@ class StoreFeatures:
     def __init__(self, store: FeatureStore) -> None:
         self.root, self.spec, self.weights_file = store.root, store.spec, store.weights_file
         self._store = store
+        self._keys: dict[str, str] = {}
+        """Keys that were asked for, by video id."""
 
     def key(self, video: Video, fingerprints: Fingerprints) -> str | None:
         entry = self._store.entry(video.id)
         if entry is None:
             return None
-        key = str(entry["key"])
-        if video.path is None or not video.path.is_file() or is_imported(entry):
-            return key  # nothing to compare the features with
+        self._keys[video.id] = entry.key
+        if video.path is None or entry.is_imported:
+            return entry.key  # nothing to compare the features with
         try:
-            return key if key == entry_key(self.spec, fingerprints.of(video.path)) else None
-        except FileNotFoundError:
-            return key  # a playlist whose pieces are gone
+            fingerprint = fingerprints.of(video.path)
+        except UsageError:
+            return entry.key  # the video is gone, or cannot be read
+        return entry.key if entry.key == entry_key(self.spec, fingerprint) else None
 
     def values(self, id: str) -> NDArray[np.float32]:
-        return self._store.read(id).values.astype(np.float32, copy=False)
+        features = self._store.read(id)
+        if features.key != self._keys.get(id, features.key):
+            raise StoreError(
+                f"{self.root}: the features of {id!r} have just been replaced by those of another "
+                f"file or other content; run the same command again"
+            )
+        return features.values.astype(np.float32, copy=False)
 
     def timeline(self, video: Video, time_unit: str) -> tuple[list[Action], TimeGrid]:
-        grid = self._store.grid(video.id)
-        entry = self._store.entry(video.id)
-        if entry is not None and is_imported(entry):
-            frames = np.arange(grid.count + 1) / (grid.count / entry["frames"])
+        entry = self._store.finished(video.id)
+        grid = entry.grid
+        if entry.is_imported:
+            frames = np.arange(grid.count + 1) / (grid.count / entry.frames)
         else:
-            frames = self.spec.stride * self.spec.frame_step * np.arange(grid.count + 1)
+            frames = np.arange(grid.count + 1.0) * (self.spec.stride * self.spec.frame_step)
         return in_seconds(video, time_unit, grid, frames), grid
 
 

@@ -125,7 +125,8 @@ def make_plan(
             f"(column `subset`) and run `mstemba init` again; if no video is marked, it splits "
             f"them itself"
         )
-    videos, missing = with_features(source, wanted, fingerprints)
+    found = with_features(source, wanted, fingerprints)
+    videos = found.videos
     options, note = _with_rule(options, manifest, videos)
     clips = load_clips(source, manifest, videos, options.labels)
     loaded = {clip.id for clip in clips}
@@ -145,7 +146,7 @@ def make_plan(
         **({"labels_version": VERSIONS[rule]} if (rule := options.labels) in VERSIONS else {}),
     )
     trained_on = [str(features) for features, *_ in keys[0]]
-    warnings = _warnings(options, training, missing, reason)
+    warnings = found.warnings + _warnings(options, training, found.missing, reason)
     warnings += _class_warnings(manifest, training)
     if unlabelled:
         warnings.append(not_annotated(unlabelled))

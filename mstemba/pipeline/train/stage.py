@@ -29,7 +29,12 @@ from mstemba.pipeline.options import TrainOptions, TrainRunOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events, report_import
 from mstemba.pipeline.train.loggers import check_installed
 from mstemba.pipeline.train.plan import TrainPlan, make_plan
-from mstemba.pipeline.workspace import Workspace, find_workspace, require_workspace, set_current
+from mstemba.pipeline.workspace import (
+    Workspace,
+    find_workspace,
+    remember_current,
+    require_workspace,
+)
 from mstemba.wording import counted
 
 # As in train/state.py, which imports torch.
@@ -121,7 +126,7 @@ def train(
         cached = _is_done(run, plan)
         done = read_done(run) if cached else _train(plan, recipe, source, labels, run, on_event)
     if workspace is not None and run.parent == workspace.runs and distributed.is_first():
-        set_current(workspace.runs, run.name)
+        remember_current(workspace.runs, run.name)
     return TrainResult(
         run, done["checkpoint"], done["score"], done["steps"], done["seconds"], cached
     )

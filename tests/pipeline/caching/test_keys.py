@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mstemba.errors import UsageError
+from mstemba.errors import MstembaWarning, UsageError
 from mstemba.extractors import registry
 from mstemba.pipeline.caching import files, keys
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key, entry_key, file_sha256, spec_key
@@ -366,9 +367,47 @@ def test_a_damaged_memory_costs_time_and_nothing_else(tmp_path: Path, damage: st
     assert Fingerprints(cache).of(video) == file_sha256(video)
 
 
-def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        Fingerprints().of(tmp_path / "none.mp4")
+@pytest.mark.parametrize("kind", ["no such file", "a folder", "a named pipe"])
+def test_what_is_not_a_file_has_no_fingerprint(tmp_path: Path, kind: str) -> None:
+    video = tmp_path / "v.mp4"
+    if kind == "a folder":
+        video.mkdir()
+    elif kind == "a named pipe":
+        os.mkfifo(video)
+    with pytest.raises(UsageError, match=rf"v\.mp4: .*{kind}"):
+        Fingerprints().of(video)
+
+
+def test_a_file_that_changes_while_it_is_read_has_no_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = tmp_path / "v.mp4"
+    video.write_bytes(b"half")
+
+    def growing(path: Path) -> str:
+        sha = file_sha256(path)
+        path.write_bytes(b"the whole")
+        return sha
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keys, "file_sha256", growing)
+        prints = Fingerprints()
+        with pytest.raises(UsageError, match=r"v\.mp4: changed while it was being read"):
+            prints.of(video)
+    assert prints.of(video) == file_sha256(video)
+
+
+def test_a_cache_that_cannot_be_written_is_one_warning(tmp_path: Path) -> None:
+    video, cache = tmp_path / "v.mp4", tmp_path / ".cache" / "prints.json"
+    video.write_bytes(b"content")
+    cache.parent.write_bytes(b"a file in place of the folder")
+    prints = Fingerprints(cache)
+    assert prints.of(video) == file_sha256(video)
+    with pytest.warns(MstembaWarning, match="computed again next time"):
+        prints.save()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prints.save()
 
 
 def test_a_file_whose_name_is_no_text_is_remembered_too(tmp_path: Path, reads: list[Path]) -> None:
@@ -419,7 +458,7 @@ def test_the_pieces_of_a_linked_playlist_lie_next_to_the_link(
     low = tmp_path / "elsewhere" / "low.m3u8"
     low.parent.mkdir()
     low.symlink_to(tmp_path / "low.m3u8")
-    with pytest.raises(FileNotFoundError, match=r"its piece .*elsewhere/0\.ts: no such file"):
+    with pytest.raises(UsageError, match=r"its piece .*elsewhere/0\.ts: no such file"):
         Fingerprints().of(low)
     for name in ("0.ts", "1.ts"):
         (low.parent / name).write_bytes(name.encode())
@@ -430,7 +469,7 @@ def test_a_playlist_without_all_its_pieces_has_no_fingerprint(playlist: Path) ->
     prints = Fingerprints()
     prints.of(playlist)
     (playlist.parent / "1.ts").unlink()
-    with pytest.raises(FileNotFoundError, match=r"its piece .*1\.ts: no such file"):
+    with pytest.raises(UsageError, match=r"its piece .*1\.ts: no such file"):
         prints.of(playlist)
 
 

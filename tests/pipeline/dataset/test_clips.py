@@ -193,7 +193,8 @@ def test_features_past_the_memory_limit_are_read_again(
 def test_missing_features_are_named(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s", {"a": 6})
     videos = [video("a"), video("b")]
-    assert with_features(store, videos, Fingerprints()) == (videos[:1], ["b"])
+    found = with_features(store, videos, Fingerprints())
+    assert (found.videos, found.missing) == (videos[:1], ["b"])
     with pytest.raises(StoreError, match="'b'"):
         load_clips(store, manifest_of(videos), videos)
 
@@ -207,11 +208,14 @@ def test_features_of_another_file_do_not_count(tmp_path: Path) -> None:
     writer.finish(1.0, duration=2.0, fps=1.0, source="a.mp4")
     source = StoreFeatures(store)
     videos = [Video("a", file, "training", None)]
-    assert with_features(source, videos, Fingerprints()) == (videos, [])
+    found = with_features(source, videos, Fingerprints())
+    assert (found.videos, found.missing) == (videos, [])
     file.write_bytes(b"something else")
-    assert with_features(source, videos, Fingerprints()) == ([], ["a"])
+    found = with_features(source, videos, Fingerprints())
+    assert (found.videos, found.missing) == ([], ["a"])
     file.unlink()
-    assert with_features(source, videos, Fingerprints()) == (videos, [])
+    found = with_features(source, videos, Fingerprints())
+    assert (found.videos, found.missing) == (videos, [])
 
 
 # The validation split

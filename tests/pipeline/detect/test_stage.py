@@ -116,7 +116,7 @@ def test_a_link_that_leads_nowhere_fails_by_name(loaded: list[str], tmp_path: Pa
     result = run(tmp_path / "videos", tmp_path / "out", ["red"])
     assert list(result.files) == ["a"]
     assert list(result.failed) == ["gone"]
-    assert "No such file" in result.failed["gone"]
+    assert "no such file" in result.failed["gone"]
 
 
 def test_damaged_features_fail_their_video_and_no_other(loaded: list[str], tmp_path: Path) -> None:
@@ -126,15 +126,18 @@ def test_damaged_features_fail_their_video_and_no_other(loaded: list[str], tmp_p
     store = FeatureStore.open(made.store)
     entry, whole = store.entry("red"), store.read("red")
     assert entry is not None
-    writer = store.writer("red", whole.key, entry["decoder"])
+    writer = store.writer("red", whole.key, entry.decoder)
     values = whole.values.copy()
     values[2] = np.nan
     writer.append(values, whole.grid.starts)
     facts = ("duration", "fps", "source", "warnings", "frames")
-    writer.finish(whole.grid.step, decoder=entry["decoder"], **{f: entry[f] for f in facts})
+    writer.finish(whole.grid.step, decoder=entry.decoder, **{f: getattr(entry, f) for f in facts})
     result = run(videos, tmp_path / "out", ["red"], workspace=workspace)
     assert list(result.detections) == ["blue"]
-    assert "entry 'red' is damaged: it contains NaN" in result.failed["red"]
+    assert "features of 'red' are damaged: shard 0: it contains NaN" in result.failed["red"]
+    again = run(videos, tmp_path / "out", ["red"], workspace=workspace)
+    assert set(again.detections) == {"red", "blue"}
+    assert np.array_equal(store.read("red").values, whole.values)
 
 
 def test_it_must_be_clear_what_detects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def undisturbed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     store = tmp_path_factory.mktemp("undisturbed") / "s.zarr"
     made, *_, frames = finish(start(videos, store))
     assert made == VIDEOS
-    assert frames == sum(FeatureStore.open(store).entry(f"v{i}")["frames"] for i in range(VIDEOS))
+    assert frames == sum(FeatureStore.open(store).entry(f"v{i}").frames for i in range(VIDEOS))
     return content(store)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from mstemba.errors import DecodeError, MstembaError
 from mstemba.extractors.backbone_spec import BackboneSpec
-from mstemba.pipeline.caching.keys import entry_key
+from mstemba.pipeline.caching.keys import Fingerprints, entry_key, file_sha256
 from mstemba.pipeline.caching.locks import StoreLocks
 from mstemba.pipeline.decode.request import DecodeReport, Opened, Restart
 from mstemba.pipeline.extract.engine import EngineEvent, FeatureRows, VideoLost, VideoRequest
@@ -78,7 +78,8 @@ def store(tmp_path: Path) -> FeatureStore:
 def job(store: FeatureStore, id: str) -> Job:
     path = store.root.parent / f"{id}.mp4"
     path.write_bytes(id.encode())
-    return Job(id, path, id, entry_key(SPEC, id))
+    sha = file_sha256(path)
+    return Job(id, path, sha, entry_key(SPEC, sha))
 
 
 def run(
@@ -94,7 +95,7 @@ def run(
         also(event)
 
     result = ExtractResult(store.root)
-    runner = ExtractionRunner(store, BACKBONE, engine, on_event, result)
+    runner = ExtractionRunner(store, BACKBONE, engine, Fingerprints(), on_event, result)
     runner.run([job(store, id) for id in ids])
     return result, events
 

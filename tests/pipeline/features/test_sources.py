@@ -24,7 +24,7 @@ from mstemba.pipeline.features.sources import (
     find_features,
     open_features,
 )
-from mstemba.pipeline.features.store import FeatureStore, is_imported
+from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.options import ImportOptions
 from mstemba.pipeline.workspace import Workspace, create_workspace, set_current
 from mstemba.records import FeatureSpec
@@ -83,7 +83,8 @@ def test_a_clip_of_a_folder_has_its_rows_spread_over_the_duration(folder: Path) 
 
 def test_a_folder_has_features_of_the_videos_that_it_names(folder: Path) -> None:
     other = Video("b", None, "training", 1.0)
-    assert with_features(open_features(folder), [A, other], Fingerprints()) == ([A], ["b"])
+    found = with_features(open_features(folder), [A, other], Fingerprints())
+    assert (found.videos, found.missing) == ([A], ["b"])
 
 
 def test_the_key_follows_the_content_of_the_file(folder: Path) -> None:
@@ -260,8 +261,8 @@ def test_an_imported_entry_keeps_the_attributes_that_stores_on_disk_have(
     store = FeatureStore.open(import_features(folder, workspace=workspace).store)
     entry = store.entry("a")
     assert entry is not None
-    assert (entry["source"], entry["decoder"]) == ("imported", "imported")
-    assert is_imported(entry)
+    assert (entry.source, entry.decoder) == ("imported", "imported")
+    assert entry.is_imported
 
 
 def test_imported_features_are_current_whatever_the_video_is(

@@ -106,16 +106,14 @@ def test_the_life_of_an_entry(root: Path) -> None:
     put(store, "b")
     for id in "ab":
         assert np.array_equal(store.read(id).values, VALUES)
-        assert np.array_equal(store.grid(id).starts, TIMES)
-    assert store.bytes_of("a") == store.bytes_of("b") > VALUES.nbytes / 2
+        assert np.array_equal(store.finished(id).grid.starts, TIMES)
+    assert store.finished("a").bytes == store.finished("b").bytes > VALUES.nbytes / 2
     entry = store.entry("a")
     assert entry is not None
-    assert entry["key"] == "k"
-    assert "unfinished" not in entry
+    assert entry.key == "k"
 
     writer = store.writer("a", "k", "av")
     assert store.entry("a") is None
-    assert store.bytes_of("a") == 0
     put(store, "a", VALUES[:3])
     assert np.array_equal(store.read("a").values, VALUES[:3])
     assert np.array_equal(store.read("b").values, VALUES)
@@ -230,7 +228,7 @@ def test_a_url_that_can_not_be_reached_is_a_store_error(
         lambda: FeatureStore.prepare(root, SPEC),
         lambda: store.entry("a"),
         lambda: store.read("a"),
-        lambda: store.bytes_of("a"),
+        lambda: store.unfinished("b", "k") or store.finished("b"),
         lambda: store.writer("c", "k", "av"),
         lambda: finish(writer),
         lambda: write_json(root / "failures.json", {}),
