@@ -362,10 +362,9 @@ class Console:
 
     def _table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         cells = [[one_line(cell) for cell in row] for row in rows]
-        for line in ([one_line(title)] if title else []) + format_table(
-            heads, cells, _NUMBERS, self._width
-        ):
-            self._out.print(line)
+        lines = [one_line(title)] if title else []
+        lines += format_table(heads, cells, _NUMBERS, self._width)
+        self._out.print("\n".join(lines))
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

@@ -130,6 +130,8 @@ def one_line(text: str) -> str:
 
     Control characters and undecodable bytes are escaped as in Python, `\n`, `\x1b`.
     """
+    if text.isascii() and text.isprintable():
+        return text
     shown = "".join(repr(c)[1:-1] if unicodedata.category(c) in _UNPRINTED else c for c in text)
     return shown.encode("utf-8", "backslashreplace").decode()
 
