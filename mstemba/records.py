@@ -174,7 +174,7 @@ class FeatureSpec:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as they are stored and hashed: `frame_step` is called `every` there,
         and `fps` is there only if it is given."""
-        content = dict(vars(self))
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.fps is None:
             del content["fps"]
         return {_STORED.get(name, name): value for name, value in content.items()}

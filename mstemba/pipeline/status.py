@@ -143,7 +143,7 @@ def _detections(folder: Path) -> list[dict[str, Any]]:
 
 def _verify(workspace: Workspace, roots: list[Path], manifest: Manifest) -> dict[str, Any]:
     """Read everything, and return how much it was and what is damaged."""
-    from mstemba.model.weights import WEIGHTS_FILE, read_weights
+    from mstemba.model.weights import WEIGHTS_FILE, load_model
     from mstemba.pipeline.detect.scores_file import read_scores
 
     damaged: list[str] = []
@@ -163,9 +163,9 @@ def _verify(workspace: Workspace, roots: list[Path], manifest: Manifest) -> dict
         except MstembaError as error:
             damaged.append(str(error))
     runs = [f for f in sorted(workspace.runs.glob("*/*/")) if f.name in ("best", "last")]
-    weights = [file for run in runs if (file := run / WEIGHTS_FILE).exists()]
-    for file in weights:
-        attempt(partial(read_weights, file))
+    weights = [run for run in runs if (run / WEIGHTS_FILE).exists()]
+    for folder in weights:
+        attempt(partial(load_model, folder))
     folders = (workspace.detections, workspace.zero_shot)
     scores = [file for folder in folders for file in visible(folder, "*.scores.npz")]
     for file in scores:
