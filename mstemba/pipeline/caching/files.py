@@ -243,6 +243,24 @@ def check_folder(folder: Path, option: str, what: str) -> None:
     )
 
 
+def check_inside(path: Path, folder: Path, error: type[UsageError] = UsageError) -> None:
+    """Raise an error if links lead from a folder to a place outside, before anything is written.
+
+    The folder itself may be a link, such as to another disk.
+
+    Args:
+        path: A file or folder below the folder, which need not exist.
+        folder: The folder of a store, a run or results.
+        error: What to raise.
+    """
+    real, root = os.path.realpath(path), os.path.realpath(folder)
+    if real != root and not real.startswith(os.path.join(root, "")):
+        raise error(
+            f"{path}: a link leads to {real}, outside of {folder}, where nothing is written or "
+            f"deleted; remove the link"
+        )
+
+
 def same_file(one: str | Path, other: str | Path) -> bool:
     """Return whether two paths lead to the same place, where nothing has to exist."""
     first, second = (os.path.realpath(str(as_path(path))) for path in (one, other))

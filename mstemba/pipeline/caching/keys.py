@@ -16,8 +16,8 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from mstemba.data_manifests.playlists import Playlist, read_playlist
-from mstemba.errors import UsageError
-from mstemba.pipeline.caching.files import optional, write_json
+from mstemba.errors import StoreError, UsageError
+from mstemba.pipeline.caching.files import check_inside, optional, write_json
 from mstemba.reading.files import file_size, reason
 from mstemba.reading.typed import Count, read_json
 from mstemba.records import FeatureSpec
@@ -120,6 +120,7 @@ class Fingerprints:
         """Write the cache file, if there is one and it can be written."""
         if self._cache is not None and not self._is_saved:
             with optional("the fingerprints of new files are computed again next time"):
+                check_inside(self._cache.parent, self._cache.parents[1], StoreError)
                 write_json(self._cache, self._known)
             self._is_saved = True  # one warning is enough
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from mstemba.data_manifests.manifest import Manifest, load_manifest
 from mstemba.errors import MstembaError, UsageError, first_line
 from mstemba.pipeline import distributed, recipes
-from mstemba.pipeline.caching.files import as_local, as_path, write_json
+from mstemba.pipeline.caching.files import as_local, as_path, check_inside, write_json
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.caching.locks import EntryLock, FolderLocks
 from mstemba.pipeline.checkpoint import (
@@ -246,6 +246,8 @@ def _train(
     on_event: EventHandler,
 ) -> Done:
     """Train, and return the content of done.json, which only the first process is sure to see."""
+    for name in sorted(RUN_FILES):
+        check_inside(run / name, run)
     for message in (*source.notes, *plan.notes, plan.summary):
         on_event(Event("train", message))
     for message in plan.warnings:

@@ -1,0 +1,147 @@
+"""Links and names that lead out of a folder: nothing outside is written or deleted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from mstemba.errors import MstembaWarning, UsageError
+from mstemba.pipeline.caching.files import check_inside
+from mstemba.pipeline.caching.keys import Fingerprints
+from tests.cli.conftest import (
+    EXTRACT,
+    TRAIN,
+    contents,
+    current_run,
+    current_store,
+    edit_json,
+)
+from tests.command_line import Runner
+from tests.training import fit
+from tests.training import make_workspace as arrays_to_train
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder of somebody else, which must stay as it is."""
+    folder = tmp_path / "outside"
+    (folder / "below").mkdir(parents=True)
+    for name in ("model.safetensors", "settings.json", "fingerprints.json", "below/0", "zarr.json"):
+        (folder / name).write_text("precious")
+    return folder
+
+
+def test_a_folder_may_be_a_link_and_what_is_in_it_may_not_lead_out(tmp_path: Path) -> None:
+    real = tmp_path / "disk" / "runs"
+    (real / "a").mkdir(parents=True)
+    (tmp_path / "disk" / "runs2").mkdir()
+    runs = tmp_path / "runs"
+    runs.symlink_to(real)
+    (real / "inside").symlink_to("a")
+    (real / "out").symlink_to("../runs2")  # begins with the same name
+    (real / "dangling").symlink_to("../missing")
+    for name in ("a", "inside", "inside/new", "missing/new", "."):
+        check_inside(runs / name, runs)
+    for name in ("out", "out/new", "dangling", "a/../../x", "../x"):
+        with pytest.raises(UsageError, match="outside of"):
+            check_inside(runs / name, runs)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", ["best", "last", "tensorboard", "metrics.jsonl", "curves.png"])
+def test_a_training_does_not_follow_links_out_of_its_run(
+    name: str, tmp_path: Path, outside: Path
+) -> None:
+    workspace = arrays_to_train(tmp_path / "w")
+    run = tmp_path / "run"
+    run.mkdir()
+    target = outside if "." not in name else outside / "settings.json"
+    (run / name).symlink_to(target)
+    before = contents(outside)
+    with pytest.raises(UsageError, match=f"{name}: a link leads to {target}, outside of {run}"):
+        fit(workspace, output=run, trackers="tensorboard")
+    assert contents(outside) == before
+    (run / name).unlink()
+    disk = tmp_path / "disk"
+    run.rename(disk)
+    run.symlink_to(disk)
+    assert not fit(workspace, output=run, trackers="tensorboard").cached
+    assert (disk / "last" / "model.safetensors").is_file()
+
+
+def test_fingerprints_are_not_written_through_a_link(tmp_path: Path, outside: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"a video")
+    (tmp_path / ".cache").symlink_to(outside)
+    before = contents(outside)
+    fingerprints = Fingerprints(tmp_path / ".cache" / "fingerprints.json")
+    fingerprints.of(tmp_path / "a.mp4")
+    with pytest.warns(MstembaWarning, match=f"a link leads to {outside}, outside of"):
+        fingerprints.save()
+    assert contents(outside) == before
+
+
+@pytest.mark.slow
+def test_extract_does_not_follow_links_out_of_its_store(
+    mstemba: Runner, workspace: Path, outside: Path
+) -> None:
+    store = current_store(workspace)
+    before = contents(outside)
+    for place in (store / "v0", store.parent / f".{store.name}.locks"):
+        if place.is_dir():
+            shutil.rmtree(place)
+        place.symlink_to(outside)
+        mstemba(*EXTRACT, cwd=workspace, expect=None)
+        assert contents(outside) == before
+        place.unlink()
+    mstemba(*EXTRACT, cwd=workspace)
+    # The shards of an entry as well, which is removed and made again.
+    shutil.rmtree(store / "v0" / "c")
+    (store / "v0" / "c").symlink_to(outside)
+    edit_json(store / "v0" / "zarr.json", lambda entry: entry["attributes"].update(key="0" * 64))
+    mstemba(*EXTRACT, cwd=workspace, expect=None)
+    assert contents(outside) == before
+
+
+HOSTILE = ("../../x", "/{outside}/x", "con", "nul.txt", "x.", "x. ", ".", "..", ".hidden", "a\\b")
+
+
+@pytest.mark.slow
+def test_ids_and_subsets_of_a_manifest_are_no_paths(
+    mstemba: Runner, workspace: Path, outside: Path
+) -> None:
+    ids = [id.format(outside=outside) for id in HOSTILE]
+    manifest = workspace / "manifest.json"
+    data = json.loads(manifest.read_text())
+    template = data["videos"]["v0"]
+    data["videos"] = {}
+    for number, id in enumerate(ids):
+        copy = workspace / "videos" / f"copy{number}.mp4"
+        source = (workspace / "videos" / "v0.mp4").read_bytes()
+        copy.write_bytes(source + (9 + number).to_bytes(4) + b"free" + bytes(number + 1))
+        subset = "../../subset" if number % 2 else "training"
+        path = f"videos/{copy.name}"
+        data["videos"][id] = {**template, "path": path, "subset": subset}
+    manifest.write_text(json.dumps(data))
+    for folder in ("features", "runs", "detections"):
+        shutil.rmtree(workspace / folder)
+    around = contents(workspace.parent / "outside")
+    beside = {file.name for file in workspace.parent.iterdir()}
+    mstemba(*EXTRACT, cwd=workspace)
+    mstemba(*TRAIN, cwd=workspace)
+    mstemba("report", "--subset", "../../subset", cwd=workspace)
+    copies = sorted((workspace / "videos").glob("copy*.mp4"))
+    mstemba("detect", *copies, "--threshold", "0.05", "--format", "csv,html", cwd=workspace)
+    mstemba("export", "--format", "vtt", cwd=workspace)
+    assert contents(outside) == around
+    assert {file.name for file in workspace.parent.iterdir()} == beside
+    results = [file.name for file in (workspace / "detections").iterdir()]
+    for ending in (".scores.npz", ".csv", ".html", ".vtt"):
+        assert sum(name.endswith(ending) for name in results) == len(ids)
+    assert sum(place.is_dir() for place in current_store(workspace).iterdir()) == len(ids)
+    assert list(current_run(workspace).glob("report-*.html"))
