@@ -200,7 +200,7 @@ ANNOTATION_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".eaf", ".srt",
 
 def is_stdout(target: str | None) -> bool:
     """Return whether a result goes to standard output, which must then contain nothing else."""
-    return target == "-"
+    return target in ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 def write_json(target: str | None, data: Any) -> None:

@@ -191,6 +191,11 @@ def _explain(error: BaseException) -> tuple[str, int]:
 def _explain_system(error: OSError) -> str:
     from mstemba.pipeline.caching.files import describe_error, ends_the_run
 
+    if error.filename is None and error.errno == errno.ENOENT:
+        try:
+            os.getcwd()
+        except OSError:
+            return "the current folder has been deleted; change to another one"
     if not ends_the_run(error):
         return describe_error(error)
     where = f"{error.filename}: " if error.filename else ""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from tests.cli.conftest import (
     current_store,
     edit_json,
 )
-from tests.command_line import Runner
+from tests.command_line import Runner, command, environment
 from tests.training import fit
 from tests.training import make_workspace as arrays_to_train
 
@@ -145,3 +148,84 @@ def test_ids_and_subsets_of_a_manifest_are_no_paths(
         assert sum(name.endswith(ending) for name in results) == len(ids)
     assert sum(place.is_dir() for place in current_store(workspace).iterdir()) == len(ids)
     assert list(current_run(workspace).glob("report-*.html"))
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="pipes and links of Linux")
+
+
+@linux
+def test_a_result_goes_into_a_pipe_and_does_not_replace_it(mstemba: Runner, tmp_path: Path) -> None:
+    expected = mstemba("backbones", "--json", "-", cwd=tmp_path).stdout
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        # Open for both, so that nobody waits; a pipe holds 64 KiB.
+        descriptor = os.open(tmp_path / "pipe", os.O_RDWR)
+        mstemba("backbones", "--json", name, cwd=tmp_path)
+        assert os.read(descriptor, 2**16).decode() == expected
+        os.close(descriptor)
+        assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+
+
+@linux
+def test_a_device_is_written_to_and_not_replaced(mstemba: Runner, tmp_path: Path) -> None:
+    nowhere = tmp_path / "null"  # as /dev/null, which root could replace
+    try:
+        os.mknod(nowhere, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root makes devices")
+    mstemba("backbones", "--json", nowhere, cwd=tmp_path)
+    assert nowhere.is_char_device()
+
+
+@linux
+def test_a_result_goes_to_an_open_file_as_of_a_process_substitution(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    result = subprocess.run(
+        command("backbones", "--json", f"/dev/fd/{writing}"), cwd=tmp_path, env=environment(),
+        pass_fds=[writing], capture_output=True, text=True,
+    )  # fmt: skip
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        assert len(json.load(pipe)) == len(result.stdout.splitlines()) - 2
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@linux
+def test_dev_stdout_is_standard_output(tmp_path: Path) -> None:
+    for target in ("-", "/dev/stdout"):
+        with (tmp_path / "result.json").open("w") as file:
+            subprocess.run(
+                command("backbones", "--json", target), cwd=tmp_path, env=environment(),
+                stdout=file, check=True,
+            )  # fmt: skip
+        assert json.loads((tmp_path / "result.json").read_text())
+    assert Path("/dev/stdout").is_symlink()
+
+
+def test_results_into_folders_that_are_missing_or_are_files(
+    mstemba: Runner, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    said = mstemba("backbones", "--json", "file/a.json", cwd=tmp_path, expect=2).stderr
+    assert said.startswith("mstemba: file: this is a file, expected a folder for a.json")
+    said = mstemba("backbones", "--json", ".", cwd=tmp_path, expect=2).stderr
+    assert said.startswith("mstemba: .: a folder, expected the name of a file")
+    mstemba("backbones", "--json", "new/folder/a.json", cwd=tmp_path)
+    assert json.loads((tmp_path / "new" / "folder" / "a.json").read_text())
+
+
+@linux
+@pytest.mark.parametrize("args", [("status",), ("runs",), ("extract",)])
+def test_a_current_folder_that_is_gone_is_said(args: tuple[str, ...], tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    result = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", *command(*args)], cwd=gone,
+        env=environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode in (1, 2)
+    assert result.stderr == (
+        "mstemba: the current folder has been deleted; change to another one\n"
+    )

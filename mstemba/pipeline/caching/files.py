@@ -222,11 +222,25 @@ def check_target(file: Path, option: str, example: str) -> None:
         option: The command-line option that names it.
         example: The name of a file in the folder, if `file` is a folder.
     """
+    if _is_special(file) and os.access(file, os.W_OK) and not file.is_block_device():
+        return
     if os.path.isdir(file):  # returns False where a Path raises PermissionError
         raise UsageError(
             f"{file}: a folder, expected the name of a file, for example {file / example}"
         )
+    if os.path.exists(file) and not os.path.isfile(file):
+        raise UsageError(f"{file}: a device, expected a file; choose another one with {option}")
     check_folder(file.parent, option, file.name)
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a path stands for a pipe, a device or an open file, to be left in its place.
+
+    A rename would replace /dev/null by a file.
+    """
+    if not os.path.exists(path) or os.path.isdir(path):
+        return False
+    return not os.path.isfile(path) or os.path.abspath(path).startswith(("/dev/", "/proc/"))
 
 
 def check_folder(folder: Path, option: str, what: str) -> None:
@@ -313,11 +327,17 @@ def flush(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text completely or not at all. Raises StoreError if a URL cannot be written."""
+    """Write a text completely or not at all; a pipe or a device is written to as it is.
+
+    Raises StoreError if a URL cannot be written.
+    """
     content = text.encode(errors="backslashreplace")
     if url := remote(path):
         with reaching(path):
             url.fs.pipe_file(url.path, content)  # atomic: one request
+    elif _is_special(path):
+        with path.open("ab") as file:
+            file.write(content)
     else:
         write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
