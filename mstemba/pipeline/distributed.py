@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from mstemba.errors import UsageError
 from mstemba.pipeline.devices import fast_precision, pick_device
 
 if TYPE_CHECKING:
@@ -14,8 +16,34 @@ if TYPE_CHECKING:
 
 
 def world_size() -> int:
-    """Return the number of processes, from the launcher's environment variable."""
-    return int(os.environ.get("WORLD_SIZE") or "1")
+    """Return the number of processes, from the launcher's environment variable.
+
+    Raises UsageError if that is not a number.
+    """
+    return _number("WORLD_SIZE", "1")
+
+
+def _check_launcher() -> None:
+    """Raise UsageError if processes that belong together cannot find each other."""
+    if world_size() > 1:
+        _number("RANK")
+        _number("MASTER_PORT")
+        if not os.environ.get("MASTER_ADDR"):
+            raise _not_launched("MASTER_ADDR is not set")
+
+
+def _number(name: str, default: str = "") -> int:
+    text = os.environ.get(name) or default
+    if not re.fullmatch("[0-9]{1,6}", text):
+        raise _not_launched(f"{name} is {text!r}, expected a number")
+    return int(text)
+
+
+def _not_launched(problem: str) -> UsageError:
+    return UsageError(
+        f"environment variables of a distributed training: {problem}; start it with torchrun or "
+        f"`accelerate launch`, or unset WORLD_SIZE"
+    )
 
 
 def is_first() -> bool:
@@ -36,7 +64,11 @@ def training_precision(device: str, precision: str) -> str:
 
 
 def make_accelerator(device: str, precision: str) -> Accelerator:
-    """Make accelerate's handle of this process. Waits until all processes have started."""
+    """Make accelerate's handle of this process. Waits until all processes have started.
+
+    Raises UsageError if the launcher's environment variables are missing or wrong.
+    """
+    _check_launcher()
     import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState

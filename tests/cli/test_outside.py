@@ -79,11 +79,13 @@ def test_a_training_does_not_follow_links_out_of_its_run(
 
 
 def test_fingerprints_are_not_written_through_a_link(tmp_path: Path, outside: Path) -> None:
-    (tmp_path / "a.mp4").write_bytes(b"a video")
-    (tmp_path / ".cache").symlink_to(outside)
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "a.mp4").write_bytes(b"a video")
+    (work / ".cache").symlink_to(outside)
     before = contents(outside)
-    fingerprints = Fingerprints(tmp_path / ".cache" / "fingerprints.json")
-    fingerprints.of(tmp_path / "a.mp4")
+    fingerprints = Fingerprints(work / ".cache" / "fingerprints.json")
+    fingerprints.of(work / "a.mp4")
     with pytest.warns(MstembaWarning, match=f"a link leads to {outside}, outside of"):
         fingerprints.save()
     assert contents(outside) == before

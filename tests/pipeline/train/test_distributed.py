@@ -236,3 +236,24 @@ def test_two_processes_wait_together_for_another_training_of_their_run(tmp_path:
     assert code == 0, said
     assert (run / "done.json").is_file()
     assert not list(run.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', expected a number"),
+        ({"WORLD_SIZE": "2", "RANK": "x"}, "RANK is 'x', expected a number"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_PORT is '', expected a number"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "29500"}, "MASTER_ADDR is not set"),
+    ],
+)
+def test_variables_of_a_launcher_that_are_wrong_are_named(
+    given: dict[str, str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make_workspace(tmp_path / "w")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=f"{says}; start it with torchrun"):
+        fit(workspace)
