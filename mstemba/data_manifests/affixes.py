@@ -18,6 +18,8 @@ from mstemba.data_manifests.video_names import VideoNames, without_ending
 # A prefix or an ending that some of the names have is taken if it joins nearly all that any one
 # could join; if nearly all of the names have it, half of that is enough.
 _SOME, _HALF, _NEARLY_ALL = 0.2, 0.5, 0.9
+# Characters that a prefix or an ending may have, and how many of each are tried in a name.
+_LONGEST_AFFIX, _MOST_SPLITS = 100, 20
 
 
 class Affix(NamedTuple):
@@ -267,8 +269,11 @@ def _fold(name: str) -> str:
 
 def _splits(name: str) -> tuple[set[str], set[str]]:
     """Return the beginnings and the ends of a name, up to separators or where digits begin."""
-    kinds = ["l" if c.isalpha() else "d" if c.isdigit() else c for c in name]
-    borders = [
-        at for at in range(1, len(name)) if kinds[at - 1] != kinds[at] or kinds[at] not in "ld"
-    ]
-    return {"", *(name[:at] for at in borders)}, {"", *(name[at:] for at in borders)}
+    before = {name[:at] for at in _borders(name[: _LONGEST_AFFIX + 1])[:_MOST_SPLITS]}
+    end = name[-_LONGEST_AFFIX - 1 :]
+    return {"", *before}, {"", *(end[at:] for at in _borders(end)[-_MOST_SPLITS:])}
+
+
+def _borders(text: str) -> list[int]:
+    kinds = ["l" if c.isalpha() else "d" if c.isdigit() else c for c in text]
+    return [at for at in range(1, len(text)) if kinds[at - 1] != kinds[at] or kinds[at] not in "ld"]

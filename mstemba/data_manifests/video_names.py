@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -89,6 +89,8 @@ _LEVELS: tuple[tuple[_Form, _Form], ...] = (
     (lambda name: _stem(name).casefold(), lambda file: _stem(file).casefold()),
 )
 _LOOSE = 6
+# So many videos that fit a name equally well are returned, and so many folders are compared.
+_MOST_FITS, _MOST_FOLDERS = 4, 20
 
 
 class VideoNames:
@@ -102,6 +104,7 @@ class VideoNames:
         self._files = files
         self._parts = {id: name_parts(str(file or id)) for id, file in files.items()}
         self._levels: list[dict[str, list[str]]] = [{} for _ in _LEVELS]
+        self._by_folders: dict[tuple[int, str], dict[tuple[str, ...], list[str]]] = {}
         self._by_file_name: dict[str, list[str]] = {}
         for id, file in files.items():
             if file is not None:
@@ -137,18 +140,30 @@ class VideoNames:
         return matches
 
     def _fits(self, name: str) -> list[_Fit]:
-        """Return the videos that a name fits best."""
+        """Return the videos that a name fits best, or the first of them."""
         if len(same := self._by_file_name.get(name, [])) == 1:
             return [_Fit(0, len(self._parts[same[0]]), same[0])]
         if name in self._files:
             return [_Fit(0, len(self._parts[name]), name)]
         parts = name_parts(name)
         for level, (form, _) in enumerate(_LEVELS if parts else ()):
-            if ids := self._levels[level].get(form(parts)):
-                found = [_Fit(level, _common_folders(parts, self._parts[id]), id) for id in ids]
-                most = max(fit.folders for fit in found)
-                return [fit for fit in found if fit.folders == most]
+            if (key := form(parts)) in self._levels[level]:
+                count, ids = self._nearest(level, key, _folders(parts))
+                return [_Fit(level, count, id) for id in ids[:_MOST_FITS]]
         return []
+
+    def _nearest(self, level: int, key: str, folders: tuple[str, ...]) -> tuple[int, list[str]]:
+        """Return how many folders the nearest videos of a form share with a name, and their ids."""
+        if (level, key) not in self._by_folders:
+            groups = self._by_folders[level, key] = {}
+            for id in self._levels[level][key]:
+                own = _folders(self._parts[id])
+                for count in range(len(own) + 1):
+                    groups.setdefault(own[:count], []).append(id)
+        groups, count = self._by_folders[level, key], 0
+        while count < len(folders) and folders[: count + 1] in groups:
+            count += 1
+        return count, groups[folders[:count]]
 
     def _may_share(self, name: str, fit: _Fit, best: str, best_fit: _Fit) -> bool:
         """Return whether a name may mean the same video as one that fits at least as well."""
@@ -158,14 +173,9 @@ class VideoNames:
         return fit.folders == best_fit.folders or may_be_same(*folders)
 
 
-def _common_folders(one: tuple[str, ...], other: tuple[str, ...]) -> int:
-    folders = zip(reversed(one[:-1]), reversed(other[:-1]), strict=False)
-    count = 0
-    for a, b in folders:
-        if a.casefold() != b.casefold():
-            break
-        count += 1
-    return count
+def _folders(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the folders of a path from the last one on, in the form for comparison."""
+    return tuple(folder.casefold() for folder in parts[-2 : -2 - _MOST_FOLDERS : -1])
 
 
 def may_be_same(one: str, other: str) -> bool:
@@ -194,14 +204,19 @@ def default_ids(names: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
     for name in listed:
         if (whole := without_ending(name)) != name:
             endings.setdefault(whole, set()).add(name[len(whole) :].lower())
+    same = {short: _are_ends(paths) for short, paths in files.items()}
     used = set(taken)
     ids = {}
     for name, parts in listed.items():
         short, whole = _stem(parts), without_ending(name)
-        paths = files.get(short, [])
-        longest = max(paths, key=len, default=())
-        same = bool(paths) and all(longest[-len(path) :] == path for path in paths)
-        ids[name] = next((id for id in (short, whole) if same and id not in used), whole)
+        candidates = (short, whole) if same.get(short) else (whole,)
+        ids[name] = next((id for id in candidates if id not in used), whole)
         if ids[name] in used or len(endings.get(ids[name], ())) > 1:
             ids[name] = name
     return ids
+
+
+def _are_ends(paths: Sequence[tuple[str, ...]]) -> bool:
+    """Return whether all of these paths are ends of the longest one."""
+    longest = max(paths, key=len)
+    return all(longest[-len(path) :] == path for path in paths)

@@ -130,7 +130,9 @@ def _read_entries(path: Path, data: dict[str, Any], parsed: ParsedAnnotations) -
 
 def _load(path: Path, parsed: ParsedAnnotations) -> Any:
     text = read_text(path, parsed.report)
-    check_entries(path, text, text.count("[") + text.count("{"), text.count(",") + text.count(":"))
+    # An action has two brackets in most forms.
+    brackets, values = text.count("[") + text.count("{"), text.count(",") + text.count(":")
+    check_entries(path, text, brackets // 2, values)
     if path.suffix.lower() in LINES_SUFFIXES:
         return read_lines(path, text, parsed)
     content = text.encode()

@@ -24,7 +24,7 @@ _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 _NOT_ASCII, _AROUND = re.compile(r"[^\x00-\x7f]"), re.compile(r".{0,30}[^\x00-\x7f].{0,30}")
 # Bytes that Python takes for an action with its place in a file, from reading it to writing the
 # manifest, and for a cell of a table.
-_OF_AN_ENTRY, _OF_A_VALUE = 450, 60
+_OF_AN_ENTRY, _OF_A_VALUE = 500, 60
 FALLBACK = "cp1252"
 """Encoding of text that is not Unicode, as spreadsheets write it in western languages."""
 
