@@ -53,15 +53,16 @@ def read_playlist(path: Path) -> Playlist | None:
     for playlist in found.playlists:  # it grows
         text = _read(playlist, left)
         left -= len(text)
-        for name in _names(text):
+        names = dict.fromkeys(_names(text))
+        if len(seen) + len(names) > MOST_PIECES:
+            raise OSError(errno.EFBIG, f"a playlist of more than {MOST_PIECES:,} pieces")
+        for name in names:
             if "://" in name.removeprefix("file://"):
                 found.problems.append(f"its piece {name} is not on this disk. Save it: {_JOIN}")
                 continue
             file = _find(playlist.parent, name, found.problems)
             if (real := os.path.realpath(file)) not in seen:
                 seen.add(real)
-                if len(seen) > MOST_PIECES:
-                    raise OSError(errno.EFBIG, f"a playlist of more than {MOST_PIECES:,} pieces")
                 is_playlist = os.path.isfile(file) and _is_playlist(file)
                 (found.playlists if is_playlist else found.pieces).append(file)
     if not found.pieces:

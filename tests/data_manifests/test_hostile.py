@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mstemba.data_manifests.affixes import join_names
 from mstemba.data_manifests.annotations import read_annotations
 from mstemba.data_manifests.manifest import load_manifest
 from mstemba.data_manifests.readers.parsed import AnnotationReport
+from mstemba.data_manifests.video_names import default_ids
 from mstemba.errors import ManifestError, UsageError
 from mstemba.limits import LONGEST_NAME, MOST_CLASSES
 from mstemba.pipeline.init import init
@@ -300,6 +302,30 @@ def test_a_pipe_is_not_waited_for(name: str, mstemba: Runner, tmp_path: Path) ->
     if not name.startswith("a.json"):  # not read in folders
         said = mstemba("init", "--annotations", ".", cwd=tmp_path)
         assert f"pipe, device or socket: 1 ignored, for example {name}: a named pipe" in said.stderr
+
+
+def test_special_files_among_videos_are_named_and_skipped(mstemba: Runner, tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "a.mp4").touch()
+    os.mkfifo(folder / "pipe.mp4")
+    os.mkfifo(folder / "pipe.m3u8")
+    said = mstemba("init", "videos", cwd=tmp_path)
+    assert list(load_manifest(tmp_path / "manifest.json").videos) == ["a"]
+    assert "pipe.mp4: skipped a named pipe" in said.stdout + said.stderr
+    assert "pipe.m3u8: skipped a named pipe" in said.stdout + said.stderr
+    for video in ("videos/pipe.mp4", "/dev/zero", "x" * 5000):
+        assert complaint(mstemba("init", video, cwd=tmp_path, expect=2))
+
+
+def test_names_that_are_alike_are_joined_in_linear_time() -> None:
+    begin = time.process_time()
+    long = [("a_1" * 330)[:990] + f"{n:06d}" for n in range(3000)]
+    assert not join_names(long, {f"{n:06d}": None for n in range(3000)}).ids
+    files = {f"d{n}/x": Path(f"/d{n}/x.mp4") for n in range(5000)}
+    assert len(join_names([f"q{n}/x.mp4" for n in range(5000)], files).ambiguous) == 5000
+    assert len(set(default_ids([f"/q{n}/x.mp4" for n in range(20_000)], ()).values())) == 20_000
+    assert time.process_time() - begin < 20
 
 
 def test_more_lines_than_classes_may_be_are_refused(mstemba: Runner, tmp_path: Path) -> None:

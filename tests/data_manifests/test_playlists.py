@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from mstemba.data_manifests.playlists import read_playlist
+from mstemba.errors import DecodeError
+from mstemba.limits import LARGEST_PLAYLIST, MOST_PIECES
+from mstemba.pipeline.decode.probe import probe
 
 HEAD = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n"
 
@@ -106,3 +110,30 @@ def test_a_playlist_is_recognised_by_its_content(tmp_path: Path) -> None:
     assert songs is not None
     assert not songs.is_hls
     assert "a list of files" in songs.problems[0]
+
+
+def test_pipes_are_never_opened_as_playlists_or_their_pieces(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.m3u8")
+    assert read_playlist(tmp_path / "pipe.m3u8") is None
+    found = read_playlist(playlist(tmp_path / "x.m3u8", "x.m3u8", "pipe.m3u8"))
+    assert found is not None
+    assert found.problems == [f"its piece {tmp_path / 'pipe.m3u8'}: a named pipe"]
+    for file in (tmp_path / "pipe.m3u8", tmp_path / "x.m3u8", Path("/dev/zero")):
+        with pytest.raises(DecodeError, match=r"a named pipe|a device"):
+            probe(file)
+
+
+def test_a_list_of_ffmpeg_does_not_open_what_it_names(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile pipe.mp4\n")
+    with pytest.raises(DecodeError, match="a list of files, not a video"):
+        probe(tmp_path / "list.mp4")
+
+
+def test_playlists_of_millions_of_pieces_are_refused(tmp_path: Path) -> None:
+    many = playlist(tmp_path / "many.m3u8", *map(str, range(MOST_PIECES + 1)))
+    with pytest.raises(OSError, match="more than 100,000 pieces"):
+        read_playlist(many)
+    large = playlist(tmp_path / "large.m3u8", "#" * LARGEST_PLAYLIST)
+    with pytest.raises(OSError, match="more than 16 MB"):
+        read_playlist(large)
