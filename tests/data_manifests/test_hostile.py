@@ -343,6 +343,18 @@ def test_more_lines_than_classes_may_be_are_refused(mstemba: Runner, tmp_path: P
         assert message in complaint(said)
 
 
+@pytest.mark.parametrize("lines", [[LONG], [f"l{n}" for n in range(MOST_CLASSES + 1)]])
+def test_labels_for_detection_are_bounded(
+    lines: list[str], mstemba: Runner, tmp_path: Path
+) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "l.txt").write_text("\n".join(lines))
+    said = mstemba("detect", "a.mp4", "--labels", "l.txt", cwd=tmp_path, expect=2)
+    message = complaint(said)
+    assert "longer than 1,000 characters" in message or "10,001 labels, expected" in message
+    assert len(message) < 500
+
+
 MEASURED = """
 import resource, sys
 from mstemba.errors import UsageError

@@ -26,6 +26,7 @@ from mstemba.data_manifests.readers.text import read_text
 from mstemba.errors import ManifestError, MstembaWarning, UsageError
 from mstemba.extractors import registry
 from mstemba.extractors.clip_text import TextEncoder
+from mstemba.limits import LONGEST_NAME, MOST_CLASSES
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.detect.detector import Score
 from mstemba.pipeline.extract.stage import with_precision
@@ -33,6 +34,7 @@ from mstemba.pipeline.features.row_times import pictures_anchor
 from mstemba.pipeline.features.spec import make_spec
 from mstemba.pipeline.options import FeatureOptions, RunOptions, ZeroShotOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
+from mstemba.reading.typed import shown
 from mstemba.records import Features, FeatureSpec, TimeGrid
 from mstemba.wording import counted
 
@@ -177,7 +179,11 @@ def zero_shot_detector(
 def _check(labels: Sequence[str], options: ZeroShotOptions) -> None:
     if not labels:
         raise UsageError("no labels: name at least one, as in --labels 'opening a door, drinking'")
+    if len(labels) > MOST_CLASSES:
+        raise UsageError(f"{len(labels):,} labels, expected at most {MOST_CLASSES:,}")
     for phrase in (*labels, *options.templates, *options.background):
+        if len(phrase) > LONGEST_NAME:
+            raise UsageError(f"{shown(phrase)}: longer than {LONGEST_NAME:,} characters")
         # Half a surrogate pair or a NUL would not survive being written to a file.
         if "\0" in phrase or any("\ud800" <= letter <= "\udfff" for letter in phrase):
             raise UsageError(f"{phrase!r} is not valid UTF-8 text")
