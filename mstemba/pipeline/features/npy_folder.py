@@ -151,7 +151,7 @@ class NpyFolder:
             )
         if not np.isfinite(values).all():
             raise StoreError(
-                f"{self._files[id]}: contains NaN, infinity or larger numbers than float32"
+                f"{self._files[id]}: contains NaN or infinity, or numbers beyond float32"
             )
         return values
 
