@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_no_damaged_or_hostile_file_does_harm() -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", "--count", "300", "--seed", "18"],
+        [sys.executable, "-m", "tests.fuzz", "--check", "--count", "300", "--seed", "18"],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
@@ -66,6 +66,11 @@ def eats() -> None:
     assert eaten
 
 
+def asks_for_all() -> None:
+    print("mstemba: this machine does not have enough memory", file=sys.stderr)
+    sys.exit(1)
+
+
 def is_silent() -> None:
     sys.exit(2)
 
@@ -78,6 +83,7 @@ def is_silent() -> None:
         (eats, "MB of memory for a file of 2 bytes"),
         (lambda: os.kill(os.getpid(), 9), "exit code -9"),
         (lambda: sys.exit(70), "exit code 70"),
+        (asks_for_all, "asked for memory that nobody has"),
         (is_silent, "exit code 2 with 0 error lines"),
         (lambda: sys.exit(1), "no line says what failed"),
     ],

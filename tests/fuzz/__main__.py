@@ -17,7 +17,6 @@ import shutil
 import sys
 import tempfile
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -146,7 +145,6 @@ def import_everything() -> None:
             importlib.import_module(module.name)
     for name in ("matplotlib.pyplot", "open_clip", "zarr", "accelerate", "safetensors.torch"):
         importlib.import_module(name)
-    warnings.simplefilter("default")
     gc.collect()
     gc.freeze()
 
@@ -161,7 +159,7 @@ def main() -> None:
     parser.add_argument("--only", help="cases of this form (json, npz, ...), or of files with this")
     parser.add_argument("--keep", action="store_true", help="keep the folders of failing cases")
     parser.add_argument("--seconds", type=float, default=60.0, help="what is longer is a hang")
-    parser.add_argument("--check", action="store_true", help="only run the undamaged commands")
+    parser.add_argument("--check", action="store_true", help="first run every command undamaged")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     try:
@@ -177,10 +175,9 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     begin = time.monotonic()
     suite = Suite(folder, options)
     print(f"template made in {time.monotonic() - begin:.0f} s in {folder}", flush=True)
-    if options.check:
-        wrong = suite.check_commands()
-        print("\n".join(wrong) or "every command succeeds in the template")
-        return int(bool(wrong))
+    if options.check and (wrong := suite.check_commands()):
+        print("\n".join(wrong))
+        return 1
     numbers = range(options.start, options.start + options.count)
     failed, kinds = 0, Counter[str]()
     for number in numbers if options.case is None else [options.case]:
@@ -190,7 +187,9 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
             failed += bool(result.faults)
             print(f"case {number} (--seed {options.seed} --case {number}): {result.title}")
             print("".join(f"  {fault}\n" for fault in result.faults), end="")
-            print("\n".join(f"  | {x}" for x in result.output.splitlines()[-25:]), flush=True)
+            lines = result.output.splitlines()
+            frames = [line for line in lines[:-12] if "/mstemba/" in line]
+            print("".join(f"  | {line[:300]}\n" for line in frames + lines[-12:]), flush=True)
     seconds = time.monotonic() - begin
     print(f"{sum(kinds.values())} cases in {seconds:.0f} s, {failed} failed")
     return int(failed > 0)

@@ -233,6 +233,10 @@ def faults(outcome: Outcome, idle: int, size: int) -> Iterator[str]:
         yield f"not finished after {outcome.seconds:.0f} s"
     elif "Traceback (most recent call last)" in outcome.output:
         yield f"traceback: {lines[-1] if lines else ''}"
+    elif bugs := [line for line in lines if "internal error: " in line]:
+        yield f"exit code {outcome.code}, {bugs[0].partition('; a report')[0]}"
+    elif memory := [line for line in lines if "not have enough memory" in line]:
+        yield f"asked for memory that nobody has: {memory[0]}"
     elif outcome.code not in (0, 1, 2):
         yield f"exit code {outcome.code}"
     else:

@@ -262,8 +262,8 @@ def _write_weights(folder: Path) -> None:
     torch.save(linear.state_dict(), folder / "old.pth", _use_new_zipfile_serialization=False)
     torch.save({"model": mstemba.state_dict()}, folder / "mstemba.pth")
     save_file(linear.state_dict(), folder / "linear.safetensors")
-    head = torch.nn.Sequential(OrderedDict(head=torch.nn.Linear(WIDTH, len(CLASSES))))
-    torch.jit.save(torch.jit.script(head), str(folder / "script.pt"))
+    script = torch.jit.script(torch.nn.Sequential(OrderedDict(linear.named_children())))
+    torch.jit.save(script, str(folder / "script.pt"))
     packaged = read_tensors(Path(BACKBONES["efficientnet-lite0"].default_weights()))
     tensors = {name: value.contiguous() for name, value in packaged.items()}
     torch.save(tensors, folder / "eff.pth")
