@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import multiprocessing
 import os
 import pkgutil
 import random
@@ -39,8 +40,8 @@ class Result:
     title: str
     """The damaged file, what was done, and the command."""
     faults: list[str]
+    code: int
     output: str
-    seconds: float
 
 
 class Suite:
@@ -97,7 +98,7 @@ class Suite:
         only = self._options.only
         return [t for t in template.TARGETS if only is None or t.form == only or only in t.file]
 
-    def run(self, number: int, keep: bool = False) -> Result:
+    def run(self, number: int) -> Result:
         """Run one case."""
         rng = random.Random(f"{self._options.seed}/{number}")
         targets = self.targets()
@@ -115,9 +116,9 @@ class Suite:
         )
         if outcome.code and not found and target.form != "name" and rng.random() < 0.2:
             found += self._mended(case, path, line)
-        if not (keep and found):
+        if not (self._options.keep and found):
             case.remove()
-        return Result(number, title, found, outcome.output, outcome.seconds)
+        return Result(number, title, found, outcome.code, outcome.output)
 
     def _mended(self, case: runner.Case, path: Path, line: str) -> Iterator[str]:
         """Yield what is wrong if the damaged file is put back and the command repeated."""
@@ -158,6 +159,7 @@ def main() -> None:
     parser.add_argument("--case", type=int, help="run this case alone, and show its output")
     parser.add_argument("--only", help="cases of this form (json, npz, ...), or of files with this")
     parser.add_argument("--keep", action="store_true", help="keep the folders of failing cases")
+    parser.add_argument("--jobs", type=int, default=1, help="number of processes")
     parser.add_argument("--seconds", type=float, default=60.0, help="what is longer is a hang")
     parser.add_argument("--check", action="store_true", help="first run every command undamaged")
     options = parser.parse_args()
@@ -179,20 +181,36 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
         print("\n".join(wrong))
         return 1
     numbers = range(options.start, options.start + options.count)
-    failed, kinds = 0, Counter[str]()
-    for number in numbers if options.case is None else [options.case]:
-        result = suite.run(number, options.keep)
-        kinds[result.title.split(":")[0]] += 1
+    if options.case is not None:
+        numbers = range(options.case, options.case + 1)
+    failed, codes = 0, Counter[int]()
+    for result in _results(suite, numbers, options.jobs):
+        failed += bool(result.faults)
+        codes[result.code] += 1
         if result.faults or options.case is not None:
-            failed += bool(result.faults)
-            print(f"case {number} (--seed {options.seed} --case {number}): {result.title}")
-            print("".join(f"  {fault}\n" for fault in result.faults), end="")
-            lines = result.output.splitlines()
-            frames = [line for line in lines[:-12] if "/mstemba/" in line]
-            print("".join(f"  | {line[:300]}\n" for line in frames + lines[-12:]), flush=True)
-    seconds = time.monotonic() - begin
-    print(f"{sum(kinds.values())} cases in {seconds:.0f} s, {failed} failed")
+            _show(result, options.seed)
+    ended = ", ".join(f"{count} with {code}" for code, count in sorted(codes.items()))
+    print(f"{len(numbers)} cases in {time.monotonic() - begin:.0f} s, {failed} failed", end="")
+    print(f" (exit codes: {ended})")
     return int(failed > 0)
+
+
+def _results(suite: Suite, numbers: range, jobs: int) -> Iterator[Result]:
+    """Yield the results of cases in their order."""
+    if jobs == 1:
+        yield from map(suite.run, numbers)
+        return
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        yield from pool.imap(suite.run, numbers)
+
+
+def _show(result: Result, seed: int) -> None:
+    """Print a case, what is wrong with it, and the lines of its output that tell the place."""
+    print(f"case {result.number} (--seed {seed} --case {result.number}): {result.title}")
+    print("".join(f"  {fault}\n" for fault in result.faults), end="")
+    lines = result.output.splitlines()
+    frames = [line for line in lines[:-12] if "/mstemba/" in line]
+    print("".join(f"  | {line[:300]}\n" for line in frames + lines[-12:]), flush=True)
 
 
 if __name__ == "__main__":

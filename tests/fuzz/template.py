@@ -273,10 +273,10 @@ def _write_weights(folder: Path) -> None:
 def _write_predictions(folder: Path) -> None:
     folder.mkdir()
     rng = np.random.default_rng(1)
-    scores = {"v2": rng.random((4, len(CLASSES))).astype(np.float32)}
-    np.savez(folder / "dense.npz", **scores)
-    (folder / "dense.pkl").write_bytes(pickle.dumps(scores))
-    (folder / "dense.json").write_text(json.dumps({"v2": scores["v2"].tolist()}))
+    scores = rng.random((4, len(CLASSES))).astype(np.float32)
+    np.savez(folder / "dense.npz", v2=scores)
+    (folder / "dense.pkl").write_bytes(pickle.dumps({"v2": scores}))
+    (folder / "dense.json").write_text(json.dumps({"v2": scores.tolist()}))
     segment = {"label": "stands", "segment": [0.2, 0.9], "score": 0.8}
     (folder / "segments.json").write_text(json.dumps({"results": {"v2": [segment]}}))
 
