@@ -213,13 +213,14 @@ def _change_json(rng: Random, content: bytes, outside: Path) -> tuple[bytes, str
     for _ in range(rng.choice((1, 1, 2))):
         nodes = _nodes(data)[1:]
         *parents, key = nodes[_place(rng, len(nodes))]
-        value = rng.choice(_values(outside))
-        kind = rng.choice(
-            ("value", "value", "value", "value", "delete", "name", "repeat", "number")
-        )
         holder = data
         for step in parents:
             holder = holder[step]
+        values = _values(outside)
+        # Of the same type half the time: another type is often refused before all else.
+        alike = [value for value in values if type(value) is type(holder[key])]
+        value = rng.choice(alike if rng.random() < 0.5 and alike else values)
+        kind = rng.choice(("value",) * 4 + ("delete", "name", "repeat", "number"))
         where, shown = "/".join(map(str, (*parents[1:], key)))[:60], repr(value)[:20]
         if isinstance(value, Raw):
             raw[mark := f"<raw {len(raw)}>"] = value

@@ -117,7 +117,7 @@ def _annotation_targets() -> list[Target]:
     targets = []
     for name in ANNOTATIONS:
         first = name.split("/")[0]
-        commands = [init_of(f"annotations/{first}", known.get(first, ""))]
+        commands = [init_of(f"annotations/{first}", known.get(first, "--json -"))]
         if first not in known:
             commands.append(f"init --annotations annotations/{first} --merge --yes")
         form = forms.get(Path(name).suffix, "text")
@@ -125,11 +125,11 @@ def _annotation_targets() -> list[Target]:
     return targets
 
 
-_STORE = ("status", EXTRACT, EVALUATE, f"{TRAIN} --seed 3", DETECT)
+_STORE = ("status --json -", EXTRACT, EVALUATE, f"{TRAIN} --seed 3", DETECT)
 _NPY = ("import npy", f"{EVALUATE} --features npy --checkpoint runs/npy", "init --annotations "
         "annotations/labels.json --features npy --workspace made",
         f"{LITE_TRAIN} --features npy --seed 3 --output runs/other")  # fmt: skip
-_RUN = (EVALUATE, DETECT, "runs", "status", "report --device cpu", TRAIN)
+_RUN = (f"{EVALUATE} --json -", DETECT, "runs --json -", "status", "report --device cpu", TRAIN)
 _RELEASED = (f"{EVALUATE} --released --features npy --manifest charades.json --metrics frame "
              "--checkpoint weights/")  # fmt: skip
 _SAVED = ("export --format " + FORMATS, DETECT, "status", "export detections/v2.scores.npz "
@@ -140,7 +140,7 @@ TARGETS = (
     *_annotation_targets(),
     Target("annotations/classes.txt", "text", (init_of("annotations/videos.json", "--classes "
            "annotations/classes.txt"),), 0.5),
-    Target("manifest.json", "json", ("status", EXTRACT, EVALUATE, "report --device cpu",
+    Target("manifest.json", "json", ("status --json -", EXTRACT, EVALUATE, "report --device cpu",
            "import npy --store features/other.zarr", f"{TRAIN} --seed 3", "export --format html",
            "init --annotations annotations/labels.json --merge --yes", DETECT), 3),
     Target("mstemba.toml", "toml", ("status", EVALUATE, "runs", EXTRACT), 2),
