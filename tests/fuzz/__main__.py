@@ -114,6 +114,10 @@ class Suite:
         outcome, found = runner.examine(
             runner.command(words, case), case, damaged, self._idle, size, seconds
         )
+        if target.checked and outcome.code == 0 and line.startswith("evaluate"):
+            whole = self.template / damaged
+            if not (path.is_file() and path.read_bytes() == whole.read_bytes()):
+                found.append("the damage was not noticed")
         if outcome.code and not found and target.form != "name" and rng.random() < 0.2:
             found += self._mended(case, path, line)
         if not (self._options.keep and found):

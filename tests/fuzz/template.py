@@ -107,6 +107,8 @@ class Target:
     commands: tuple[str, ...]
     weight: float = 1.0
     """How often it is drawn, relative to others. What needs a decoder takes a second."""
+    checked: bool = False
+    """Whether the content has a checksum: `evaluate` must fail if it has changed."""
 
 
 def _annotation_targets() -> list[Target]:
@@ -150,7 +152,7 @@ TARGETS = (
     Target("features/eff*/zarr.json", "json", _STORE, 1.5),
     Target("features/eff*/v1/zarr.json", "json", _STORE, 3),
     Target("features/eff*/v1/c/0/0", "bytes", _STORE, 1),
-    Target("features/eff*/v2/c/0/0", "bytes", _STORE, 1),
+    Target("features/eff*/v2/c/0/0", "bytes", (*_STORE, EVALUATE), 1, checked=True),
     Target("features/eff*/v2", "folder", _STORE, 1),
     Target("features/npy.zarr/zarr.json", "json", ("import npy", "status"), 1),
     Target("features/npy.zarr/v1/zarr.json", "json", ("import npy",
@@ -162,7 +164,8 @@ TARGETS = (
     Target("runs/mstemba-*/done.json", "json", _RUN, 1.5),
     Target("runs/mstemba-*/best/config.json", "json", _RUN, 4),
     Target("runs/mstemba-*/last/config.json", "json", _RUN, 1),
-    Target("runs/mstemba-*/best/model.safetensors", "safetensors", (EVALUATE, DETECT), 3),
+    Target("runs/mstemba-*/best/model.safetensors", "safetensors", (EVALUATE, DETECT), 3,
+           checked=True),
     Target("runs/mstemba-*/metrics.jsonl", "text", ("report --device cpu", "runs"), 1.5),
     Target("runs/mstemba-*/best", "folder", _RUN, 1),
     Target("runs/resumed/state.safetensors", "safetensors", (f"{RESUMED} --output runs/resumed",),
