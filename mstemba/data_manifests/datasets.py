@@ -6,15 +6,17 @@ They are in one .toml file per dataset, next to this module.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import Literal
 
 from mstemba.errors import UsageError
+from mstemba.reading.typed import read_toml
 
+PACKAGE = Path(__file__).parent
+"""Folder of the files of datasets and recipes."""
 DATASETS = ("charades", "tsu", "multithumos")
 
 
@@ -38,10 +40,10 @@ class Dataset:
     title: str
     classes: tuple[str, ...]
     """Names, in the order of the class ids."""
-    time_unit: str
+    time_unit: Literal["seconds", "frames"]
     """Unit of the published annotations: `seconds` or `frames`."""
-    video_id: re.Pattern[str]
-    """Form of the video ids."""
+    video_id: str
+    """Form of the video ids, a regular expression."""
     videos: Mapping[str, int] = field(default_factory=dict)
     """Number of videos by subset, if there are no splits by rule."""
     fps: float | None = None
@@ -55,7 +57,7 @@ class Dataset:
 
     def owns(self, id: str) -> bool:
         """Return whether an id has the form of this dataset's ids."""
-        return self.video_id.fullmatch(id) is not None
+        return re.fullmatch(self.video_id, id, re.ASCII) is not None
 
     def split(self, name: str | None = None) -> Split | None:
         """Return a split, by default the first; None if the files define the subsets.
@@ -71,7 +73,7 @@ class Dataset:
 
     def subset(self, id: str, split: Split) -> str | None:
         """Return `training` or `testing`, or None for an id that the split does not cover."""
-        found = self.video_id.fullmatch(id)
+        found = re.fullmatch(self.video_id, id, re.ASCII)
         part = found and found[split.group]
         if part in split.training:
             return "training"
@@ -83,12 +85,7 @@ def load_dataset(name: str) -> Dataset:
     """Load a dataset. Raises UsageError for a name that is not one of DATASETS."""
     if name not in DATASETS:
         raise UsageError(f"unknown dataset {name!r}; available: {', '.join(DATASETS)}")
-    file = resources.files("mstemba.data_manifests").joinpath(f"{name}.toml")
-    data: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-    data["splits"] = {key: Split(**rule) for key, rule in data.get("splits", {}).items()}
-    data["classes"] = tuple(data["classes"])
-    data["video_id"] = re.compile(data["video_id"], re.ASCII)
-    return Dataset(**data)
+    return read_toml(PACKAGE / f"{name}.toml", Dataset)
 
 
 def recognise(ids: Iterable[str]) -> Dataset | None:

@@ -6,6 +6,7 @@ the classes, the specification of the features and the training options.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -312,6 +313,12 @@ def find_checkpoint(given: Path | None, workspace: Workspace | None) -> Checkpoi
             "no workspace here: pass --checkpoint, or run in a workspace with a trained model"
         )
     run = get_current(workspace.runs)
+    if run is not None and (run.parent != workspace.runs or run.name == ".."):
+        name = os.path.relpath(run, workspace.runs)
+        raise CheckpointError(
+            f"{workspace.runs / 'current'}: found {shown(name)}, expected the name of a run in "
+            f"{workspace.runs}; write one into it, or pass --checkpoint"
+        )
     if run is None or not (run / DONE).is_file():
         raise UsageError(
             f"no training has finished in the workspace {workspace.root.resolve()}: "

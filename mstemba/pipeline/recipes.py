@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection
 from dataclasses import fields, replace
 from functools import cache
-from importlib import resources
 from typing import Any
 
-from mstemba.data_manifests.datasets import DATASETS
+from mstemba.data_manifests.datasets import DATASETS, PACKAGE
 from mstemba.errors import UsageError
 from mstemba.pipeline.options import TrainOptions
+from mstemba.reading.typed import Name, read_toml
 
 RECIPES = ("paper", "tuned")
 _ALIASES = {"smarthome": "tsu", "smarthome_cs": "tsu", "smarthome_cs_51": "tsu"}
@@ -77,9 +76,8 @@ def apply(
 @cache
 def load(dataset: str, recipe: str) -> dict[str, Any]:
     """Return the options that a recipe sets, by name, for one of DATASETS and of RECIPES."""
-    folder = resources.files("mstemba.data_manifests").joinpath("recipes")
-    text = folder.joinpath(f"{dataset}-{recipe}.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    file = PACKAGE / "recipes" / f"{dataset}-{recipe}.toml"
+    return read_toml(file, dict[Name, str | int | float | bool])
 
 
 def clip_length(dataset: str) -> int:

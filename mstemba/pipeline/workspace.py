@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
 
 from mstemba.data_manifests.video_files import WORKSPACE_MARKER
 from mstemba.errors import UsageError
-from mstemba.pipeline.caching.files import as_local, optional, write_text
+from mstemba.limits import LONGEST_PATH
+from mstemba.pipeline.caching.files import as_local, optional, write_atomically, write_text
+from mstemba.reading.typed import PathText, read_toml, shown
 
 # By whether the arrays of a folder of features have time last.
 _TRANSPOSED = ("not transposed", "transposed")
@@ -18,6 +22,11 @@ _CONTENT = """\
 version = 1
 manifest = "manifest.json"
 """
+
+
+class _Marker(Struct):
+    version: Literal[1] = 1
+    manifest: PathText = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -69,17 +78,26 @@ def create_workspace(root: Path) -> Workspace:
 
 
 def open_workspace(root: str | Path) -> Workspace:
-    """Open the workspace at `root`. Raises UsageError if it is not one."""
+    """Open the workspace at `root`.
+
+    Raises:
+        UsageError: It is not one, or its file names a manifest outside of it.
+    """
     root = as_local(root) or Path()
     if not (root / WORKSPACE_MARKER).is_file():
         raise UsageError(
             f"{root}: not a workspace, it has no {WORKSPACE_MARKER}. Create one with `mstemba init`"
         )
-    try:
-        data = tomllib.loads((root / WORKSPACE_MARKER).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{root / WORKSPACE_MARKER}: not readable as TOML: {error}") from None
-    return Workspace(root, root / str(data.get("manifest", "manifest.json")))
+    marker = root / WORKSPACE_MARKER
+    name = Path(read_toml(marker, _Marker).manifest)
+    folder = Path(os.path.realpath(root))
+    inside = Path(os.path.realpath(root / name.parent)).is_relative_to(folder)
+    if name.is_absolute() or ".." in name.parts or not name.name or not inside:
+        raise UsageError(
+            f"{marker}: `manifest` is {shown(str(name))}, expected the name of a file in the "
+            f"workspace, such as 'manifest.json'"
+        )
+    return Workspace(root, root / name)
 
 
 def find_workspace(given: Workspace | str | Path | None = None) -> Workspace | None:
@@ -112,8 +130,11 @@ def set_current(folder: Path, name: str, transposed: bool | None = None) -> None
         transposed: Whether its arrays are (F, T), if that was given.
     """
     lines = [name] if transposed is None else [name, _TRANSPOSED[transposed]]
+    if "\n" in name or name != name.strip():
+        raise UsageError(f"{name!r}: a name with line breaks, or blanks at its ends; rename it")
     if _current(folder) != (name, *lines[1:], "")[:2]:
-        write_text(folder / "current", "\n".join(lines) + "\n")
+        content = os.fsencode("\n".join(lines) + "\n")
+        write_atomically(folder / "current", lambda temporary: temporary.write_bytes(content))
 
 
 def remember_current(folder: Path, name: str) -> None:
@@ -125,7 +146,7 @@ def remember_current(folder: Path, name: str) -> None:
 def get_current(folder: Path) -> Path | None:
     """Return the remembered entry of `folder`, if it still exists."""
     name, _ = _current(folder)
-    return folder / name if name and (folder / name).is_dir() else None
+    return folder / name if name and os.path.isdir(folder / name) else None
 
 
 def given_transposed(folder: Path, entry: Path) -> bool | None:
@@ -143,6 +164,7 @@ def _current(folder: Path) -> tuple[str, str]:
     pointer = folder / "current"
     if not pointer.is_file():
         return "", ""
-    text = pointer.read_text(encoding="utf-8", errors="replace").strip()
-    name, _, rest = text.partition("\n")
-    return name.strip(), rest.strip()
+    with pointer.open("rb") as file:
+        content = os.fsdecode(file.read(LONGEST_PATH + 100))
+    name, _, rest = content.partition("\n")
+    return ("" if "\0" in name else name.strip()), rest.strip()

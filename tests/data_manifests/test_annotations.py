@@ -864,7 +864,7 @@ def test_a_manifest_with_another_rate_is_refused(tmp_path: Path, fps: Any) -> No
     labels = write(tmp_path, {"P02T01C06": ENTRY})
     path = init(annotations=labels, root=tmp_path / "w", dataset="tsu").workspace.manifest
     path.write_text(json.dumps({**json.loads(path.read_text()), "fps": fps}))
-    with pytest.raises(ManifestError, match="`fps` is"):
+    with pytest.raises(ManifestError, match=r" at \$\.fps$"):
         load_manifest(path)
 
 

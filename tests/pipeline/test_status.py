@@ -15,7 +15,7 @@ from mstemba.data_manifests.manifest import Manifest, Video, manifest_json
 from mstemba.errors import ManifestError, UsageError
 from mstemba.model.architectures import make_config
 from mstemba.pipeline.caching.keys import entry_key, file_sha256
-from mstemba.pipeline.checkpoint import checkpoint_config
+from mstemba.pipeline.checkpoint import checkpoint_config, find_checkpoint
 from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.status import status
 from mstemba.pipeline.workspace import (
@@ -318,6 +318,72 @@ def test_a_damaged_marker_is_a_usage_error(tmp_path: Path, content: bytes) -> No
     (tmp_path / "mstemba.toml").write_bytes(content)
     with pytest.raises(UsageError, match=r"mstemba\.toml: not readable as TOML"):
         open_workspace(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["../m.json", "/etc/m.json", "a/../../m.json", "linked/m.json", "", ".", ".."]
+)
+def test_a_manifest_outside_the_workspace_is_refused(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "w"
+    root.mkdir()
+    (root / "linked").symlink_to(tmp_path)
+    (root / "mstemba.toml").write_text(f'manifest = "{name}"\n')
+    with pytest.raises(UsageError, match=r"mstemba\.toml: .* a file in the workspace"):
+        create_workspace(root)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("manifest = 3", r"expected str, found int at \$\.manifest"),
+        ('manifest = "a\\u0000b"', r"found 'a\\x00b' at \$\.manifest"),
+        ("version = 2", r"expected 1, found 2 at \$\.version"),
+        ("a = " + "[" * 100_000, "not readable as TOML"),
+        ("a = " + "9" * 5000, "not readable as TOML"),
+    ],
+)
+def test_a_marker_with_other_content_is_a_usage_error(
+    tmp_path: Path, content: str, says: str
+) -> None:
+    (tmp_path / "mstemba.toml").write_text(content)
+    with pytest.raises(UsageError, match=says):
+        open_workspace(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../features", "a/last", "{outside}"])
+def test_a_current_run_outside_the_runs_is_refused(workspace: Workspace, name: str) -> None:
+    make_run(workspace, "a", done=True)
+    outside = workspace.root / "outside"
+    outside.mkdir()
+    (workspace.runs / "current").write_text(name.format(outside=outside))
+    with pytest.raises(UsageError, match=r"current: found .*, expected the name of a run"):
+        find_checkpoint(None, workspace)
+    assert [run["current"] for run in status(workspace)["runs"]] == [False]
+
+
+@pytest.mark.parametrize("content", [b"a\0b", b"a\xff", b"x" * 10**6, b"\n", b"a" * 300])
+def test_a_damaged_name_of_the_current_run_is_that_of_none(
+    workspace: Workspace, content: bytes
+) -> None:
+    make_run(workspace, "a", done=True)
+    (workspace.runs / "current").write_bytes(content)
+    with pytest.raises(UsageError, match="no training has finished"):
+        find_checkpoint(None, workspace)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "3", "[]", '{"failed": 3}', "[" * 10**5, "9" * 5000],
+)
+def test_a_damaged_list_of_failures_counts_as_empty(workspace: Workspace, content: str) -> None:
+    (store,) = workspace.features.glob("*.zarr")
+    failed = [row for row in status(workspace)["videos"] if row["state"] == "failed"]
+    assert len(failed) == 1
+    (store / "failures.json").write_text(content)
+    assert [row for row in status(workspace)["videos"] if row["state"] == "failed"] == []
+    os.remove(store / "failures.json")
+    os.mkfifo(store / "failures.json")
+    assert [row for row in status(workspace)["videos"] if row["state"] == "failed"] == []
 
 
 def test_the_current_entry_is_remembered_while_it_is_there(tmp_path: Path) -> None:

@@ -6,9 +6,12 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mstemba.pipeline.caching.files import optional, read_json, write_json
+from mstemba.errors import UsageError
+from mstemba.pipeline.caching.files import optional, read_text, remote, write_json
 from mstemba.pipeline.caching.locks import StoreLocks
 from mstemba.pipeline.features.store import FeatureStore
+from mstemba.reading.files import read_bytes
+from mstemba.reading.typed import Name, parse_json
 
 FAILURES = "failures.json"
 
@@ -42,10 +45,11 @@ class Job:
 def read_failures(root: Path) -> dict[str, str]:
     """Why videos failed, by id, as the last extractions into a store found."""
     try:
-        failures = read_json(root / FAILURES)
-    except (OSError, ValueError):
+        file = root / FAILURES
+        content = read_text(file).encode() if remote(file) else read_bytes(file)
+        return parse_json(content, dict[Name, str], FAILURES)
+    except (OSError, ValueError, UsageError):
         return {}  # none yet, or damaged: the next failure writes it anew
-    return failures if isinstance(failures, dict) else {}
 
 
 def remember_failures(store: FeatureStore, tried: Container[str], failed: dict[str, str]) -> None:
