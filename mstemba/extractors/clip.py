@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta, Struct
 
 from mstemba.errors import UsageError, first_line
 from mstemba.extractors.backbone_spec import BackboneSpec
@@ -20,6 +21,8 @@ from mstemba.extractors.weights import (
     unavailable,
     unreachable,
 )
+from mstemba.limits import WIDEST
+from mstemba.reading.typed import read_json
 from mstemba.tensor_files.formats import NPZ, holds_tensors, tensor_format
 from mstemba.tensor_files.mismatch import describe_mismatch
 
@@ -41,6 +44,31 @@ _HUB_FILES = (
 )
 
 
+_Size = Annotated[int, Meta(ge=1, le=WIDEST)]
+
+
+class _Vision(Struct):
+    # Not tuple[_Size, _Size]: in a union with bounded integers it crashes msgspec 0.22.
+    image_size: _Size | list[_Size] = 224
+    width: _Size | None = None
+    patch_size: _Size | None = None
+    layers: _Size | list[_Size] | None = None
+
+
+class _Text(Struct):
+    vocab_size: _Size | None = None
+    width: _Size | None = None
+
+
+class _Config(Struct):
+    """What is read of a model's configuration in open_clip."""
+
+    embed_dim: _Size
+    vision_cfg: _Vision
+    text_cfg: _Text
+    multimodal_cfg: dict[str, Any] = {}
+
+
 def describe(model: str) -> BackboneSpec:
     """Return the specification of an open_clip model, without importing torch.
 
@@ -55,11 +83,11 @@ def describe(model: str) -> BackboneSpec:
         raise UsageError(
             f"unknown CLIP model {model!r}; the most similar models in {folder} are {similar}"
         )
-    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    sizes = config["vision_cfg"].get("image_size", 224)
-    size = int(sizes[0] if isinstance(sizes, list) else sizes)
+    config = read_json(file, _Config)
+    sizes = config.vision_cfg.image_size
+    size = sizes[0] if isinstance(sizes, list) else sizes
     return BackboneSpec(
-        width=int(config["embed_dim"]),
+        width=config.embed_dim,
         input_size=size,
         short_side=size,
         kind="image",
@@ -220,23 +248,20 @@ def _similar_models(model: str, tensors: Mapping[str, Tensor]) -> str | None:
     names = [
         file.stem
         for file in sorted(config_folder().glob("*.json"))
-        if _sizes(json.loads(file.read_text(encoding="utf-8"))) == found
+        if _sizes(read_json(file, _Config)) == found
     ]
     if not names or model in names:
         return None
     return f"Its sizes are those of --model {' or '.join(names)}"
 
 
-def _sizes(config: dict[str, Any]) -> tuple[Any, ...]:
+def _sizes(config: _Config) -> tuple[Any, ...]:
     """Return a model's sizes: embedding, width, patch, blocks, image, vocabulary, text width."""
-    if "multimodal_cfg" in config:  # CoCa
+    vision, text = config.vision_cfg, config.text_cfg
+    if config.multimodal_cfg:  # CoCa
         return ()
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    return (
-        config["embed_dim"],
-        *(vision.get(name) for name in ("width", "patch_size", "layers", "image_size")),
-        *(text.get(name) for name in ("vocab_size", "width")),
-    )
+    towers = (vision.width, vision.patch_size, vision.layers, vision.image_size)
+    return (config.embed_dim, *towers, text.vocab_size, text.width)
 
 
 def _folded(network: nn.Module) -> nn.Module:

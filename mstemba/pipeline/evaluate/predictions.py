@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from mstemba.data_manifests.affixes import join_names
@@ -20,6 +19,8 @@ from mstemba.errors import UsageError
 from mstemba.pipeline.caching.files import visible
 from mstemba.pipeline.evaluate.pickles import read_pickle
 from mstemba.reading.arrays import read_npz
+from mstemba.reading.files import read_bytes
+from mstemba.reading.typed import Finite, Name, PathText, convert, parse_untyped
 from mstemba.records import Segment
 from mstemba.wording import counted
 
@@ -28,6 +29,36 @@ FORMS = (
     "a pickle, .npz or JSON of dense scores by video id, or JSON of segments "
     '({"results": {id: [{"label", "segment", "score"}]}}, or what `mstemba detect` writes)'
 )
+
+
+class _Segment(Struct):
+    """A segment of ActivityNet's results."""
+
+    label: Name | int
+    segment: tuple[Finite, Finite]
+    score: Finite
+
+
+class _Span(Struct):
+    """A segment of `mstemba detect`."""
+
+    label: Name
+    start: Finite
+    end: Finite
+    score: Finite
+
+    @property
+    def segment(self) -> tuple[float, float]:
+        return self.start, self.end
+
+
+class _Results(Struct):
+    results: dict[Name, list[_Segment]]
+
+
+class _Detection(Struct):
+    video: PathText
+    segments: list[_Span]
 
 
 @dataclass(frozen=True)
@@ -78,13 +109,14 @@ def read_predictions(
         return _dense(path, read_pickle(path), classes, videos, classes_first=True)
     data = _read_json(path)
     if isinstance(data.get("results"), dict):
-        results, notes = _by_id(path, data["results"], videos)
+        results, notes = _by_id(path, convert(data, _Results, str(path)).results, videos)
         return replace(_segments(path, results, classes), notes=notes)
     if isinstance(data.get("segments"), list):
-        (id,), notes = _ids_of_detect(path, {path: data}, videos)
-        listed = {id: data["segments"]}
-        return replace(_segments(path, listed, classes, of_detect=True), notes=notes)
-    return _dense(path, data, classes, videos, classes_first=False)
+        found = convert(data, _Detection, str(path))
+        (id,), notes = _ids_of_detect(path, {path: found}, videos)
+        return replace(_segments(path, {id: found.segments}, classes, True), notes=notes)
+    scores = convert(data, dict[Name, Any], str(path))
+    return _dense(path, scores, classes, videos, classes_first=False)
 
 
 def _by_id(
@@ -102,26 +134,26 @@ def _by_id(
 
 
 def _read_folder(folder: Path, classes: Sequence[str], videos: Sequence[Video]) -> Predictions:
-    found: dict[Path, dict[str, Any]] = {}
+    found: dict[Path, _Detection] = {}
     others = []
     for file in visible(folder, "*.json"):
         data = _read_json(file)
         if not isinstance(data.get("segments"), list):
             others.append(file)
         else:
-            found[file] = data
+            found[file] = convert(data, _Detection, str(file))
     if not found:
         raise UsageError(f"{folder}: no JSON of `mstemba detect` in it; expected one, or {FORMS}")
-    listed: dict[str, Any] = {}
+    listed: dict[str, list[_Span]] = {}
     files: dict[str, Path] = {}
     ids, notes = _ids_of_detect(folder, found, videos)
-    for id, (file, data) in zip(ids, found.items(), strict=True):
+    for id, (file, detection) in zip(ids, found.items(), strict=True):
         if id in files:
             raise UsageError(
                 f"{files[id]} and {file} are both of the video {id!r}: keep one of them, or pass "
                 f"the manifest in which they are two videos"
             )
-        files[id], listed[id] = file, data["segments"]
+        files[id], listed[id] = file, detection.segments
     predictions = _segments(folder, listed, classes, of_detect=True)
     if others:
         predictions.warnings.append(
@@ -132,13 +164,13 @@ def _read_folder(folder: Path, classes: Sequence[str], videos: Sequence[Video]) 
 
 
 def _ids_of_detect(
-    path: Path, found: Mapping[Path, Mapping[str, Any]], videos: Sequence[Video]
+    path: Path, found: Mapping[Path, _Detection], videos: Sequence[Video]
 ) -> tuple[list[str], list[str]]:
     """Return the ids of the videos in files of `mstemba detect`, and lines on their names."""
     index = VideoIndex(videos)
     ids = [_video_id(file, data, index) for file, data in found.items()]
     open_ = {
-        str(data["video"]): id
+        data.video: id
         for id, data in zip(ids, found.values(), strict=True)
         if index.get(id) is None
     }
@@ -147,16 +179,15 @@ def _ids_of_detect(
     return [known.get(id, id) for id in ids], [f"{path}: {x}" for x in joined.lines("videos")]
 
 
-def _video_id(file: Path, data: Mapping[str, Any], index: VideoIndex) -> str:
+def _video_id(file: Path, data: _Detection, index: VideoIndex) -> str:
     """Return the manifest's id of the video that `mstemba detect` names by its path.
 
     It is that of the video with this file; otherwise the longest end of its path that is an id
     (`monday/cam1` of `films/monday/cam1.mp4`), as videos may have moved; otherwise its stem.
     """
-    named = data.get("video")
-    if not isinstance(named, str) or not Path(named).name:
-        raise UsageError(f"{file}: video {named!r}, expected the path of the video")
-    path = Path(named)
+    path = Path(data.video)
+    if not path.name:
+        raise UsageError(f"{file}: found {data.video!r} at $.video, expected the path of a video")
     if video := index.with_file(path):
         return video.id
     for begin in range(len(path.parts)):
@@ -169,21 +200,12 @@ def _video_id(file: Path, data: Mapping[str, Any], index: VideoIndex) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_bytes(), object_pairs_hook=partial(_object, path))
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not predictions: {error}. Expected {FORMS}") from None
+        data = parse_untyped(read_bytes(path), str(path), unique=True)
+    except UsageError as error:
+        raise UsageError(f"{error}. Expected {FORMS}") from None
     if not isinstance(data, dict):
         raise UsageError(f"{path}: found a JSON {type(data).__name__}, expected {FORMS}")
     return data
-
-
-def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a JSON object; of two entries of one name json.loads alone would keep the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise UsageError(f"{path}: two entries {twice!r} in one object, expected one")
-    return found
 
 
 def _dense(
@@ -266,7 +288,10 @@ def _class_axis(
 
 
 def _segments(
-    path: Path, results: Mapping[str, Any], classes: Sequence[str], of_detect: bool = False
+    path: Path,
+    results: Mapping[str, list[_Span] | list[_Segment]],
+    classes: Sequence[str],
+    of_detect: bool = False,
 ) -> Predictions:
     """Read lists of segments by video id; `of_detect` tells how and in what unit they are."""
     numbers = {_composed(name): number for number, name in enumerate(classes)}
@@ -274,20 +299,16 @@ def _segments(
     without_length = 0
     segments: dict[str, list[Segment]] = {}
     for id, listed in results.items():
-        if not isinstance(listed, list):
-            raise UsageError(f"{path}: {id!r} holds {_kind(listed)}, expected a list of segments")
         kept = segments.setdefault(id, [])
-        for number, item in enumerate(listed):
-            label, start, end, score = _segment(
-                f"{path}: segment {number} of {id!r}", item, of_detect
-            )
+        for item in listed:
+            label, (start, end) = str(item.label), item.segment
             class_id = numbers.get(_composed(label))
             if class_id is None:
                 unknown[label] += 1
             elif end <= start:
                 without_length += 1
             else:
-                kept.append(Segment(start, end, class_id, classes[class_id], score))
+                kept.append(Segment(start, end, class_id, classes[class_id], item.score))
     if unknown and not any(segments.values()):
         raise UsageError(
             f"{path}: none of its labels ({len(unknown)}), for example {min(unknown)!r}, is a "
@@ -308,15 +329,3 @@ def _segments(
 def _composed(label: str) -> str:
     """Return a label in the form in which labels are compared."""
     return unicodedata.normalize("NFC", label)
-
-
-def _segment(where: str, item: Any, of_detect: bool) -> tuple[str, float, float, float]:
-    try:
-        start, end = map(float, (item["start"], item["end"]) if of_detect else item["segment"])
-        label, score = str(item["label"]), float(item["score"])
-    except (KeyError, TypeError, ValueError) as error:
-        times = '"start", "end"' if of_detect else '"segment": [start, end]'
-        raise UsageError(f'{where}: {error!r}; expected {{"label", {times}, "score"}}') from None
-    if not np.isfinite([start, end, score]).all():
-        raise UsageError(f"{where}: start {start}, end {end}, score {score}: not all are finite")
-    return label, start, end, score

@@ -320,16 +320,23 @@ def test_scores_that_do_not_fit_are_refused(
     ("name", "content", "words"),
     [
         ("p.json", b"[1, 2]", ("a JSON list", "a pickle, .npz or JSON")),
-        ("p.json", b"\xff\xfe", ("not predictions", "a pickle, .npz or JSON")),
+        ("p.json", b"\xff\xfe", ("not readable as JSON", "a pickle, .npz or JSON")),
         ("p.json", b'{"v": [[1, 2, 3], [1, 2]]}', ("'v'", "(T, C)")),
-        ("p.json", b'{"v": [[1, 2, 3]], "w": [], "v": [[3, 2, 1]]}', ("two entries 'v'",)),
-        ("p.json", b'{"results": {"v": [], "v": []}}', ("two entries 'v'",)),
-        ("p.json", b'{"video": "v.mp4", "segments": ["sit"]}', ("segment 0 of 'v'",)),
-        ("p.json", b'{"video": "v.mp4", "segments": [[1, 2]]}', ("segment 0 of 'v'",)),
-        ("p.json", b'{"segments": []}', ("video None", "path of the video")),
-        ("p.json", b'{"video": "", "segments": []}', ("video ''", "path of the video")),
+        ("p.json", b'{"v": [[1, 2, 3]], "w": [], "v": [[3, 2, 1]]}', ("'v' appears twice at $",)),
+        ("p.json", b'{"results": {"v": [], "v": []}}', ("'v' appears twice at $.results",)),
+        ("p.json", b'{"video": "v.mp4", "segments": ["sit"]}', ("found str at $.segments[0]",)),
+        ("p.json", b'{"video": "v.mp4", "segments": [[1, 2]]}', ("found array at $.segments[0]",)),
+        ("p.json", b'{"segments": []}', ("missing required field video",)),
+        ("p.json", b'{"video": "", "segments": []}', ("found '' at $.video", "path of a video")),
         ("p.npz", b"PK\x03\x04 damaged", ("not readable as a zip archive",)),
-        ("p.npy", b"\x93NUMPY", ("not predictions",)),
+        ("p.npy", b"\x93NUMPY", ("not readable as JSON",)),
+        ("p.json", b"", ("not readable as JSON",)),
+        ("p.json", b"[" * 100_000, ("nested 100000 levels", "a pickle, .npz or JSON")),
+        ("p.json", b'{"v": [[1' + b"0" * 5000 + b", 2, 3]]}", ("not readable as JSON",)),
+        ("p.json", b'{"v": [[1' + b"0" * 400 + b", 2, 3]]}", ("'v'", "(T, C)")),
+        ("p.json", rb'{"a\u0000": [[1, 2, 3]]}', (r"found 'a\x00' at $",)),
+        ("p.json", rb'{"results": {"a\ud800": []}}', (r"found 'a\ud800' at $.results",)),
+        ("p.json", rb'{"video": "a\u0000", "segments": []}', (r"found 'a\x00' at $.video",)),
     ],
 )
 def test_a_file_of_no_known_form_is_refused(
@@ -383,9 +390,15 @@ def test_activitynets_results_are_read(tmp_path: Path) -> None:
     ("item", "words"),
     [
         ({"label": "swim", "segment": [1, 2], "score": 1}, ("'swim'", "'walk'")),
-        ({"label": "sit", "segment": [1], "score": 1}, ("segment 0 of 'v'",)),
-        ({"label": "sit", "segment": [1, 2]}, ("segment 0 of 'v'", "score")),
-        ({"label": "sit", "segment": [1, 2], "score": float("nan")}, ("finite",)),
+        (
+            {"label": "sit", "segment": [1], "score": 1},
+            ("length 2, found 1 at $.results.v[0].segment",),
+        ),
+        ({"label": "sit", "segment": [1, 2]}, ("missing required field score at $.results.v[0]",)),
+        (
+            {"label": "sit", "segment": [1, 2], "score": float("nan")},
+            ("found nan at $.results.v[0].score",),
+        ),
     ],
 )
 def test_segments_that_cannot_be_used_are_refused(
