@@ -142,17 +142,11 @@ class ShardLayout:
 
     def _index(self, content: bytes) -> list[tuple[int, int]]:
         """Return the place and the length of every chunk."""
+        import google_crc32c
+
         index = content[-self.bytes_of_index :]
-        if len(index) < self.bytes_of_index or _crc32c(index[:-4]) != index[-4:]:
+        crc = google_crc32c.value(index[:-4]).to_bytes(4, "little")
+        if len(index) < self.bytes_of_index or crc != index[-4:]:
             raise ValueError("the checksum of its index is wrong")
         table: NDArray[np.uint64] = np.frombuffer(index[:-4], "<u8").reshape(-1, 2)
         return [(int(place), int(length)) for place, length in table]
-
-
-def _crc32c(content: bytes) -> bytes:
-    crc = 0xFFFFFFFF
-    for byte in content:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 & -(crc & 1))
-    return (crc ^ 0xFFFFFFFF).to_bytes(4, "little")
