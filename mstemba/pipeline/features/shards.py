@@ -9,6 +9,7 @@ than the rows need, however much a chunk says that it holds.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any
 
 import numpy as np
@@ -80,6 +81,7 @@ class ShardLayout:
             raise StoreError(f"{where}: shards of {shard_rows} rows in chunks of {chunk_rows}")
         return layout
 
+    @cache  # noqa: B019, a store has one layout
     def metadata(self) -> dict[str, Any]:
         """Return the metadata that zarr needs, except for the shape and the attributes."""
         end = {"name": "bytes", "configuration": {"endian": "little"}}
