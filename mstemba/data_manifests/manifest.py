@@ -24,10 +24,10 @@ from mstemba.errors import ManifestError
 from mstemba.limits import LARGEST_TIME, MOST_CLASSES
 from mstemba.reading.files import read_bytes
 from mstemba.reading.typed import (
-    Finite,
     Name,
     PathText,
     Positive,
+    Time,
     convert,
     parse_untyped,
     shown,
@@ -55,8 +55,8 @@ class Action(NamedTuple):
     """One labelled action, in the manifest's time unit."""
 
     class_id: int
-    start: Finite
-    end: Finite
+    start: Time
+    end: Time
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,16 @@ from mstemba.pipeline.options import LABEL_RULES
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, get_current
 from mstemba.reading.files import read_bytes
-from mstemba.reading.typed import Count, Name, PathText, convert, parse_untyped, read_json, shown
+from mstemba.reading.typed import (
+    Count,
+    Finite,
+    Name,
+    PathText,
+    convert,
+    parse_untyped,
+    read_json,
+    shown,
+)
 from mstemba.records import FeatureSpec, FloatArray, check_finite
 from mstemba.tensor_files.safetensors_file import DIGEST, NO_DIGEST, with_digest
 from mstemba.wording import counted
@@ -115,7 +124,7 @@ class CheckpointConfig(Struct):
     """Specification of the features."""
     weights_file: PathText | None
     key: PathText
-    train: dict[PathText, PathText | int | float | bool | None] = {}
+    train: dict[PathText, PathText | int | Finite | bool | None] = {}
     """Options of the training, by name."""
     untrained_classes: tuple[Name, ...] | None = None
     trained_on: str = ""

@@ -33,7 +33,14 @@ import numpy as np
 from msgspec import Meta
 
 from mstemba.errors import UsageError
-from mstemba.limits import LONGEST_NAME, LONGEST_PATH, LONGEST_VIDEO, MOST_NESTED, SPARE_MEMORY
+from mstemba.limits import (
+    LARGEST_TIME,
+    LONGEST_NAME,
+    LONGEST_PATH,
+    LONGEST_VIDEO,
+    MOST_NESTED,
+    SPARE_MEMORY,
+)
 from mstemba.reading.files import read_bytes, reason
 
 T = TypeVar("T")
@@ -46,6 +53,8 @@ PathText = Annotated[str, Meta(max_length=LONGEST_PATH, pattern=_IN_NAMES)]
 """A path that the system takes."""
 Seconds = Annotated[float, Meta(ge=0, le=LONGEST_VIDEO)]
 """A duration, or a time in a video."""
+Time = Annotated[float, Meta(ge=-LARGEST_TIME, le=LARGEST_TIME)]
+"""A time in a video, in seconds or frames; before 0 where the recording began earlier."""
 Finite = Annotated[float, Meta(ge=-1.7e308, le=1.7e308)]
 """A number that is neither NaN nor infinity."""
 Positive = Annotated[float, Meta(gt=0, le=1.7e308)]

@@ -152,6 +152,8 @@ def test_an_unknown_class_names_the_video_and_the_id(tmp_path: Path, class_id: i
         ["0", 0, 1],
         [0, 1],
         [0, 1, 2, 3],
+        [0, 1, 1e300],
+        [0, -1e11, 1],
         "0 1",
         5,
         None,

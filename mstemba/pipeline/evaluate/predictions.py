@@ -20,7 +20,7 @@ from mstemba.pipeline.caching.files import visible
 from mstemba.pipeline.evaluate.pickles import read_pickle
 from mstemba.reading.arrays import read_npz
 from mstemba.reading.files import read_bytes
-from mstemba.reading.typed import Finite, Name, PathText, convert, parse_untyped
+from mstemba.reading.typed import Finite, Name, PathText, Time, convert, parse_untyped
 from mstemba.records import Segment
 from mstemba.wording import counted
 
@@ -35,7 +35,7 @@ class _Segment(Struct):
     """A segment of ActivityNet's results."""
 
     label: Name | int
-    segment: tuple[Finite, Finite]
+    segment: tuple[Time, Time]
     score: Finite
 
 
@@ -43,8 +43,8 @@ class _Span(Struct):
     """A segment of `mstemba detect`."""
 
     label: Name
-    start: Finite
-    end: Finite
+    start: Time
+    end: Time
     score: Finite
 
     @property

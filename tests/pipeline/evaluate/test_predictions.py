@@ -394,6 +394,7 @@ def test_activitynets_results_are_read(tmp_path: Path) -> None:
             {"label": "sit", "segment": [1], "score": 1},
             ("length 2, found 1 at $.results.v[0].segment",),
         ),
+        ({"label": "sit", "segment": [1, 1e300], "score": 1}, ("found 1e+300 at $.results.v[0]",)),
         ({"label": "sit", "segment": [1, 2]}, ("missing required field score at $.results.v[0]",)),
         (
             {"label": "sit", "segment": [1, 2], "score": float("nan")},
