@@ -29,7 +29,6 @@ from typing import (
 )
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
 from mstemba.errors import UsageError
@@ -242,7 +241,7 @@ def _in_a_place(key: Any) -> str:
 
 
 def _memory_of(content: bytes) -> int:
-    """Return the bytes that JSON takes as Python objects, about.
+    """Return approximately how many bytes JSON takes as Python objects.
 
     Raises ValueError if it is nested too deeply.
     """
@@ -259,6 +258,8 @@ def _memory_of(content: bytes) -> int:
     lists = bare.count(b"[") + bare.count(b"{")
     memory = lists * _BYTES_OF_A_LIST + values * _BYTES_OF_A_VALUE
     if memory <= 3 * len(content) + SPARE_MEMORY:  # more is refused without a closer look
+        import numpy as np  # here: `--help` needs none
+
         brackets = np.frombuffer(bare, np.uint8)
         opening = (brackets == ord("[")) | (brackets == ord("{"))
         steps = np.where(opening, np.int8(1), np.int8(-1))

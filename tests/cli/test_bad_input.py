@@ -260,19 +260,19 @@ CASES = [
     Case(
         "manifest-action-of-words",
         TRAIN,
-        ("'v0'", "[class, start, end]"),
+        ("$.videos.v0.actions[3]", "expected array, found str"),
         manifest(lambda m: m["videos"]["v0"]["actions"].append("runs")),
     ),
     Case(
         "manifest-actions-null",
         TRAIN,
-        ("manifest.json", "'v0'"),
+        ("manifest.json", "$.videos.v0.actions", "expected array, found null"),
         manifest(lambda m: m["videos"]["v0"].update(actions=None)),
     ),
     Case(
         "manifest-duration-text",
         TRAIN,
-        ("manifest.json", "'v0'", "`duration` is '31.0'"),
+        ("manifest.json", "$.videos.v0.duration", "found str"),
         manifest(lambda m: m["videos"]["v0"].update(duration="31.0")),
     ),
     Case(

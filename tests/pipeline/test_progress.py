@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import pty
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,7 @@ from mstemba.pipeline.detect.stage import DetectResult
 from mstemba.pipeline.extract.jobs import ExtractResult
 from mstemba.pipeline.options import FeatureOptions, RunOptions
 from mstemba.pipeline.progress import SPAN, Event, ProgressReporter, in_words, one_line
-from tests.command_line import command, environment
+from tests.command_line import environment
 from tests.training import fit, make_workspace
 from tests.videos import encode
 
@@ -268,36 +266,6 @@ def test_through_a_pipe_there_are_plain_lines() -> None:
         "extract 10 %: [red]v[/red] at 1 s, 30 frames/s, 1:10 min left",
         "warning: [b]careful",
     ]
-
-
-def test_ctrl_c_is_told_in_one_line(tmp_path: Path) -> None:
-    names = tmp_path / "names.txt"
-    os.mkfifo(names)  # which `init` waits for
-    process = subprocess.Popen(
-        command("init", "--annotations", "none.csv", "--classes", names),
-        env=environment(),
-        cwd=tmp_path,
-        # Where the tests run in the background it may be ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    pipe = None
-    while pipe is None and process.poll() is None:
-        try:
-            pipe = os.open(names, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:  # nobody reads it yet
-            time.sleep(0.01)
-    # Python would not see a signal between its return from open() and its call of read().
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)
-    assert pipe is not None
-    os.close(pipe)
-    advice = "What was finished is kept: run the same command again to continue"
-    assert said == ("", f"mstemba: interrupted. {advice}\n")
-    assert process.returncode == 130
 
 
 # The stages

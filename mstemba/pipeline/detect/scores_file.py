@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mstemba.data_manifests.video_files import SCORES_SUFFIX
 from mstemba.errors import StoreError
-from mstemba.limits import LONGEST_VIDEO
+from mstemba.limits import LONGEST_NAME, LONGEST_VIDEO
 from mstemba.pipeline.caching.files import write_atomically
 from mstemba.pipeline.features.row_times import pictures_anchor
 from mstemba.reading.arrays import read_npz
@@ -29,6 +29,8 @@ SUFFIX = SCORES_SUFFIX
 
 Texts = TypeVar("Texts", bound=Struct)
 FrameCount = Annotated[int, Meta(ge=0, le=10**9)]
+# Any text: Python programs may save scores of classes that no annotation can have.
+_ClassName = Annotated[str, Meta(max_length=LONGEST_NAME)]
 
 
 class _Features(Struct):
@@ -180,7 +182,7 @@ def _class_names(path: Path, saved: NDArray[Any]) -> tuple[str, ...]:
     names = saved.tolist()
     if saved.ndim == 0:
         names = parse_untyped(str(names).encode(), f"{path}: classes", StoreError)
-    return convert(names, tuple[Name, ...], str(path), StoreError, "$.classes")
+    return convert(names, tuple[_ClassName, ...], str(path), StoreError, "$.classes")
 
 
 def name_of(path: Path) -> str:

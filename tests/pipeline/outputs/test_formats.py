@@ -54,7 +54,6 @@ NAMES: dict[str, dict[str, str]] = {
     "a\tb": dict.fromkeys(_LINE, "a\\tb"),
     "a\u2028b": dict.fromkeys(_LINE, "a\\u2028b"),
     "bell\x07": dict.fromkeys((*_LINE, "eaf"), "bell\\x07"),
-    "nul\x00l": dict.fromkeys((*_LINE, "eaf", "otio"), "nul\\x00l"),
     "\ufffe": {"eaf": "\\ufffe"},
     "caf\udce9": dict.fromkeys((*_LINE, "eaf", "otio", "csv", "tsv"), "caf\\udce9"),
     "日本 🎬": {},
