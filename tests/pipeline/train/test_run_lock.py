@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from pathlib import Path
 
@@ -80,17 +79,6 @@ def test_a_run_of_other_options_that_begins_meanwhile_is_refused(tmp_path: Path)
 
     with pytest.raises(UsageError, match="holds a run with other options"):
         fit(workspace, output=run, on_event=on_event, seed=1)
-
-
-@pytest.mark.skipif(sys.platform == "win32" or os.getuid() == 0, reason="root writes anywhere")
-def test_a_finished_run_in_a_read_only_folder_is_cached(tmp_path: Path) -> None:
-    workspace = make_workspace(tmp_path / "w")
-    run = fit(workspace, output=tmp_path / "run").run
-    run.chmod(0o500)
-    try:
-        assert fit(workspace, output=run).cached
-    finally:
-        run.chmod(0o700)
 
 
 def test_what_a_kill_leaves_after_the_end_of_a_run_is_removed_by_the_next_one(
