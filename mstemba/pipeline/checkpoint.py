@@ -305,7 +305,7 @@ def read_done(run: Path) -> Done:
     try:
         return read_json(run / DONE, Done, CheckpointError)
     except CheckpointError as error:
-        raise CheckpointError(f"{error}. Delete the run and train again") from None
+        raise CheckpointError(f"{error}; `mstemba train` makes it again") from None
 
 
 def find_checkpoint(given: Path | None, workspace: Workspace | None) -> Checkpoint:

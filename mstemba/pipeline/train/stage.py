@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mstemba.data_manifests.manifest import Manifest, load_manifest
-from mstemba.errors import MstembaError, UsageError, first_line
+from mstemba.errors import CheckpointError, MstembaError, UsageError, first_line
 from mstemba.pipeline import distributed, recipes
 from mstemba.pipeline.caching.files import as_local, as_path, check_inside, write_json
 from mstemba.pipeline.caching.keys import Fingerprints
@@ -17,6 +17,7 @@ from mstemba.pipeline.caching.locks import EntryLock, FolderLocks
 from mstemba.pipeline.checkpoint import (
     CONFIG,
     DONE,
+    WEIGHTS,
     Done,
     checkpoint_config,
     read_config,
@@ -35,6 +36,7 @@ from mstemba.pipeline.workspace import (
     remember_current,
     require_workspace,
 )
+from mstemba.tensor_files.safetensors_file import check_digest
 from mstemba.wording import counted
 
 # As in train/state.py, which imports torch.
@@ -107,9 +109,8 @@ def train(
         MstembaError: The training diverged, see `Trainer.fit`, or the device's memory is too small.
     """
     workspace = find_workspace(workspace)
-    labels = load_manifest(
-        as_local(manifest) or require_workspace(workspace, "--manifest").manifest
-    )
+    listed = as_local(manifest) or require_workspace(workspace, "--manifest").manifest
+    labels = load_manifest(listed)
     recipe = recipes.choose(labels.dataset, recipe or ("none" if options else "auto"))
     options, description = recipes.apply(options or TrainOptions(), labels.dataset, recipe, given)
     run_options = run_options or TrainRunOptions()
@@ -118,6 +119,7 @@ def train(
     plan = make_plan(options, run_options, labels, source, fingerprints)
     run = as_local(output) or require_workspace(workspace, "--output").runs / plan.name
     _check_run_folder(run, plan.key)
+    _reopen_if_damaged(run, on_event)
     if not (run / DONE).is_file():
         check_installed(run_options.tracker_names)
     on_event(Event("train", description))
@@ -166,6 +168,28 @@ def _check_run_folder(output: Path, key: str) -> None:
             raise UsageError(
                 f"{output}: not a training run, it holds {foreign[0]}; pass another --output"
             )
+
+
+def _reopen_if_damaged(run: Path, on_event: EventHandler) -> None:
+    """Have a finished run trained again if its weights, or what says that it is done, are damaged.
+
+    Of the processes of a distributed run the first one looks.
+    """
+    if not distributed.is_first() or not (run / DONE).is_file():
+        return
+    try:
+        weights = run / read_done(run)["checkpoint"] / WEIGHTS
+        check_digest(weights, ())
+    except CheckpointError as error:
+        problem = str(error)
+    except FileNotFoundError:
+        problem = f"{weights}: missing"
+    except ValueError as error:
+        problem = f"{weights}: {error}"
+    else:
+        return
+    on_event(Event("train", f"{problem}; training again", warning=True))
+    (run / DONE).unlink()
 
 
 @contextmanager

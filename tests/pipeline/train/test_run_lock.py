@@ -92,3 +92,33 @@ def test_what_a_kill_leaves_after_the_end_of_a_run_is_removed_by_the_next_one(
         (run / name).write_text("half")
     assert fit(workspace).cached
     assert not [*run.glob(".*"), *run.glob("state*")]
+
+
+@pytest.mark.parametrize(
+    ("damaged", "says"),
+    [
+        ("last/model.safetensors", "its SHA-256 is not the one that was saved with it"),
+        ("done.json", "not readable as JSON"),
+        (None, "missing"),
+    ],
+)
+def test_a_finished_run_whose_result_is_damaged_is_trained_again(
+    damaged: str | None, says: str, tmp_path: Path
+) -> None:
+    workspace = make_workspace(tmp_path / "w", validation=())
+    run = fit(workspace).run
+    weights, steps = run / "last" / "model.safetensors", records(run, "step")
+    whole = weights.read_bytes()
+    if damaged is None:
+        weights.unlink()
+    else:
+        content = bytearray((run / damaged).read_bytes())
+        content[0 if damaged == "done.json" else -5] ^= 2
+        (run / damaged).write_bytes(content)
+    events: list[Event] = []
+    assert not fit(workspace, on_event=events.append).cached
+    (told,) = [e.message for e in events if e.warning and "training again" in e.message]
+    assert says in told
+    assert weights.read_bytes() == whole
+    assert records(run, "step") == steps
+    assert fit(workspace).cached
