@@ -218,9 +218,9 @@ def write_text(target: str | None, text: str) -> None:
 
     Raises UsageError for a URL.
     """
-    from mstemba.pipeline.caching.files import as_local, write_text
+    from mstemba.pipeline.caching.files import as_local, write_result
 
     if is_stdout(target):
         print(text, end="")
     elif file := as_local(target):
-        write_text(file, text)
+        write_result(file, text)

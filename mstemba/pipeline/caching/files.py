@@ -327,19 +327,22 @@ def flush(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text completely or not at all; a pipe or a device is written to as it is.
-
-    Raises StoreError if a URL cannot be written.
-    """
+    """Write a text completely or not at all. Raises StoreError if a URL cannot be written."""
     content = text.encode(errors="backslashreplace")
     if url := remote(path):
         with reaching(path):
             url.fs.pipe_file(url.path, content)  # atomic: one request
-    elif _is_special(path):
-        with path.open("ab") as file:
-            file.write(content)
     else:
         write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def write_result(path: Path, text: str) -> None:
+    """Write a text to a local file that a user named; a pipe or a device stays what it is."""
+    if _is_special(path):
+        with path.open("ab") as file:
+            file.write(text.encode(errors="backslashreplace"))
+    else:
+        write_text(path, text)
 
 
 def read_text(path: Path) -> str:
@@ -364,8 +367,3 @@ def to_json(data: Any, ascii: bool = False) -> str:
 def write_json(path: Path, data: Any) -> None:
     """Write JSON as `write_text` does."""
     write_text(path, to_json(data))
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON as `read_text` does. Raises ValueError if it is damaged."""
-    return json.loads(read_text(path))

@@ -19,6 +19,7 @@ from mstemba.pipeline.caching.files import (
     check_kept,
     check_target,
     folder_name,
+    write_result,
     write_text,
 )
 from mstemba.pipeline.caching.keys import file_sha256
@@ -123,7 +124,8 @@ def report(
         "provenance": _provenance(model, manifest, export_options, options.device),
         "warnings": warnings,
     }
-    write_text(page, render(data, scored, evaluation, export_options))
+    write = write_text if output is None else write_result
+    write(page, render(data, scored, evaluation, export_options))
     return Report(page, evaluation, data)
 
 

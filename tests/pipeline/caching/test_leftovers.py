@@ -132,3 +132,10 @@ def test_hidden_files_are_not_visible(tmp_path: Path) -> None:
     for name in ("b.json", "a.json", ".writing-1.json", "._a.json", "a.csv"):
         (tmp_path / name).touch()
     assert [file.name for file in files.visible(tmp_path, "*.json")] == ["a.json", "b.json"]
+
+
+def test_a_pipe_in_the_place_of_a_file_of_ours_is_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "v.json")
+    files.write_text(tmp_path / "v.json", "whole")  # would wait for a reader
+    assert (tmp_path / "v.json").is_file()
+    assert (tmp_path / "v.json").read_text() == "whole"
