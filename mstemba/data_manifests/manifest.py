@@ -24,6 +24,7 @@ from mstemba.errors import ManifestError
 from mstemba.limits import LARGEST_TIME, MOST_CLASSES
 from mstemba.reading.files import read_bytes
 from mstemba.reading.typed import (
+    ClassName,
     Name,
     PathText,
     Positive,
@@ -89,7 +90,7 @@ class _Entry(Struct, gc=False):
 
 
 class _Content(Struct):
-    classes: Annotated[tuple[Name, ...], Meta(max_length=MOST_CLASSES)]
+    classes: Annotated[tuple[ClassName, ...], Meta(max_length=MOST_CLASSES)]
     time_unit: Literal["seconds", "frames"]
     videos: dict[Name, _Entry]
     dataset: PathText | None = None

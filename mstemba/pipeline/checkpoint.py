@@ -28,6 +28,7 @@ from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, get_current
 from mstemba.reading.files import read_bytes
 from mstemba.reading.typed import (
+    ClassName,
     Count,
     Finite,
     Name,
@@ -119,14 +120,14 @@ class CheckpointConfig(Struct):
 
     model: dict[str, Any]
     """The network's configuration."""
-    classes: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MOST_CLASSES)]
+    classes: Annotated[tuple[ClassName, ...], Meta(min_length=1, max_length=MOST_CLASSES)]
     features: dict[str, Any]
     """Specification of the features."""
     weights_file: PathText | None
     key: PathText
     train: dict[PathText, PathText | int | Finite | bool | None] = {}
     """Options of the training, by name."""
-    untrained_classes: tuple[Name, ...] | None = None
+    untrained_classes: tuple[ClassName, ...] | None = None
     trained_on: str = ""
 
     @property

@@ -47,7 +47,9 @@ T = TypeVar("T")
 # No NUL, and of the surrogates only those that stand for bytes of file names.
 _IN_NAMES = r"^[^\x00\ud800-\udc7f\udd00-\udfff]*$"
 Name = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME, pattern=_IN_NAMES)]
-"""The name of a video or a class."""
+"""The name of a video."""
+ClassName = Annotated[str, Meta(max_length=LONGEST_NAME, pattern=_IN_NAMES)]
+"""The name of a class, which may be empty."""
 PathText = Annotated[str, Meta(max_length=LONGEST_PATH, pattern=_IN_NAMES)]
 """A path that the system takes."""
 Seconds = Annotated[float, Meta(ge=0, le=LONGEST_VIDEO)]

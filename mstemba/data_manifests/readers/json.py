@@ -30,7 +30,15 @@ from mstemba.data_manifests.readers.records import (
 from mstemba.data_manifests.readers.text import check_entries, read_text
 from mstemba.errors import ManifestError
 from mstemba.limits import LONGEST_NAME, LONGEST_VIDEO, MOST_CLASSES
-from mstemba.reading.typed import Finite, Name, Seconds, convert, parse_untyped, repeated, shown
+from mstemba.reading.typed import (
+    ClassName,
+    Finite,
+    Seconds,
+    convert,
+    parse_untyped,
+    repeated,
+    shown,
+)
 
 _REPEATED_NAME = "second value of a name"
 _EXPECTED = (
@@ -40,7 +48,7 @@ _EXPECTED = (
 
 # Numbers are written to the manifest as they are, 60 and 60.0.
 _Duration = Annotated[int, Meta(ge=0, le=int(LONGEST_VIDEO))] | Seconds
-_Classes = Annotated[list[Name], Meta(max_length=MOST_CLASSES)]
+_Classes = Annotated[list[ClassName], Meta(max_length=MOST_CLASSES)]
 _FACTS: dict[str, Any] = {
     "subset": str | None,
     "duration": _Duration | None,

@@ -625,13 +625,16 @@ def _metadata(path: Path) -> dict[str, Any] | None:
 
 def _content(path: Path) -> bytes | None:
     """Return the metadata of a store or an entry; None if there is none."""
-    try:
-        return _read_file(path / _METADATA)
-    except StoreError:
-        if remote(path) or os.path.lexists(path / _METADATA):
-            raise
-    except FileNotFoundError:
-        pass
+    for attempt in range(2):
+        try:
+            return _read_file(path / _METADATA)
+        except FileNotFoundError:
+            return None
+        except StoreError:
+            if not remote(path) and not os.path.lexists(path / _METADATA):
+                return None
+            if remote(path) or attempt:  # the first time it may have been written just now
+                raise
     return None
 
 

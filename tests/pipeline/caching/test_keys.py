@@ -107,7 +107,7 @@ def again(trained: TrainResult, **changes: Any) -> TrainResult:
 
 def test_the_key_of_a_training_is_pinned(trained: TrainResult) -> None:
     assert trained.run.name == f"linear-{PINNED_TRAIN[:8]}"
-    assert files.read_json(trained.run / "done.json")["key"] == PINNED_TRAIN
+    assert json.loads((trained.run / "done.json").read_text())["key"] == PINNED_TRAIN
 
 
 def test_the_key_of_a_training_changes_with_the_version_of_its_label_rule(
@@ -486,7 +486,7 @@ def test_a_write_that_fails_leaves_the_former_file_and_no_other(tmp_path: Path) 
 
     with pytest.raises(RuntimeError, match="disk"):
         files.write_atomically(path, fail)
-    assert files.read_json(path) == {"a": 1}
+    assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -13,7 +13,6 @@ import pytest
 from mstemba.data_manifests.annotations import read_annotations
 from mstemba.data_manifests.manifest import Action
 from mstemba.errors import UsageError
-from mstemba.pipeline.caching.files import read_json
 from mstemba.pipeline.dataset.labels import label_matrix
 from mstemba.pipeline.evaluate.result import Evaluation
 from mstemba.pipeline.evaluate.stage import evaluate
@@ -30,6 +29,10 @@ from tests.training import CLASSES, HERE, TINY, edit_videos, fit, make_workspace
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FIELD = {"charades": "seconds", "smarthome": "frames", "multithumos": "seconds"}
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def make_points(workspace: Path, *subsets: str, class_id: int = 2) -> Path:
