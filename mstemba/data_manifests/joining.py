@@ -23,6 +23,7 @@ from mstemba.data_manifests.video_names import (
     without_ending,
 )
 from mstemba.errors import ManifestError
+from mstemba.reading.files import real_path
 from mstemba.reading.typed import shown
 
 
@@ -100,7 +101,7 @@ def join(annotations: Manifest, files: Mapping[str, Path], report: AnnotationRep
         )
     for id, video in videos.items():
         former = annotations.videos[id].path
-        if video.path and former and video.path.resolve() != former.resolve():
+        if video.path and former and real_path(video.path) != real_path(former):
             report.keep("video whose file has changed", str(video.path))
     joined = replace(annotations, videos=videos)
     report_without_file(joined, videos, report)

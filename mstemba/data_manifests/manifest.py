@@ -22,7 +22,7 @@ from msgspec import Meta, Struct
 
 from mstemba.errors import ManifestError
 from mstemba.limits import LARGEST_TIME, MOST_CLASSES
-from mstemba.reading.files import read_bytes
+from mstemba.reading.files import read_bytes, real_path
 from mstemba.reading.typed import (
     ClassName,
     Name,
@@ -145,16 +145,16 @@ class VideoIndex:
 
     def with_file(self, path: Path) -> Video | None:
         """Return the video that has this file, links followed; the last one of several."""
-        real = path.resolve()
+        real = real_path(path)
         # Resolving the paths of ten thousand videos takes a third of a second: namesakes first.
         for file, video in reversed(self._by_name.get(path.name, [])):
-            if file.resolve() == real:
+            if real_path(file) == real:
                 return video
         return self._by_real_path.get(real)
 
     @cached_property
     def _by_real_path(self) -> dict[Path, Video]:
-        return {file.resolve(): video for file, video in self._files}
+        return {real_path(file): video for file, video in self._files}
 
 
 def is_missing(value: Any) -> bool:
@@ -241,4 +241,4 @@ def _relative(path: Path, folder: Path) -> str:
         whole, above = Path(form(path)), Path(form(folder))
         if whole.is_relative_to(above):
             return whole.relative_to(above).as_posix()
-    return str(path.resolve())
+    return str(real_path(path))

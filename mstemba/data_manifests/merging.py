@@ -14,6 +14,7 @@ from mstemba.data_manifests.class_ids import normalise_name
 from mstemba.data_manifests.manifest import Action, Manifest, Video, VideoIndex
 from mstemba.data_manifests.readers.parsed import AnnotationReport
 from mstemba.errors import ManifestError
+from mstemba.reading.files import real_path
 from mstemba.wording import counted
 
 _MOST_LISTED = 10
@@ -154,7 +155,7 @@ def known_files(former: Manifest, files: dict[str, Path]) -> dict[str, Path]:
         listed = index.with_file(path) or index.get(given)
         id = listed.id if listed else given
         known = listed.path if listed else None
-        if known and known.is_file() and known.resolve() != path.resolve():
+        if known and known.is_file() and real_path(known) != real_path(path):
             raise ManifestError(
                 f"{path}: the manifest has another video {id!r}, {known}: give this file another "
                 f"name, or name both files' folders"

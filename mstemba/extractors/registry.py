@@ -12,6 +12,7 @@ from mstemba.errors import UsageError
 from mstemba.extractors import clip, clip_text, efficientnet, i3d, pytorchvideo
 from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.extractors.weights import check_tag, hub_file
+from mstemba.reading.files import real_path
 from mstemba.tensor_files.formats import holds_tensors
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class ResolvedBackbone:
         """The local weights file that the user named, so that a later `detect` finds it again."""
         local = self.identity.startswith("sha256:")
         named = local and self.weights != BACKBONES[self.name].default_weights()
-        return str(Path(self.weights).resolve()) if named else None
+        return str(real_path(Path(self.weights))) if named else None
 
     def load(self, device: str, precision: str) -> FeatureExtractor:
         """Load the weights. Raises UsageError if they are missing and cannot be downloaded."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mstemba.errors import UsageError, first_line
+from mstemba.reading.files import real_path
 from mstemba.tensor_files.formats import tensor_format
 from mstemba.tensor_files.mismatch import describe_mismatch, describe_network
 from mstemba.tensor_files.reading import read_tensors
@@ -89,7 +90,7 @@ def check_cached(path: Path, source: str) -> str:
     try:
         tensor_format(path)
     except (ValueError, OSError) as error:
-        target = path.resolve()  # the hub's cache holds links
+        target = real_path(path)  # the hub's cache holds links
         deleted = "the file" if target == path.absolute() else target
         raise UsageError(
             f"{path}: {error}. Delete {deleted} to download it again from {source}"

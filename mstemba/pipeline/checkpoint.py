@@ -26,7 +26,7 @@ from mstemba.pipeline.devices import is_out_of_memory
 from mstemba.pipeline.options import LABEL_RULES
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, get_current
-from mstemba.reading.files import read_bytes
+from mstemba.reading.files import read_bytes, real_path
 from mstemba.reading.typed import (
     ClassName,
     Count,
@@ -331,7 +331,7 @@ def find_checkpoint(given: Path | None, workspace: Workspace | None) -> Checkpoi
         )
     if run is None or not (run / DONE).is_file():
         raise UsageError(
-            f"no training has finished in the workspace {workspace.root.resolve()}: "
+            f"no training has finished in the workspace {real_path(workspace.root)}: "
             f"run `mstemba train`, or pass --checkpoint"
         )
     return open_checkpoint(run)

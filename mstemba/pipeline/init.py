@@ -42,6 +42,7 @@ from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.features.sources import FeatureSource, open_features
 from mstemba.pipeline.features.store import DamagedEntry
 from mstemba.pipeline.workspace import Workspace, create_workspace, open_workspace, set_current
+from mstemba.reading.files import real_path
 from mstemba.reading.typed import Name, convert
 from mstemba.wording import counted
 
@@ -323,8 +324,8 @@ def _write_workspace(
     if source is not None:
         fingerprints.save()
         # Relative to the workspace if they are inside.
-        path = source.root.resolve()
-        inside = path.is_relative_to(workspace.root.resolve())
+        path = real_path(source.root)
+        inside = path.is_relative_to(real_path(workspace.root))
         name = os.path.relpath(source.root, workspace.features) if inside else str(path)
         set_current(workspace.features, name, transposed)
     return InitResult(workspace, manifest, report, backup, matched)

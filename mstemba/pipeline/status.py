@@ -17,6 +17,7 @@ from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.features.store import DamagedEntry, FeatureStore
 from mstemba.pipeline.runs import list_runs
 from mstemba.pipeline.workspace import Workspace, get_current
+from mstemba.reading.files import real_path
 from mstemba.wording import counted
 
 COLUMNS = ("state", "detail", "bytes", "made")
@@ -61,7 +62,7 @@ def status(workspace: Workspace, verify: bool = False) -> dict[str, Any]:
     for run in runs:
         del run["config"]  # `mstemba runs` shows what matters of it
     return {
-        "workspace": str(workspace.root.resolve()),
+        "workspace": str(real_path(workspace.root)),
         "dataset": manifest.dataset,
         "classes": len(manifest.classes),
         "manifest_videos": len(manifest.videos),

@@ -13,6 +13,7 @@ from mstemba.data_manifests.video_files import WORKSPACE_MARKER
 from mstemba.errors import UsageError
 from mstemba.limits import LONGEST_PATH
 from mstemba.pipeline.caching.files import as_local, optional, write_atomically, write_text
+from mstemba.reading.files import real_path
 from mstemba.reading.typed import PathText, read_toml, shown
 
 # By whether the arrays of a folder of features have time last.
@@ -155,7 +156,7 @@ def given_transposed(folder: Path, entry: Path) -> bool | None:
     None if that was not given.
     """
     name, transposed = _current(folder)
-    known = transposed in _TRANSPOSED and (folder / name).resolve() == entry.resolve()
+    known = transposed in _TRANSPOSED and real_path(folder / name) == real_path(entry)
     return bool(_TRANSPOSED.index(transposed)) if known else None
 
 

@@ -100,6 +100,14 @@ def check_memory(where: str, size: int, memory: int, error: type[UsageError] = U
         )
 
 
+def real_path(path: Path) -> Path:
+    """Return a path with its links followed; one that leads to itself stays as it is.
+
+    `Path.resolve` raises a RuntimeError for it before Python 3.13.
+    """
+    return Path(os.path.realpath(path))
+
+
 def reason(problem: BaseException) -> str:
     """Return what an exception of a library says, in one line without the path."""
     text = (problem.strerror if isinstance(problem, OSError) else None) or str(problem)

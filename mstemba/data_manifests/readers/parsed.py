@@ -57,12 +57,12 @@ class AnnotationReport:
         """Count an entry that the manifest does not need."""
         self._count(self.ignored, kind, example)
 
-    def skip(self, kind: str, example: str) -> None:
+    def skip(self, kind: str, example: str, count: int = 1) -> None:
         """Count an unusable entry."""
-        self._count(self.skipped, kind, example)
+        self._count(self.skipped, kind, example, count)
 
-    def _count(self, counts: Counter[str], kind: str, example: str) -> None:
-        counts[kind] += 1
+    def _count(self, counts: Counter[str], kind: str, example: str, count: int = 1) -> None:
+        counts[kind] += count
         if kind not in self.examples:
             half = _LONGEST_EXAMPLE // 2
             short = f"{example[:half]} ... {example[-half:]}"

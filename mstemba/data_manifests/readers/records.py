@@ -50,23 +50,23 @@ def find_records(data: Any) -> list[Any] | None:
 
 def read_lines(path: Path, text: str, parsed: ParsedAnnotations) -> list[Any]:
     """Return the objects of JSON Lines; report lines that hold none."""
-    records = []
+    records, others, example = [], 0, ""
     for number, line in enumerate(split_lines(text), 1):
-        if not line.strip():
-            continue
-        record = _parse_line(line.strip())
-        if record is None:
-            where = f"in {path.name}, line {number}"
-            parsed.report.skip("malformed record", f"{shown(line)} {where}")
-        else:
+        line = line.strip()
+        # Only what may be an object is parsed: millions of numbers would take minutes.
+        record = _parse_line(line) if line.startswith("{") else None
+        if record is not None:
             records.append(record)
+        elif line:
+            others += 1
+            example = example or f"{shown(line)} in {path.name}, line {number}"
+    if others:
+        parsed.report.skip("malformed record", example, others)
     return records
 
 
 def _parse_line(line: str) -> Any | None:
-    """Return the object in a line; None if there is none."""
-    if not line.startswith("{"):
-        return None  # at once: millions of numbers would take minutes
+    """Return the object in a line; None if it is damaged."""
     try:
         return parse_untyped(line.encode(), "", ManifestError)
     except ManifestError:

@@ -29,6 +29,7 @@ from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.outputs import Detection
 from mstemba.pipeline.progress import Event, EventHandler, ProgressReporter, ignore_events
 from mstemba.pipeline.workspace import Workspace, find_workspace
+from mstemba.reading.files import real_path
 from mstemba.wording import counted
 
 
@@ -169,7 +170,7 @@ def _scores_files(given: list[Path], workspace: Workspace | None, catalog: Catal
                 f"no saved scores (*{SUFFIX}) in {place}: `mstemba detect` makes them from a video"
             )
         for file in found:
-            files.setdefault(file.resolve(), file)
+            files.setdefault(real_path(file), file)
     return list(files.values())
 
 
@@ -185,7 +186,7 @@ def _find_scores(given: Path, workspace: Workspace | None, catalog: Catalog) -> 
     folders = list(dict.fromkeys([*usual, given.parent, given.parent / "detections"]))
     files = [file for folder in folders for file in _in_folder(folder)]
     video = given if given.is_file() else catalog.listed_path(str(given))
-    path = str(video.resolve()) if video else ""
+    path = str(real_path(video)) if video else ""
     listed = catalog.listed(video) if video else None
     ids = {str(given), listed.id if listed else str(given)}
     # Opening thousands takes seconds: those first whose names begin like the video's.

@@ -20,7 +20,7 @@ from mstemba.limits import LONGEST_NAME, LONGEST_VIDEO
 from mstemba.pipeline.caching.files import write_atomically
 from mstemba.pipeline.features.row_times import pictures_anchor
 from mstemba.reading.arrays import read_npz
-from mstemba.reading.files import file_size
+from mstemba.reading.files import file_size, real_path
 from mstemba.reading.typed import Name, PathText, Positive, Seconds, convert, parse_untyped
 from mstemba.records import Scores, TimeGrid
 
@@ -100,7 +100,7 @@ class ScoresFile:
 
     def is_of(self, video: Path, fingerprint: str) -> bool:
         """Return whether this is the scored video, by its path or its content."""
-        return self.video == str(video.resolve()) or self.fingerprint == fingerprint
+        return self.video == str(real_path(video)) or self.fingerprint == fingerprint
 
     def read(self) -> SavedScores:
         """Read all of the file.

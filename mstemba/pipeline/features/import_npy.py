@@ -25,6 +25,7 @@ from mstemba.pipeline.workspace import (
     remember_current,
     require_workspace,
 )
+from mstemba.reading.files import real_path
 from mstemba.records import FeatureSpec, FloatArray, TimeGrid
 from mstemba.wording import counted
 
@@ -90,7 +91,7 @@ def import_features(
     root = as_path(store)
     if root is None:
         # The name of an unknown specification says nothing: the folder's name is of more use.
-        name = store_name(spec) if spec.is_known else f"{source.root.resolve().name}.zarr"
+        name = store_name(spec) if spec.is_known else f"{real_path(source.root).name}.zarr"
         root = require_workspace(workspace, "--store").features / name
     target = FeatureStore.prepare(root, spec, weights_file)
     ids = set(source.ids())

@@ -17,6 +17,7 @@ from mstemba.errors import UsageError
 from mstemba.pipeline.caching.files import write_text
 from mstemba.pipeline.train.metrics_file import METRICS, read_rows
 from mstemba.pipeline.train.plan import TrainPlan
+from mstemba.reading.files import real_path
 
 
 def check_installed(names: tuple[str, ...]) -> None:
@@ -113,10 +114,10 @@ class _WandB:
 
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "mstemba"),
-            name=run.resolve().name,
+            name=real_path(run).name,
             # A resumed run continues its record. wandb refuses blanks at the ends of an id, some
             # punctuation, and more than 128 characters.
-            id=re.sub(r"[^\w.-]", "-", f"{plan.key[:16]}-{run.resolve().name}")[:128],
+            id=re.sub(r"[^\w.-]", "-", f"{plan.key[:16]}-{real_path(run).name}")[:128],
             resume="allow",
             dir=run,
             config=asdict(plan.options),
