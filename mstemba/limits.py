@@ -19,14 +19,12 @@ MOST_CLASSES = 10_000
 """Classes of a data set. The largest known ones have about 4,000; a larger class number in an
 annotation is a typing error, for which no classes are created."""
 WIDEST = 2**20
-"""Features of a row, and channels of a network. The widest backbones have some thousands."""
+"""Features of a row, and channels of a network. Backbones have up to 4,096 features; pictures of
+features that are not pooled have some hundred thousand."""
 MOST_BLOCKS = 1000
 """Blocks of a network, or of a stage of it. The deepest networks in use have about a hundred."""
 MOST_ROWS = 20_000_000
 """Rows of features of one video: a week in rows of 1/30 s is 18 million."""
-WIDEST_ROW = 2**20
-"""Features of a row. Backbones have up to 4,096; pictures of features that are not pooled have some
-hundred thousand."""
 DENSEST = 32
 """Times that features may be larger than their compressed form, once they take more than
 `SPARE_MEMORY`. Real ones have noise in every number: zstd makes them 1.1 to 10 times smaller."""

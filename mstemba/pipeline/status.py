@@ -10,8 +10,9 @@ from typing import Any
 
 from mstemba.data_manifests.manifest import Manifest, Video, load_manifest
 from mstemba.errors import MstembaError, UsageError
-from mstemba.pipeline.caching.files import visible
+from mstemba.pipeline.caching.files import describe_error, visible
 from mstemba.pipeline.caching.keys import Fingerprints, entry_key
+from mstemba.pipeline.checkpoint import DONE
 from mstemba.pipeline.extract.jobs import read_failures
 from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.features.store import DamagedEntry, FeatureStore
@@ -154,6 +155,8 @@ def _verify(workspace: Workspace, roots: list[Path], manifest: Manifest) -> dict
             read()
         except MstembaError as error:
             damaged.append(str(error))
+        except OSError as error:
+            damaged.append(describe_error(error))
 
     features = 0
     for root in roots:
@@ -164,7 +167,9 @@ def _verify(workspace: Workspace, roots: list[Path], manifest: Manifest) -> dict
         except MstembaError as error:
             damaged.append(str(error))
     runs = [f for f in sorted(workspace.runs.glob("*/*/")) if f.name in ("best", "last")]
-    weights = [run for run in runs if (run / WEIGHTS_FILE).exists()]
+    runs = [f for f in runs if not f.parent.name.startswith(".")]
+    # A finished run has one of them at least; both, if there were validation videos.
+    weights = [f for f in runs if (f / WEIGHTS_FILE).exists() or (f.parent / DONE).exists()]
     for folder in weights:
         attempt(partial(load_model, folder))
     folders = (workspace.detections, workspace.zero_shot)

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.errors import UsageError
-from mstemba.limits import LARGEST_INDEX, MOST_ROWS, SPARE_MEMORY
-from mstemba.reading.files import file_size, reason
+from mstemba.limits import LARGEST_INDEX, MOST_ROWS
+from mstemba.reading.files import check_memory, file_size, reason
 
 _AGAIN = "make or copy it again"
 _HEADER = 16_384
@@ -34,23 +34,6 @@ _ZIP_ERRORS = (
     OSError, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError, OverflowError,
     MemoryError, struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-
-
-def check_memory(where: object, needed: int, size: int, error: type[UsageError]) -> None:
-    """Raise an error if reading a file would take too much memory.
-
-    Args:
-        where: The file, for the message.
-        needed: Bytes of memory.
-        size: Of the file, in bytes.
-        error: What to raise.
-    """
-    if needed > 4 * size + SPARE_MEMORY:
-        raise error(
-            f"{where}: {size / 2**20:,.1f} MB that would take {needed / 2**20:,.0f} MB of memory, "
-            f"expected at most {(4 * size + SPARE_MEMORY) / 2**20:,.0f} MB; "
-            f"divide it into several files"
-        )
 
 
 def read_npy(path: Path, error: type[UsageError] = UsageError) -> NDArray[Any]:
@@ -106,7 +89,7 @@ def read_npz(
                     raise ValueError(f"{name}: {problem}") from None
                 # Readers have a second copy, in float32.
                 needed += member.file_size + 4 * math.prod(shape) * (dtype.kind != "U")
-                check_memory(path, needed, size, error)
+                check_memory(str(path), size, needed, error)
                 file.seek(0)
                 arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
     return arrays
@@ -192,7 +175,7 @@ def open_zip(path: Path, error: type[UsageError] = UsageError) -> Iterator[zipfi
             known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
             if any(member.compress_type not in known for member in members):
                 raise ValueError("unknown compression, expected none or deflate")
-            check_memory(path, sum(member.file_size for member in members), size, error)
+            check_memory(str(path), size, sum(member.file_size for member in members), error)
             yield archive
     except _ZIP_ERRORS as problem:
         raise error(f"{path}: not readable as a zip archive: {reason(problem)}") from None

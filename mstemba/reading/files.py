@@ -90,13 +90,14 @@ def check_memory(where: str, size: int, memory: int, error: type[UsageError] = U
     Args:
         where: The file, for the message.
         size: Of the file, in bytes.
-        memory: What its content takes as Python objects, in bytes.
+        memory: What its content takes, in bytes.
         error: What to raise.
     """
     if memory > 4 * size + SPARE_MEMORY:
         raise error(
-            f"{where}: {size / 2**20:,.0f} MB of entries so small that they would take "
-            f"{memory / 2**20:,.0f} MB of memory; divide it into several files"
+            f"{where}: {size / 2**20:,.1f} MB that would take {memory / 2**20:,.0f} MB of memory, "
+            f"expected at most {(4 * size + SPARE_MEMORY) / 2**20:,.0f} MB; divide it into several "
+            f"files"
         )
 
 

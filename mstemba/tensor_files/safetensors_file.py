@@ -25,7 +25,7 @@ _LARGEST_HEADER = 100_000_000
 """Bytes; the safetensors library takes no more."""
 
 
-class Entry(Struct, forbid_unknown_fields=True):
+class TensorEntry(Struct, forbid_unknown_fields=True):
     """A tensor in a header."""
 
     dtype: str
@@ -37,7 +37,7 @@ class Entry(Struct, forbid_unknown_fields=True):
 class Header:
     """What is in a file: tensors by name, and texts."""
 
-    tensors: dict[str, Entry]
+    tensors: dict[str, TensorEntry]
     metadata: dict[str, str]
 
 
@@ -54,7 +54,7 @@ def read_header(path: Path) -> Header:
         data = parse_untyped(content, "header")
         found = convert(data, dict[str, object], "header")
         metadata = convert(found.pop("__metadata__", {}), dict[str, str], "header")
-        tensors = convert(found, dict[str, Entry], "header")
+        tensors = convert(found, dict[str, TensorEntry], "header")
     except UsageError:
         raise ValueError("a damaged safetensors file, whose header is not readable") from None
     for name, entry in tensors.items():
@@ -89,7 +89,7 @@ def with_digest(content: bytes) -> bytes:
     return content.replace(_entry(NO_DIGEST), _entry(digest), 1)
 
 
-def check_digest(path: Path, names: Collection[str] | None = None) -> None:
+def check_digest(path: Path, names: Collection[str] = ()) -> None:
     """Check a file's content against the SHA-256 in it, if it has one.
 
     Args:
@@ -102,7 +102,7 @@ def check_digest(path: Path, names: Collection[str] | None = None) -> None:
         OSError: It cannot be read.
     """
     metadata = read_header(path).metadata
-    if names is not None and (odd := metadata.keys() - {*names, DIGEST, "format"}):
+    if odd := metadata.keys() - {*names, DIGEST, "format"}:
         raise ValueError(f"damaged: found metadata {min(odd)[:80]!r}, expected {DIGEST!r}")
     if (digest := metadata.get(DIGEST)) is None:
         return

@@ -240,7 +240,8 @@ def _is_special(path: Path) -> bool:
     """
     if not os.path.exists(path) or os.path.isdir(path):
         return False
-    return not os.path.isfile(path) or os.path.abspath(path).startswith(("/dev/", "/proc/"))
+    streams = ("/dev/fd/", "/dev/stdout", "/dev/stderr", "/proc/")
+    return not os.path.isfile(path) or os.path.abspath(path).startswith(streams)
 
 
 def check_folder(folder: Path, option: str, what: str) -> None:

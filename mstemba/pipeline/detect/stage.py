@@ -427,7 +427,10 @@ class _Writer:
             save_scores(scores_file, saved)
         listed, truth = video.listed, self._truth
         detection = make_detection(scores, video.id, self.provenance, listed, truth, self.options)
-        files = write_files(detection, result.output, job.stem, self.scorer.on_event)
+        try:
+            files = write_files(detection, result.output, job.stem, self.scorer.on_event)
+        except UsageError as error:  # the video can no longer be embedded
+            raise StoreError(str(error)) from None
         result.files[video.id] = [*files, scores_file]
         result.detections[video.id] = detection
         result.cached += [video.id] * is_cached

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from mstemba.errors import StoreError
-from mstemba.limits import MOST_ROWS, WIDEST_ROW
+from mstemba.limits import MOST_ROWS, WIDEST
 from mstemba.reading.typed import convert, shown
 from mstemba.records import FloatArray
 
@@ -27,7 +27,7 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 _TELLS_SIZE = 0xE0
 """The bits of a zstd frame's descriptor of which at least one is set if it tells its size."""
 _Rows = Annotated[int, Meta(ge=1, le=MOST_ROWS)]
-_Width = Annotated[int, Meta(ge=1, le=WIDEST_ROW)]
+_Width = Annotated[int, Meta(ge=1, le=WIDEST)]
 
 
 class _Shape(Struct):
@@ -130,7 +130,7 @@ class ShardLayout:
             if begin >= rows:
                 break
             frame = content[offset : offset + length]
-            if frame[:4] != _ZSTD or not frame[4] & _TELLS_SIZE:
+            if len(frame) < 5 or frame[:4] != _ZSTD or not frame[4] & _TELLS_SIZE:
                 raise ValueError(f"chunk {number} is missing")
             rest.fill(np.nan)
             try:

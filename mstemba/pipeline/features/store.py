@@ -33,7 +33,7 @@ from msgspec import Meta, Struct, structs
 from numpy.typing import NDArray
 
 from mstemba.errors import StoreError, UsageError
-from mstemba.limits import DENSEST, LARGEST_TEXT, LONGEST_VIDEO, MOST_ROWS, SPARE_MEMORY, WIDEST_ROW
+from mstemba.limits import DENSEST, LARGEST_TEXT, LONGEST_VIDEO, MOST_ROWS, SPARE_MEMORY, WIDEST
 from mstemba.pipeline.caching.files import (
     TEMPORARY,
     flush,
@@ -139,7 +139,7 @@ class _Spec(Struct):
     backbone: Name
     model: Name
     weights: PathText
-    width: Annotated[int, Meta(ge=1, le=WIDEST_ROW)]
+    width: Annotated[int, Meta(ge=1, le=WIDEST)]
     input_size: _Pixels
     short_side: _Pixels
     window: _Rows
@@ -386,7 +386,9 @@ class FeatureStore:
         try:
             lock = StoreLocks(self.root).acquire_folder(found.name)
             if lock is None:
-                return replaced
+                return DamagedEntry(
+                    self.root, found.name, f"{problem}; another process works on it"
+                )
             with lock:
                 if _content(path) != found.marker:
                     return replaced
@@ -690,9 +692,11 @@ def _shard_sizes(path: Path, count: int) -> list[int]:
     for number in range(count):
         try:
             state = os.stat(f"{path}/{_shard(number)}")
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             sizes.append(-1)
             continue
+        except OSError as problem:
+            raise StoreError(f"{path}: cannot be read: {reason(problem)}") from None
         sizes.append(state.st_size if stat.S_ISREG(state.st_mode) else -1)
     return sizes
 

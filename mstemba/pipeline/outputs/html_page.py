@@ -57,7 +57,7 @@ def write_html(detection: Detection, path: Path) -> None:
     """Write the page, with the relative path of the video, or with `embed` the video itself.
 
     Raises:
-        UsageError: The video is too large to embed, or is no video.
+        UsageError: The video is too large to embed, or is not a video.
     """
     video = Path(detection.scores.video)
     embedded = detection.options.embed and os.path.exists(video)
@@ -76,14 +76,14 @@ def write_html(detection: Detection, path: Path) -> None:
 
 
 def check_embeddable(video: Path) -> None:
-    """Raise UsageError for a file that is no video, and for a video that is too large to embed.
+    """Raise UsageError for a file that is not a video, and for a video that is too large to embed.
 
     Scores that somebody else made may name any file of this machine, and pages are passed on.
     """
     size = file_size(video)
     if not is_video(video):
         raise UsageError(
-            f"{video}: found no video, and only videos are embedded; omit --embed, or check where "
+            f"{video}: not a video; only videos can be embedded: omit --embed, or check where "
             f"the scores come from"
         )
     if size > LARGEST_EMBEDDED:

@@ -179,7 +179,7 @@ def _reopen_if_damaged(run: Path, on_event: EventHandler) -> None:
         return
     try:
         weights = run / read_done(run)["checkpoint"] / WEIGHTS
-        check_digest(weights, ())
+        check_digest(weights)
     except CheckpointError as error:
         problem = str(error)
     except FileNotFoundError:
@@ -189,7 +189,7 @@ def _reopen_if_damaged(run: Path, on_event: EventHandler) -> None:
     else:
         return
     on_event(Event("train", f"{problem}; training again", warning=True))
-    (run / DONE).unlink()
+    (run / DONE).unlink(missing_ok=True)
 
 
 @contextmanager
