@@ -1,4 +1,4 @@
-"""The guard around the command line: whatever is raised becomes one line and an exit code.
+"""The guard around the command line: every exception becomes one line and an exit code.
 
 An exception that is not the package's own is a bug: the traceback goes to a file, which the line
 names. With MSTEMBA_DEBUG=1 standard error shows the traceback of every error.

@@ -50,7 +50,7 @@ def special_kind(path: str | Path) -> str | None:
 
 
 def _kind(found: os.stat_result) -> str:
-    return _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+    return _KINDS.get(stat.S_IFMT(found.st_mode), "a special file")
 
 
 def read_bytes(
