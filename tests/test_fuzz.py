@@ -23,7 +23,18 @@ ROOT = Path(__file__).parents[1]
 
 def test_no_damaged_or_hostile_file_does_harm() -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", "--check", "--count", "300", "--seed", "18"],
+        [
+            sys.executable,
+            "-m",
+            "tests.fuzz",
+            "--check",
+            "--jobs",
+            "2",
+            "--count",
+            "300",
+            "--seed",
+            "18",
+        ],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
