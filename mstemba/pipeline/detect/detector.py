@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mstemba.errors import CheckpointError
 from mstemba.extractors import registry
+from mstemba.model.architectures import ARCHITECTURES
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.checkpoint import Checkpoint, score
 from mstemba.pipeline.dataset.labels import ANCHORS
@@ -80,7 +81,7 @@ class TrainedDetector:
         return {
             "checkpoint": os.path.abspath(self.checkpoint.folder),
             "checkpoint_sha256": self.checkpoint.sha256(),
-            "arch": self.checkpoint.model["arch"],
+            "arch": self.checkpoint.model.get("arch", ARCHITECTURES[0]),
             "features": self.spec.as_dict(),
         }
 
