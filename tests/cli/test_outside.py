@@ -136,7 +136,7 @@ def test_ids_and_subsets_of_a_manifest_are_no_paths(
     for folder in ("features", "runs", "detections"):
         shutil.rmtree(workspace / folder)
     around = contents(workspace.parent / "outside")
-    beside = {file.name for file in workspace.parent.iterdir()}
+    siblings = {file.name for file in workspace.parent.iterdir()}
     mstemba(*EXTRACT, cwd=workspace)
     mstemba(*TRAIN, cwd=workspace)
     mstemba("report", "--subset", "../../subset", cwd=workspace)
@@ -144,7 +144,7 @@ def test_ids_and_subsets_of_a_manifest_are_no_paths(
     mstemba("detect", *copies, "--threshold", "0.05", "--format", "csv,html", cwd=workspace)
     mstemba("export", "--format", "vtt", cwd=workspace)
     assert contents(outside) == around
-    assert {file.name for file in workspace.parent.iterdir()} == beside
+    assert {file.name for file in workspace.parent.iterdir()} == siblings
     results = [file.name for file in (workspace / "detections").iterdir()]
     for ending in (".scores.npz", ".csv", ".html", ".vtt"):
         assert sum(name.endswith(ending) for name in results) == len(ids)

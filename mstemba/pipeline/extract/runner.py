@@ -252,7 +252,7 @@ class VideoExtraction:
         )
 
     def _confirm(self) -> None:
-        """Raise MstembaError if the video is no longer the one that was fingerprinted."""
+        """Raise MstembaError if the video has changed since it was fingerprinted."""
         if self._fingerprints.of(self.job.path) != self.job.fingerprint:
             raise MstembaError(f"{self.job.path}: changed while it was being extracted; run again")
 

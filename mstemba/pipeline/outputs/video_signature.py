@@ -48,7 +48,7 @@ _SYNCS = b"GGGGG"
 
 
 def is_video(path: Path) -> bool:
-    """Return whether a file begins like a video. Pictures, playlists and sound are none."""
+    """Return whether a file begins like a video, unlike pictures, playlists and sound."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if head[4:8] in _BOXES:
