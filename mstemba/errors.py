@@ -3,6 +3,10 @@
 Messages say what was found, what was expected and what to do.
 """
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class MstembaError(Exception):
     """An error that the command line prints in one line before it exits with `exit_code`."""
@@ -40,8 +44,30 @@ class SomeFailed(MstembaError):
     """Some inputs failed, were listed, and the others were processed."""
 
 
-class MstembaWarning(UserWarning):
-    """A limit that the user should know about, which the command line prints in one line."""
+class MstembaWarning(Warning):
+    """A limit that the user should know about, which the command line prints in one line.
+
+    Not a UserWarning: those of libraries are ignored while some files are read, in all threads.
+    """
+
+
+_OF_LIBRARIES = (
+    DeprecationWarning,
+    FutureWarning,
+    RuntimeWarning,
+    SyntaxWarning,
+    UnicodeWarning,
+    UserWarning,
+)
+
+
+@contextmanager
+def library_warnings_ignored() -> Iterator[None]:
+    """Ignore the warnings of libraries, in all threads. A MstembaWarning is still shown."""
+    with warnings.catch_warnings():
+        for category in _OF_LIBRARIES:
+            warnings.simplefilter("ignore", category)
+        yield
 
 
 def first_line(error: BaseException) -> str:

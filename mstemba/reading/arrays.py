@@ -11,7 +11,6 @@ import io
 import math
 import struct
 import sys
-import warnings
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mstemba.errors import UsageError
+from mstemba.errors import UsageError, library_warnings_ignored
 from mstemba.limits import LARGEST_INDEX, MOST_ROWS
 from mstemba.reading.files import check_memory, file_size, reason
 
@@ -80,8 +79,7 @@ def read_npz(
             name = member.filename.removesuffix(".npy")
             if names is not None and name not in names:
                 continue
-            with archive.open(member) as file, warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with archive.open(member) as file, library_warnings_ignored():
                 try:
                     head = file.read(_HEADER)
                     shape, _, dtype, _ = _array_header(head, member.file_size, texts=True)
@@ -116,8 +114,7 @@ def _array_header(
         (2, 0): np.lib.format.read_array_header_2_0,
     }
     try:
-        with warnings.catch_warnings():  # of Python 2, and of odd texts
-            warnings.simplefilter("ignore")
+        with library_warnings_ignored():  # of Python 2, and of odd texts
             shape, fortran, dtype = readers[np.lib.format.read_magic(file)](file)
     except Exception as problem:  # numpy evaluates the header as Python: that can raise anything
         raise ValueError(f"damaged header ({type(problem).__name__}); {_AGAIN}") from None

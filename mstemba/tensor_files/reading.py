@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import re
 import struct
-import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -13,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mstemba.errors import UsageError
+from mstemba.errors import UsageError, library_warnings_ignored
 from mstemba.reading.arrays import open_zip
 from mstemba.reading.files import check_memory, reason
 from mstemba.reading.pickles import check_pickle
@@ -134,10 +133,9 @@ def _unpickle(path: Path) -> Any:
     # An open file: torch takes a path that ends in .safetensors for what its suffix says.
     with (
         path.open("rb") as file,
-        warnings.catch_warnings(),
+        library_warnings_ignored(),  # what matters is raised
         torch.serialization.safe_globals(stand_ins),
     ):
-        warnings.simplefilter("ignore")  # what matters is raised
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
