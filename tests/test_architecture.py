@@ -90,7 +90,10 @@ SOLE_IMPORTER = {
     },
     "decord": {"mstemba.pipeline.decode.decord"},
     "ray": {"mstemba.pipeline.extract.ray_engine"},
-    "zarr": {"mstemba.pipeline.features.store"},
+    "zarr": {
+        "mstemba.pipeline.features.entry_writer",
+        "mstemba.pipeline.features.store_files",
+    },
     "typer": {"mstemba.cli", "mstemba.cli_views", "mstemba.cli_options"},
 }
 MAY_PRINT = {

@@ -38,9 +38,9 @@ from mstemba.limits import MOST_CLASSES
 from mstemba.pipeline.caching.files import as_local, as_paths, write_atomically, write_text
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.caching.locks import StoreLocks
+from mstemba.pipeline.features.entry import DamagedEntry
 from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.features.sources import FeatureSource, open_features
-from mstemba.pipeline.features.store import DamagedEntry
 from mstemba.pipeline.workspace import Workspace, create_workspace, open_workspace, set_current
 from mstemba.reading.files import real_path
 from mstemba.reading.typed import Name, convert

@@ -14,8 +14,9 @@ from mstemba.pipeline.caching.files import describe_error, visible
 from mstemba.pipeline.caching.keys import Fingerprints, entry_key
 from mstemba.pipeline.checkpoint import DONE
 from mstemba.pipeline.extract.jobs import read_failures
+from mstemba.pipeline.features.entry import DamagedEntry
 from mstemba.pipeline.features.npy_folder import NpyFolder
-from mstemba.pipeline.features.store import DamagedEntry, FeatureStore
+from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.runs import list_runs
 from mstemba.pipeline.workspace import Workspace, get_current
 from mstemba.reading.files import real_path

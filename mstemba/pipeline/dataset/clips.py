@@ -14,8 +14,8 @@ from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.dataset.annotated import annotated_part, annotated_until
 from mstemba.pipeline.dataset.labels import count_missed, label_matrix
+from mstemba.pipeline.features.entry import DamagedEntry
 from mstemba.pipeline.features.sources import FeatureSource
-from mstemba.pipeline.features.store import DamagedEntry
 from mstemba.records import TimeGrid
 from mstemba.wording import counted
 

@@ -21,7 +21,9 @@ from mstemba.pipeline.extract.engine import (
     VideoRequest,
 )
 from mstemba.pipeline.extract.jobs import ExtractResult, Job
-from mstemba.pipeline.features.store import EntryWriter, FeatureStore, Unfinished
+from mstemba.pipeline.features.entry import Unfinished
+from mstemba.pipeline.features.entry_writer import EntryWriter
+from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.progress import Event, EventHandler, ProgressReporter
 from mstemba.reading.files import file_size
 from mstemba.wording import counted

@@ -13,10 +13,11 @@ from mstemba.extractors import registry
 from mstemba.pipeline.caching.files import as_local, as_path, as_paths
 from mstemba.pipeline.caching.keys import Fingerprints, cache_key
 from mstemba.pipeline.caching.locks import EntryLock, StoreLocks
+from mstemba.pipeline.features.entry import IMPORTED
 from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.features.row_times import even_rows
 from mstemba.pipeline.features.spec import make_spec, store_name
-from mstemba.pipeline.features.store import IMPORTED, FeatureStore
+from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.options import FeatureOptions, ImportOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import (

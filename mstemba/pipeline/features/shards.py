@@ -21,6 +21,10 @@ from mstemba.limits import MOST_ROWS, WIDEST
 from mstemba.reading.typed import convert, shown
 from mstemba.records import FloatArray
 
+SHARD_ROWS = 1024
+"""Rows of a shard that we write."""
+CHUNK_ROWS = 256
+"""Rows of a chunk that we write."""
 _MOST_CHUNKS = 1024
 """Chunks of a shard. We write 4."""
 _ZSTD = b"\x28\xb5\x2f\xfd"

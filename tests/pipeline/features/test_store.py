@@ -17,7 +17,8 @@ import zarr
 
 from mstemba.errors import StoreError
 from mstemba.pipeline.features import store as module
-from mstemba.pipeline.features.store import EntryWriter, FeatureStore
+from mstemba.pipeline.features.entry_writer import EntryWriter
+from mstemba.pipeline.features.store import FeatureStore
 from mstemba.records import FeatureSpec
 
 SPEC = FeatureSpec("b", "m", "tag:w", width=4, input_size=32, short_side=32)

@@ -14,7 +14,8 @@ from numcodecs.zstd import Zstd
 
 from mstemba.errors import StoreError
 from mstemba.pipeline.caching.locks import StoreLocks
-from mstemba.pipeline.features.store import DamagedEntry, FeatureStore
+from mstemba.pipeline.features.entry import DamagedEntry
+from mstemba.pipeline.features.store import FeatureStore
 from mstemba.records import FeatureSpec
 from tests.pipeline.features.test_store import VALUES, edit, finish, make_store, put, shards
 

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from mstemba.errors import StoreError
+from mstemba.pipeline.features import entry_writer
 from mstemba.pipeline.features import store as module
-from mstemba.pipeline.features.store import EntryWriter, FeatureStore
+from mstemba.pipeline.features.entry_writer import EntryWriter
+from mstemba.pipeline.features.store import FeatureStore
 from tests.pipeline.features.test_store import (
     DAMAGED_METADATA,
     SPEC,
@@ -93,7 +95,7 @@ def test_what_was_written_and_not_counted_is_dropped(
     finish(append_missing(store, "whole", rows))
     append_missing(store, "a", 3 * SHARD)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_json", interrupted)
+        patch.setattr(entry_writer, "write_json", interrupted)
         with pytest.raises(KeyboardInterrupt):
             append_missing(store, "a", 4 * SHARD)
     assert len(shards(store, "a")) == 4
@@ -158,7 +160,7 @@ def test_a_short_entry_is_a_shard_and_then_its_marker(
     writer.append(VALUES[:6], TIMES[:6])
     assert not (store.root / "a").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_json", interrupted)
+        patch.setattr(entry_writer, "write_json", interrupted)
         with pytest.raises(KeyboardInterrupt):
             finish(writer)
     assert [f.name for f in (store.root / "a").iterdir()] == ["c"]
