@@ -20,11 +20,13 @@ import torch
 from safetensors.torch import save_file
 
 from mstemba.errors import CheckpointError, StoreError, UsageError
+from mstemba.extractors import registry
 from mstemba.model.architectures import build
 from mstemba.model.config import LinearConfig, ModelConfig
-from mstemba.model.weights import load_model
+from mstemba.model.weights import load_model, read_weights
 from mstemba.pipeline.checkpoint import save_weights
 from mstemba.pipeline.detect.scores_file import SavedScores, open_scores, read_scores, save_scores
+from mstemba.pipeline.detect.zero_shot import read_phrases
 from mstemba.pipeline.evaluate.predictions import read_predictions
 from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.train.state import TrainerState, load_state, save_state
@@ -50,8 +52,11 @@ def array_header(shape: str, dtype: str = "'<f4'") -> bytes:
     [
         (array_header("(5000000, 5000)"), "expected 100,000,000,000 for float32 of shape"),
         (array_header("(5, 3)") + bytes(64), "found 64 bytes of data, expected 60"),
-        (array_header("(2, -3)") + bytes(24), "found a shape"),
-        (array_header("(99999999999999999999,)"), "found a shape with 99999999999999999999"),
+        (array_header("(2, -3)") + bytes(24), "found the shape [2, -3]"),
+        (
+            array_header("(99999999999999999999,)"),
+            "found the shape [99999999999999999999], expected",
+        ),
         (array_header("(2,)", "'|O'") + bytes(16), "found an array of object"),
         (array_header("(2,)", "'<c8'") + bytes(16), "complex64, expected real numbers"),
         (array_header("(2,)", "[('a', '<f4')]") + bytes(8), "expected real numbers"),
@@ -79,10 +84,23 @@ def test_a_header_that_promises_what_the_file_does_not_hold(
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p")
-    readers: list[Callable[[Path], object]] = [read_npy, read_npz, read_scores, load_model]
+    readers: list[Callable[[Path], object]] = [
+        read_npy,
+        read_npz,
+        read_scores,
+        read_weights,
+        lambda path: read_predictions(path, ["sit"]),
+        lambda path: registry.resolve("clip", None, str(path), str),
+    ]
     for read in readers:
-        with pytest.raises(UsageError, match=r"found a named pipe|no such file"):
+        with pytest.raises(UsageError, match=r"p: found a named pipe, expected a file"):
             read(tmp_path / "p")
+    with pytest.raises(UsageError, match=r"p: a named pipe; expected a text file"):
+        read_phrases(tmp_path / "p")
+    (tmp_path / "checkpoint").mkdir()
+    os.mkfifo(tmp_path / "checkpoint" / "config.json")
+    with pytest.raises(UsageError, match=r"config.json: found a named pipe, expected a file"):
+        load_model(tmp_path / "checkpoint")
     assert open_scores(tmp_path / "p") is None
 
 

@@ -12,7 +12,7 @@ from mstemba.errors import UsageError
 from mstemba.extractors import clip, clip_text, efficientnet, i3d, pytorchvideo
 from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.extractors.weights import check_tag, hub_file
-from mstemba.reading.files import real_path
+from mstemba.reading.files import file_size, real_path
 from mstemba.tensor_files.formats import holds_tensors
 
 if TYPE_CHECKING:
@@ -162,8 +162,7 @@ def resolve(
     if Path(weights).is_file():
         identity = f"sha256:{fingerprint(Path(weights))}"
     elif "/" in weights or "\\" in weights or Path(weights).suffix:
-        problem = "a folder, expected a file" if Path(weights).is_dir() else "no such file"
-        raise UsageError(f"--weights {weights}: {problem}")
+        file_size(Path(weights))
     else:
         if backbone.published is not None:
             check_tag(weights, backbone.published, name)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mstemba.errors import CheckpointError, UsageError, first_line
 from mstemba.model.architectures import build, config_from_dict
 from mstemba.model.config import Config, ModelConfig
+from mstemba.reading.files import file_size
 from mstemba.reading.typed import read_json
 from mstemba.tensor_files.mismatch import describe_mismatch, describe_network, some_of
 from mstemba.tensor_files.reading import read_tensors
@@ -54,8 +55,7 @@ def read_weights(path: str | os.PathLike[str], ours: bool = False) -> dict[str, 
         CheckpointError: The file is missing, damaged, of another kind, or holds code.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file, expected model weights")
+    file_size(path, CheckpointError)
     try:
         return read_tensors(path, ours)
     except ValueError as error:

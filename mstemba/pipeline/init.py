@@ -285,7 +285,7 @@ def _former(folder: Path, dataset: str | None, features: str | Path | None) -> I
     """Load the manifest to merge into, and keep other processes from merging meanwhile."""
     workspace = open_workspace(folder)
     with StoreLocks(workspace.manifest).lock_store():
-        if not workspace.manifest.is_file():
+        if not os.path.lexists(workspace.manifest):
             raise UsageError(f"{workspace.manifest}: no such file; --merge requires a manifest")
         former = load_manifest(workspace.manifest)
         if features is not None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from mstemba.errors import UsageError, library_warnings_ignored
 from mstemba.limits import LARGEST_INDEX, MOST_ROWS
 from mstemba.reading.files import check_memory, file_size, reason
+from mstemba.reading.typed import shown
 
 _AGAIN = "make or copy it again"
 _HEADER = 16_384
@@ -84,7 +85,7 @@ def read_npz(
                     head = file.read(_HEADER)
                     shape, _, dtype, _ = _array_header(head, member.file_size, texts=True)
                 except ValueError as problem:
-                    raise ValueError(f"{name}: {problem}") from None
+                    raise error(f"{path}: not readable as an array: {name}: {problem}") from None
                 # Readers have a second copy, in float32.
                 needed += member.file_size + 4 * math.prod(shape) * (dtype.kind != "U")
                 check_memory(str(path), size, needed, error)
@@ -122,7 +123,10 @@ def _array_header(
     if dtype.kind not in "fiub" + "U" * texts or dtype.itemsize == 0:
         raise ValueError(f"found an array of {dtype}, expected {kinds}")
     if len(shape) > _MOST_AXES or not all(0 <= length <= MOST_ROWS for length in shape):
-        raise ValueError(f"found a shape with {max(shape)} rows, expected at most {MOST_ROWS}")
+        raise ValueError(
+            f"found the shape {shown(list(shape))}, expected at most {_MOST_AXES} axes with at "
+            f"most {MOST_ROWS:,} numbers along each"
+        )
     begin, promised = file.tell(), math.prod(shape) * dtype.itemsize
     if begin + promised != size:
         raise ValueError(
@@ -165,13 +169,13 @@ def open_zip(path: Path, error: type[UsageError] = UsageError) -> Iterator[zipfi
             file.largest = sys.maxsize
             members = archive.infolist()
             if len({member.filename for member in members}) < len(members):
-                raise ValueError("two members have the same name")
+                raise ValueError("two of its files have the same name")
             if any(member.flag_bits & 1 for member in members):
                 raise ValueError("it is encrypted")
             # Others can take any amount of memory, and no program writes arrays with them.
             known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
             if any(member.compress_type not in known for member in members):
-                raise ValueError("unknown compression, expected none or deflate")
+                raise ValueError("found an unknown compression, expected none or deflate")
             check_memory(str(path), size, sum(member.file_size for member in members), error)
             yield archive
     except _ZIP_ERRORS as problem:

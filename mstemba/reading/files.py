@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from mstemba.errors import UsageError
+from mstemba.errors import MstembaError, UsageError
 from mstemba.limits import LARGEST_TEXT, SPARE_MEMORY
 
 _KINDS = {
@@ -18,7 +18,7 @@ _KINDS = {
 }
 
 
-def file_size(path: Path, error: type[UsageError] = UsageError) -> int:
+def file_size(path: Path, error: type[MstembaError] = UsageError) -> int:
     """Return the size of a regular file in bytes, links followed.
 
     Args:

@@ -7,6 +7,7 @@ was found and what was expected.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import re
@@ -91,11 +92,11 @@ def parse_json(
         where: The file, for messages.
         error: What to raise.
     """
+    content = content.removeprefix(codecs.BOM_UTF8)
     with contextlib.suppress(ValueError, RecursionError):
         if _memory_of(content) <= 2 * len(content) + SPARE_MEMORY:
             return msgspec.json.decode(content, type=type)
-    # Again: for the message, and for what msgspec alone refuses, such as a byte order mark or file
-    # names that are not Unicode.
+    # Again: for the message, and for file names that are not Unicode, which msgspec refuses.
     return convert(parse_untyped(content, where, error), type, where, error)
 
 

@@ -22,6 +22,7 @@ from mstemba.pipeline.decode.request import (
     VideoInfo,
     no_heartbeat,
 )
+from mstemba.reading.files import file_size
 from mstemba.records import Frames
 from mstemba.wording import counted
 
@@ -55,8 +56,7 @@ def decode(
     Raises:
         DecodeError: The video has no frame that can be decoded, or not by the requested decoder.
     """
-    if not request.path.is_file():
-        raise DecodeError(f"{request.path}: no such file")
+    file_size(request.path, DecodeError)
     info = probe(request.path, request.fps, heartbeat)
     decoder = _choose(request, info)
     yield Opened(info.timeline.end, decoder)

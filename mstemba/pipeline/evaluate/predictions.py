@@ -19,7 +19,7 @@ from mstemba.errors import UsageError
 from mstemba.pipeline.caching.files import visible
 from mstemba.pipeline.evaluate.pickles import read_pickle
 from mstemba.reading.arrays import read_npz
-from mstemba.reading.files import read_bytes
+from mstemba.reading.files import file_size, read_bytes
 from mstemba.reading.typed import Finite, Name, PathText, Time, convert, parse_untyped
 from mstemba.records import Segment
 from mstemba.wording import counted
@@ -99,8 +99,7 @@ def read_predictions(
     videos = list(videos)
     if path.is_dir():
         return _read_folder(path, classes, videos)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file of predictions")
+    file_size(path)
     with path.open("rb") as file:
         head = file.read(2)
     if head == b"PK":

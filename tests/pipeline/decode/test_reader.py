@@ -588,9 +588,10 @@ def test_what_is_no_video_is_a_decode_error(tmp_path: Path, content: bytes) -> N
 
 
 def test_a_missing_file_and_a_folder_are_decode_errors(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.mp4", tmp_path):
-        with pytest.raises(DecodeError, match="no such file"):
-            run(path)
+    with pytest.raises(DecodeError, match="no such file"):
+        run(tmp_path / "none.mp4")
+    with pytest.raises(DecodeError, match="found a folder, expected a file"):
+        run(tmp_path)
 
 
 def test_a_single_frame_is_a_video(tmp_path: Path) -> None:
