@@ -95,7 +95,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     for read in readers:
         with pytest.raises(UsageError, match=r"p: found a named pipe, expected a file"):
             read(tmp_path / "p")
-    with pytest.raises(UsageError, match=r"p: a named pipe; expected a text file"):
+    with pytest.raises(UsageError, match=r"p: found a named pipe, expected a text file"):
         read_phrases(tmp_path / "p")
     (tmp_path / "checkpoint").mkdir()
     os.mkfifo(tmp_path / "checkpoint" / "config.json")

@@ -12,7 +12,7 @@ from mstemba.errors import UsageError
 from mstemba.extractors import clip, clip_text, efficientnet, i3d, pytorchvideo
 from mstemba.extractors.backbone_spec import BackboneSpec
 from mstemba.extractors.weights import check_tag, hub_file
-from mstemba.reading.files import file_size, real_path
+from mstemba.reading.files import found_instead, real_path
 from mstemba.tensor_files.formats import holds_tensors
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def resolve(
     if Path(weights).is_file():
         identity = f"sha256:{fingerprint(Path(weights))}"
     elif "/" in weights or "\\" in weights or Path(weights).suffix:
-        file_size(Path(weights))
+        raise UsageError(f"--weights {weights}: {found_instead(weights)}, expected a file")
     else:
         if backbone.published is not None:
             check_tag(weights, backbone.published, name)

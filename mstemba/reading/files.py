@@ -49,6 +49,14 @@ def special_kind(path: str | Path) -> str | None:
     return None if is_usual else _kind(found)
 
 
+def found_instead(path: str | Path) -> str:
+    """Return what is found at a path that is no file: `no such file`, or `found a folder`."""
+    try:
+        return f"found {_kind(os.stat(path))}"
+    except (OSError, ValueError):
+        return "no such file"
+
+
 def _kind(found: os.stat_result) -> str:
     return _KINDS.get(stat.S_IFMT(found.st_mode), "a special file")
 

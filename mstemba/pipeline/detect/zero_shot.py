@@ -34,7 +34,7 @@ from mstemba.pipeline.features.row_times import pictures_anchor
 from mstemba.pipeline.features.spec import make_spec
 from mstemba.pipeline.options import FeatureOptions, RunOptions, ZeroShotOptions
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
-from mstemba.reading.files import special_kind
+from mstemba.reading.files import found_instead
 from mstemba.reading.typed import shown
 from mstemba.records import Features, FeatureSpec, TimeGrid
 from mstemba.wording import counted
@@ -65,8 +65,9 @@ def read_phrases(given: str | Path | Iterable[str]) -> tuple[str, ...]:
         if os.path.isfile(file):
             items = _lines(Path(file))
         elif isinstance(given, Path) or given.strip().endswith(".txt"):
-            problem = special_kind(file) or "no such file"
-            raise UsageError(f"{given}: {problem}; expected a text file with one phrase a line")
+            raise UsageError(
+                f"{given}: {found_instead(file)}, expected a text file with one phrase a line"
+            )
         else:
             items = given.split(",")
     else:

@@ -390,7 +390,7 @@ def test_labels_are_a_list_a_text_or_a_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"labels\.txt: not readable .* one phrase a line"):
         read_phrases(file)
     for missing in (str(tmp_path / "none.txt"), tmp_path / "none"):
-        with pytest.raises(UsageError, match=r"none.*: no such file; expected a text file"):
+        with pytest.raises(UsageError, match=r"none.*: no such file, expected a text file"):
             read_phrases(missing)
     assert read_phrases(["none.txt"]) == ("none.txt",)
     given: Any = ["sit", 5]
