@@ -409,7 +409,11 @@ CASES = [
         numpy_training_file,
     ),
     # Options.
-    Case("weights-folder", (*EXTRACT, "--weights", "./videos"), ("./videos: found a folder", "a file")),
+    Case(
+        "weights-folder",
+        (*EXTRACT, "--weights", "./videos"),
+        ("./videos: found a folder", "a file"),
+    ),
     Case("backbone-unknown", ("extract", "--backbone", "vgg"), ("'vgg'", "clip, efficientnet")),
     Case("clip-model-unknown", ("extract", "--model", "ViT-Z"), ("'ViT-Z'", "most similar")),
     Case("weights-missing", (*EXTRACT, "--weights", "no/w.pth"), ("no/w.pth", "no such file")),

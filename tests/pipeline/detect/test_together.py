@@ -15,6 +15,7 @@ from mstemba.pipeline.detect.scores_file import read_scores
 from mstemba.pipeline.options import ExportOptions
 from mstemba.pipeline.progress import Event
 from tests.pipeline.detect.colours import film, run
+from tests.waiting import Watcher
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,17 +23,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_of_two_detections_each_video_is_scored_by_one(loaded: list[str], tmp_path: Path) -> None:
     videos = [film(tmp_path / f"{name}.mp4", [(name, 1)]) for name in ("red", "green")]
     out = tmp_path / "out"
-    waits, results, news = threading.Event(), list[Any](), list[str]()
-
-    def second() -> None:
-        def on_event(event: Event) -> None:
-            news.append(event.message)
-            if event.message.startswith("waiting"):
-                waits.set()
-
-        results.append(run(videos, out, ["red"], on_event=on_event))
-
-    thread = threading.Thread(target=second)
+    waits, results = threading.Event(), list[Any]()
+    watcher = Watcher(waits.set)
+    thread = threading.Thread(
+        target=lambda: results.append(run(videos, out, ["red"], on_event=watcher))
+    )
 
     def start_second(event: Event) -> None:
         if event.stage == "detect" and event.video == "green" and not thread.ident:
@@ -45,7 +40,7 @@ def test_of_two_detections_each_video_is_scored_by_one(loaded: list[str], tmp_pa
     assert (first.cached, other.cached) == (["red"], ["green"])
     assert first.failed == other.failed == {}
     assert list(first.files) == list(other.files) == ["green", "red"]
-    assert f"waiting for process {os.getpid()}, which is detecting in green" in news
+    assert f"waiting for process {os.getpid()}, which is detecting in green" in watcher.news
     assert list(out.glob(".*")) == [out / ".features"]
 
 
@@ -78,18 +73,16 @@ def test_an_export_waits_for_the_files_of_a_video_that_is_detected(
     run(videos, out, ["red"])
     lock = FolderLocks(out, "detecting in").acquire("green")
     assert lock is not None
-    news = []
 
-    def on_event(event: Event) -> None:
-        news.append(event.message)
-        if event.message.startswith("waiting"):
-            assert (out / "red.csv").is_file()
-            assert not (out / "green.csv").exists()
-            lock.release()
+    def release() -> None:
+        assert (out / "red.csv").is_file()
+        assert not (out / "green.csv").exists()
+        lock.release()
 
-    result = export(out, ExportOptions(formats=("csv",)), on_event=on_event)
+    watcher = Watcher(release)
+    result = export(out, ExportOptions(formats=("csv",)), on_event=watcher)
     assert list(result.files) == ["green", "red"]
-    assert f"waiting for process {os.getpid()}, which is detecting in green" in news
+    assert f"waiting for process {os.getpid()}, which is detecting in green" in watcher.news
 
 
 def test_leftovers_of_killed_processes_go_and_are_no_results(

@@ -14,8 +14,9 @@ from mstemba.pipeline.caching.locks import StoreLocks
 from mstemba.pipeline.features.import_npy import ImportResult, import_features
 from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.options import ImportOptions
-from mstemba.pipeline.progress import Event, EventHandler, ignore_events
+from mstemba.pipeline.progress import EventHandler, ignore_events
 from tests.training import make_workspace, videos_of
+from tests.waiting import Watcher
 
 # Children that have everything imported: their work begins at once.
 processes: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
@@ -61,17 +62,11 @@ def test_an_entry_that_another_process_imports_is_waited_for_and_comes_last(tmp_
     store = workspace / "features" / "npy.zarr"
     lock = StoreLocks(store, "extracting").acquire("v1")
     assert lock is not None
-    news = []
-
-    def on_event(event: Event) -> None:
-        news.append(event.message)
-        if event.message.startswith("waiting"):
-            lock.release()
-
-    result = run(workspace, on_event)
+    watcher = Watcher(lock.release)
+    result = run(workspace, watcher)
     assert result.made[-1] == "v1"
     assert len(result.made) == len(videos_of(workspace))
-    assert f"waiting for process {os.getpid()}, which is extracting v1" in news
+    assert f"waiting for process {os.getpid()}, which is extracting v1" in watcher.news
 
 
 def test_an_entry_that_is_imported_while_it_is_waited_for_is_cached(tmp_path: Path) -> None:
@@ -83,11 +78,10 @@ def test_an_entry_that_is_imported_while_it_is_waited_for_is_cached(tmp_path: Pa
     lock = StoreLocks(store, "importing").acquire("v0")
     assert lock is not None
 
-    def on_event(event: Event) -> None:
-        if event.message.startswith("waiting"):
-            (store / "v0" / "zarr.json").write_text(finished)
-            lock.release()
+    def finish() -> None:
+        (store / "v0" / "zarr.json").write_text(finished)
+        lock.release()
 
-    result = run(workspace, on_event)
+    result = run(workspace, Watcher(finish))
     assert (result.made, result.failed) == ([], {})
     assert "v0" in result.cached

@@ -13,23 +13,16 @@ from mstemba.pipeline.caching.locks import FolderLocks
 from mstemba.pipeline.progress import Event
 from mstemba.pipeline.train.stage import TrainResult
 from tests.training import KilledError, fit, kill_at, make_workspace, records
+from tests.waiting import Watcher
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_of_two_trainings_one_does_it_and_the_other_waits(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "w")
-    waits, results, news = threading.Event(), list[TrainResult](), list[str]()
-
-    def second() -> None:
-        def on_event(event: Event) -> None:
-            news.append(event.message)
-            if event.message.startswith("waiting"):
-                waits.set()
-
-        results.append(fit(workspace, on_event=on_event))
-
-    thread = threading.Thread(target=second)
+    waits, results = threading.Event(), list[TrainResult]()
+    watcher = Watcher(waits.set)
+    thread = threading.Thread(target=lambda: results.append(fit(workspace, on_event=watcher)))
 
     def start_second(event: Event) -> None:
         if event.total and not thread.ident:
@@ -44,7 +37,7 @@ def test_of_two_trainings_one_does_it_and_the_other_waits(tmp_path: Path) -> Non
     steps = records(first.run, "step")
     assert steps == sorted(steps)
     assert len(records(first.run, "loss")) == len(set(steps))
-    assert f"waiting for process {os.getpid()}, which is training {first.run.name}" in news
+    assert f"waiting for process {os.getpid()}, which is training {first.run.name}" in watcher.news
     assert list(first.run.glob(".*")) == []
 
 
@@ -55,15 +48,9 @@ def test_a_waiting_training_resumes_the_run_of_one_that_ends_too_early(tmp_path:
     (run,) = (workspace / "runs").iterdir()
     lock = FolderLocks(run, "training").acquire(run.name)
     assert lock is not None
-    news = []
-
-    def on_event(event: Event) -> None:
-        news.append(event.message)
-        if event.message.startswith("waiting"):
-            lock.release()
-
-    assert not fit(workspace, on_event=on_event).cached
-    assert any(message.startswith("resuming from step ") for message in news)
+    watcher = Watcher(lock.release)
+    assert not fit(workspace, on_event=watcher).cached
+    assert any(message.startswith("resuming from step ") for message in watcher.news)
 
 
 def test_a_run_of_other_options_that_begins_meanwhile_is_refused(tmp_path: Path) -> None:
@@ -72,13 +59,12 @@ def test_a_run_of_other_options_that_begins_meanwhile_is_refused(tmp_path: Path)
     lock = FolderLocks(run, "training").acquire("run")
     assert lock is not None
 
-    def on_event(event: Event) -> None:
-        if event.message.startswith("waiting"):
-            (tmp_path / "other" / "last").rename(run / "last")
-            lock.release()
+    def finish() -> None:
+        (tmp_path / "other" / "last").rename(run / "last")
+        lock.release()
 
     with pytest.raises(UsageError, match="holds a run with other options"):
-        fit(workspace, output=run, on_event=on_event, seed=1)
+        fit(workspace, output=run, on_event=Watcher(finish), seed=1)
 
 
 def test_what_a_kill_leaves_after_the_end_of_a_run_is_removed_by_the_next_one(
