@@ -28,6 +28,14 @@ MOST_ROWS = 20_000_000
 DENSEST = 32
 """Times that features may be larger than their compressed form, once they take more than
 `SPARE_MEMORY`. Real ones have noise in every number: zstd makes them 1.1 to 10 times smaller."""
+MOST_CHUNKS = 1024
+"""Chunks of a shard in a feature store. We write 4."""
+MOST_AXES = 32
+"""Axes of an array: what numpy allowed before version 2."""
+LARGEST_HEADER = 100_000_000
+"""Bytes of the header of a safetensors file. The library takes no more."""
+LARGEST_EMBEDDED = 10**9
+"""Bytes of a video that is embedded in a page: the browser holds it in memory."""
 LONGEST_VIDEO = 366 * 24 * 3600.0
 """Seconds of a video, or of a time in one: a year. Times in milliseconds since 1970, and other
 numbers that are not times in a video, are larger."""

@@ -69,6 +69,7 @@ LINE = {part: line for line, parts in enumerate(PIPELINE) for part in parts}
 
 # The writers get records and write files: they know nothing of how a result came about.
 OUTPUTS_MAY_IMPORT = {
+    "mstemba.limits",
     "mstemba.records",
     "mstemba.reading",
     "mstemba.wording",

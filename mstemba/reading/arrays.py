@@ -22,14 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.errors import UsageError, library_warnings_ignored
-from mstemba.limits import LARGEST_INDEX, MOST_ROWS
+from mstemba.limits import LARGEST_INDEX, MOST_AXES, MOST_ROWS
 from mstemba.reading.files import check_memory, file_size, reason
 from mstemba.reading.typed import shown
 
 _AGAIN = "make or copy it again"
 _HEADER = 16_384
 """Bytes at the beginning of an array in which its header ends; numpy reads 10,000 at most."""
-_MOST_AXES = 32
 _ZIP_ERRORS = (
     OSError, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError, OverflowError,
     MemoryError, struct.error, zipfile.BadZipFile, zlib.error,
@@ -122,9 +121,9 @@ def _array_header(
     kinds = "numbers or texts" if texts else "real numbers"
     if dtype.kind not in "fiub" + "U" * texts or dtype.itemsize == 0:
         raise ValueError(f"found an array of {dtype}, expected {kinds}")
-    if len(shape) > _MOST_AXES or not all(0 <= length <= MOST_ROWS for length in shape):
+    if len(shape) > MOST_AXES or not all(0 <= length <= MOST_ROWS for length in shape):
         raise ValueError(
-            f"found the shape {shown(list(shape))}, expected at most {_MOST_AXES} axes with at "
+            f"found the shape {shown(list(shape))}, expected at most {MOST_AXES} axes with at "
             f"most {MOST_ROWS:,} numbers along each"
         )
     begin, promised = file.tell(), math.prod(shape) * dtype.itemsize

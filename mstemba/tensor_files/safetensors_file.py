@@ -16,13 +16,12 @@ from pathlib import Path
 from msgspec import Struct
 
 from mstemba.errors import UsageError
+from mstemba.limits import LARGEST_HEADER
 from mstemba.reading.typed import Count, convert, parse_untyped
 
 DIGEST = "sha256"
 """The name of the SHA-256 in the metadata."""
 NO_DIGEST = "0" * 64
-_LARGEST_HEADER = 100_000_000
-"""Bytes; the safetensors library takes no more."""
 
 
 class TensorEntry(Struct, forbid_unknown_fields=True):
@@ -75,7 +74,7 @@ def read_header(path: Path) -> Header:
 def _header_bytes(path: Path) -> bytes:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if length > _LARGEST_HEADER:
+        if length > LARGEST_HEADER:
             raise ValueError("a damaged safetensors file, whose header is not readable")
         content = file.read(length)
     if len(content) < length:

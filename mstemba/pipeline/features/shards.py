@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from mstemba.errors import StoreError
-from mstemba.limits import MOST_ROWS, WIDEST
+from mstemba.limits import MOST_CHUNKS, MOST_ROWS, WIDEST
 from mstemba.reading.typed import convert, shown
 from mstemba.records import FloatArray
 
@@ -25,8 +25,6 @@ SHARD_ROWS = 1024
 """Rows of a shard that we write."""
 CHUNK_ROWS = 256
 """Rows of a chunk that we write."""
-_MOST_CHUNKS = 1024
-"""Chunks of a shard. We write 4."""
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _TELLS_SIZE = 0xE0
 """The bits of a zstd frame's descriptor of which at least one is set if it tells its size."""
@@ -81,7 +79,7 @@ class ShardLayout:
                 raise StoreError(
                     f"{where}: found {shown(found)}, expected {shown(expected)} at $.{name}"
                 )
-        if shard_rows % chunk_rows or shard_rows // chunk_rows > _MOST_CHUNKS:
+        if shard_rows % chunk_rows or shard_rows // chunk_rows > MOST_CHUNKS:
             raise StoreError(f"{where}: shards of {shard_rows} rows in chunks of {chunk_rows}")
         return layout
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstemba.errors import UsageError
+from mstemba.limits import LARGEST_EMBEDDED
 from mstemba.pipeline.caching.files import write_atomically
 from mstemba.pipeline.outputs.detection import Detection
 from mstemba.pipeline.outputs.fields import media_url
@@ -46,8 +47,6 @@ SCRIPTS = (
 )
 FLOOR = 0.01
 """The lowest threshold that the page offers: scores of classes that stay below are left out."""
-LARGEST_EMBEDDED = 10**9
-"""Bytes of a video: a browser holds an embedded video in memory."""
 _PART = 3 * 2**20  # bytes of the video in one element; a multiple of 3 needs no base64 padding
 _PLAYABLE = "-c:v libx264 -pix_fmt yuv420p -c:a aac"  # for ffmpeg: what every browser plays
 _VIDEO_HERE = "<!-- the embedded video -->"
