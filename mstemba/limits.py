@@ -27,7 +27,8 @@ MOST_ROWS = 20_000_000
 """Rows of features of one video: a week in rows of 1/30 s is 18 million."""
 DENSEST = 32
 """Times that features may be larger than their compressed form, once they take more than
-`SPARE_MEMORY`. Real ones have noise in every number: zstd makes them 1.1 to 10 times smaller."""
+`SPARE_MEMORY`. zstd makes real ones 1.1 to 10 times smaller. Those of a picture that does not
+change would be hundreds of times smaller: their shards are written with a gap."""
 MOST_CHUNKS = 1024
 """Chunks of a shard in a feature store. We write 4."""
 MOST_AXES = 32

@@ -71,11 +71,12 @@ class EntryWriter:
             array = zarr.Array.from_dict(zarr_place(self._path), self._array(end))
             array[begin:] = rows[:count]
             shard = self._path / shard_name(len(self._sizes))
-            if url := remote(shard):
-                self._sizes.append(url.fs.size(url.path))
+            size = shard.stat().st_size
+            if missing := self._begun.layout.missing_bytes(size, count):
+                shard.write_bytes(self._begun.layout.with_gap(shard.read_bytes(), missing))
+            self._sizes.append(size + missing)
         if not remote(shard):
             flush(shard)
-            self._sizes.append(shard.stat().st_size)
         self._rows = end
         self._waiting = [rows[count:]]
         self._rows_waiting = len(rows) - count

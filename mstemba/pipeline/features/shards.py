@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from mstemba.errors import StoreError
-from mstemba.limits import MOST_CHUNKS, MOST_ROWS, WIDEST
+from mstemba.limits import DENSEST, MOST_CHUNKS, MOST_ROWS, WIDEST
 from mstemba.reading.typed import convert, shown
 from mstemba.records import FloatArray
 
@@ -116,6 +116,19 @@ class ShardLayout:
     @property
     def bytes_of_index(self) -> int:
         return 16 * (self.shard_rows // self.chunk_rows) + 4
+
+    def missing_bytes(self, size: int, rows: int) -> int:
+        """Return how many bytes a shard is smaller than `DENSEST` allows for its rows."""
+        return max(0, -(-rows * self.bytes_of_row // DENSEST) - size)
+
+    def with_gap(self, content: bytes, length: int) -> bytes:
+        """Return a shard with a gap before its index, which zarr allows.
+
+        Rows of a picture that does not change are hundreds of times smaller when compressed. A
+        reader could not tell them from a file made to take all memory.
+        """
+        place = len(content) - self.bytes_of_index
+        return content[:place] + bytes(length) + content[place:]
 
     def decode(self, content: bytes, rows: int) -> FloatArray:
         """Return the first rows (rows, width) of a shard.

@@ -390,3 +390,25 @@ else:
     subprocess.run([sys.executable, "-c", program], check=True)
     assert not [f for f in tmp_path.rglob("*") if f.name.startswith(".writing-")]
     put(FeatureStore.prepare(tmp_path / "s.zarr", SPEC), "a", VALUES[:9])
+
+
+@pytest.mark.parametrize("row", ["zeros", "noise"])
+def test_rows_of_a_picture_that_does_not_change_are_read_however_many(
+    store: FeatureStore, row: str
+) -> None:
+    """Their shards are never so small that they look like a file made to take all memory."""
+    values = np.tile(VALUES[:1] if row == "noise" else np.zeros((1, 4), np.float32), (1200, 1))
+    put(store, "a", values)
+    assert shards(store, "a")[0].stat().st_size == 1024 * 16 // 32
+    assert np.array_equal(store.read("a").values, values)
+    assert np.array_equal(zarr.open_group(store.root, mode="r")["a"][:], values)  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_five_hundred_megabytes_of_the_same_row(tmp_path: Path) -> None:
+    spec = replace(SPEC, width=120_000)
+    store = make_store(tmp_path / "s.zarr", spec)
+    values = np.broadcast_to(np.arange(120_000, dtype=np.float32), (1200, 120_000))
+    put(store, "a", values)
+    assert store.entry("a") is not None
+    assert np.array_equal(store.read("a").values, values)
