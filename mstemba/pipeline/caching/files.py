@@ -127,10 +127,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep_once(os.path.abspath(path.parent))
-    # Short, because the name itself may be as long as the file system allows.
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}{path.suffix}")
     try:
-        with _locked_file(temporary):
+        with _locked_temporary(path) as temporary:
             try:
                 write(temporary)
                 flush(temporary)
@@ -138,26 +136,28 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             finally:
                 temporary.unlink(missing_ok=True)
     except OSError as error:
-        other_file = error.filename is not None and str(error.filename) != str(temporary)
-        if error.errno is None or other_file:
+        file = os.path.basename(str(error.filename or TEMPORARY))
+        if error.errno is None or not file.startswith(TEMPORARY):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextlib.contextmanager
-def _locked_file(path: Path) -> Iterator[None]:
-    """Create an empty file, and lock it: a process that sweeps sees that it is being written."""
-    if fcntl is None:
-        yield
-        return
+def _locked_temporary(path: Path) -> Iterator[Path]:
+    """Create a temporary file next to a path, and lock it: others see that it is being written."""
     while True:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        # Short, because the name itself may be as long as the file system allows.
+        temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}{path.suffix}")
+        if fcntl is None:
+            yield temporary
+            return
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         try:
-            if _try_lock(descriptor) is not False and os.path.lexists(path):
-                yield
+            if _try_lock(descriptor) is not False and os.path.lexists(temporary):
+                yield temporary
                 return
-            # A process that sweeps was faster than the lock, and has removed or will remove it.
-            path.unlink(missing_ok=True)
+            # A process that sweeps was faster than the lock, and has removed the file or will do it
+            # at any time: only another name is safe from it.
         finally:
             os.close(descriptor)
 
