@@ -216,7 +216,10 @@ SIGNALS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"
 @pytest.mark.parametrize("name", SIGNALS)
 def test_a_signal_while_the_command_starts_is_one_line(name: str, tmp_path: Path) -> None:
     number = signal.Signals[name]
-    code, said = interrupt(("--help",), tmp_path, [0.02], number)
+    for _ in range(10):
+        code, said = interrupt(("--help",), tmp_path, [0.02], number)
+        if code != 0:  # on a busy machine it may have ended before the signal
+            break
     assert (code, said) == (128 + number, f"mstemba: {SIGNALS[name]}. {ADVICE}")
 
 

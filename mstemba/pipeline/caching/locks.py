@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import socket
+import stat
 import tempfile
 import time
 import warnings
@@ -186,6 +187,7 @@ class Locks:
                         f"{self._folder}: a link, expected a folder of lock files; delete it"
                     )
                 self._folder.mkdir(parents=True, exist_ok=True)
+                _refuse_link(Path(lock.lock_file))
                 lock.acquire(blocking=False)
             except Timeout:
                 return None
@@ -227,6 +229,14 @@ class FolderLocks(Locks):
         """Remove the lock files and incomplete files of processes that are gone."""
         super().sweep()
         sweep(self._results)
+
+
+def _refuse_link(file: Path) -> None:
+    """Raise StoreError if a lock file is a link of any kind: writing to it would change another."""
+    with contextlib.suppress(FileNotFoundError):
+        state = os.lstat(file)
+        if stat.S_ISLNK(state.st_mode) or state.st_nlink > 1:
+            raise StoreError(f"{file}: found a link, expected a lock file; delete it")
 
 
 @cache

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -265,3 +266,17 @@ def test_a_killed_process_blocks_nobody(root: Path) -> None:
         with lock, locks.lock_store():
             pass
         assert list(root.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_lock_file_that_is_a_link_is_not_written_through(
+    root: Path, tmp_path: Path, link: Callable[[Path, Path], object]
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    folder = root.parent / f".{root.name}.locks"
+    folder.mkdir(parents=True)
+    link(precious, folder / "a.lock")
+    with pytest.raises(StoreError, match=r"a\.lock: found a link, expected a lock file"):
+        StoreLocks(root).acquire("a")
+    assert precious.read_text() == "mine"
