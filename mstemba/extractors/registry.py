@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,8 @@ class ResolvedBackbone:
     identity: str
     """`tag:...` or `sha256:...`: what decides the numbers."""
     spec: BackboneSpec
+    fingerprint: Callable[[Path], str] = field(compare=False, repr=False)
+    """Returns the SHA-256 of a local file."""
 
     @property
     def file(self) -> str | None:
@@ -39,12 +41,30 @@ class ResolvedBackbone:
         return str(real_path(Path(self.weights))) if named else None
 
     def load(self, device: str, precision: str) -> FeatureExtractor:
-        """Load the weights. Raises UsageError if they are missing and cannot be downloaded."""
-        return BACKBONES[self.name].load(self.model, self.weights, device, precision)
+        """Load the weights.
+
+        Raises:
+            UsageError: They are missing and cannot be downloaded, or have just been replaced.
+        """
+        loaded = BACKBONES[self.name].load(self.model, self.weights, device, precision)
+        self._confirm()
+        return loaded
 
     def load_text(self, device: str) -> clip_text.TextEncoder:
         """Load the text tower. Raises UsageError as `load` and `text_loader` do."""
-        return text_loader(self.name)(self.model, self.weights, device)
+        loaded = text_loader(self.name)(self.model, self.weights, device)
+        self._confirm()
+        return loaded
+
+    def _confirm(self) -> None:
+        """Raise UsageError if the weights that were loaded are not those that were identified."""
+        if self.identity.startswith("sha256:"):
+            found = self.fingerprint(Path(self.weights))
+            if self.identity != f"sha256:{found}":
+                raise UsageError(
+                    f"{self.weights}: replaced while it was being loaded; run the same command "
+                    f"again"
+                )
 
 
 @dataclass(frozen=True)
@@ -167,7 +187,7 @@ def resolve(
         if backbone.published is not None:
             check_tag(weights, backbone.published, name)
         identity = f"tag:{weights}"
-    return ResolvedBackbone(name, model, weights, identity, spec)
+    return ResolvedBackbone(name, model, weights, identity, spec, fingerprint)
 
 
 def text_loader(name: str) -> Callable[[str, str, str], clip_text.TextEncoder]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -21,7 +22,7 @@ from mstemba.errors import CheckpointError, OutOfMemory, UsageError, first_line
 from mstemba.limits import MOST_CLASSES
 from mstemba.model.architectures import config_from_dict
 from mstemba.pipeline.caching.files import write_atomically
-from mstemba.pipeline.caching.keys import file_sha256, spec_key
+from mstemba.pipeline.caching.keys import file_sha256, spec_key, unchanged
 from mstemba.pipeline.devices import is_out_of_memory
 from mstemba.pipeline.options import LABEL_RULES
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
@@ -39,7 +40,7 @@ from mstemba.reading.typed import (
     shown,
 )
 from mstemba.records import FeatureSpec, FloatArray, check_finite
-from mstemba.tensor_files.safetensors_file import DIGEST, NO_DIGEST, with_digest
+from mstemba.tensor_files.safetensors_file import DIGEST, NO_DIGEST, stored_digest, with_digest
 from mstemba.wording import counted
 
 if TYPE_CHECKING:
@@ -91,19 +92,25 @@ class Checkpoint:
 
         # A weights file does not tell how it is to be run.
         choices = {k: self.model[k] for k in ("split", "padding") if k in self.model}
-        with _memory_for("the network", device):
+        with unchanged(self.weights, self.sha256), _memory_for("the network", device):
             model = load_model(self.folder, device, **(choices if self.released_length else {}))
         if isinstance(model.config, ModelConfig):
             on_event(Event("model", describe_choice(torch.device(device))))
         return model
 
+    @property
+    def weights(self) -> Path:
+        """The weights file."""
+        return self.folder / WEIGHTS if self.folder.is_dir() else self.folder
+
+    @cached_property
     def sha256(self) -> str:
-        """Return the SHA-256 of the weights file."""
-        return file_sha256(self.folder / WEIGHTS if self.folder.is_dir() else self.folder)
+        """SHA-256 of the weights file, when it was asked for first."""
+        return file_sha256(self.weights)
 
     def key_parts(self) -> dict[str, Any]:
         """Return what decides the scores, apart from the features."""
-        return {"weights": self.sha256(), "model": self.model, "classes": self.classes}
+        return {"weights": self.sha256, "model": self.model, "classes": self.classes}
 
 
 def save_weights(path: Path, network: nn.Module) -> None:
@@ -166,6 +173,8 @@ class Done(TypedDict):
     planned_steps: NotRequired[Count]
     stopped: NotRequired[Name]
     key: NotRequired[Name]
+    weights: NotRequired[Name]
+    """The SHA-256 that the checkpoint's weights carry."""
 
 
 def checkpoint_config(
@@ -212,9 +221,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint")
-    folder = path if path.is_dir() else path.parent
+    folder, done = path if path.is_dir() else path.parent, None
     if path.is_dir() and (path / DONE).is_file():
-        folder = path / read_done(path)["checkpoint"]
+        done = read_done(path)
+        folder = path / done["checkpoint"]
     if path.is_file() and path.name not in (WEIGHTS, CONFIG):
         from mstemba.model.weights import read_weights
 
@@ -230,6 +240,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
                 f"{folder}: not a checkpoint, it has no {name}. Create one with `mstemba train`"
             )
     config = read_config(folder)
+    if done is not None and not _belong_together(done, config, folder / WEIGHTS):
+        raise CheckpointError(
+            f"{folder}: not the result of the training that {path / DONE} describes; "
+            f"`mstemba train` makes it again, or pass --checkpoint {folder}"
+        )
     return Checkpoint(
         folder=folder,
         model=config.model,
@@ -241,6 +256,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
         trained_on=frozenset(config.trained_on.split()),
         labels=config.labels,
     )
+
+
+def _belong_together(done: Done, config: CheckpointConfig, weights: Path) -> bool:
+    """Return whether a checkpoint is what a training left. The first versions noted no SHA-256."""
+    try:
+        found = stored_digest(weights)
+    except (ValueError, OSError):
+        return True  # told when the weights are loaded
+    return done.get("key", config.key) == config.key and done.get("weights", found) == found
 
 
 def read_config(folder: Path) -> CheckpointConfig:

@@ -88,6 +88,16 @@ def with_digest(content: bytes) -> bytes:
     return content.replace(_entry(NO_DIGEST), _entry(digest), 1)
 
 
+def stored_digest(path: Path) -> str | None:
+    """Return the SHA-256 that a file carries; None if it has none.
+
+    Raises:
+        ValueError: The header is damaged. The message does not name the file.
+        OSError: It cannot be read.
+    """
+    return read_header(path).metadata.get(DIGEST)
+
+
 def check_digest(path: Path, names: Collection[str] = ()) -> None:
     """Check a file's content against the SHA-256 in it, if it has one.
 

@@ -10,6 +10,8 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,6 +59,23 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a whole file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def unchanged(path: Path, sha256: str | None = None) -> Iterator[str]:
+    """Read a file in a `with` block, which gets its SHA-256.
+
+    Args:
+        path: The file.
+        sha256: Its SHA-256, if that is known. Default: the one at the beginning.
+
+    Raises:
+        UsageError: At the end the file has another SHA-256: what was read is not of this one.
+    """
+    sha256 = sha256 or file_sha256(path)
+    yield sha256
+    if file_sha256(path) != sha256:
+        raise UsageError(f"{path}: replaced while it was being read; run the same command again")
 
 
 class Fingerprints:

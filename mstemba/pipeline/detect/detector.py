@@ -80,7 +80,7 @@ class TrainedDetector:
     def provenance(self) -> dict[str, Any]:
         return {
             "checkpoint": os.path.abspath(self.checkpoint.folder),
-            "checkpoint_sha256": self.checkpoint.sha256(),
+            "checkpoint_sha256": self.checkpoint.sha256,
             "arch": self.checkpoint.model.get("arch", ARCHITECTURES[0]),
             "features": self.spec.as_dict(),
         }

@@ -55,6 +55,8 @@ class _Source(Struct, kw_only=True):
     video: PathText
     fingerprint: str
     id: Name | None = None
+    place: PathText | None = None
+    """Path of the video, from the folder of the scores file."""
 
 
 class _Content(_Source, kw_only=True):
@@ -92,7 +94,8 @@ class ScoresFile:
     key: str
     """Cache key: what the scores were made from and how."""
     video: str
-    """Absolute path of the scored video, links followed."""
+    """Absolute path of the scored video, links followed; the new one if it was moved or copied
+    together with the scores."""
     fingerprint: str
     """Of the video's content."""
     id: str
@@ -121,7 +124,9 @@ def open_scores(path: Path) -> ScoresFile | None:
         found = _texts_and_numbers(path, arrays, _Source)
     except (StoreError, ValueError):
         return None
-    video = os.path.realpath(found.video)
+    video = os.path.realpath(path.parent / (found.place or found.video))
+    if not os.path.exists(video):
+        video = os.path.realpath(found.video)
     return ScoresFile(path, found.key, video, found.fingerprint, found.id or name_of(path))
 
 
@@ -209,6 +214,7 @@ def save_scores(path: Path, saved: SavedScores) -> None:
             classes=json.dumps(scores.classes),
             id=saved.id or name_of(path),
             video=os.path.abspath(scores.video),
+            place=_place(scores.video, path.parent),
             fingerprint=saved.fingerprint,
             duration=scores.duration,
             fps=scores.fps,
@@ -218,3 +224,11 @@ def save_scores(path: Path, saved: SavedScores) -> None:
             provenance=json.dumps(saved.provenance),
         ),
     )
+
+
+def _place(video: str, folder: Path) -> str:
+    """Return the relative path of a video, which stays the same if all is moved together."""
+    try:
+        return os.path.relpath(video, folder)
+    except ValueError:  # on another drive of Windows
+        return os.path.abspath(video)

@@ -178,7 +178,7 @@ def _detect(scorer: _Scorer, options: ExportOptions, folder: Path) -> DetectResu
     begin = time.perf_counter()
     result = DetectResult(folder)
     provenance = scorer.detector.provenance()  # of the checkpoint as it is now
-    jobs = _make_jobs(scorer.catalog, scorer.detector, options, result)
+    jobs = _make_jobs(scorer, options, result)
     _report_replaced(jobs, folder, scorer.on_event)
     scorer.prepare([job.video for job in jobs if not job.is_scored])
     _Writer(scorer, provenance, options, result).run(jobs)
@@ -220,6 +220,8 @@ class _Job:
     """A video to detect in."""
 
     video: CatalogVideo
+    features: str
+    """Cache key of the features that are scored."""
     key: str
     """Cache key of its scores."""
     stem: str
@@ -240,21 +242,20 @@ class _Job:
         return None
 
 
-def _make_jobs(
-    catalog: Catalog, detector: Detector, options: ExportOptions, result: DetectResult
-) -> list[_Job]:
+def _make_jobs(scorer: _Scorer, options: ExportOptions, result: DetectResult) -> list[_Job]:
     """Find the saved scores of every video; one that cannot be read is a failure."""
     jobs = []
-    key_parts = detector.key_parts()
+    key_parts, catalog = scorer.detector.key_parts(), scorer.catalog
     for video in catalog.videos:
         with recording(result.failed, video.id, UsageError):
             if video.problem:
                 raise UsageError(video.problem)
             if options.embed:
                 check_embeddable(video.path)  # before it costs anything
-            features = entry_key(detector.spec, video.fingerprint)
+            features = scorer.features_key(video)
             key = cache_key("detect", **key_parts, features=features)
-            jobs.append(_Job(video, key, *_find_stem(video, catalog, result.output)))
+            stem, saved = _find_stem(video, catalog, result.output)
+            jobs.append(_Job(video, features, key, stem, saved))
     return jobs
 
 
@@ -283,7 +284,7 @@ def _look_again(job: _Job, catalog: Catalog, folder: Path) -> _Job:
 
 
 def _report_replaced(jobs: Sequence[_Job], folder: Path, on_event: EventHandler) -> None:
-    """Report saved scores of another checkpoint, or of other labels, that will be replaced."""
+    """Report saved scores of another checkpoint, labels or features that will be replaced."""
     replaced = [
         job.video.id
         for job in jobs
@@ -294,8 +295,8 @@ def _report_replaced(jobs: Sequence[_Job], folder: Path, on_event: EventHandler)
     ]
     if replaced:
         message = (
-            f"replacing what another checkpoint or other labels found in {_named(replaced)} "
-            f"({folder}); another --output keeps both"
+            f"replacing what another checkpoint, other labels or other features found in "
+            f"{_named(replaced)} ({folder}); another --output keeps both"
         )
         on_event(Event("detect", message))
 
@@ -321,6 +322,15 @@ class _Scorer:
     _failed: dict[str, str] = field(default_factory=dict)
     """Reasons by entry."""
 
+    def features_key(self, video: CatalogVideo) -> str:
+        """Return the key of the features that a video has or will have: imported ones stay."""
+        key = entry_key(self.detector.spec, video.fingerprint)
+        if video.listed is not None and self._present_store is not None:
+            with contextlib.suppress(StoreError):  # damaged: they are extracted
+                entry = self._present_store.entry(video.listed.id)
+                return entry.key if entry is not None and entry.is_imported else key
+        return key
+
     def prepare(self, videos: Sequence[CatalogVideo]) -> None:
         """Load the detector and extract the features that these videos lack."""
         if not videos:
@@ -336,11 +346,15 @@ class _Scorer:
         )
         self._failed |= extraction.failed
 
-    def score(self, video: CatalogVideo) -> Scores:
+    def score(self, video: CatalogVideo, key: str) -> Scores:
         """Score a video.
 
+        Args:
+            video: The video.
+            key: Cache key that its features must have.
+
         Raises:
-            StoreError: Its features could not be extracted, or are damaged.
+            StoreError: Its features could not be extracted, are damaged, or have another key.
         """
         if video.id not in self._entries:
             self.prepare([video])
@@ -348,11 +362,8 @@ class _Scorer:
         if entry in self._failed:
             raise StoreError(self._failed[entry])
         score, _, store = self._loaded
-        key = entry_key(store.spec, video.fingerprint)
-        if (found := store.finished(entry)).key != key and not found.is_imported:
-            raise StoreError(f"{video.path}: its features have just been replaced; run again")
         features = store.read(entry)
-        if features.key != found.key:
+        if features.key != key:
             raise StoreError(f"{video.path}: its features have just been replaced; run again")
         return Scores(
             probabilities=score(features),
@@ -364,6 +375,15 @@ class _Scorer:
             timecode=features.timecode,
             anchor=self.detector.anchor,
         )
+
+    @cached_property
+    def _present_store(self) -> FeatureStore | None:
+        """The store of the features, if it exists."""
+        spec = self.detector.spec
+        with contextlib.suppress(StoreError):
+            store = FeatureStore.open(self.stores / store_name(spec))
+            return store if store.spec == spec else None
+        return None
 
     @cached_property
     def _loaded(self) -> tuple[Score, registry.ResolvedBackbone, FeatureStore]:
@@ -421,7 +441,7 @@ class _Writer:
         scores = job.read_scores()
         is_cached = scores is not None
         if scores is None:
-            scores = self.scorer.score(video)
+            scores = self.scorer.score(video, job.features)
             id = video.listed.id if video.listed else video.id
             saved = SavedScores(scores, job.key, video.fingerprint, self.provenance, id)
             save_scores(scores_file, saved)

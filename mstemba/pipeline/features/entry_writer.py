@@ -10,9 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mstemba.errors import StoreError
 from mstemba.pipeline.caching.files import flush, reaching, remote, write_json
 from mstemba.pipeline.features.entry import Unfinished
-from mstemba.pipeline.features.store_files import METADATA, shard_name, zarr_place
+from mstemba.pipeline.features.store_files import (
+    METADATA,
+    shard_name,
+    shard_sizes,
+    zarr_place,
+)
 from mstemba.records import FloatArray
 
 
@@ -49,9 +55,14 @@ class EntryWriter:
             step: Seconds from one row to the next.
             facts: Stored with it: duration (seconds), fps, frames, source, decoder, timecode,
                 warnings.
+
+        Raises:
+            StoreError: Something else has changed or deleted the shards.
         """
         if self._rows_waiting:
             self._write(self._rows_waiting)
+        if shard_sizes(self._path, len(self._sizes)) != self._sizes:
+            raise StoreError(f"{self._path}: changed or deleted while it was written; run again")
         made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._replace_metadata(
             {"key": self._key, **self._grid(), "step": step, "made": made, **facts}

@@ -59,6 +59,9 @@ class NpyFolder:
             UsageError: No file belongs to a video.
         """
         self.root, self._transposed = root, transposed
+        self._fingerprints = Fingerprints()
+        self._arrays: dict[str, str] = {}
+        """SHA-256 of the arrays whose key was asked for, by video id."""
         found = files_below(root, lambda f: f.suffix == ".npy" and not f.name.startswith("."))
         if not found:
             raise StoreError(f"{root}: neither a feature store nor a folder of .npy files")
@@ -134,7 +137,9 @@ class NpyFolder:
     def key(self, video: Video, fingerprints: Fingerprints) -> str | None:
         if video.id not in self._files:
             return None
-        parts: dict[str, object] = {"array": fingerprints.of(self._files[video.id])}
+        self._fingerprints = fingerprints
+        array = self._arrays[video.id] = fingerprints.of(self._files[video.id])
+        parts: dict[str, object] = {"array": array}
         if times := self._times_file(video.id):
             parts["times"] = fingerprints.of(times)
         if self._time_is_last:
@@ -152,6 +157,10 @@ class NpyFolder:
         if not np.isfinite(values).all():
             raise StoreError(
                 f"{self._files[id]}: contains NaN or infinity, or numbers beyond float32"
+            )
+        if id in self._arrays and self._fingerprints.of(self._files[id]) != self._arrays[id]:
+            raise StoreError(
+                f"{self._files[id]}: replaced while it was being read; run the same command again"
             )
         return values
 

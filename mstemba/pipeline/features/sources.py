@@ -17,6 +17,7 @@ from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.features.row_times import in_seconds
 from mstemba.pipeline.features.spec import store_name
 from mstemba.pipeline.features.store import FeatureStore
+from mstemba.pipeline.features.store_files import METADATA, lacks_metadata
 from mstemba.pipeline.workspace import Workspace, get_current, given_transposed, require_workspace
 from mstemba.records import FeatureSpec, TimeGrid
 
@@ -123,7 +124,12 @@ def open_features(
         StoreError: There are no features.
         UsageError: No file of the folder belongs to a video, or `transposed` is for a store.
     """
-    if not remote(root) and root.is_dir() and not (root / "zarr.json").exists():
+    if not remote(root) and root.is_dir() and not (root / METADATA).exists():
+        if lacks_metadata(root):
+            raise StoreError(
+                f"{root}: a feature store without its {METADATA}; `mstemba extract` (or "
+                f"`mstemba import`) makes it again"
+            )
         if transposed is None and workspace is not None:
             transposed = given_transposed(workspace.features, root)
         return NpyFolder(root, videos, transposed)

@@ -44,6 +44,7 @@ from mstemba.pipeline.features.store_files import (
     METADATA,
     folders,
     is_free,
+    lacks_metadata,
     metadata_bytes,
     read_file,
     refuse_links,
@@ -125,6 +126,8 @@ class FeatureStore:
     ) -> FeatureStore:
         """Open the store at `root`, or prepare one that its first writer will create.
 
+        A store that has lost its own metadata is created again; its entries have keys of their own.
+
         Args:
             root: A folder or a URL.
             spec: How the features are made.
@@ -134,6 +137,8 @@ class FeatureStore:
             StoreError: The store was built with other options, which are named, or `root` is
                 something else.
         """
+        if lacks_metadata(root):
+            cls(root, spec, weights_file).make()
         if store_attributes(root) is None:
             if is_free(root):
                 return cls(root, spec, weights_file)
@@ -149,7 +154,7 @@ class FeatureStore:
         Raises:
             StoreError: Another process has just created it with other options.
         """
-        if store_attributes(self.root) is None:
+        if lacks_metadata(self.root) or store_attributes(self.root) is None:
             attributes = {
                 "format": FORMAT,
                 "version": VERSION,
@@ -159,7 +164,7 @@ class FeatureStore:
             }
             group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
             with StoreLocks(self.root).lock_store():
-                if store_attributes(self.root) is None:
+                if lacks_metadata(self.root) or store_attributes(self.root) is None:
                     write_json(self.root / METADATA, group)
         self.open(self.root)._check_spec(self.spec)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mstemba.errors import StoreError
 from mstemba.limits import LARGEST_TEXT
-from mstemba.pipeline.caching.files import TEMPORARY, reaching, remote
+from mstemba.pipeline.caching.files import TEMPORARY, reaching, remote, visible
 from mstemba.reading.files import read_bytes, reason
 from mstemba.reading.typed import parse_json
 
@@ -86,6 +86,19 @@ def is_free(root: Path) -> bool:
         return True
     except NotADirectoryError:
         return False
+
+
+def lacks_metadata(root: Path) -> bool:
+    """Return whether a local folder holds entries, and no readable metadata of their store."""
+    if remote(root) or not root.is_dir():
+        return False
+    with contextlib.suppress(StoreError):
+        if store_attributes(root) is not None:
+            return False
+    entries = [place for place in visible(root, "*") if place.name != METADATA]
+    return bool(entries) and all(
+        (place / METADATA).is_file() or (place / "c").is_dir() for place in entries
+    )
 
 
 def folders(root: Path) -> list[str]:

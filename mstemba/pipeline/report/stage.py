@@ -257,7 +257,7 @@ def _origin(model: Checkpoint | Predictions) -> dict[str, Any]:
     return {
         "checkpoint": {
             "folder": str(model.folder),
-            "sha256": model.sha256(),
+            "sha256": model.sha256,
             "key": model.train_key,
         },
         "run": read_done(run) if run and (run / DONE).is_file() else {},

@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from mstemba.data_manifests.manifest import Manifest, load_manifest
 from mstemba.errors import CheckpointError, MstembaError, UsageError, first_line
 from mstemba.pipeline import distributed, recipes
-from mstemba.pipeline.caching.files import as_local, as_path, check_inside, write_json
+from mstemba.pipeline.caching.files import as_local, as_path, check_inside, visible, write_json
 from mstemba.pipeline.caching.keys import Fingerprints
 from mstemba.pipeline.caching.locks import EntryLock, FolderLocks
 from mstemba.pipeline.checkpoint import (
@@ -20,6 +21,7 @@ from mstemba.pipeline.checkpoint import (
     WEIGHTS,
     Done,
     checkpoint_config,
+    open_checkpoint,
     read_config,
     read_done,
     short_key,
@@ -36,7 +38,8 @@ from mstemba.pipeline.workspace import (
     remember_current,
     require_workspace,
 )
-from mstemba.tensor_files.safetensors_file import check_digest
+from mstemba.reading.files import reason
+from mstemba.tensor_files.safetensors_file import check_digest, stored_digest
 from mstemba.wording import counted
 
 # As in train/state.py, which imports torch.
@@ -52,6 +55,8 @@ RUN_FILES = {
     _STATE,
     DONE,
 }
+_REPORTS = "report-*.html"
+"""What `mstemba report` writes there."""
 _SECONDS_BETWEEN_QUESTIONS = 1.0
 
 
@@ -118,13 +123,13 @@ def train(
     fingerprints = Fingerprints(workspace.fingerprints if workspace else None)
     plan = make_plan(options, run_options, labels, source, fingerprints)
     run = as_local(output) or require_workspace(workspace, "--output").runs / plan.name
-    _check_run_folder(run, plan.key)
-    _reopen_if_damaged(run, on_event)
+    _check_run_folder(output, plan.key)
+    _reopen_if_damaged(run, plan.key, on_event)
     if not (run / DONE).is_file():
         check_installed(run_options.tracker_names)
     on_event(Event("train", description))
     with _locked(run, plan, on_event), _memory_for(plan):
-        _check_run_folder(run, plan.key)  # another process may have begun meanwhile
+        _check_run_folder(output, plan.key)  # another process may have begun meanwhile
         cached = _is_done(run, plan)
         done = read_done(run) if cached else _train(plan, recipe, source, labels, run, on_event)
     if workspace is not None and run.parent == workspace.runs and distributed.is_first():
@@ -153,8 +158,10 @@ def _memory_for(plan: TrainPlan) -> Iterator[None]:
         ) from error
 
 
-def _check_run_folder(output: Path, key: str) -> None:
-    """Raise UsageError if a folder holds anything other than this run, finished or not."""
+def _check_run_folder(given: str | Path | None, key: str) -> None:
+    """Raise UsageError if a given folder holds anything other than this run, finished or not."""
+    if (output := as_local(given)) is None:
+        return  # its name has the key: what it holds is this run, or damaged
     last = output / "last"
     if (last / CONFIG).is_file():
         if read_config(last).key != key:
@@ -163,31 +170,30 @@ def _check_run_folder(output: Path, key: str) -> None:
                 f"pass another --output"
             )
     elif output.is_dir():
-        names = {file.name for file in output.iterdir() if not file.name.startswith(".")}
+        names = {file.name for file in visible(output, "*") if not file.match(_REPORTS)}
         if foreign := sorted(names - RUN_FILES):
             raise UsageError(
                 f"{output}: not a training run, it holds {foreign[0]}; pass another --output"
             )
 
 
-def _reopen_if_damaged(run: Path, on_event: EventHandler) -> None:
-    """Have a finished run trained again if its weights, or what says that it is done, are damaged.
+def _reopen_if_damaged(run: Path, key: str, on_event: EventHandler) -> None:
+    """Have a finished run trained again if its result is damaged, or of another training.
 
     Of the processes of a distributed run the first one looks.
     """
     if not distributed.is_first() or not (run / DONE).is_file():
         return
     try:
-        weights = run / read_done(run)["checkpoint"] / WEIGHTS
-        check_digest(weights)
+        checkpoint = open_checkpoint(run)
+        if checkpoint.train_key == key:
+            check_digest(checkpoint.weights)
+            return
+        problem = f"{checkpoint.folder}: the result of another training"
     except CheckpointError as error:
         problem = str(error)
-    except FileNotFoundError:
-        problem = f"{weights}: missing"
-    except ValueError as error:
-        problem = f"{weights}: {error}"
-    else:
-        return
+    except (OSError, ValueError) as error:
+        problem = f"{checkpoint.weights}: {reason(error)}"
     on_event(Event("train", f"{problem}; training again", warning=True))
     (run / DONE).unlink(missing_ok=True)
 
@@ -294,9 +300,7 @@ def _train(
             [manifest.classes[number] for number in plan.untrained],
             map(short_key, plan.trained_on),
         )
-        # `last` first: a run folder is recognised by it.
-        for name in ("last", "best") if plan.validation else ("last",):
-            write_json(run / name / CONFIG, config)
+        _write_configs(run, plan, config)
     best = trainer.fit(run, on_event)
     done: Done = {
         "checkpoint": "last" if best is None else "best",
@@ -308,7 +312,16 @@ def _train(
         "key": plan.key,
     }
     if trainer.is_main:
+        _write_configs(run, plan, config)  # again: somebody may have deleted them
+        if digest := stored_digest(run / done["checkpoint"] / WEIGHTS):
+            done["weights"] = digest
         write_json(run / DONE, done)
         (run / STATE).unlink(missing_ok=True)
     trainer.wait_for_everyone()
     return done
+
+
+def _write_configs(run: Path, plan: TrainPlan, config: dict[str, Any]) -> None:
+    """Write the configuration of the checkpoints, of `last` first: by it a run is recognised."""
+    for name in ("last", "best") if plan.validation else ("last",):
+        write_json(run / name / CONFIG, config)

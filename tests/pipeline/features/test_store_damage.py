@@ -252,3 +252,14 @@ def test_rows_are_counted_only_if_their_video_is_still_the_same(store: FeatureSt
     assert unfinished is not None
     assert unfinished.rows == 1024
     assert json.loads((store.root / "b" / "zarr.json").read_text())["shape"] == [1024, 4]
+
+
+def test_an_entry_whose_first_shard_was_deleted_meanwhile_is_not_finished(
+    store: FeatureStore,
+) -> None:
+    writer = store.writer("b", "k", "av")
+    writer.append(VALUES, np.arange(len(VALUES)) * 0.5)
+    shards(store, "b")[0].unlink()
+    with pytest.raises(StoreError, match="changed or deleted while it was written"):
+        finish(writer)
+    assert store.entry("b") is None

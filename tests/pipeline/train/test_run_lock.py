@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from mstemba.errors import UsageError
 from mstemba.pipeline.caching.locks import FolderLocks
+from mstemba.pipeline.checkpoint import open_checkpoint, read_done
 from mstemba.pipeline.progress import Event
 from mstemba.pipeline.train.stage import TrainResult
 from tests.training import KilledError, fit, kill_at, make_workspace, records
@@ -85,7 +87,7 @@ def test_what_a_kill_leaves_after_the_end_of_a_run_is_removed_by_the_next_one(
     [
         ("last/model.safetensors", "its SHA-256 is not the one that was saved with it"),
         ("done.json", "not readable as JSON"),
-        (None, "missing"),
+        (None, "not a checkpoint, it has no model.safetensors"),
     ],
 )
 def test_a_finished_run_whose_result_is_damaged_is_trained_again(
@@ -108,3 +110,27 @@ def test_a_finished_run_whose_result_is_damaged_is_trained_again(
     assert weights.read_bytes() == whole
     assert records(run, "step") == steps
     assert fit(workspace).cached
+
+
+def test_what_is_deleted_from_a_run_while_it_trains_is_written_at_its_end(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "w")
+
+    def delete(event: Event) -> None:
+        for config in workspace.glob("runs/*/*/config.json"):
+            config.unlink()
+
+    run = fit(workspace, on_event=delete).run
+    assert open_checkpoint(run).train_key == read_done(run)["key"]
+    assert fit(workspace).cached
+
+
+def test_a_run_with_a_report_is_trained_again_after_its_checkpoints_were_deleted(
+    tmp_path: Path,
+) -> None:
+    workspace = make_workspace(tmp_path / "w")
+    for output in (None, tmp_path / "run"):
+        run = fit(workspace, output=output).run
+        (run / "report-testing.html").write_text("page")
+        for name in ("best", "last"):
+            shutil.rmtree(run / name)
+        assert not fit(workspace, output=output).cached
