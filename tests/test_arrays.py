@@ -112,6 +112,11 @@ def test_archives_that_would_take_all_memory_are_refused(tmp_path: Path) -> None
     np.savez_compressed(path, a=np.zeros((10**7, 20), np.uint8))  # and in float32
     with pytest.raises(UsageError, match="would take 954 MB of memory"):
         read_npz(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("v.npy", array_header("(5,)") + bytes(20))
+        archive.writestr("v", array_header("(5,)") + bytes(20))
+    with pytest.raises(UsageError, match="two of its files have the same name"):
+        read_npz(path)
     for kind, message in ((zipfile.ZIP_LZMA, "unknown compression"), (0, "v: .*b'text'")):
         with zipfile.ZipFile(path, "w", kind) as archive:
             archive.writestr("v.npy", b"text")

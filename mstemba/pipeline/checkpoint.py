@@ -7,6 +7,7 @@ the classes, the specification of the features and the training options.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -153,6 +154,10 @@ class CheckpointConfig(Struct):
         if len(self.classes) != network.classes:
             found = counted(len(self.classes), "class")
             raise UsageError(f"{found}, but the network is made for {network.classes}")
+        if twice := [name for name, count in Counter(self.classes).items() if count > 1]:
+            raise UsageError(f"class name {shown(twice[0])} appears twice")
+        if not all(name.strip() for name in self.classes):
+            raise UsageError("a class without a name")
         if (width := self.spec.width) != network.in_features:
             raise UsageError(
                 f"features of width {width}, but the network is made for {network.in_features}"

@@ -167,7 +167,7 @@ def open_zip(path: Path, error: type[UsageError] = UsageError) -> Iterator[zipfi
         with _ArchiveFile(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
             file.largest = sys.maxsize
             members = archive.infolist()
-            if len({member.filename for member in members}) < len(members):
+            if len({member.filename.removesuffix(".npy") for member in members}) < len(members):
                 raise ValueError("two of its files have the same name")
             if any(member.flag_bits & 1 for member in members):
                 raise ValueError("it is encrypted")

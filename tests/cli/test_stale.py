@@ -11,7 +11,7 @@ import pytest
 
 from mstemba.pipeline.detect.scores_file import read_scores
 from mstemba.pipeline.features.store import FeatureStore
-from tests.cli.conftest import DETECT, EXTRACT, TRAIN, current_run, current_store, film
+from tests.cli.conftest import DETECT, EXTRACT, TRAIN, current_run, current_store, edit_json, film
 from tests.command_line import complaint, mstemba
 
 IMPORT = ("import", "npy", "--backbone", "efficientnet-lite0", "--window", "4", "--stride", "4")
@@ -88,3 +88,17 @@ def test_results_that_were_moved_with_their_video_are_still_its_own(workspace: P
     film(moved / "videos" / "v2.mp4", seed=3, count=30)
     mstemba(*DETECT, cwd=moved)
     assert {file.name.split(".")[0] for file in (moved / "detections").glob("v2*")} == {"v2"}
+
+
+@pytest.mark.parametrize(
+    ("classes", "says"),
+    [(["stands", "stands", "x"], "'stands' appears twice"), (["a", " ", "b"], "without a name")],
+)
+def test_a_checkpoint_whose_classes_cannot_be_told_apart_is_refused(
+    workspace: Path, classes: list[str], says: str
+) -> None:
+    config = current_run(workspace) / "last" / "config.json"
+    edit_json(config, lambda data: data.update(classes=classes))
+    line = complaint(mstemba(*DETECT, cwd=workspace, expect=2))
+    assert str(config.relative_to(workspace)) in line
+    assert says in line

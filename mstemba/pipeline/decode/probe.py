@@ -125,8 +125,12 @@ def probe(
             if curve := _HDR.get(stream.codec_context.color_trc):
                 warnings.append(f"HDR ({curve}): its colours are used without tone mapping")
             promised = _promised_duration(container, stream)
-            if is_cut := timeline.end < promised - 1:
-                warnings.append(f"ends at {timeline.end:.1f} s, its header says {promised:.1f} s")
+            whole = (container.duration or 0) / av.time_base
+            is_cut = timeline.end < promised - 1
+            # A damaged clock: the header counts the frames, and the container tells another length.
+            if is_cut or (stream.frames and timeline.end > 2 * whole + 60 > 60):
+                said = promised if is_cut else whole
+                warnings.append(f"ends at {timeline.end:.1f} s, its header says {said:.1f} s")
             return VideoInfo(
                 width=frame.width,
                 height=frame.height,

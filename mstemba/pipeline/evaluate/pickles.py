@@ -40,7 +40,8 @@ def read_pickle(path: Path) -> Any:
     """
     content = read_bytes(path, largest=LARGEST_PICKLE)
     try:
-        check_pickle(content)
+        if check_pickle(content) < len(content):
+            raise ValueError("data after its end: it holds more than one object, or is damaged")
         # latin1: Python 2 pickled the bytes of an array as text.
         return _unwrap(_Unpickler(io.BytesIO(content), encoding="latin1").load(), {})
     except _ForbiddenName as name:

@@ -24,6 +24,8 @@ from mstemba.reading.typed import Finite, Name, PathText, Time, convert, parse_u
 from mstemba.records import Segment
 from mstemba.wording import counted
 
+_SATURATED = 16
+"""A logit: above it, probabilities in float32 differ too little, or not at all."""
 PICKLES = (".pkl", ".pickle", ".p")
 FORMS = (
     "a pickle, .npz or JSON of dense scores by video id, or JSON of segments "
@@ -229,6 +231,11 @@ def _dense(
         warnings = [
             f"{path}: scores outside 0 to 1 are treated as logits, and a sigmoid is applied"
         ]
+        if any(table.max() > _SATURATED for table in tables.values()):
+            warnings.append(
+                f"{path}: logits above {_SATURATED} become the same probability, which makes ties: "
+                f"scale scores that are not logits, such as percent, to 0 to 1"
+            )
         tables = {id: 0.5 + 0.5 * np.tanh(table / 2) for id, table in tables.items()}
     scores = {id: table.astype(np.float32) for id, table in tables.items()}
     return Predictions(path, scores=scores, warnings=warnings, notes=notes)

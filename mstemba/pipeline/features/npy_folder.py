@@ -275,6 +275,11 @@ def _read_times(file: Path, rows: int, duration: float | None) -> TimeGrid:
             raise ValueError(f"expected finite times of at most {LONGEST_VIDEO:.0f} seconds")
         step = float(np.median(np.diff(seconds))) if rows > 1 else float(seconds[0])
         step = step or duration or 0.0
+        end = float(seconds[-1]) + step
+        if duration and not duration / 100 <= end <= 2 * duration + 60:
+            raise ValueError(
+                f"found times up to {end:g} s in a video of {duration:g} s, expected milliseconds"
+            )
         return TimeGrid(seconds - (seconds[0] if seconds[0] > step / 2 else 0.0), step)
     except (ValueError, UsageError) as error:
         told = str(error).removeprefix(f"{file}: ")

@@ -52,4 +52,11 @@ def read_curves(path: Path, names: Sequence[str]) -> tuple[dict[str, NDArray[np.
             if row and name in row:
                 points[name].extend((row["step"], row[name]))
     curves = {name: np.array(values).reshape(-1, 2) for name, values in points.items()}
-    return {n: curve[np.isfinite(curve).all(axis=1)] for n, curve in curves.items()}, damaged
+    return {n: curve[_can_be_drawn(curve).all(axis=1)] for n, curve in curves.items()}, damaged
+
+
+def _can_be_drawn(curve: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which numbers are finite, and so far from the limits that axes have room for them."""
+    size = np.abs(curve)
+    drawn: NDArray[np.bool_] = (size <= 1e30) & ((size >= 1e-30) | (size == 0))
+    return drawn

@@ -119,6 +119,15 @@ def test_a_recording_that_no_player_shows_is_an_error(tmp_path: Path, suffix: st
     assert run(pieces[0]).report.frames == 50
 
 
+def test_a_damaged_clock_is_told(tmp_path: Path) -> None:
+    content = bytearray(write(tmp_path / "v.mp4").read_bytes())
+    place = content.index(b"mdhd") + 16  # ticks of the clock in a second
+    content[place : place + 4] = (1).to_bytes(4, "big")
+    (tmp_path / "v.mp4").write_bytes(content)
+    (warning,) = probe(tmp_path / "v.mp4", None, lambda: None).warnings
+    assert "its header says 2.0 s" in warning
+
+
 def test_a_broadcast_clock_that_jumps_continues_and_is_told(tmp_path: Path) -> None:
     pieces = [write(tmp_path / "0.ts"), write(tmp_path / "1.ts", first=25 * 3600)]
     found = run(joined(tmp_path / "joined.ts", pieces))

@@ -288,6 +288,17 @@ def test_logits_become_probabilities_and_it_is_said(tmp_path: Path) -> None:
     expected = [[0, 0.5, 1 / (1 + np.exp(-3))], [1 / (1 + np.exp(-2)), 1, 1 / (1 + np.exp(-0.5))]]
     np.testing.assert_allclose(found.scores["v"], expected, atol=1e-6)
     assert "logits" in found.warnings[0]
+    assert "become the same probability" in found.warnings[1]
+    np.savez(tmp_path / "p.npz", v=np.clip(logits, -1000, 16), w=ROWS)
+    assert len(read_predictions(tmp_path / "p.npz", CLASSES).warnings) == 1
+
+
+def test_a_pickle_with_data_after_its_end_is_refused(tmp_path: Path) -> None:
+    whole = pickle.dumps({"v": ROWS})
+    for rest in (whole, b"rest"):
+        (tmp_path / "p.pkl").write_bytes(whole + rest)
+        with pytest.raises(UsageError, match=r"p\.pkl: .*data after its end"):
+            read_predictions(tmp_path / "p.pkl", CLASSES)
 
 
 @pytest.mark.parametrize(

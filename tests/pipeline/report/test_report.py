@@ -428,6 +428,16 @@ def test_damaged_lines_of_the_record_of_the_training_are_ignored_with_a_warning(
     assert "1 damaged line ignored" in warning
 
 
+@pytest.mark.parametrize("extreme", ["1e308", "-1e308", "1e-320"])
+def test_numbers_for_which_axes_have_no_room_are_not_drawn(tmp_path: Path, extreme: str) -> None:
+    folder = make_workspace(tmp_path / "w", VIDEOS)
+    metrics = a_run(folder) / "metrics.jsonl"
+    rows = [f'{{"step": {n}, "loss": {loss}}}' for n, loss in ((1, extreme), (2, 4), (3, 3))]
+    metrics.write_text("\n".join(rows))
+    result = report(options(folder, checkpoint=None), workspace=open_workspace(folder))
+    assert result.data["training"]["loss"] == [(2.0, 4.0), (3.0, 3.0)]
+
+
 # What is no training of ours.
 
 
