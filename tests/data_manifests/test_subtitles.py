@@ -84,6 +84,35 @@ def test_subtitles_are_read(name: str, text: str, tmp_path: Path) -> None:
     assert not report.skipped
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("monday.srt", SRT.replace("\n\n", "\n"), FOUND),
+        ("monday.srt", SRT.replace("\n\n", "\n").replace("\n2\n", "\n").lstrip("1\n"), FOUND),
+        ("monday.vtt", VTT.replace("\n\n00:01:05", "\n00:01:05"), FOUND),
+        (
+            "monday.vtt",
+            "WEBVTT\nKind: captions\nLanguage: en\n00:01.000 --> 00:02.000\n7\n"
+            "00:02.000 --> 00:03.000\n8\n",
+            [("7", 1, 2), ("8", 2, 3)],
+        ),
+        (
+            "monday.srt",
+            "1\n00:00:01,000 --> 00:00:02,000\n7\n2\n00:00:02,000 --> 00:00:03,000\n8\n",
+            [("7", 1, 2), ("8", 2, 3)],
+        ),
+    ],
+)
+def test_subtitles_need_no_empty_lines_between_them(
+    name: str, text: str, found: list[tuple[str, float, float]], tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    manifest, report = read_annotations(path)
+    assert times(manifest) == found
+    assert not report.skipped
+
+
 def test_an_action_lasts_while_others_come_and_go(tmp_path: Path) -> None:
     path = tmp_path / "monday.vtt"
     cues = (("1", "2", "a"), ("2", "3", "a\nb"), ("3", "4", "b"), ("4", "5", "b"), ("6", "7", "b"))

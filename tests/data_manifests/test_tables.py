@@ -101,6 +101,44 @@ def test_a_malformed_row_is_counted_with_its_file_and_line(tmp_path: Path, row: 
     assert [len(v.actions) for v in manifest.videos.values()] == [1, 1]
 
 
+MORE_CELLS = (
+    "malformed row with more cells than columns (quote a text with commas; decimal commas need "
+    "semicolons or tabs between the cells)"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "good", "row"),
+    [
+        ("v.csv", "video,start,end,label", "v,0,1,sit,,", "v.mp4,0.5,1.5,pour, then stir"),
+        ("v.csv", "video,start,end,label,", "v,0,1,sit", "v.mp4,0,5,1,5,pour"),
+        ("v.csv", "start,end,label", "0,1,sit,", "0,5,1,5,pour"),
+        ("v.csv", "video;start;end;label", "v;0;1;sit", "v;2;3;a;b"),
+        ("P02T01C06.csv", "event,start_frame,end_frame", "Enter,10,20,", "Walk,10,20,30"),
+        ("v.csv", "Behavior,Start (s),Stop (s)", "sit,0,1,", "pour, then stir,2,3"),
+        ("v.txt", "1.0\t2.0\tstand", "0.0\t1.0\tsit\t", "2.0\t3.0\tpour\tthen stir"),
+        (
+            "v.txt",
+            "Begin Time - ss.msec\tEnd Time - ss.msec\tactor",
+            "0\t1\tsit",
+            "2\t3\tpour\tthen stir",
+        ),
+    ],
+)
+def test_a_row_with_more_cells_than_columns_is_skipped(
+    name: str, header: str, good: str, row: str, tmp_path: Path
+) -> None:
+    unit = "frames" if "frame" in header else None
+    path = write(tmp_path, f"{header}\n{good}\n{row}\n", name)
+    manifest, report = read_annotations(path, time_unit=unit)
+    (video,) = manifest.videos.values()
+    labels = {manifest.classes[action.class_id] for action in video.actions}
+    assert video.actions
+    assert labels <= {"sit", "stand", "Enter"}
+    assert report.skipped == {MORE_CELLS: 1}
+    assert report.examples[MORE_CELLS].endswith(f" in {name}, line 3")
+
+
 def test_rows_that_do_not_agree_on_their_video_are_counted(tmp_path: Path) -> None:
     rows = "a,1,2,sit,train,60\na,1,2,sit,test,61\na,1,2,sit,train,long\n"
     path = write(tmp_path, "video,start,end,label,subset,duration\n" + rows)

@@ -30,6 +30,7 @@ from mstemba.data_manifests.readers.tables import (
     malformed,
     parse_duration,
     parse_time,
+    rows_below_header,
     unescape_formula,
 )
 from mstemba.data_manifests.video_names import may_be_same
@@ -105,7 +106,7 @@ def read_events(table: Table, parsed: ParsedAnnotations) -> None:
 def _read_aggregated(table: Table, parsed: ParsedAnnotations) -> None:
     export = _Export(table, parsed)
     start, stop = export.columns.last(*_START), export.columns.last(*_STOP)
-    for row in table.rows[1:]:
+    for row in rows_below_header(table, parsed):
         # In some versions a point event has no stop.
         end = row[start] if is_missing(row[stop]) else row[stop]
         export.add(row, row, row[start], end)
@@ -118,7 +119,7 @@ def _read_tabular(table: Table, parsed: ParsedAnnotations) -> None:
     columns = export.columns
     time, status = columns.last("time"), columns.last(*_STATUS)
     begun: dict[tuple[object, ...], Row] = {}
-    for row in table.rows[1:]:
+    for row in rows_below_header(table, parsed):
         key = (id(export.observation(row)), *(row[column] for column in columns.same))
         what = row[status].upper()
         if what == "START" and key not in begun:

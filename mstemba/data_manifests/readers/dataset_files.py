@@ -19,6 +19,7 @@ from mstemba.data_manifests.readers.tables import (
     find_table,
     malformed,
     parse_duration,
+    rows_below_header,
 )
 from mstemba.data_manifests.readers.text import check_entries, read_text
 from mstemba.errors import ManifestError
@@ -62,7 +63,7 @@ def read_charades(table: Table, parsed: ParsedAnnotations) -> None:
     parts = re.split(r"[^a-z]+", table.path.stem.lower())
     subset = next((part for part in parts if part in ("train", "test")), None)
     id, actions, length = (table.column(*names) for names in CHARADES_COLUMNS)
-    for row in table.rows[1:]:
+    for row in rows_below_header(table, parsed):
         if not row[id]:
             malformed(parsed, row)
             continue
@@ -106,7 +107,7 @@ def read_tsu(table: Table, parsed: ParsedAnnotations) -> None:
     event, start, end = (table.column(*names) for names in TSU_COLUMNS)
     id = table.path.stem
     if parsed.new_video(id, f"in {table.path}"):
-        for row in table.rows[1:]:
+        for row in rows_below_header(table, parsed):
             add_action(parsed, id, row, row[event], row[start], row[end])
 
 

@@ -32,6 +32,7 @@ from mstemba.data_manifests.readers.tables import (
     add_action,
     file_path,
     malformed,
+    rows_below_header,
 )
 from mstemba.data_manifests.video_files import VIDEO_SUFFIXES
 from mstemba.reading.typed import shown
@@ -132,7 +133,7 @@ def _read_with_header(table: Table, media: tuple[Row, ...], parsed: ParsedAnnota
     ]
     video = _Video(table, media, parsed)
     wanted = [column for column in tiers if parsed.wants_tier(table.header[column])]
-    for row in table.rows[1:]:
+    for row in rows_below_header(table, parsed):
         if video.is_media(row):
             continue
         name = video.name(row[file])

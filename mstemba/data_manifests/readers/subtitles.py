@@ -90,17 +90,26 @@ def _cues(path: Path, text: str, parsed: ParsedAnnotations) -> Iterator[_Cue]:
 
 
 def _blocks(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number of the first line, and the lines, of what stands between empty lines."""
+    """Yield the number of the first line, and the lines, of every subtitle or other block.
+
+    An empty line ends it, and so do the times of the next one, with the number above them.
+    """
     lines: list[str] = []
-    number = 0
+    number, first = 0, 1
     for number, line in enumerate(split_lines(text), 1):
+        if "-->" in line and (len(lines) > 1 or any("-->" in above for above in lines)):
+            # If the subtitle above has no number, what ends it is a class, even `2`.
+            above = [lines.pop()] if "-->" not in lines[0] and lines[-1].strip().isdigit() else []
+            yield first, lines
+            first, lines = number - len(above), above
         if line.strip():
             lines.append(line.rstrip("\r\n"))
-        elif lines:
-            yield number - len(lines), lines
-            lines = []
+        else:
+            if lines:
+                yield first, lines
+            first, lines = number + 1, []
     if lines:
-        yield number - len(lines) + 1, lines
+        yield first, lines
 
 
 def _plain(line: str, is_vtt: bool) -> str:

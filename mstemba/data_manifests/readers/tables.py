@@ -11,7 +11,7 @@ import csv
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -64,6 +64,10 @@ _MAY_BE_MISSING = frozenset({"", *"nNuU#<-?\N{EN DASH}\N{EM DASH}"})
 """First letters of words for a missing value."""
 _NO_LABEL = frozenset({"na", "nan", "n/a", "#n/a", "<na>", "null", "-", "?"})
 """Words that are no class, even with times."""
+_MORE_CELLS = (
+    "malformed row with more cells than columns (quote a text with commas; decimal commas need "
+    "semicolons or tabs between the cells)"
+)
 _DETECTIONS = ("video", "start", "end", "label", "class_id", "score")
 """The columns of the CSV files that `detect` writes."""
 
@@ -213,6 +217,21 @@ def malformed(parsed: ParsedAnnotations, row: Row) -> None:
     parsed.report.skip("malformed row", f"{shown(','.join(row.cells))} {row.where}")
 
 
+def whole_rows(rows: Sequence[Row], parsed: ParsedAnnotations, columns: int) -> Iterator[Row]:
+    """Yield the rows without text in more cells than there are columns; report the others."""
+    for row in rows:
+        if any(row.cells[columns:]):
+            parsed.report.skip(_MORE_CELLS, f"{shown(','.join(row.cells))} {row.where}")
+        else:
+            yield row
+
+
+def rows_below_header(table: Table, parsed: ParsedAnnotations) -> Iterator[Row]:
+    """Yield the rows with no more cells than the header has names; report the others."""
+    columns = max((n for n, name in enumerate(table.header, 1) if name), default=0)
+    return whole_rows(table.rows[1:], parsed, columns)
+
+
 def parse_duration(text: str, decimal_comma: bool = True) -> float | None:
     """Parse a positive duration; return None for anything else."""
     try:
@@ -233,7 +252,7 @@ def read_plain(table: Table, parsed: ParsedAnnotations) -> None:
         _refuse_unknown_names(table, at)
         default = parsed.own_video(table.path)
     is_detection = table.header == _DETECTIONS
-    for row in table.rows[1:]:
+    for row in rows_below_header(table, parsed):
         cells: dict[str, str | int] = {name: row[column] for name, column in at.items()}
         if is_detection:
             cells |= {name: unescape_formula(row[at[name]]) for name in ("video", "label")}
@@ -263,7 +282,7 @@ def read_track(table: Table, parsed: ParsedAnnotations) -> bool:
     if _is_time(rows[0][2]):  # a matrix
         return False
     name = parsed.own_video(table.path)
-    for row in rows:
+    for row in whole_rows(rows, parsed, 3):
         add_action(parsed, name, row, row[2], row[0], row[1])
     return True
 
