@@ -28,6 +28,7 @@ from mstemba.data_manifests.manifest import (
     Manifest,
     Video,
     normalise_subset,
+    refuse_same_names,
 )
 from mstemba.data_manifests.merging import later_videos
 from mstemba.data_manifests.readers import boris, dataset_files, eaf, elan, subtitles, tables
@@ -37,6 +38,7 @@ from mstemba.data_manifests.readers.parsed import (
     AnnotationReport,
     ParsedAnnotations,
     RawAction,
+    plain_text,
     some_names,
     tier_names,
 )
@@ -107,8 +109,7 @@ def read_annotations(
             labels in alphabetical order, or `class_0`, ... up to the highest id.
         time_unit: In place of that of the files; `seconds` if there is none at all.
         split: A split of the dataset, in place of the subsets in the files.
-        files: The video files by id, which annotations may name in any of the ways of
-            `VideoNames`.
+        files: The video files by id; annotations may name them in all ways of `VideoNames`.
         former: The manifest to merge into: it defines classes, subsets and durations that the files
             do not.
         join_spellings: Whether labels that differ in case, spaces or underscores are one class. It
@@ -134,6 +135,7 @@ def read_annotations(
         raise UsageError(f"--split {split} requires --dataset, one of {', '.join(DATASETS)}")
     names = classes or parsed.classes or (known.classes if known else ())
     names = _check_labels(path, parsed, names, former, join_spellings)
+    refuse_same_names(classes or (), "--classes: ", plain_text)
     ids, before = ClassIds(path, names, known, parsed), former.videos if former else {}
     videos = {
         id: _video(id, parsed, ids, _subset(id, parsed, known, split), before.get(id))

@@ -10,7 +10,12 @@ from pathlib import Path
 
 from mstemba.data_manifests.datasets import Dataset
 from mstemba.data_manifests.manifest import Manifest
-from mstemba.data_manifests.readers.parsed import ParsedAnnotations, RawAction, some_names
+from mstemba.data_manifests.readers.parsed import (
+    ParsedAnnotations,
+    RawAction,
+    plain_text,
+    some_names,
+)
 from mstemba.errors import ManifestError
 from mstemba.limits import MOST_CLASSES
 from mstemba.reading.typed import shown
@@ -107,7 +112,7 @@ class ClassIds:
 
 def normalise_name(name: str) -> str:
     """Return a name in the form for comparison: `Read_book` equals `read book`."""
-    words = unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split()
+    words = unicodedata.normalize("NFKC", plain_text(name)).casefold().replace("_", " ").split()
     # Folding case may undo the normal form.
     return unicodedata.normalize("NFC", "_".join(words))
 
@@ -115,11 +120,11 @@ def normalise_name(name: str) -> str:
 def unify_spellings(parsed: ParsedAnnotations, join: bool, known: tuple[str, ...] = ()) -> None:
     """Give labels that are one name one spelling: that of a known class, or the most frequent one.
 
-    Unicode forms of one text are always joined. Spellings that differ in case, spaces or
-    underscores are joined if `join` is set; otherwise they are reported.
+    Unicode forms of one text, with or without invisible characters, are always joined. Spellings
+    that differ in case, spaces or underscores are joined if `join` is set; otherwise reported.
     """
     counts = Counter(a.label for a in parsed.actions if isinstance(a.label, str))
-    composed = {label: unicodedata.normalize("NFC", label) for label in counts}
+    composed = {label: plain_text(label) or label for label in counts}
     spellings: dict[str, Counter[str]] = {}
     for label, count in counts.items():
         spellings.setdefault(normalise_name(label), Counter())[composed[label]] += count

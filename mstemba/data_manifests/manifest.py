@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -109,8 +109,7 @@ class Manifest:
     """Frame rate of the recordings, if it is known and times count frames."""
 
     def __post_init__(self) -> None:
-        if twice := [name for name, count in Counter(self.classes).items() if count > 1]:
-            raise ManifestError(f"class name {twice[0]!r} appears twice; names must differ")
+        refuse_same_names(self.classes)
 
     def subset(self, name: str) -> list[Video]:
         """Return the videos of a subset, with or without a file."""
@@ -174,6 +173,26 @@ def normalise_subset(name: Any) -> str | None:
     return _SUBSETS.get(spelling, spelling if spelling in SUBSETS else subset)
 
 
+def refuse_same_names(
+    names: Sequence[str], where: str = "", form: Callable[[str], str] = str
+) -> None:
+    """Raise ManifestError if two class names are the same, or have the same form.
+
+    Args:
+        names: The names.
+        where: The file and the place in it, for the message.
+        form: Returns the form of a name in which names must differ.
+    """
+    known: dict[str, str] = {}
+    for name in names:
+        if (other := known.setdefault(form(name), name)) != name:
+            raise ManifestError(
+                f"{where}class names {other!a} and {name!a} look the same; names must differ"
+            )
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ManifestError(f"{where}class name {twice[0]!r} appears twice; names must differ")
+
+
 def load_manifest(path: Path) -> Manifest:
     """Read and check a manifest. Video paths are relative to its folder.
 
@@ -186,6 +205,7 @@ def load_manifest(path: Path) -> Manifest:
             f"{path}: {found}; expected {FORMAT!r}, version {VERSION}. `mstemba init` writes one"
         )
     content = convert(data, _Content, str(path), ManifestError)
+    refuse_same_names(content.classes, f"{path}: $.classes: ")
     classes = len(content.classes)
     for id, entry in content.videos.items():
         for number, action in enumerate(entry.actions):

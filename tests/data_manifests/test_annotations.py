@@ -84,6 +84,95 @@ def test_the_three_forms_give_the_same_videos(
     assert report.lines() == []
 
 
+@pytest.mark.parametrize("classes", [{"0": "sit", "1": "stand"}, {"stand": 1, "sit": 0}], ids=str)
+def test_an_object_may_give_the_numbers_of_the_classes(tmp_path: Path, classes: Any) -> None:
+    manifest, _ = read_annotations(write(tmp_path, {"classes": classes, "videos": {"v": ENTRY}}))
+    assert manifest.classes == ("sit", "stand")
+
+
+@pytest.mark.parametrize(
+    "classes",
+    ["sit,stand", 2, {"1": "sit", "2": "stand"}, {"a": "sit", "b": "stand"}, {"sit": 0, "x": 0}],
+    ids=str,
+)
+@pytest.mark.parametrize("form", ["videos", "database", "records"])
+def test_classes_that_are_not_listed_in_order_are_refused(
+    tmp_path: Path, classes: Any, form: str
+) -> None:
+    entry = {"videos": ENTRY, "database": DATABASE}.get(form)
+    records = [{"video": "v", "start": 0, "end": 1, "label": 0}]
+    path = write(tmp_path, {"classes": classes, form: {"v": entry} if entry else records})
+    with pytest.raises(
+        ManifestError, match=r"labels\.json: \$\.classes: found .*, expected a list"
+    ):
+        read_annotations(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["pour", "stir", "pour"], "class name 'pour' appears twice"),
+        (["\xe9", "e\u0301"], r"class names '\\xe9' and 'e\\u0301' look the same"),
+        (["a", "a\u200b"], r"class names 'a' and 'a\\u200b' look the same"),
+    ],
+)
+def test_classes_of_one_name_are_refused_with_their_place(
+    tmp_path: Path, names: list[str], says: str
+) -> None:
+    path = write(tmp_path, {"classes": names, "videos": {"v": ENTRY}})
+    with pytest.raises(ManifestError, match=rf"labels\.json: \$\.classes: {says}; names must"):
+        read_annotations(path)
+    path = write(tmp_path, {"v": ENTRY})
+    with pytest.raises(ManifestError, match=rf"--classes: {says}; names must differ"):
+        read_annotations(path, classes=tuple(names))
+
+
+@pytest.mark.parametrize(
+    "label", ["a\u200b", "\ufeffa", "a\u2060 ", "\u200ba\ufeff"], ids=lambda text: ascii(text)
+)
+def test_invisible_characters_do_not_make_another_class(tmp_path: Path, label: str) -> None:
+    path = tmp_path / "v.csv"
+    path.write_text(f"start,end,label\n0,1,{label}\n2,3,a\n4,5,\u0915\u094d\u200d\n", "utf-8")
+    manifest, report = read_annotations(path)
+    assert manifest.classes == ("a", "\u0915\u094d\u200d")  # which needs its joiner
+    manifest, report = read_annotations(path, classes=("a", "\u0915\u094d\u200d"))
+    assert len(manifest.videos["v"].actions) == 3
+    assert not report.skipped
+
+
+SYNONYM = "name with the meaning of another one, which is read in its place"
+
+
+@pytest.mark.parametrize("make", [lambda v: {"videos": v}, lambda v: v, lambda v: {"database": v}])
+def test_activitynets_entries_and_others_are_read_in_every_form(
+    tmp_path: Path, make: Callable[[Any], Any]
+) -> None:
+    path = write(tmp_path, make({"v": DATABASE}))
+    manifest, _ = read_annotations(path)
+    assert manifest.classes == ("sit", "stand")
+    assert manifest.videos["v"].actions == (Action(0, 0.0, 2.5), Action(1, 1.0, 3.0))
+    path = write(tmp_path, make({"v": ENTRY}))
+    assert read_annotations(path)[0].videos["v"].actions == manifest.videos["v"].actions
+    path = write(tmp_path, make({"v": {**ENTRY, "annotations": []}}))
+    assert read_annotations(path)[1].doubts == {SYNONYM: 1}
+    assert "'annotations'" in read_annotations(path)[1].examples[SYNONYM]
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ({"videos": {"v": ENTRY}, "database": {"v": DATABASE}}, "'database' and 'videos'"),
+        (
+            {"videos": {"v": ENTRY}, "extra": [{"video": "v", "start": 0, "end": 1, "label": 0}]},
+            "'videos' and records",
+        ),
+    ],
+)
+def test_two_forms_in_one_file_are_refused(tmp_path: Path, data: Any, found: str) -> None:
+    with pytest.raises(ManifestError, match=f"found {found}, expected one of them"):
+        read_annotations(write(tmp_path, data))
+
+
 def test_given_classes_and_time_unit_stand_in_for_a_file_that_has_none(tmp_path: Path) -> None:
     manifest, _ = read_annotations(
         write(tmp_path, {"v": ENTRY}), classes=("a", "b", "c"), time_unit="frames"

@@ -96,6 +96,25 @@ def test_an_annotation_that_should_have_times_and_has_none_is_left_out(tmp_path:
     assert report.skipped == {"ELAN annotation without times of its own": 1}
 
 
+def test_two_time_slots_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = write("eaf", SOME, tmp_path)
+    slot = '<TIME_SLOT TIME_SLOT_ID="ts1" TIME_VALUE="7"/></TIME_ORDER>'
+    path.write_text(path.read_text().replace("</TIME_ORDER>", slot))
+    with pytest.raises(ManifestError, match=r"walk\.eaf: two time slots 'ts1'"):
+        read_annotations(path)
+
+
+def test_markup_in_a_value_does_not_cut_it(tmp_path: Path) -> None:
+    path = write("eaf", SOME, tmp_path)
+    value = "<ANNOTATION_VALUE>x<b>y</b>z</ANNOTATION_VALUE>"
+    text, changed = re.subn(
+        r"<ANNOTATION_VALUE>.*?</ANNOTATION_VALUE>|<ANNOTATION_VALUE ?/>", value, path.read_text()
+    )
+    path.write_text(text)
+    assert changed
+    assert read_annotations(path)[0].classes == ("xyz",)
+
+
 @pytest.mark.parametrize("name", ["100%", "100%25", "a%2Fb", "caf\udce9", "two\nlines"])
 def test_odd_names_of_videos_come_back(tmp_path: Path, name: str) -> None:
     dense = replace(SOME.scores, video=f"/videos/{name}.mp4")

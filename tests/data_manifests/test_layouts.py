@@ -222,6 +222,41 @@ def test_a_malformed_record_is_counted_and_the_rest_is_read(record: Any, tmp_pat
     assert " in l.json, record 3" in report.lines("skipped")[0]
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"label": ["x", "y"]}, "label is ['x', 'y'], expected a text or a whole number"),
+        ({"label": {"name": "x"}}, "label is {'name': 'x'}, expected a text or a whole number"),
+        ({"label": True}, "label is True, expected a text or a whole number"),
+        ({"label": 1.0}, "label is 1.0, expected a text or a whole number"),
+        ({"video": ["a"]}, "video is ['a'], expected a text or a whole number"),
+        ({"subset": ["training"]}, "subset is ['training'], expected a text or a whole number"),
+        ({"Label": "y"}, "'label' and 'Label' are one name"),
+        ({"segment": [5, 6]}, "the segment [5, 6] and start and end, [1, 2], differ"),
+    ],
+    ids=str,
+)
+def test_a_record_with_values_that_cannot_be_meant_is_skipped(
+    change: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    record = {"video": "v/monday.mp4", "start": 1, "end": 2, "label": "x", **change}
+    manifest, report = read_annotations(put(tmp_path / "l.json", [*RECORDS, record]))
+    assert times(manifest) == FOUND
+    assert report.skipped == {"malformed record": 1}
+    assert report.examples["malformed record"].endswith(f" in l.json, record 3: {says}")
+
+
+def test_a_record_may_say_its_times_twice_and_a_warning_names_what_is_not_read(
+    tmp_path: Path,
+) -> None:
+    extra = {"segment": [1, 4], "behavior": "other"}
+    manifest, report = read_annotations(put(tmp_path / "l.json", [{**RECORDS[0], **extra}]))
+    assert times(manifest) == {"monday": [("pour", 1, 4)]}
+    assert not report.skipped
+    (line,) = report.lines("doubts")
+    assert line.endswith("'behavior' ('label' is read) in l.json, record 1")
+
+
 def test_a_damaged_line_is_counted_and_the_rest_is_read(tmp_path: Path) -> None:
     text = "\n".join(map(json.dumps, RECORDS)) + '\n{"video": "v/monday.m'
     manifest, report = read_annotations(put(tmp_path / "l.jsonl", text))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import unicodedata
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from mstemba.data_manifests.annotations import read_annotations
 from mstemba.data_manifests.manifest import Action, is_missing
+from mstemba.data_manifests.readers.parsed import plain_text
 from mstemba.data_manifests.readers.tables import parse_time
 from mstemba.errors import ManifestError
 from mstemba.limits import LONGEST_VIDEO
@@ -99,6 +99,28 @@ def test_a_malformed_row_is_counted_with_its_file_and_line(tmp_path: Path, row: 
     assert (kind, count) == (TIME if row in ("a,x,2,sit", "a,1,inf,sit") else "malformed row", 1)
     assert report.examples[kind].endswith("in labels.csv, line 3")
     assert [len(v.actions) for v in manifest.videos.values()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("v.csv", "video,start,end,label,Label"),
+        ("v.csv", "video,start,start,end,label"),
+        ("v.csv", "video,Video,start,end,label"),
+        ("P02T01C06.csv", "event,start_frame,end_frame,Event"),
+    ],
+)
+def test_two_columns_of_one_name_are_refused(name: str, header: str, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"several columns of one name, '(.*)', '(?i:\1)';"):
+        read_annotations(write(tmp_path, f"{header}\na,1,2,3,4\n", name))
+
+
+def test_of_two_columns_of_one_meaning_a_warning_says_which_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path, "video,start,end,behavior,label\na,1,2,run,sit\n")
+    manifest, report = read_annotations(path)
+    assert manifest.classes == ("sit",)
+    (line,) = report.lines("doubts")
+    assert line.endswith("'behavior' ('label' is read) in labels.csv")
 
 
 MORE_CELLS = (
@@ -332,7 +354,7 @@ def test_what_is_written_as_a_table_comes_back(
     manifest, report = read_annotations(path)
     assert not report.skipped
     assert [
-        (id, start, stop, unicodedata.normalize("NFC", label))
+        (id, start, stop, plain_text(label) or label)
         for id, start, stop, label in sorted(rows, key=lambda row: row[0])
     ] == [
         (id, action.start, action.end, manifest.classes[action.class_id])

@@ -19,7 +19,7 @@ from mstemba.data_manifests.readers.parsed import (
     AnnotationReport,
     ParsedAnnotations,
     RawAction,
-    tier_name,
+    plain_text,
 )
 from mstemba.data_manifests.readers.tables import file_path
 from mstemba.data_manifests.readers.text import FALLBACK, decode_text, report_fallback
@@ -51,20 +51,18 @@ def read_eaf(path: Path, parsed: ParsedAnnotations) -> None:
     """
     document = _parse(path, parsed.report)
     parsed.time_unit, parsed.seconds_of = "seconds", "ELAN"
-    slots = {
-        slot.get("TIME_SLOT_ID"): float(time) / 1000
-        for slot in document.iterfind("TIME_ORDER/TIME_SLOT")
-        if (time := slot.get("TIME_VALUE", "")).isdecimal()
-    }
+    slots = _times(path, document)
     name, offset = _video(path, document, parsed)
     video = parsed.video(name)
     for tier in document.iterfind("TIER"):
-        tier_id = tier_name(tier.get("TIER_ID", ""))
+        tier_id = plain_text(tier.get("TIER_ID", ""))
         if not parsed.wants_tier(tier_id):
             continue
         for annotation in tier.iterfind("ANNOTATION/*"):
             where = f"in {path.name}, annotation {annotation.get('ANNOTATION_ID')}"
-            label = (annotation.findtext("ANNOTATION_VALUE") or "").strip() or tier_id
+            value = annotation.find("ANNOTATION_VALUE")
+            label = "" if value is None else "".join(value.itertext()).strip()
+            label = label or tier_id
             start, end = (slots.get(annotation.get(f"TIME_SLOT_REF{n}")) for n in (1, 2))
             if label and start is not None and end is not None:
                 action = RawAction(label, start, end, where, path, tier_id)
@@ -75,6 +73,17 @@ def read_eaf(path: Path, parsed: ParsedAnnotations) -> None:
             else:
                 kind = "ELAN annotation without times of its own"
                 parsed.report.skip(kind, f"{shown(label)} {where}")
+
+
+def _times(path: Path, document: ET.Element) -> dict[str | None, float | None]:
+    """Return the times in seconds by the names of their slots; None for a slot without a time."""
+    times: dict[str | None, float | None] = {}
+    for slot in document.iterfind("TIME_ORDER/TIME_SLOT"):
+        name, time = slot.get("TIME_SLOT_ID"), slot.get("TIME_VALUE", "")
+        if name in times:
+            raise ManifestError(f"{path}: two time slots {shown(name)}; save it again in ELAN")
+        times[name] = float(time) / 1000 if time.isdecimal() else None
+    return times
 
 
 def _parse(path: Path, report: AnnotationReport) -> ET.Element:

@@ -24,7 +24,7 @@ from mstemba.data_manifests.readers.parsed import (
     AnnotationReport,
     ParsedAnnotations,
     RawAction,
-    tier_name,
+    plain_text,
 )
 from mstemba.data_manifests.readers.tables import (
     Row,
@@ -224,5 +224,5 @@ class _Video:
         before = len(actions)
         add_action(self._parsed, name, row, label, start, end)
         if len(actions) > before:
-            action = actions[-1]._replace(tier=None if tier is None else tier_name(tier))
+            action = actions[-1]._replace(tier=None if tier is None else plain_text(tier))
             actions[-1] = move(action, self._offset, self._parsed.report)

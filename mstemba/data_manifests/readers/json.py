@@ -3,7 +3,8 @@
 - the manifest's: {"classes", "time_unit", "videos": {id: {subset, duration, annotated_until,
   actions}}};
 - the same entries at the top level, as Charades, TSU and MultiTHUMOS are usually published;
-- ActivityNet's: {"database": {id: {subset, duration, annotations: [{label, segment}]}}};
+- ActivityNet's: {"database": {id: {subset, duration, annotations: [{label, segment}]}}}, of which
+  the entries may also stand in place of the others;
 - records: [{video, start, end, label}], also as JSON Lines (records.py).
 """
 
@@ -14,10 +15,12 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from mstemba.data_manifests.manifest import refuse_same_names
 from mstemba.data_manifests.readers.parsed import (
     ParsedAnnotations,
     ParsedVideo,
     RawAction,
+    plain_text,
     some_names,
 )
 from mstemba.data_manifests.readers.records import (
@@ -27,6 +30,7 @@ from mstemba.data_manifests.readers.records import (
     read_lines,
     read_records,
 )
+from mstemba.data_manifests.readers.tables import ignored_synonym
 from mstemba.data_manifests.readers.text import check_entries, read_text
 from mstemba.errors import ManifestError
 from mstemba.limits import LONGEST_NAME, LONGEST_VIDEO, MOST_CLASSES
@@ -40,6 +44,7 @@ from mstemba.reading.typed import (
     shown,
 )
 
+_FORMS = ("database", "videos")
 _REPEATED_NAME = "second value of a name"
 _EXPECTED = (
     '{id: {subset, duration, actions}}, {"classes", "videos"}, {"database"} or '
@@ -74,10 +79,12 @@ def read_json(path: Path, parsed: ParsedAnnotations) -> None:
             f"{path}: this looks like an export of {title}, which is not supported; expected "
             f"{_EXPECTED}"
         )
-    known = isinstance(data, dict) and any(
-        isinstance(data.get(name), dict) for name in ("database", "videos")
-    )
-    if not known and (records := find_records(data)) is not None:
+    forms = [name for name in _FORMS if isinstance(data, dict) and isinstance(data.get(name), dict)]
+    records = find_records(data)
+    if len(forms) + (records is not None) > 1:
+        found = " and ".join([*map(repr, forms), *(["records"] if records else [])])
+        raise ManifestError(f"{path}: found {found}, expected one of them; delete the others")
+    if records is not None:
         if isinstance(data, dict):
             _set_classes(path, data, parsed)
         read_records(path, records, parsed)
@@ -93,9 +100,26 @@ def read_json(path: Path, parsed: ParsedAnnotations) -> None:
 def _set_classes(path: Path, data: dict[str, Any], parsed: ParsedAnnotations) -> None:
     """Set the classes and the time unit that a file defines."""
     parsed.time_unit = data.get("time_unit")
-    if isinstance(data.get("classes"), list):
-        names = convert(data["classes"], _Classes, str(path), ManifestError, "$.classes")
-        parsed.classes = tuple(names)
+    if (given := data.get("classes")) is None:
+        return
+    if not isinstance(listed := _in_order(given), list):
+        raise ManifestError(
+            f"{path}: $.classes: found {shown(given)}, expected a list of names, or an object with "
+            f"their numbers from 0 on"
+        )
+    names = convert(listed, _Classes, str(path), ManifestError, "$.classes")
+    refuse_same_names(names, f"{path}: $.classes: ", plain_text)
+    parsed.classes = tuple(names)
+
+
+def _in_order(given: Any) -> Any:
+    """Return the names of {number: name} or {name: number} in their order; other values as is."""
+    if not isinstance(given, dict) or repeated(given):
+        return given
+    by_name = all(isinstance(value, int) for value in given.values())
+    names = {str(number): name for name, number in given.items()} if by_name else given
+    numbers = list(map(str, range(len(given))))
+    return [names[number] for number in numbers] if names.keys() == set(numbers) else given
 
 
 def _described(data: Any) -> str:
@@ -107,13 +131,14 @@ def _described(data: Any) -> str:
 
 def _read_entries(path: Path, data: dict[str, Any], parsed: ParsedAnnotations) -> None:
     activitynet = isinstance(data.get("database"), dict)
-    _set_classes(path, {"time_unit": data.get("time_unit")} if activitynet else data, parsed)
     own = isinstance(data.get("videos"), dict)
     entries = data["database"] if activitynet else data["videos"] if own else data
     odd = [id for id, entry in entries.items() if not isinstance(entry, dict)]
     if odd or not entries:
         problem = f"{shown(odd[0])} is not an entry" if odd else "no entries"
         raise ManifestError(f"{path}: {problem}; expected {_EXPECTED}")
+    if entries is not data:
+        _set_classes(path, data, parsed)
     _report_repeated(entries, "second entry of a video", f"in {path.name}", parsed)
     if entries is not data:
         _report_repeated(data, _REPEATED_NAME, f"in {path.name}", parsed)
@@ -127,11 +152,14 @@ def _read_entries(path: Path, data: dict[str, Any], parsed: ParsedAnnotations) -
                 setattr(video, fact, convert(entry.get(fact), kind, where, ManifestError))
             except ManifestError:
                 parsed.report.skip(f"malformed {fact}", f"{shown(entry[fact])} {where}")
-        name = "annotations" if activitynet else "actions"
-        video.lacks_actions, listed = name not in entry, entry.get(name, [])
+        names = ("annotations", "actions") if activitynet else ("actions", "annotations")
+        used = [name for name in names if name in entry]
+        if len(used) > 1:
+            ignored_synonym(parsed, used[0], used[1], where)
+        video.lacks_actions, listed = not used, entry[used[0]] if used else []
         for item in listed if isinstance(listed, list) else [listed]:
             try:
-                video.actions.append(_action(item, activitynet, where))
+                video.actions.append(_action(item, where))
             except ManifestError:
                 parsed.report.skip("malformed action", f"{shown(item)} {where}")
 
@@ -155,9 +183,9 @@ def _report_repeated(
         parsed.report.skip(kind, f"{shown(name)} {where}")
 
 
-def _action(item: Any, activitynet: bool, where: str) -> RawAction:
+def _action(item: Any, where: str) -> RawAction:
     """Convert [class, start, end], or {"label", "segment": [start, end]}."""
-    if not activitynet:
+    if isinstance(item, list):
         return RawAction(*convert(item, tuple[int, Finite, Finite], where, ManifestError), where)
     action = convert(item, _Labelled, where, ManifestError)
     if repeated(item):

@@ -17,6 +17,8 @@ TWO_MEDIA_FILES = "two media files taken for one video"
 DAMAGED_FILE = "file that cannot be read"
 
 
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))
+"""Zero-width space, word joiner and byte order mark."""
 UNUSUAL = ("kept", "ignored", "skipped")
 """What may happen to an unusual entry, as in `AnnotationReport`."""
 _PLAIN = ("joined", "doubts")
@@ -159,7 +161,7 @@ class ParsedAnnotations:
             kind = f"tier whose name is longer than {LONGEST_NAME:,} characters"
             self.report.skip(kind, shown(name))
             return False
-        known = tier_name(name)
+        known = plain_text(name)
         self.tier_names.setdefault(known)
         return self.tiers is None or known in self.tiers
 
@@ -194,9 +196,12 @@ class ParsedAnnotations:
         return self.video(name)
 
 
-def tier_name(text: str) -> str:
-    """Return the name of a tier in the form in which names are compared."""
-    return unicodedata.normalize("NFC", text.strip())
+def plain_text(text: str) -> str:
+    """Return a text in the form that is the same for all texts that look the same.
+
+    Joiners and non-joiners, which many scripts need, are kept.
+    """
+    return unicodedata.normalize("NFC", text.translate(_INVISIBLE).strip())
 
 
 def tier_names(chosen: str | Iterable[str] | None) -> tuple[str, ...] | None:
@@ -204,7 +209,7 @@ def tier_names(chosen: str | Iterable[str] | None) -> tuple[str, ...] | None:
     if chosen is None:
         return None
     listed = chosen.split(",") if isinstance(chosen, str) else chosen
-    return tuple(filter(None, map(tier_name, listed)))
+    return tuple(filter(None, map(plain_text, listed)))
 
 
 def some_names(names: Iterable[str], count: int = 3) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mstemba.data_manifests.readers.parsed import ParsedAnnotations
-from mstemba.data_manifests.readers.tables import COLUMNS, Row, add_row
+from mstemba.data_manifests.readers.tables import COLUMNS, Row, add_row, ignored_synonym, synonyms
 from mstemba.data_manifests.readers.text import split_lines
 from mstemba.errors import ManifestError
 from mstemba.reading.typed import parse_untyped, repeated, shown
@@ -77,6 +77,7 @@ def read_records(path: Path, records: list[Any], parsed: ParsedAnnotations) -> N
     """Read the records of a file."""
     has_videos = any(isinstance(item, dict) and _values(item)["video"] for item in records)
     default = "" if has_videos else parsed.own_video(path)
+    doubled: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for number, record in enumerate(records, 1):
         where = f"in {path.name}, record {number}"
         if not isinstance(record, dict):
@@ -84,8 +85,19 @@ def read_records(path: Path, records: list[Any], parsed: ParsedAnnotations) -> N
             continue
         for name in repeated(record):
             parsed.report.skip("second value of a name", f"{shown(name)} {where}")
+        values, problem = _values(record), ""
+        if (names := tuple(record)) not in doubled:
+            doubled[names] = synonyms(names, (*COLUMNS.values(), _SEGMENT))
+        for used, other in doubled[names]:
+            if used.casefold() == other.casefold():
+                problem = f"{shown(used)} and {shown(other)} are one name"
+            else:
+                ignored_synonym(parsed, used, other, where)
+        if problem := problem or _problem(record, values):
+            parsed.report.skip("malformed record", f"{shown(record)} {where}: {problem}")
+            continue
         row = Row((shown(record),), where, decimal_comma=False, file=path)
-        cells = {name: _cell(name, value) for name, value in _values(record).items()}
+        cells = {name: _cell(name, value) for name, value in values.items()}
         add_row(parsed, row, cells, default)
 
 
@@ -96,6 +108,25 @@ def _is_record(item: Any) -> bool:
     return all(values[name] is not None for name in ("start", "end", "label"))
 
 
+def _problem(record: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """Return what is wrong with the values of a record; empty if nothing is."""
+    for name in ("video", "label", "subset"):
+        value = values[name]
+        if isinstance(value, bool) or not isinstance(value, str | int | None):
+            return f"{name} is {shown(value)}, expected a text or a whole number"
+    segment, times = _segment(record), [values["start"], values["end"]]
+    if segment not in (None, times):
+        return f"the segment {shown(segment)} and start and end, {shown(times)}, differ"
+    return ""
+
+
+def _segment(record: Mapping[str, Any]) -> list[Any] | None:
+    """Return the list of start and end, if there is one."""
+    members = {name.casefold(): value for name, value in record.items()}
+    segment = next((members[name] for name in _SEGMENT if name in members), None)
+    return segment if isinstance(segment, list) and len(segment) == 2 else None
+
+
 def _values(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a record by the names of columns; None for those it does not have."""
     members = {name.casefold(): value for name, value in record.items()}
@@ -103,8 +134,7 @@ def _values(record: Mapping[str, Any]) -> dict[str, Any]:
         column: next((members[name] for name in names if name in members), None)
         for column, names in COLUMNS.items()
     }
-    segment = next((members[name] for name in _SEGMENT if name in members), None)
-    if isinstance(segment, list) and len(segment) == 2 and values["start"] is None:
+    if values["start"] is None and values["end"] is None and (segment := _segment(members)):
         values["start"], values["end"] = segment
     return values
 

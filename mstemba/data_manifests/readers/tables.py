@@ -105,9 +105,21 @@ class Table:
         return self.rows[0].cells
 
     def column(self, *names: str) -> int | None:
-        """Return the first column with one of these names, ignoring case."""
+        """Return the first column with one of these names, ignoring case.
+
+        Raises ManifestError if several have this name.
+        """
         header = [cell.casefold() for cell in self.header]
-        return next((header.index(n.casefold()) for n in names if n.casefold() in header), None)
+        name = next((n.casefold() for n in names if n.casefold() in header), None)
+        if name is None:
+            return None
+        if header.count(name) > 1:
+            same = [shown(cell) for cell in self.header if cell.casefold() == name]
+            raise ManifestError(
+                f"{self.path}: several columns of one name, {', '.join(same)}; delete or rename "
+                f"all but one"
+            )
+        return header.index(name)
 
     def from_header(self, is_header: Callable[[tuple[str, ...]], bool]) -> Table | None:
         """Return the table from its header on, which may be below other lines, or None."""
@@ -217,6 +229,23 @@ def malformed(parsed: ParsedAnnotations, row: Row) -> None:
     parsed.report.skip("malformed row", f"{shown(','.join(row.cells))} {row.where}")
 
 
+def synonyms(
+    names: Sequence[str], meanings: Iterable[tuple[str, ...]] = tuple(COLUMNS.values())
+) -> list[tuple[str, str]]:
+    """Return pairs of names with one meaning: the one that is read, and one that is not."""
+    pairs = []
+    for spellings in meanings:
+        found = [name for spelling in spellings for name in names if name.casefold() == spelling]
+        pairs += [(found[0], other) for other in found[1:]]
+    return pairs
+
+
+def ignored_synonym(parsed: ParsedAnnotations, used: str, other: str, where: str) -> None:
+    """Report a name that is not read because another one has its meaning."""
+    kind = "name with the meaning of another one, which is read in its place"
+    parsed.report.doubt(kind, f"{shown(other)} ({shown(used)} is read) {where}")
+
+
 def whole_rows(rows: Sequence[Row], parsed: ParsedAnnotations, columns: int) -> Iterator[Row]:
     """Yield the rows without text in more cells than there are columns; report the others."""
     for row in rows:
@@ -247,6 +276,8 @@ def read_plain(table: Table, parsed: ParsedAnnotations) -> None:
     Without a column of videos, the table describes the video with the file's name.
     """
     at = {name: table.column(*spellings) for name, spellings in COLUMNS.items()}
+    for used, other in synonyms(table.header):
+        ignored_synonym(parsed, used, other, f"in {table.path.name}")
     default = ""
     if at["video"] is None:
         _refuse_unknown_names(table, at)
