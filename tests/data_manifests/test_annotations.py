@@ -173,6 +173,14 @@ def test_two_forms_in_one_file_are_refused(tmp_path: Path, data: Any, found: str
         read_annotations(write(tmp_path, data))
 
 
+def test_class_numbers_next_to_class_names_are_doubtful(tmp_path: Path) -> None:
+    actions = [{"label": "sit", "segment": [0, 1]}, [0, 1, 2]]
+    _, report = read_annotations(write(tmp_path, {"v": {"actions": actions}}))
+    (line,) = report.lines("doubts")
+    assert "class number in annotations with class names" in line
+    assert line.endswith("[0, 1.0, 2.0] in v")
+
+
 def test_given_classes_and_time_unit_stand_in_for_a_file_that_has_none(tmp_path: Path) -> None:
     manifest, _ = read_annotations(
         write(tmp_path, {"v": ENTRY}), classes=("a", "b", "c"), time_unit="frames"

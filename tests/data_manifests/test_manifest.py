@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,14 @@ def test_what_is_there_twice_in_a_manifest_is_refused(
     path = write(tmp_path, {"a": {"duration": 1}, "b": {"duration": 1, "subset": "testing"}})
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(ManifestError, match=says):
+        load_manifest(path)
+
+
+def test_two_classes_of_one_name_are_refused_with_the_file_and_the_place(tmp_path: Path) -> None:
+    path = write(tmp_path, {})
+    path.write_text(json.dumps({**json.loads(path.read_text()), "classes": ["pour", "pour"]}))
+    where = re.escape(f"{path}: $.classes: ")
+    with pytest.raises(ManifestError, match=rf"{where}class name 'pour' appears twice; names must"):
         load_manifest(path)
 
 

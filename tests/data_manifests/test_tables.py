@@ -123,6 +123,12 @@ def test_of_two_columns_of_one_meaning_a_warning_says_which_is_read(tmp_path: Pa
     assert line.endswith("'behavior' ('label' is read) in labels.csv")
 
 
+def test_marks_in_quotes_do_not_separate_cells(tmp_path: Path) -> None:
+    row = 'a,1,2,"pour;\nstir;"\n'
+    manifest, _ = read_annotations(write(tmp_path, f"video,start,end,label\n{row}{row}"))
+    assert manifest.classes == ("pour;\nstir;",)
+
+
 MORE_CELLS = (
     "malformed row with more cells than columns (quote a text with commas; decimal commas need "
     "semicolons or tabs between the cells)"
