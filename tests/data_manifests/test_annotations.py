@@ -140,7 +140,7 @@ def test_invisible_characters_do_not_make_another_class(tmp_path: Path, label: s
     assert not report.skipped
 
 
-SYNONYM = "name with the meaning of another one, which is read in its place"
+SYNONYM = "two names for the same thing"
 
 
 @pytest.mark.parametrize("make", [lambda v: {"videos": v}, lambda v: v, lambda v: {"database": v}])

@@ -245,7 +245,7 @@ def synonyms(
 
 def ignored_synonym(parsed: ParsedAnnotations, used: str, other: str, where: str) -> None:
     """Report a name that is not read because another one has its meaning."""
-    kind = "name with the meaning of another one, which is read in its place"
+    kind = "two names for the same thing"
     parsed.report.doubt(kind, f"{shown(other)} ({shown(used)} is read) {where}")
 
 
