@@ -82,7 +82,21 @@ def test_a_store_that_lost_its_metadata_gets_it_again(workspace: Path, content: 
     mstemba("evaluate", cwd=workspace)
 
 
+def test_a_store_that_lost_its_metadata_is_not_taken_for_one_of_other_options(
+    workspace: Path,
+) -> None:
+    store = current_store(workspace)
+    (store / "failures.json").write_text("{}")
+    (store / "zarr.json").unlink()
+    other = (*EXTRACT[:-1], "2", "--store", store)
+    line = complaint(mstemba(*other, cwd=workspace, expect=2))
+    assert "its zarr.json is lost or damaged, and its entries were made with other options" in line
+    assert "3 cached" in mstemba(*EXTRACT, cwd=workspace).stdout
+
+
 def test_results_that_were_moved_with_their_video_are_still_its_own(workspace: Path) -> None:
+    shutil.rmtree(workspace / "detections")
+    mstemba(*DETECT, cwd=workspace)
     moved = workspace.rename(workspace.with_name("moved"))
     assert "1 from saved scores" in mstemba(*DETECT, cwd=moved).stdout
     film(moved / "videos" / "v2.mp4", seed=3, count=30)

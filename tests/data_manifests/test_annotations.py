@@ -95,17 +95,25 @@ def test_an_object_may_give_the_numbers_of_the_classes(tmp_path: Path, classes: 
     ["sit,stand", 2, {"1": "sit", "2": "stand"}, {"a": "sit", "b": "stand"}, {"sit": 0, "x": 0}],
     ids=str,
 )
-@pytest.mark.parametrize("form", ["videos", "database", "records"])
+@pytest.mark.parametrize("form", ["videos", "records"])
 def test_classes_that_are_not_listed_in_order_are_refused(
     tmp_path: Path, classes: Any, form: str
 ) -> None:
-    entry = {"videos": ENTRY, "database": DATABASE}.get(form)
     records = [{"video": "v", "start": 0, "end": 1, "label": 0}]
-    path = write(tmp_path, {"classes": classes, form: {"v": entry} if entry else records})
+    path = write(
+        tmp_path, {"classes": classes, form: {"v": ENTRY} if form == "videos" else records}
+    )
     with pytest.raises(
         ManifestError, match=r"labels\.json: \$\.classes: found .*, expected a list"
     ):
         read_annotations(path)
+
+
+@pytest.mark.parametrize("classes", [20, {"1": "run"}, [{"id": 0, "name": "run"}]], ids=str)
+def test_the_classes_of_activitynet_are_its_labels(tmp_path: Path, classes: Any) -> None:
+    own, _ = read_annotations(write(tmp_path, {"database": {"v": DATABASE}}))
+    found, _ = read_annotations(write(tmp_path, {"classes": classes, "database": {"v": DATABASE}}))
+    assert found == own
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,6 @@ def test_a_malformed_record_is_counted_and_the_rest_is_read(record: Any, tmp_pat
         ({"video": ["a"]}, "video is ['a'], expected a text or a whole number"),
         ({"subset": ["training"]}, "subset is ['training'], expected a text or a whole number"),
         ({"Label": "y"}, "'label' and 'Label' are one name"),
-        ({"segment": [5, 6]}, "the segment [5, 6] and start and end, [1, 2], differ"),
     ],
     ids=str,
 )
@@ -255,6 +254,12 @@ def test_a_record_may_say_its_times_twice_and_a_warning_names_what_is_not_read(
     assert not report.skipped
     (line,) = report.lines("doubts")
     assert line.endswith("'behavior' ('label' is read) in l.json, record 1")
+    extra = {"segment": [25, 100], "subset": float("nan")}  # frames; as pandas writes no value
+    manifest, report = read_annotations(put(tmp_path / "l.json", [{**RECORDS[0], **extra}]))
+    assert times(manifest) == {"monday": [("pour", 1, 4)]}
+    (line,) = report.lines("doubts")
+    assert line.endswith("'segment' ('start and end' is read) in l.json, record 1")
+    assert not report.skipped
 
 
 def test_a_damaged_line_is_counted_and_the_rest_is_read(tmp_path: Path) -> None:

@@ -164,3 +164,11 @@ def test_detections_are_corrected_as_subtitles_and_read_again(
     (entry,) = saved["videos"].values()
     assert len(entry["actions"]) == len(SOME.segments)  # each is in two files
     assert "action that is in another file, too" in result.stderr
+
+
+def test_a_label_may_hold_an_arrow(tmp_path: Path) -> None:
+    text = "1\n00:00:01,000 --> 00:00:02,000\nopen --> close\n"
+    (tmp_path / "monday.srt").write_text(text)
+    manifest, report = read_annotations(tmp_path / "monday.srt")
+    assert times(manifest) == [("open --> close", 1.0, 2.0)]
+    assert not report.skipped

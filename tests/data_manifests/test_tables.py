@@ -167,6 +167,13 @@ def test_a_row_with_more_cells_than_columns_is_skipped(
     assert report.examples[MORE_CELLS].endswith(f" in {name}, line 3")
 
 
+def test_a_note_below_a_column_without_a_name_is_no_part_of_the_action(tmp_path: Path) -> None:
+    path = write(tmp_path, "video,start,end,label,\na,1,2,sit,my note\na,2,3,sit,\n")
+    manifest, report = read_annotations(path)
+    assert (len(manifest.videos["a"].actions), manifest.classes) == (2, ("sit",))
+    assert not report.skipped
+
+
 def test_rows_that_do_not_agree_on_their_video_are_counted(tmp_path: Path) -> None:
     rows = "a,1,2,sit,train,60\na,1,2,sit,test,61\na,1,2,sit,train,long\n"
     path = write(tmp_path, "video,start,end,label,subset,duration\n" + rows)

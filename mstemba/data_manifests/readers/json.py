@@ -137,8 +137,10 @@ def _read_entries(path: Path, data: dict[str, Any], parsed: ParsedAnnotations) -
     if odd or not entries:
         problem = f"{shown(odd[0])} is not an entry" if odd else "no entries"
         raise ManifestError(f"{path}: {problem}; expected {_EXPECTED}")
-    if entries is not data:
+    if own and not activitynet:
         _set_classes(path, data, parsed)
+    elif activitynet:  # its labels are names
+        parsed.time_unit = data.get("time_unit")
     _report_repeated(entries, "second entry of a video", f"in {path.name}", parsed)
     if entries is not data:
         _report_repeated(data, _REPEATED_NAME, f"in {path.name}", parsed)

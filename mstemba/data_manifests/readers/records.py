@@ -93,7 +93,9 @@ def read_records(path: Path, records: list[Any], parsed: ParsedAnnotations) -> N
                 problem = f"{shown(used)} and {shown(other)} are one name"
             else:
                 ignored_synonym(parsed, used, other, where)
-        if problem := problem or _problem(record, values):
+        if _segment(record) not in (None, [values["start"], values["end"]]):
+            ignored_synonym(parsed, "start and end", "segment", where)
+        if problem := problem or _problem(values):
             parsed.report.skip("malformed record", f"{shown(record)} {where}: {problem}")
             continue
         row = Row((shown(record),), where, decimal_comma=False, file=path)
@@ -108,15 +110,12 @@ def _is_record(item: Any) -> bool:
     return all(values[name] is not None for name in ("start", "end", "label"))
 
 
-def _problem(record: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+def _problem(values: Mapping[str, Any]) -> str:
     """Return what is wrong with the values of a record; empty if nothing is."""
     for name in ("video", "label", "subset"):
         value = values[name]
         if isinstance(value, bool) or not isinstance(value, str | int | None):
             return f"{name} is {shown(value)}, expected a text or a whole number"
-    segment, times = _segment(record), [values["start"], values["end"]]
-    if segment not in (None, times):
-        return f"the segment {shown(segment)} and start and end, {shown(times)}, differ"
     return ""
 
 
@@ -129,7 +128,8 @@ def _segment(record: Mapping[str, Any]) -> list[Any] | None:
 
 def _values(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a record by the names of columns; None for those it does not have."""
-    members = {name.casefold(): value for name, value in record.items()}
+    # pandas writes NaN for a missing value.
+    members = {n.casefold(): value for n, value in record.items() if value == value}
     values = {
         column: next((members[name] for name in names if name in members), None)
         for column, names in COLUMNS.items()

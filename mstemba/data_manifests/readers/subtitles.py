@@ -74,7 +74,7 @@ def _cues(path: Path, text: str, parsed: ParsedAnnotations) -> Iterator[_Cue]:
     for number, lines in _blocks(text):
         where = f"in {path.name}, line {number}"
         # An identifier or a number may stand above the times.
-        at = next((n for n, line in enumerate(lines[:2]) if "-->" in line), None)
+        at = next((n for n, line in enumerate(lines[:2]) if _is_times(line)), None)
         if at is None and is_vtt and _NOT_CUES.match(lines[0]):
             continue
         if any(len(line) > _LONGEST_LINE for line in lines):
@@ -97,9 +97,10 @@ def _blocks(text: str) -> Iterator[tuple[int, list[str]]]:
     lines: list[str] = []
     number, first = 0, 1
     for number, line in enumerate(split_lines(text), 1):
-        if "-->" in line and (len(lines) > 1 or any("-->" in above for above in lines)):
+        if _is_times(line) and (len(lines) > 1 or any(map(_is_times, lines))):
             # If the subtitle above has no number, what ends it is a class, even `2`.
-            above = [lines.pop()] if "-->" not in lines[0] and lines[-1].strip().isdigit() else []
+            numbered = not _is_times(lines[0]) and lines[-1].strip().isdigit()
+            above = [lines.pop()] if numbered else []
             yield first, lines
             first, lines = number - len(above), above
         if line.strip():
@@ -110,6 +111,11 @@ def _blocks(text: str) -> Iterator[tuple[int, list[str]]]:
             first, lines = number + 1, []
     if lines:
         yield first, lines
+
+
+def _is_times(line: str) -> bool:
+    """Return whether a line has the times of a subtitle, possibly malformed: no label has them."""
+    return re.match(r"[\d:.,\s-]*-->", line) is not None
 
 
 def _plain(line: str, is_vtt: bool) -> str:

@@ -259,9 +259,8 @@ def whole_rows(rows: Sequence[Row], parsed: ParsedAnnotations, columns: int) -> 
 
 
 def rows_below_header(table: Table, parsed: ParsedAnnotations) -> Iterator[Row]:
-    """Yield the rows with no more cells than the header has names; report the others."""
-    columns = max((n for n, name in enumerate(table.header, 1) if name), default=0)
-    return whole_rows(table.rows[1:], parsed, columns)
+    """Yield the rows with no more cells than the header; report the others."""
+    return whole_rows(table.rows[1:], parsed, len(table.header))
 
 
 def parse_duration(text: str, decimal_comma: bool = True) -> float | None:

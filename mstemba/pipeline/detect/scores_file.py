@@ -94,8 +94,8 @@ class ScoresFile:
     key: str
     """Cache key: what the scores were made from and how."""
     video: str
-    """Absolute path of the scored video, links followed; the new one if it was moved or copied
-    together with the scores."""
+    """Absolute path of the scored video, links followed; the new one if it was moved together with
+    the scores."""
     fingerprint: str
     """Of the video's content."""
     id: str
@@ -124,9 +124,7 @@ def open_scores(path: Path) -> ScoresFile | None:
         found = _texts_and_numbers(path, arrays, _Source)
     except (StoreError, ValueError):
         return None
-    video = os.path.realpath(path.parent / (found.place or found.video))
-    if not os.path.exists(video):
-        video = os.path.realpath(found.video)
+    video = os.path.realpath(_video_now(found, path.parent))
     return ScoresFile(path, found.key, video, found.fingerprint, found.id or name_of(path))
 
 
@@ -160,13 +158,20 @@ def _read(path: Path) -> SavedScores:
         probabilities=arrays["probabilities"],
         grid=TimeGrid(starts, found.step),
         classes=_class_names(path, arrays["classes"]),
-        video=found.video,
+        video=_video_now(found, path.parent),
         duration=found.duration,
         fps=found.fps,
         timecode=found.timecode,
         anchor=_usual_anchor(typed) if found.anchor is None else found.anchor,
     )
     return SavedScores(scores, found.key, found.fingerprint, provenance, found.id or name_of(path))
+
+
+def _video_now(found: _Source, folder: Path) -> str:
+    """Return the path of the scored video, or where it is if it was moved with its scores."""
+    moved = os.path.normpath(os.path.join(os.path.realpath(folder), found.place or ""))
+    gone = not os.path.lexists(found.video)
+    return moved if found.place and gone and os.path.exists(moved) else found.video
 
 
 def _texts_and_numbers(path: Path, arrays: dict[str, NDArray[Any]], type: type[Texts]) -> Texts:
@@ -229,6 +234,6 @@ def save_scores(path: Path, saved: SavedScores) -> None:
 def _place(video: str, folder: Path) -> str:
     """Return the relative path of a video, which stays the same if all is moved together."""
     try:
-        return os.path.relpath(video, folder)
+        return os.path.relpath(os.path.realpath(video), os.path.realpath(folder))
     except ValueError:  # on another drive of Windows
         return os.path.abspath(video)

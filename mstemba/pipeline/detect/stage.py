@@ -295,8 +295,8 @@ def _report_replaced(jobs: Sequence[_Job], folder: Path, on_event: EventHandler)
     ]
     if replaced:
         message = (
-            f"replacing what another checkpoint, other labels or other features found in "
-            f"{_named(replaced)} ({folder}); another --output keeps both"
+            f"replacing what another checkpoint, other labels, other features or an earlier "
+            f"version found in {_named(replaced)} ({folder}); another --output keeps both"
         )
         on_event(Event("detect", message))
 

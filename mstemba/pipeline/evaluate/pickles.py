@@ -40,7 +40,7 @@ def read_pickle(path: Path) -> Any:
     """
     content = read_bytes(path, largest=LARGEST_PICKLE)
     try:
-        if check_pickle(content) < len(content):
+        if content[check_pickle(content) :].strip(b"\0 \r\n"):
             raise ValueError("data after its end: it holds more than one object, or is damaged")
         # latin1: Python 2 pickled the bytes of an array as text.
         return _unwrap(_Unpickler(io.BytesIO(content), encoding="latin1").load(), {})

@@ -236,9 +236,14 @@ def _dense(
                 f"{path}: logits above {_SATURATED} become the same probability, which makes ties: "
                 f"scale scores that are not logits, such as percent, to 0 to 1"
             )
-        tables = {id: 0.5 + 0.5 * np.tanh(table / 2) for id, table in tables.items()}
+        tables = {id: _sigmoid(table.astype(np.float64)) for id, table in tables.items()}
     scores = {id: table.astype(np.float32) for id, table in tables.items()}
     return Predictions(path, scores=scores, warnings=warnings, notes=notes)
+
+
+def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return probabilities; those of large negative logits keep their order."""
+    return np.exp(-np.logaddexp(0, -logits))
 
 
 def _id(key: Any) -> str:

@@ -276,7 +276,8 @@ def _read_times(file: Path, rows: int, duration: float | None) -> TimeGrid:
         step = float(np.median(np.diff(seconds))) if rows > 1 else float(seconds[0])
         step = step or duration or 0.0
         end = float(seconds[-1]) + step
-        if duration and not duration / 100 <= end <= 2 * duration + 60:
+        are_seconds = duration and duration / 2 <= 1000 * end <= 2 * duration
+        if are_seconds or (duration and end > 2 * duration + 60):
             raise ValueError(
                 f"found times up to {end:g} s in a video of {duration:g} s, expected milliseconds"
             )

@@ -27,7 +27,7 @@ from msgspec import Meta, Struct, structs
 from mstemba.errors import StoreError, UsageError
 from mstemba.limits import MOST_ROWS, WIDEST
 from mstemba.pipeline.caching.files import folder_name, reaching, remote, sweep, write_json
-from mstemba.pipeline.caching.keys import spec_key
+from mstemba.pipeline.caching.keys import entry_key, spec_key
 from mstemba.pipeline.caching.locks import StoreLocks
 from mstemba.pipeline.features.entry import (
     DamagedEntry,
@@ -138,7 +138,9 @@ class FeatureStore:
                 something else.
         """
         if lacks_metadata(root):
-            cls(root, spec, weights_file).make()
+            store = cls(root, spec, weights_file)
+            store._check_entries()
+            store.make()
         if store_attributes(root) is None:
             if is_free(root):
                 return cls(root, spec, weights_file)
@@ -173,6 +175,25 @@ class FeatureStore:
             raise StoreError(
                 f"{self.root}: the store was built with {difference}. "
                 f"Pass another --store, or the options it was built with"
+            )
+
+    def _check_entries(self) -> None:
+        """Raise StoreError if a store without metadata has entries that are not of this one."""
+        fitting, others = 0, 0
+        for name in folders(self.root):
+            try:
+                found = self._entry(name)
+            except DamagedEntry:
+                others += 1
+                continue
+            if found is not None:
+                entry = found.entry
+                fits = entry.is_imported or entry.key == entry_key(self.spec, entry.fingerprint)
+                fitting, others = fitting + fits, others + (not fits)
+        if others and not fitting:
+            raise StoreError(
+                f"{self.root}: its {METADATA} is lost or damaged, and its entries were made with "
+                f"other options; pass another --store, or those options"
             )
 
     def sweep(self) -> None:

@@ -89,13 +89,19 @@ def is_free(root: Path) -> bool:
 
 
 def lacks_metadata(root: Path) -> bool:
-    """Return whether a local folder holds entries, and no readable metadata of their store."""
+    """Return whether a local folder holds entries, and no metadata of their store, or damaged ones.
+
+    Raises:
+        StoreError: The metadata cannot be read.
+    """
     if remote(root) or not root.is_dir():
         return False
-    with contextlib.suppress(StoreError):
-        if store_attributes(root) is not None:
+    content = metadata_bytes(root)
+    if content is not None:
+        with contextlib.suppress(StoreError):
+            parse_json(content, dict[str, Any], METADATA, StoreError)
             return False
-    entries = [place for place in visible(root, "*") if place.name != METADATA]
+    entries = [place for place in visible(root, "*") if place.is_dir()]
     return bool(entries) and all(
         (place / METADATA).is_file() or (place / "c").is_dir() for place in entries
     )

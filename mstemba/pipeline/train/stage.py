@@ -193,7 +193,7 @@ def _reopen_if_damaged(run: Path, key: str, on_event: EventHandler) -> None:
     except CheckpointError as error:
         problem = str(error)
     except (OSError, ValueError) as error:
-        problem = f"{checkpoint.weights}: {reason(error)}"
+        problem = f"{run}: its weights are damaged or cannot be read: {reason(error)}"
     on_event(Event("train", f"{problem}; training again", warning=True))
     (run / DONE).unlink(missing_ok=True)
 

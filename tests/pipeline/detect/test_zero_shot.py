@@ -152,8 +152,8 @@ def test_in_a_workspace_what_a_trained_network_found_is_left_alone(
     assert detect("blue").cached == []
     (line,) = replaced()
     assert line == (
-        f"replacing what another checkpoint, other labels or other features found in v "
-        f"({workspace.zero_shot}); another --output keeps both"
+        f"replacing what another checkpoint, other labels, other features or an earlier version "
+        f"found in v ({workspace.zero_shot}); another --output keeps both"
     )
     assert [file.name for file in workspace.detections.iterdir()] == ["zero-shot"]
     exported = export("v", ExportOptions(formats=("csv",)), workspace=workspace)

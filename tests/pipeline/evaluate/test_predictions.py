@@ -293,6 +293,14 @@ def test_logits_become_probabilities_and_it_is_said(tmp_path: Path) -> None:
     assert len(read_predictions(tmp_path / "p.npz", CLASSES).warnings) == 1
 
 
+def test_logits_keep_their_order_in_any_type(tmp_path: Path) -> None:
+    logits = np.array([[-40.0, -30.0, -20.0], [-12.0, 8.0, 12.0]], np.float16)
+    np.savez(tmp_path / "p.npz", v=logits)
+    found = read_predictions(tmp_path / "p.npz", CLASSES)
+    assert found.scores is not None
+    assert (np.diff(found.scores["v"].ravel()) > 0).all()
+
+
 def test_a_pickle_with_data_after_its_end_is_refused(tmp_path: Path) -> None:
     whole = pickle.dumps({"v": ROWS})
     for rest in (whole, b"rest"):
