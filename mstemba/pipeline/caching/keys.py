@@ -63,14 +63,14 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def unchanged(path: Path, sha256: str | None = None) -> Iterator[str]:
-    """Read a file in a `with` block, which gets its SHA-256.
+    """Check that a file stays the same in a `with` block, and yield its SHA-256.
 
     Args:
         path: The file.
         sha256: Its SHA-256, if that is known. Default: the one at the beginning.
 
     Raises:
-        UsageError: At the end the file has another SHA-256: what was read is not of this one.
+        UsageError: The file has another SHA-256 at the end of the block.
     """
     sha256 = sha256 or file_sha256(path)
     yield sha256

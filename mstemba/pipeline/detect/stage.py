@@ -323,7 +323,7 @@ class _Scorer:
     """Reasons by entry."""
 
     def features_key(self, video: CatalogVideo) -> str:
-        """Return the key of the features that a video has or will have: imported ones stay."""
+        """Return the key of a video's features: of the imported ones, if it has any."""
         key = entry_key(self.detector.spec, video.fingerprint)
         if video.listed is not None and self._present_store is not None:
             with contextlib.suppress(StoreError):  # damaged: they are extracted
