@@ -32,7 +32,7 @@ def label_names(parsed: ParsedAnnotations, former: Manifest | None = None) -> tu
     counts = Counter(action.label for action in parsed.actions)
     names = sorted(label for label in counts if isinstance(label, str))
     if names:
-        kind = "class number in annotations with class names, taken for a place in their order"
+        kind = "class number in annotations with class names, read as a place in alphabetical order"
         for action in parsed.actions if len(names) < len(counts) else ():
             if isinstance(action.label, int):
                 parsed.report.doubt(kind, describe(action))
