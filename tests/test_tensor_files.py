@@ -350,3 +350,14 @@ def test_json_of_any_form_is_not_taken_for_safetensors(tmp_path: Path) -> None:
         (tmp_path / "w.safetensors").write_text(json.dumps(content))
         with pytest.raises(CheckpointError, match="found JSON"):
             read_weights(tmp_path / "w.safetensors")
+
+
+def test_a_class_with_a_name_of_a_million_characters_is_refused_at_once(tmp_path: Path) -> None:
+    begin = b"\x80\x02ctorch\nFloatStorage"
+    (tmp_path / "w.pth").write_bytes(
+        pickle.dumps(0x1950A86A20F9469CFC6C, 2) + begin + b"2N" * 500_000
+    )
+    with (tmp_path / "w.pth").open("ab") as file:
+        file.write(b"\n.")
+    with pytest.raises(CheckpointError, match="damaged or incomplete"):
+        read_weights(tmp_path / "w.pth")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickletools
 
-from mstemba.limits import SHARED_VALUES, SPARE_MEMORY
+from mstemba.limits import LONGEST_NAME, SHARED_VALUES, SPARE_MEMORY
 
 _MARK = pickletools.markobject
 _PUSH, _COLLECT, _ADD, _GET, _PUT, _OTHER = range(6)
@@ -145,7 +145,12 @@ class _Machine:
         content = self._content
         if length == pickletools.UP_TO_NEWLINE:
             end = content.index(b"\n", place) + 1
-            return place, content.index(b"\n", end) + 1 if name in ("GLOBAL", "INST") else end
+            if name not in ("GLOBAL", "INST"):
+                return place, end
+            end = content.index(b"\n", end) + 1
+            if end - place > LONGEST_NAME:  # torch takes hours to say what it does not know
+                raise ValueError(f"the name of a class has {end - place:,} bytes")
+            return place, end
         if length < 0:
             width = _LENGTHS[length]
             length = int.from_bytes(content[place : place + width], "little")
