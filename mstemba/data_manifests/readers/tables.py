@@ -68,7 +68,9 @@ _MORE_CELLS = (
     "malformed row with more cells than columns (quote a text with commas; decimal commas need "
     "semicolons or tabs between the cells)"
 )
-_QUOTED = re.compile(r'(?:^|(?<=[\t;,]))"(?:[^"]|"")*"(?=[\t;,\r\n]|$)', re.MULTILINE)
+_LONGEST_PREAMBLE = 2**20
+"""Characters of these lines: a pattern takes a hundred times their memory."""
+_QUOTED = re.compile(r'(?:^|(?<=[\t;,]))"[^"]*(?:""[^"]*)*"(?=[\t;,\r\n]|$)', re.MULTILINE)
 """A cell in quotes, in which marks separate nothing."""
 _DETECTIONS = ("video", "start", "end", "label", "class_id", "score")
 """The columns of the CSV files that `detect` writes."""
@@ -162,7 +164,7 @@ def find_table(path: Path, report: AnnotationReport) -> Table | None:
 def _find_delimiter(text: str) -> str:
     """Return the delimiter that most of the first lines have, or of several the most frequent."""
     # Decimal commas, or commas in a title above the header, are in fewer lines.
-    first = "".join(islice(filter(str.strip, split_lines(text)), _PREAMBLE))
+    first = "".join(islice(filter(str.strip, split_lines(text)), _PREAMBLE))[:_LONGEST_PREAMBLE]
     lines = _QUOTED.sub("", first).splitlines()
     counts = {mark: [line.count(mark) for line in lines] for mark in _DELIMITERS}
     return max(counts, key=lambda mark: (sum(map(bool, counts[mark])), sum(counts[mark])))
