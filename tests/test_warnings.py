@@ -1,4 +1,4 @@
-"""Our own warnings are shown whatever another thread reads meanwhile."""
+"""Warnings of mstemba are shown even while another thread is loading a file."""
 
 from __future__ import annotations
 

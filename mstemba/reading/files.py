@@ -50,7 +50,7 @@ def special_kind(path: str | Path) -> str | None:
 
 
 def found_instead(path: str | Path) -> str:
-    """Return what is found at a path that is no file: `no such file`, or `found a folder`."""
+    """Describe a path that is not a regular file: `no such file`, or `found a folder`."""
     try:
         return f"found {_kind(os.stat(path))}"
     except (OSError, ValueError):
