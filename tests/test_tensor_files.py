@@ -352,12 +352,34 @@ def test_json_of_any_form_is_not_taken_for_safetensors(tmp_path: Path) -> None:
             read_weights(tmp_path / "w.safetensors")
 
 
+def _torch_file(content: bytes) -> bytes:
+    """Return a file of torch before 1.6 whose third pickle has the content."""
+    magic, protocol = 0x1950A86A20F9469CFC6C, 1001
+    parts = [pickle.dumps(magic, 2), pickle.dumps(protocol, 2), b"\x80\x02" + content]
+    return b"".join([*parts, pickle.dumps({}, 2), pickle.dumps([], 2)])
+
+
 def test_a_class_with_a_name_of_a_million_characters_is_refused_at_once(tmp_path: Path) -> None:
-    begin = b"\x80\x02ctorch\nFloatStorage"
-    (tmp_path / "w.pth").write_bytes(
-        pickle.dumps(0x1950A86A20F9469CFC6C, 2) + begin + b"2N" * 500_000
-    )
-    with (tmp_path / "w.pth").open("ab") as file:
-        file.write(b"\n.")
+    content = b"ctorch\nFloatStorage" + b"2N" * 500_000 + b"\n."
+    (tmp_path / "w.pth").write_bytes(_torch_file(content))
+    with pytest.raises(CheckpointError, match="damaged or incomplete"):
+        read_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(b"%s)R.", id="reduce"),
+        pytest.param(b"%s)\x81.", id="new object"),
+        pytest.param(b"%s\x85)R.", id="a tuple"),
+        pytest.param(b"](%se)R.", id="a list"),
+        pytest.param(b"%sq\x00h\x00)R.", id="a value from the memo"),
+    ],
+)
+def test_a_call_of_a_text_of_a_million_characters_is_refused_at_once(
+    call: bytes, tmp_path: Path
+) -> None:
+    text = b"X" + (1_000_000).to_bytes(4, "little") + b"2N" * 500_000
+    (tmp_path / "w.pth").write_bytes(_torch_file(call % text))
     with pytest.raises(CheckpointError, match="damaged or incomplete"):
         read_weights(tmp_path / "w.pth")

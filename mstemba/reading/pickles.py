@@ -12,8 +12,10 @@ import pickletools
 from mstemba.limits import LONGEST_NAME, SHARED_VALUES, SPARE_MEMORY
 
 _MARK = pickletools.markobject
-_PUSH, _COLLECT, _ADD, _GET, _PUT, _OTHER = range(6)
+_PUSH, _NAME, _COLLECT, _CALL, _ADD, _GET, _PUT, _OTHER = range(8)
 _ACTIONS = {
+    **dict.fromkeys(("GLOBAL", "STACK_GLOBAL"), _NAME),
+    **dict.fromkeys(("REDUCE", "NEWOBJ", "NEWOBJ_EX"), _CALL),
     **dict.fromkeys(("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"), _ADD),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _GET),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _PUT),
@@ -94,6 +96,8 @@ class _Machine:
         self._memo: dict[int, _Weight] = {}
         self._shared = len(content) + SHARED_VALUES
         self._one: _Weight = [1]
+        self._named: _Weight = [1]
+        """A class or a function that the pickle names."""
 
     def run(self, place: int) -> int:
         content, stack, one = self._content, self._stack, self._one
@@ -125,6 +129,14 @@ class _Machine:
             if action == _PUSH:
                 stack.append(weight if length else [1])  # a list, a dict or a set grows
             elif action == _COLLECT:
+                stack.append([1 + self._take(to_mark, takes)])
+            elif action == _NAME:
+                self._take(to_mark, takes)
+                stack.append(self._named)
+            elif action == _CALL:
+                # torch takes hours to say that it cannot call a long text.
+                if stack[-takes] is not self._named:
+                    raise ValueError("it calls something that is not a class or a function")
                 stack.append([1 + self._take(to_mark, takes)])
             elif action == _ADD:
                 self._add(self._take(to_mark, takes))
@@ -181,7 +193,7 @@ class _Machine:
 
     def _add(self, weight: int) -> None:
         """Let the last value on the stack grow."""
-        if self._stack[-1] is self._one:
+        if self._stack[-1] is self._one or self._stack[-1] is self._named:
             self._stack[-1] = [1]
         self._stack[-1][0] += weight
 
