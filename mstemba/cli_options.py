@@ -43,6 +43,7 @@ def with_options(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapper(context: typer.Context, **arguments: Any) -> None:
+        _refuse_empty(context)
         values = {
             name: {field.name: arguments.pop(field.name) for field in fields(kind)}
             for name, kind in classes.items()
@@ -84,6 +85,20 @@ def _flags(field: Field[Any]) -> list[str]:
         return [field.metadata["flag"]]
     # Unless a switch is named here, Typer adds a second one, `--no-...`.
     return [f"--{field.name.replace('_', '-')}"] if field.default is False else []
+
+
+def _refuse_empty(context: typer.Context) -> None:
+    """Raise UsageError for an empty text, which as a path would mean the current folder."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        value = context.params.get(name)
+        empty = value == "" or (isinstance(value, list | tuple) and "" in value)
+        if empty and _is_given(context, name):
+            what = next((flag for flag in parameter.opts if flag[:2] == "--"), name)
+            raise UsageError(
+                f"{what}: found an empty text, expected a value; a variable of the shell may not "
+                f"be set"
+            )
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

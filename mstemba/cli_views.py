@@ -95,7 +95,9 @@ def report(
     write_json(json, result.data)
 
 
+@with_options
 def status(
+    *,
     verify: Annotated[
         bool,
         typer.Option("--verify", help="Read all features, weights and saved scores."),

@@ -557,6 +557,28 @@ def test_outside_a_workspace_the_option_to_give_is_named(
     assert [file.name for file in tmp_path.iterdir()] == ["v.mp4"]
 
 
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        (("detect", ""), "videos: "),
+        (("detect", "v.mp4", ""), "videos: "),
+        (("detect", "v.mp4", "--checkpoint", ""), "--checkpoint: "),
+        (("init", "--videos", ""), "--videos: "),
+        (("extract", "--store="), "--store: "),
+        (("status", "--workspace", ""), "--workspace: "),
+        (("train", "--output", ""), "--output: "),
+        (("export", "", "--output", "out"), "scores: "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_an_empty_text_is_not_the_current_folder(
+    args: tuple[str, ...], what: str, tmp_path: Path, mstemba: Runner
+) -> None:
+    film(tmp_path / "v.mp4")
+    assert f"{what}found an empty text" in complaint(mstemba(*args, cwd=tmp_path, expect=2))
+    assert [file.name for file in tmp_path.iterdir()] == ["v.mp4"]
+
+
 def test_a_training_with_a_damaged_state_says_which_file_to_delete(
     workspace: Path, mstemba: Runner
 ) -> None:
