@@ -223,7 +223,7 @@ def made_anew(out: str) -> int:
 def pids_in_locks(folder: Path) -> set[int]:
     """The processes that hold a lock now, as the lock files say."""
     found = set()
-    for file in folder.rglob("*.lock"):
+    for file in folder.rglob("*.locks/*"):
         try:
             words = file.read_text().split()
         except OSError:

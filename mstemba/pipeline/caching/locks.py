@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from mstemba.errors import MstembaWarning, StoreError
 from mstemba.pipeline.caching.files import FULL_DISK, UNSUPPORTED, folder_name, remote, sweep
+from mstemba.reading.files import real_path
 from mstemba.wording import counted
 
 if TYPE_CHECKING:
@@ -73,17 +74,19 @@ class Locks:
 
     Args:
         folder: Of the lock files; None grants every lock.
+        name: Of what they lock as a whole, for those that wait.
         doing: What this process does with an entry, for those that wait: `extracting`.
     """
 
-    def __init__(self, folder: Path | None, doing: str) -> None:
-        self._folder, self._doing = folder, doing
+    def __init__(self, folder: Path | None, name: str, doing: str) -> None:
+        self._folder, self._name, self._doing = folder, name, doing
 
-    def acquire(self, id: str) -> EntryLock | None:
+    def acquire(self, id: str | None) -> EntryLock | None:
         """Lock an entry, without waiting.
 
         Args:
-            id: The id of the entry's video.
+            id: The id of the entry's video; None for what belongs to the whole folder. Its entries
+                can be locked meanwhile.
 
         Returns:
             The lock; None when another process, or another lock of this one, holds it.
@@ -92,17 +95,19 @@ class Locks:
             StoreError: No lock can be made here.
             OSError: The disk is full.
         """
-        return self._acquire(id, f"{folder_name(id)}{_SUFFIX}")
+        return self._acquire(id or "", _file_name(id))
 
     def acquire_folder(self, name: str) -> EntryLock | None:
         """Lock an entry by the name of its folder, as `acquire` does."""
         return self._acquire("", f"{name}{_SUFFIX}")
 
-    def wait_for(self, *ids: str, on_wait: Callable[[str], None] = lambda line: None) -> EntryLock:
+    def wait_for(
+        self, *ids: str | None, on_wait: Callable[[str], None] = lambda line: None
+    ) -> EntryLock:
         """Wait until one of these entries is free, and lock it.
 
         Args:
-            ids: Of the entries.
+            ids: As that of `acquire`.
             on_wait: Receives a line that says which process holds the first of them, if it is not
                 free at once.
         """
@@ -116,10 +121,11 @@ class Locks:
                 on_wait(self.waiting_for(*ids))
             told = True
 
-    def waiting_for(self, *ids: str) -> str:
+    def waiting_for(self, *ids: str | None) -> str:
         """Return a line that says which process holds the first of these entries."""
         more = f", and for {counted(len(ids) - 1, 'more video')}" if len(ids) > 1 else ""
-        return f"waiting for {self._owner(ids[0])} {ids[0]}{more}"
+        shown = self._name if ids[0] is None else ids[0]
+        return f"waiting for {self._owner(ids[0])} {shown}{more}"
 
     def each(self, ids: Iterable[str], on_wait: Callable[[str], None]) -> Iterator[EntryLock]:
         """Lock one entry after the other; those that other processes hold come last.
@@ -138,14 +144,12 @@ class Locks:
             held.remove(lock.id)
             yield lock
 
-    def lock_store(self) -> EntryLock:
+    def lock_store(self, on_wait: Callable[[str], None] = lambda line: None) -> EntryLock:
         """Wait until what belongs to the whole folder is free, and lock it.
 
-        Hold it for a short time, in a `with` block. Its entries can be locked meanwhile.
+        Hold it for a short time, in a `with` block.
         """
-        while not (lock := self._acquire("", "store")):
-            time.sleep(_POLL)
-        return lock
+        return self.wait_for(None, on_wait=on_wait)
 
     def sweep(self) -> None:
         """Remove the lock files of processes that are gone, where that is allowed."""
@@ -157,11 +161,11 @@ class Locks:
                     lock.release()
             self._folder.rmdir()  # a process may have been killed before it made its first lock
 
-    def _owner(self, id: str) -> str:
+    def _owner(self, id: str | None) -> str:
         """Return the process that holds an entry, and what it does with it."""
         assert self._folder is not None
         try:
-            with (self._folder / f"{folder_name(id)}{_SUFFIX}").open("rb") as file:
+            with (self._folder / _file_name(id)).open("rb") as file:
                 found = _OWNER.fullmatch(file.read(200).decode())
         except (OSError, ValueError):
             found = None  # it has just ended; on Windows its file cannot be read
@@ -211,24 +215,31 @@ class Locks:
 class StoreLocks(Locks):
     """The locks of the store or file at `root`, in `.<name>.locks` next to it.
 
-    A store behind a URL has no locks: every lock is granted.
+    Links are followed: a store has one such folder under all its names. A store behind a URL has no
+    locks: every lock is granted.
     """
 
     def __init__(self, root: Path, doing: str = "working on") -> None:
-        super().__init__(None if remote(root) else root.parent / f".{root.name}.locks", doing)
+        root = root if remote(root) else real_path(root)
+        folder = None if remote(root) else root.parent / f".{root.name}.locks"
+        super().__init__(folder, root.name, doing)
 
 
 class FolderLocks(Locks):
     """The locks of a local folder of results, in `.locks` in it: its parent may be read-only."""
 
     def __init__(self, folder: Path, doing: str) -> None:
-        super().__init__(folder / ".locks", doing)
+        super().__init__(folder / ".locks", real_path(folder).name, doing)
         self._results = folder
 
     def sweep(self) -> None:
         """Remove the lock files and incomplete files of processes that are gone."""
         super().sweep()
         sweep(self._results)
+
+
+def _file_name(id: str | None) -> str:
+    return "store" if id is None else f"{folder_name(id)}{_SUFFIX}"
 
 
 def _refuse_link(file: Path) -> None:

@@ -212,7 +212,7 @@ def _locked(run: Path, plan: TrainPlan, on_event: EventHandler) -> Iterator[None
                 held.enter_context(lock)
         elif not (run / DONE).is_file():
             held.enter_context(
-                locks.wait_for(run.name, on_wait=lambda line: on_event(Event("train", line)))
+                locks.wait_for(None, on_wait=lambda line: on_event(Event("train", line)))
             )
         if distributed.is_first() and (run / DONE).is_file():
             # What a process leaves that was killed as soon as it was done.
@@ -233,13 +233,13 @@ def _wait_together(
     while True:
         may_start = not distributed.is_first() or (run / DONE).is_file()
         if not may_start:
-            lock = locks.acquire(run.name)
+            lock = locks.acquire(None)
             may_start = lock is not None
         if all(distributed.gather(plan.run_options.device, plan.options.precision, may_start)):
             return lock
         time.sleep(_SECONDS_BETWEEN_QUESTIONS)
         if distributed.is_first() and not told:
-            on_event(Event("train", locks.waiting_for(run.name)))
+            on_event(Event("train", locks.waiting_for(None)))
             told = True
 
 

@@ -67,6 +67,30 @@ def test_every_id_has_a_lock_of_its_own(root: Path) -> None:
     assert list(root.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_folder_has_the_same_locks_under_all_its_names(
+    exists: bool, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.parent.mkdir()
+    if exists:
+        root.mkdir()
+        monkeypatch.chdir(root)
+    (tmp_path / "link.zarr").symlink_to(root)
+    (tmp_path / "elsewhere").symlink_to(root.parent)
+    others = ["link.zarr", f"elsewhere/{root.name}", f"features/../elsewhere/{root.name}"]
+    for other in [*(tmp_path / name for name in others), *[Path()] * exists]:
+        for id in ("a", None):
+            lock = StoreLocks(root).acquire(id)
+            assert lock is not None
+            assert StoreLocks(other).acquire(id) is None
+            assert StoreLocks(other).waiting_for(None).endswith(f" {root.name}")
+            StoreLocks(other).sweep()
+            assert StoreLocks(other).acquire(id) is None
+            lock.release()
+    assert root.exists() == exists
+    assert not list(tmp_path.rglob(".*"))
+
+
 def test_a_lock_may_be_released_by_another_thread(root: Path, tmp_path: Path) -> None:
     lock = StoreLocks(root).acquire("a")
     assert lock is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from mstemba.pipeline.caching.locks import StoreLocks
 from mstemba.pipeline.features.import_npy import ImportResult, import_features
@@ -57,9 +58,17 @@ def test_four_processes_import_each_video_once(tmp_path: Path) -> None:
     assert [f.name for f in store.root.parent.glob(".*")] == []
 
 
-def test_an_entry_that_another_process_imports_is_waited_for_and_comes_last(tmp_path: Path) -> None:
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_entry_that_another_process_imports_is_waited_for_and_comes_last(
+    linked: bool, tmp_path: Path
+) -> None:
     workspace = make_workspace(tmp_path / "w")
     store = workspace / "features" / "npy.zarr"
+    if linked:
+        (tmp_path / "shared.zarr").mkdir()
+        store.parent.mkdir(exist_ok=True)
+        store.symlink_to(tmp_path / "shared.zarr")
+        store = tmp_path / "shared.zarr"
     lock = StoreLocks(store, "extracting").acquire("v1")
     assert lock is not None
     watcher = Watcher(lock.release)

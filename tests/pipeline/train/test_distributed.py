@@ -222,7 +222,7 @@ def test_more_processes_than_clips_are_refused(
 @pytest.mark.slow
 def test_two_processes_wait_together_for_another_training_of_their_run(tmp_path: Path) -> None:
     workspace, run = make_workspace(tmp_path / "w"), tmp_path / "run"
-    lock = FolderLocks(run, "training").acquire("run")
+    lock = FolderLocks(run, "training").acquire(None)
     assert lock is not None
     process = start(workspace, *TORCHRUN, output=run)
     assert process.stderr is not None

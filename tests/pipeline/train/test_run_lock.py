@@ -20,22 +20,34 @@ from tests.waiting import Watcher
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_of_two_trainings_one_does_it_and_the_other_waits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [(None, None), ("run", "."), ("run", "link")])
+def test_of_two_trainings_one_does_it_and_the_other_waits(
+    names: tuple[str | None, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the same run folder is given under two names."""
     workspace = make_workspace(tmp_path / "w")
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    if "link" in names:
+        (tmp_path / "link").symlink_to("run")
+    one, two = (name and (Path() if name == "." else tmp_path / name) for name in names)
     waits, results = threading.Event(), list[TrainResult]()
     watcher = Watcher(waits.set)
-    thread = threading.Thread(target=lambda: results.append(fit(workspace, on_event=watcher)))
+    thread = threading.Thread(
+        target=lambda: results.append(fit(workspace, output=two, on_event=watcher))
+    )
 
     def start_second(event: Event) -> None:
         if event.total and not thread.ident:
             thread.start()
             assert waits.wait(60), "the second training does not wait"
 
-    first = fit(workspace, on_event=start_second)
+    first = fit(workspace, output=one, on_event=start_second)
     thread.join()
     (other,) = results
     assert (first.cached, other.cached) == (False, True)
-    assert (first.run, first.score, first.steps) == (other.run, other.score, other.steps)
+    assert first.run.samefile(other.run)
+    assert (first.score, first.steps) == (other.score, other.steps)
     steps = records(first.run, "step")
     assert steps == sorted(steps)
     assert len(records(first.run, "loss")) == len(set(steps))
@@ -48,7 +60,7 @@ def test_a_waiting_training_resumes_the_run_of_one_that_ends_too_early(tmp_path:
     with pytest.raises(KilledError):
         fit(workspace, on_event=kill_at(4))
     (run,) = (workspace / "runs").iterdir()
-    lock = FolderLocks(run, "training").acquire(run.name)
+    lock = FolderLocks(run, "training").acquire(None)
     assert lock is not None
     watcher = Watcher(lock.release)
     assert not fit(workspace, on_event=watcher).cached
@@ -58,7 +70,7 @@ def test_a_waiting_training_resumes_the_run_of_one_that_ends_too_early(tmp_path:
 def test_a_run_of_other_options_that_begins_meanwhile_is_refused(tmp_path: Path) -> None:
     workspace, run = make_workspace(tmp_path / "w"), tmp_path / "run"
     fit(workspace, output=tmp_path / "other")
-    lock = FolderLocks(run, "training").acquire("run")
+    lock = FolderLocks(run, "training").acquire(None)
     assert lock is not None
 
     def finish() -> None:
