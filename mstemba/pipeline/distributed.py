@@ -5,14 +5,24 @@ from __future__ import annotations
 import atexit
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from mstemba.errors import UsageError
-from mstemba.pipeline.devices import fast_precision, pick_device
+from mstemba.errors import UsageError, first_line
+from mstemba.pipeline.devices import fast_precision, is_out_of_memory, pick_device
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+_OF_LAUNCHERS = re.compile(
+    r"((LOCAL_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|MPI_LOCAL(RANKID|NRANKS)"
+    r"|(PMI|OMPI_COMM_WORLD|MV2_COMM_WORLD)_(LOCAL_)?(RANK|SIZE))"
+)
+"""The variables in which accelerate looks for the other processes."""
+_OF_ACCELERATE = re.compile(r"(ACCELERATE|FSDP)_\w+")
+"""The variables that set up accelerate."""
 
 
 def world_size() -> int:
@@ -66,7 +76,8 @@ def training_precision(device: str, precision: str) -> str:
 def make_accelerator(device: str, precision: str) -> Accelerator:
     """Make accelerate's handle of this process. Waits until all processes have started.
 
-    Raises UsageError if the launcher's environment variables are missing or wrong.
+    Raises UsageError if the environment variables of the launcher or of accelerate are missing or
+    wrong.
     """
     _check_launcher()
     import torch
@@ -78,10 +89,40 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    with _checked_environment():
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+        if accelerator.gradient_accumulation_steps != 1:  # it would divide every loss
+            raise ValueError("found gradient accumulation, expected none; use --batch-size instead")
     if accelerator.num_processes > 1:
         _destroy_group_at_exit()
     return accelerator
+
+
+@contextmanager
+def _checked_environment() -> Iterator[None]:
+    """Name the environment variables that accelerate fails with.
+
+    One process does not look for others: any command in the shell of an MPI job has such variables.
+    """
+    alone = world_size() <= 1
+    hidden = {name: os.environ.pop(name) for name in _set(_OF_LAUNCHERS)} if alone else {}
+    try:
+        yield
+    except Exception as error:  # of torch, accelerate and the packages that it is told to use
+        names = [*_set(_OF_LAUNCHERS), *_set(_OF_ACCELERATE)]
+        if not names or is_out_of_memory(error):
+            raise
+        raise UsageError(
+            f"accelerate cannot start: {first_line(error).rstrip('.')}; correct or unset the "
+            f"environment variables that it reads, here {', '.join(names)}"
+        ) from error
+    finally:
+        os.environ.update(hidden)
+
+
+def _set(names: re.Pattern[str]) -> list[str]:
+    """Return the environment variables that are set, of those with such names."""
+    return sorted(name for name in os.environ if names.fullmatch(name))
 
 
 @cache

@@ -202,7 +202,7 @@ def test_auto_precision_is_bf16_only_where_a_gpu_computes_it_natively(
 
     def accelerator(**options: Any) -> SimpleNamespace:
         seen.update(options)
-        return SimpleNamespace(num_processes=1)
+        return SimpleNamespace(num_processes=1, gradient_accumulation_steps=1)
 
     monkeypatch.setattr("accelerate.Accelerator", accelerator)
     make_accelerator("cuda", "auto")
@@ -257,3 +257,53 @@ def test_variables_of_a_launcher_that_are_wrong_are_named(
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=f"{says}; start it with torchrun"):
         fit(workspace)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"LOCAL_RANK": "y"},
+        {"LOCAL_RANK": "99", "RANK": "-3"},
+        {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2"},
+        {"PMI_SIZE": "4", "WORLD_SIZE": ""},
+        {"MV2_COMM_WORLD_SIZE": "several", "WORLD_SIZE": "1"},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_one_process_does_not_look_for_those_of_an_mpi_job(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert make_accelerator("cpu", "no").num_processes == 1
+    assert given.items() <= os.environ.items()  # for the processes that this one starts
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("ACCELERATE_USE_CPU", "maybe", "invalid truth value maybe"),
+        ("ACCELERATE_DYNAMO_BACKEND", "zzz", "'ZZZ' is not a valid DynamoBackend"),
+        ("ACCELERATE_TORCH_DEVICE", "cuter", "cuter"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "x", "invalid literal"),
+        # Valid, but each loss would be divided by it.
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2", "use --batch-size"),
+    ],
+)
+def test_variables_that_accelerate_fails_with_are_named(
+    name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "3")  # of the cluster: no reason for anything
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=f"cannot start: .*{says}.*, here {name}$"):
+        make_accelerator("cpu", "no")
+
+
+def test_a_local_rank_of_several_processes_that_is_no_number_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"}
+    for name, value in {**world, "LOCAL_RANK": "y"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=r"'y'; .*LOCAL_RANK, MASTER_ADDR, MASTER_PORT, RANK"):
+        make_accelerator("cpu", "no")
