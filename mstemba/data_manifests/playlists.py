@@ -15,8 +15,11 @@ from mstemba.reading.files import special_kind
 PLAYLIST_SUFFIX = ".m3u8"
 _HEAD, _BOM = b"#EXTM3U", b"\xef\xbb\xbf"
 # FFmpeg looks for these; without them it is a list of songs or films.
-_HLS = re.compile(r"^#EXT-X-(STREAM-INF|TARGETDURATION|MEDIA-SEQUENCE):", re.MULTILINE)
-_URI = re.compile(r'#EXT-X-(?:MAP|KEY|MEDIA|I-FRAME-STREAM-INF):(?:.*,)?\s*URI="([^"]+)"')
+_HLS = re.compile(r"#EXT-X-(STREAM-INF|TARGETDURATION|MEDIA-SEQUENCE):")
+_URI = re.compile(
+    r'#EXT-X-(MAP|KEY|MEDIA|I-FRAME-STREAM-INF):(?:.*[,\s])?URI=(?:"([^"]+)"|([^",\s]+))'
+)
+_BEGIN = re.compile(r"#EXT-X-(TARGETDURATION|MEDIA-SEQUENCE):")
 _JOIN = "ffmpeg -protocol_whitelist file,crypto,data,http,https,tcp,tls -i IN -c copy OUT.mp4"
 
 
@@ -44,7 +47,7 @@ def read_playlist(path: Path) -> Playlist | None:
         return None
     text = _read(path, LARGEST_PLAYLIST)
     left = LARGEST_PLAYLIST
-    found = Playlist(bool(_HLS.search(text)), [path])
+    found = Playlist(any(map(_HLS.match, _lines(text))), [path])
     if not found.is_hls:
         found.problems.append("a list of files, not an HLS playlist; pass the files themselves")
     elif text.startswith("\ufeff"):
@@ -53,7 +56,14 @@ def read_playlist(path: Path) -> Playlist | None:
     for playlist in found.playlists:  # it grows
         text = _read(playlist, left)
         left -= len(text)
-        names = dict.fromkeys(_names(text))
+        lines = _lines(text)
+        if _is_endless(lines):
+            place = "" if playlist is path else f" in its playlist {playlist}"
+            found.problems.append(
+                f"no #EXT-X-ENDLIST line after #EXT-X-TARGETDURATION{place}, as in a live stream "
+                f"or an unfinished recording; if it has ended, add that line at the end"
+            )
+        names = dict.fromkeys(_names(lines))
         if len(seen) + len(names) > MOST_PIECES:
             raise OSError(errno.EFBIG, f"a playlist of more than {MOST_PIECES:,} pieces")
         for name in names:
@@ -61,9 +71,15 @@ def read_playlist(path: Path) -> Playlist | None:
                 found.problems.append(f"its piece {name} is not on this disk. Save it: {_JOIN}")
                 continue
             file = _find(playlist.parent, name, found.problems)
-            if (real := os.path.realpath(file)) not in seen:
+            real, is_playlist = os.path.realpath(file), os.path.isfile(file) and _is_playlist(file)
+            # FFmpeg opens each as often as it is named: in a circle, without end.
+            if is_playlist and (playlist is not path or os.path.samefile(file, path)):
+                found.problems.append(
+                    f"its playlist {playlist} names {file}, which is also a playlist; pass one "
+                    f"that names pieces of video"
+                )
+            if real not in seen:
                 seen.add(real)
-                is_playlist = os.path.isfile(file) and _is_playlist(file)
                 (found.playlists if is_playlist else found.pieces).append(file)
     if not found.pieces:
         found.problems.append("this playlist names no file")
@@ -80,15 +96,30 @@ def _read(path: Path, most: int) -> str:
         content = file.read(most + 1)
     if len(content) > most:
         raise OSError(errno.EFBIG, f"playlists of more than {LARGEST_PLAYLIST / 2**20:.0f} MB")
-    return os.fsdecode(content.replace(b"\0", b""))
+    return os.fsdecode(content)
 
 
-def _names(text: str) -> list[str]:
+def _lines(text: str) -> list[str]:
+    """Return the lines that FFmpeg sees, which keeps white space before them."""
+    lines = re.split(r"[\r\n\0]", text.removeprefix("\ufeff"))
+    return [line.rstrip(" \t\v\f") for line in lines]
+
+
+def _is_endless(lines: list[str]) -> bool:
+    """Return whether FFmpeg waits for more pieces, as of a live stream."""
+    begins = (i for i, line in enumerate(lines) if _BEGIN.match(line))
+    begin = next(begins, len(lines))
+    has_pieces = any(line.startswith("#EXTINF:") for line in lines)
+    return has_pieces and not any(line.startswith("#EXT-X-ENDLIST") for line in lines[begin:])
+
+
+def _names(lines: list[str]) -> list[str]:
     """Return what a playlist refers to, except data within itself."""
-    lines = [line.strip() for line in text.removeprefix("\ufeff").splitlines()]
-    tags = filter(None, map(_URI.match, lines))
-    names = [line for line in lines if line and line[0] != "#"] + [tag[1] for tag in tags]
-    return [name for name in names if not name.startswith("data:")]
+    names = [line for line in lines if line and line[0] != "#"]
+    for kind, quoted, bare in (tag.groups() for tag in filter(None, map(_URI.match, lines))):
+        if kind not in ("MAP", "KEY") or not (quoted or bare).startswith("data:"):
+            names.append(quoted or bare)
+    return names
 
 
 def _find(folder: Path, name: str, problems: list[str]) -> Path:

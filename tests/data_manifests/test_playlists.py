@@ -13,6 +13,8 @@ from mstemba.limits import LARGEST_PLAYLIST, MOST_PIECES
 from mstemba.pipeline.decode.probe import probe
 
 HEAD = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n"
+PIECE, END = "#EXTINF:1,\nx.ts", "#EXT-X-ENDLIST"
+MASTER = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n"
 
 
 def playlist(path: Path, *lines: str, head: str = HEAD) -> Path:
@@ -44,7 +46,6 @@ def test_a_playlist_refers_to_its_pieces_and_to_those_of_its_playlists(tmp_path:
         "#EXT-X-BYTERANGE:10@10",
         "one.m4s",
         f"file://{tmp_path / 'two.m4s'}",
-        "../x.m3u8",  # back to the beginning
     )
     playlist(tmp_path / "sound" / "s.m3u8", "s.aac")
     pieces = ["low/../x.key", "low/init.mp4", "low/one.m4s", "two.m4s", "sound/s.aac"]
@@ -57,14 +58,43 @@ def test_a_playlist_refers_to_its_pieces_and_to_those_of_its_playlists(tmp_path:
     assert (found.is_hls, found.problems) == (True, [])
 
 
-def test_two_playlists_that_refer_to_each_other_have_an_end(tmp_path: Path) -> None:
-    a, b = tmp_path / "a.m3u8", tmp_path / "b.m3u8"
-    playlist(a, "b.m3u8")
-    playlist(b, "a.m3u8", "x.ts")
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"x.m3u8": MASTER + "x.m3u8"},
+        {"x.m3u8": MASTER + "y.m3u8", "y.m3u8": MASTER + "x.m3u8"},
+        {"x.m3u8": MASTER + "y.m3u8", "y.m3u8": f"{HEAD}{PIECE}\n{END}\n{MASTER}y.m3u8"},
+        {"x.m3u8": f"#EXTM3U\n#EXT-X-MEDIA:TYPE=AUDIO URI=x.m3u8\n{MASTER}y.m3u8", "y.m3u8": HEAD},
+    ],
+)
+def test_playlists_that_refer_to_each_other_are_refused(
+    files: dict[str, str], tmp_path: Path
+) -> None:
     touch(tmp_path / "x.ts")
-    found = read_playlist(a)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DecodeError, match=r"names .*\.m3u8, which is also a playlist"):
+        probe(tmp_path / "x.m3u8")
+
+
+@pytest.mark.parametrize("wrong", ["", " #EXT-X-ENDLIST", "#EXT-X-END\0LIST", "# \v#EXT-X-ENDLIST"])
+def test_an_unfinished_playlist_is_refused(wrong: str, tmp_path: Path) -> None:
+    # FFmpeg would wait for more pieces.
+    playlist(tmp_path / "low" / "x.m3u8", PIECE, wrong)
+    touch(tmp_path / "low" / "x.ts")
+    master = playlist(tmp_path / "x.m3u8", "low/x.m3u8", head=MASTER)
+    early = playlist(tmp_path / "low" / "early.m3u8", END, HEAD, PIECE, head="#EXTM3U\n")
+    for path in (master, tmp_path / "low" / "x.m3u8", early):
+        with pytest.raises(DecodeError, match=r"no #EXT-X-ENDLIST line .* add that line"):
+            probe(path)
+
+
+@pytest.mark.parametrize("end", [END, "\r#EXT-X-ENDLIST", "#\0#EXT-X-ENDLIST:1"])
+def test_ends_of_a_playlist_are_seen_as_ffmpeg_sees_them(end: str, tmp_path: Path) -> None:
+    touch(tmp_path / "x.ts")
+    found = read_playlist(playlist(tmp_path / "x.m3u8", PIECE, end))
     assert found is not None
-    assert (found.playlists, found.pieces, found.problems) == ([a, b], [tmp_path / "x.ts"], [])
+    assert found.problems == []
 
 
 @pytest.mark.parametrize(
@@ -78,6 +108,10 @@ def test_two_playlists_that_refer_to_each_other_have_an_end(tmp_path: Path) -> N
         # A browser finds these, FFmpeg does not.
         (["a%20b.ts"], r"names a%20b\.ts, but the file is .*a b\.ts"),
         (["x.ts?token=1"], r"names x\.ts\?token=1, but the file is .*x\.ts"),
+        # FFmpeg keeps the space.
+        ([" x.ts"], r"its piece .* x\.ts: no such file"),
+        # FFmpeg would read a playlist within such a name.
+        (['#EXT-X-MEDIA:URI="data:,x"', "x.ts"], r"its piece .*data:,x: no such file"),
     ],
 )
 def test_what_cannot_be_decoded_is_a_problem(
@@ -115,7 +149,7 @@ def test_a_playlist_is_recognised_by_its_content(tmp_path: Path) -> None:
 def test_pipes_are_never_opened_as_playlists_or_their_pieces(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.m3u8")
     assert read_playlist(tmp_path / "pipe.m3u8") is None
-    found = read_playlist(playlist(tmp_path / "x.m3u8", "x.m3u8", "pipe.m3u8"))
+    found = read_playlist(playlist(tmp_path / "x.m3u8", "pipe.m3u8"))
     assert found is not None
     assert found.problems == [f"its piece {tmp_path / 'pipe.m3u8'}: a named pipe"]
     for file in (tmp_path / "pipe.m3u8", tmp_path / "x.m3u8", Path("/dev/zero")):
