@@ -25,6 +25,7 @@ from benchmarks.common import readable, show
 from mstemba.data_manifests.manifest import Manifest, Video, manifest_json
 from mstemba.extractors import registry
 from mstemba.pipeline.caching.keys import Fingerprints, entry_key, file_sha256
+from mstemba.pipeline.features.entry import with_digest
 from mstemba.pipeline.features.spec import make_spec, store_name
 from mstemba.pipeline.features.store import FeatureStore
 from mstemba.pipeline.options import FeatureOptions
@@ -55,7 +56,8 @@ def make_workspace(root: Path, videos: int) -> None:
         id = f"v{number:05d}"
         listed[id] = Video(id, path, "training", None)
         sha = prints.of(path)
-        marker["attributes"] |= {"key": entry_key(spec, sha), "fingerprint": sha}
+        own = {"id": id, "key": entry_key(spec, sha), "fingerprint": sha}
+        marker["attributes"] = with_digest(marker["attributes"] | own)
         (store.root / id / "c" / "0").mkdir(parents=True)
         (store.root / id / "zarr.json").write_text(json.dumps(marker, indent=1))
         os.link(shard, store.root / id / "c" / "0" / "0")

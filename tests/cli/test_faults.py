@@ -95,7 +95,8 @@ def values(finished: Path) -> dict[str, dict[str, Any]]:
 
 
 def _frames_only(entry: dict[str, Any]) -> dict[str, Any]:
-    other = ("key", "fingerprint", "source", "decoder")  # either decoder gives the same frames
+    # Either decoder gives the same frames.
+    other = ("id", "key", "fingerprint", "source", "decoder")
     return {k: v for k, v in entry.items() if k not in other}
 
 

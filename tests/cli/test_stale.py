@@ -40,6 +40,35 @@ def test_scores_of_imported_features_that_were_replaced_are_made_again(workspace
     assert not np.allclose(probabilities(workspace), before)
 
 
+def test_imported_features_that_are_not_those_of_their_video_are_skipped_and_made_again(
+    workspace: Path,
+) -> None:
+    store = FeatureStore.open(current_store(workspace))
+    (workspace / "npy").mkdir()
+    for id in ("v0", "v1", "v2"):
+        np.save(workspace / "npy" / f"{id}.npy", store.read(id).values)
+    imports = ("import", "npy", "--store", "imported.zarr", "--fps", "10")
+    evaluate = ("evaluate", "--metrics", "frame", "--features", "imported.zarr")
+    mstemba(*imports, cwd=workspace)
+    mstemba(*TRAIN, "--features", "imported.zarr", cwd=workspace)
+    figures = mstemba(*evaluate, cwd=workspace).stdout
+    entry = workspace / "imported.zarr" / "v2"
+
+    def copy() -> None:
+        shutil.rmtree(entry)
+        shutil.copytree(workspace / "imported.zarr" / "v1", entry)
+
+    def alter() -> None:
+        edit_json(entry / "zarr.json", lambda data: data["attributes"].update(step=0.2))
+
+    for damage in (copy, alter):
+        damage()
+        skipped = mstemba(*evaluate, cwd=workspace, expect=2).stderr
+        assert "skipped 1 video with damaged features" in skipped
+        assert "1 imported, 2 cached" in mstemba(*imports, cwd=workspace).stdout
+        assert mstemba(*evaluate, cwd=workspace).stdout == figures
+
+
 def test_a_checkpoint_of_another_training_is_not_taken_for_the_result(workspace: Path) -> None:
     run = current_run(workspace)
     own = {file.name: file.read_bytes() for file in (run / "last").iterdir()}

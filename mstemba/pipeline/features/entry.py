@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import operator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from mstemba.errors import StoreError
 from mstemba.limits import DENSEST, LONGEST_VIDEO, MOST_ROWS, SPARE_MEMORY
+from mstemba.pipeline.caching.files import folder_name
 from mstemba.pipeline.features.shards import ShardLayout
 from mstemba.pipeline.features.store_files import METADATA
 from mstemba.reading.typed import Count, Finite, Name, Positive, Seconds, convert, parse_json, shown
@@ -20,6 +23,7 @@ from mstemba.records import TIMECODE, FeatureSpec, TimeGrid
 
 IMPORTED = "imported"
 """The decoder of entries whose features were made elsewhere."""
+_DIGEST = "attributes_sha256"
 _Starts = list[Annotated[float, Meta(ge=-LONGEST_VIDEO, le=LONGEST_VIDEO)]]
 _Rows = Annotated[int, Meta(ge=0, le=MOST_ROWS)]
 
@@ -27,6 +31,8 @@ _Rows = Annotated[int, Meta(ge=0, le=MOST_ROWS)]
 class Entry(Struct, frozen=True, kw_only=True):
     """What a store says about the features of a video."""
 
+    id: str | None = None
+    """The video's id; None for entries of earlier versions."""
     key: Name
     """Cache key."""
     starts: _Starts
@@ -36,7 +42,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     """Seconds from one row to the next."""
     duration: Seconds
     """Seconds from the start of the video to the end of its last frame."""
-    fps: Finite
+    fps: Positive
     """Frames per second, pauses not counted."""
     made: str = ""
     """Date and time in UTC; empty if unknown."""
@@ -142,6 +148,9 @@ def parse_finished(
     _check_rows(metadata, entry.starts, entry.rows, spec.width)
     if entry.is_imported and entry.frames <= 0:
         raise ValueError(f"{where}: {entry.frames} frames, expected more than 0")
+    _check_digest(attributes)
+    if entry.id is not None and folder_name(entry.id) != path.name:
+        raise ValueError(f"its folder holds those of {shown(entry.id)}")
     return entry, layout
 
 
@@ -159,6 +168,7 @@ def parse_unfinished(
     begun = convert(attributes["unfinished"], Begun, where, StoreError, "$.attributes.unfinished")
     layout = ShardLayout.of(metadata, spec.width, spec.dtype, where)
     _check_rows(metadata, begun.starts, begun.rows, spec.width)
+    _check_digest(attributes["unfinished"])
     return (begun, layout) if begun.rows % layout.shard_rows == 0 else None
 
 
@@ -166,6 +176,28 @@ def _parse(content: bytes, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the metadata of an array, and its attributes."""
     metadata = parse_json(content, dict[str, Any], where, StoreError)
     return metadata, convert(metadata.get("attributes", {}), dict[str, Any], where, StoreError)
+
+
+def with_digest(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes of an entry together with their SHA-256.
+
+    Shards have checksums of their own; without this one, changed times would go unnoticed.
+    """
+    return {**attributes, _DIGEST: _digest(attributes)}
+
+
+def _digest(attributes: dict[str, Any]) -> str:
+    others = {n: value for n, value in attributes.items() if n not in (_DIGEST, "starts")}
+    sha = hashlib.sha256(json.dumps(others, sort_keys=True).encode())
+    # As bytes: there may be many, which take longer to write as text.
+    sha.update(np.asarray(attributes["starts"], "<f8").tobytes())
+    return sha.hexdigest()
+
+
+def _check_digest(attributes: dict[str, Any]) -> None:
+    """Raise ValueError if attributes have changed; those of earlier versions have no SHA-256."""
+    if _DIGEST in attributes and attributes[_DIGEST] != _digest(attributes):
+        raise ValueError("its attributes have changed since they were written")
 
 
 def _check_rows(metadata: dict[str, Any], starts: list[float], rows: int, width: int) -> None:

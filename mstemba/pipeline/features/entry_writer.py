@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mstemba.errors import StoreError
 from mstemba.pipeline.caching.files import flush, reaching, remote, write_json
-from mstemba.pipeline.features.entry import Unfinished
+from mstemba.pipeline.features.entry import Unfinished, with_digest
 from mstemba.pipeline.features.store_files import (
     METADATA,
     shard_name,
@@ -26,9 +26,10 @@ class EntryWriter:
     """Writes an entry: whole shards as rows arrive, and at the end what makes the entry exist."""
 
     def __init__(
-        self, path: Path, key: str, begun: Unfinished, confirm: Callable[[], object]
+        self, path: Path, id: str, key: str, begun: Unfinished, confirm: Callable[[], object]
     ) -> None:
-        self._path, self._key, self._begun, self._confirm = path, key, begun, confirm
+        self._path, self._begun, self._confirm = path, begun, confirm
+        self._identity = {"id": id, "key": key}
         self._rows = begun.rows
         self._sizes = list(begun.sizes)
         self._starts = [begun.starts]
@@ -45,8 +46,8 @@ class EntryWriter:
         shard_rows = self._begun.layout.shard_rows
         while self._rows_waiting >= shard_rows:
             self._write(shard_rows)
-            begun = {"key": self._key, "decoder": self._begun.decoder, **self._grid()}
-            self._replace_metadata({"unfinished": begun})
+            begun = {**self._identity, "decoder": self._begun.decoder, **self._grid()}
+            self._replace_metadata({"unfinished": with_digest(begun)})
 
     def finish(self, step: float, **facts: Any) -> None:
         """Write the remaining rows, then the attributes that make the entry exist.
@@ -64,9 +65,8 @@ class EntryWriter:
         if shard_sizes(self._path, len(self._sizes)) != self._sizes:
             raise StoreError(f"{self._path}: changed or deleted while it was written; run again")
         made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._replace_metadata(
-            {"key": self._key, **self._grid(), "step": step, "made": made, **facts}
-        )
+        entry = {**self._identity, **self._grid(), "step": step, "made": made, **facts}
+        self._replace_metadata(with_digest(entry))
 
     def _grid(self) -> dict[str, Any]:
         starts = np.concatenate(self._starts)[: self._rows]

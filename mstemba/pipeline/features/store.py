@@ -2,15 +2,15 @@
 
     <store>/zarr.json            attributes: format, version, the specification and its key
     <store>/<video id>/c/...     (T, F), in shards
-    <store>/<video id>/zarr.json shape; attributes: key, time grid, source, decoder, warnings,
-                                 and the sizes of the shards
+    <store>/<video id>/zarr.json shape; attributes: id, key, time grid, source, decoder, warnings,
+                                 the sizes of the shards, and the SHA-256 of these attributes
 
 A write adds a shard, and then replaces `zarr.json`, which counts the shards, in one step: a rename
 on a local disk, one PUT behind a URL (s3://...). Before the last shard the only attribute is
 `unfinished`, from which a later run resumes the entry. An entry exists if its attributes hold a
 key, so a killed extraction leaves nothing that looks finished. It is damaged if its shards are not
-there with their sizes, or if a reader found their content damaged: the only attribute is then
-`damaged`, the reason.
+there with their sizes, if its attributes have changed or are those of another video, or if a reader
+found the content of its shards damaged: the only attribute is then `damaged`, the reason.
 
 zarr is imported only to write arrays: looking up finished entries needs JSON alone.
 """
@@ -370,7 +370,7 @@ class FeatureStore:
                 resume = Unfinished(np.empty(0), decoder, layout, [])
             else:
                 remove_beyond(path, len(resume.sizes))
-        return EntryWriter(path, key, resume, confirm)
+        return EntryWriter(path, id, key, resume, confirm)
 
     def _path(self, id: str) -> Path:
         return self.root / folder_name(id)

@@ -82,7 +82,8 @@ def content(store: Path) -> dict[str, bytes]:
             found[name] = file.read_bytes()
             if file.name == "zarr.json":
                 metadata = json.loads(found[name])
-                metadata["attributes"].pop("made", None)
+                for name in ("made", "attributes_sha256"):
+                    metadata["attributes"].pop(name, None)
                 found[name] = json.dumps(metadata).encode()
     return found
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,6 +182,9 @@ CONTRADICTIONS = {
     "starts beyond all bounds": lambda data: data["attributes"]["starts"].__setitem__(-1, 1e300),
     "a key that is a number": lambda data: data["attributes"].update(key=5),
     "warnings that are a text": lambda data: data["attributes"].update(warnings="none"),
+    "a negative frame rate": lambda data: data["attributes"].update(fps=-5),
+    "a negative duration": lambda data: data["attributes"].update(duration=-1.0),
+    "rows without a length": lambda data: data["attributes"].update(step=0),
     "a timecode that is none": lambda data: data["attributes"].update(timecode="noon"),
     "an import without frames": lambda data: data["attributes"].update(decoder="imported"),
     "sizes of other shards": lambda data: data["attributes"]["sizes"].append(5),
@@ -195,6 +200,68 @@ def test_metadata_that_contradicts_itself_is_damage(store: FeatureStore, change:
     assert store.find("a", lambda line: None) is None
     put(store, "a", VALUES[:9])
     assert np.array_equal(store.read("a").values, VALUES[:9])
+
+
+ALTERATIONS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "starts": lambda entry: entry.update(starts=[2 * start for start in entry["starts"]]),
+    "one start": lambda entry: entry["starts"].__setitem__(7, 3.25),
+    "step": lambda entry: entry.update(step=0.25),
+    "duration": lambda entry: entry.update(duration=610.0),
+    "fps": lambda entry: entry.update(fps=33.0),
+    "key": lambda entry: entry.update(key="K"),
+    "source": lambda entry: entry.update(source="b.mp4"),
+    "a name": lambda entry: entry.update(warninfs=entry.pop("warnings")),
+    "the id": lambda entry: entry.update(id="A"),
+    "no id": lambda entry: entry.pop("id"),
+    "the SHA-256": lambda entry: entry.update(attributes_sha256="0" * 64),
+}
+
+
+def alter(entry: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change attributes of an entry, and nothing else."""
+    file = entry / "zarr.json"
+    data = json.loads(file.read_text())
+    attributes = data["attributes"]
+    change(attributes.get("unfinished", attributes))
+    file.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize("name", ALTERATIONS)
+def test_attributes_that_were_changed_are_damage(store: FeatureStore, name: str) -> None:
+    alter(store.root / "a", ALTERATIONS[name])
+    with pytest.raises(DamagedEntry, match="attributes have changed since they were written"):
+        store.entry("a")
+    assert [bool(problem) for _, problem in store.verify()] == [True]
+    put(store, "a", VALUES[:9])
+    assert np.array_equal(store.read("a").values, VALUES[:9])
+
+
+@pytest.mark.parametrize("of", ["b", "c/d", "caf\udce9", "long" * 100])
+def test_the_features_of_another_video_are_damage(store: FeatureStore, of: str) -> None:
+    put(store, of)
+    (folder,) = (place for place in store.root.iterdir() if place.is_dir() and place.name != "a")
+    shutil.rmtree(store.root / "a")
+    shutil.copytree(folder, store.root / "a")
+    with pytest.raises(DamagedEntry, match="its folder holds those of "):
+        store.read("a")
+    assert np.array_equal(store.read(of).values, VALUES)
+    put(store, "a", VALUES[:9])
+    assert np.array_equal(store.read("a").values, VALUES[:9])
+
+
+def test_entries_of_earlier_versions_have_no_id_and_no_sha256(store: FeatureStore) -> None:
+    edit(lambda data: data["attributes"].pop("id"))(store.root / "a")
+    assert np.array_equal(store.read("a").values, VALUES)
+
+
+@pytest.mark.parametrize("name", ["starts", "one start", "the id"])
+def test_an_unfinished_entry_with_changed_attributes_is_not_resumed(
+    store: FeatureStore, name: str
+) -> None:
+    store.writer("b", "k", "av").append(VALUES, np.arange(1200.0))
+    assert store.unfinished("b", "k") is not None
+    alter(store.root / "b", ALTERATIONS[name])
+    assert store.unfinished("b", "k") is None
 
 
 @pytest.mark.parametrize("width", [-1, 0, "wide", 2**70, None])

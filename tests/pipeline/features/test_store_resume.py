@@ -59,10 +59,11 @@ def append_missing(
 
 
 def content(store: FeatureStore, id: str) -> dict[str, bytes]:
-    """All bytes of an entry, but when it was made."""
+    """All bytes of an entry, but its id and when it was made."""
     entry = store.root / id
     files = {str(f.relative_to(entry)): f.read_bytes() for f in entry.rglob("*") if f.is_file()}
-    files["zarr.json"] = re.sub(rb'"made": "[^"]*"', b"", files["zarr.json"])
+    own = rb'"(id|made|attributes_sha256)": "[^"]*"'
+    files["zarr.json"] = re.sub(own, b"", files["zarr.json"])
     return files
 
 

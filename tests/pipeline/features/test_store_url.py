@@ -17,6 +17,7 @@ import pytest
 from mstemba.errors import StoreError, UsageError
 from mstemba.pipeline.caching.files import as_path, read_text, remote, write_json
 from mstemba.pipeline.features import store as module
+from mstemba.pipeline.features.entry import DamagedEntry
 from mstemba.pipeline.features.store import FeatureStore
 from tests.pipeline.features.test_store import ODD_IDS, SPEC, TIMES, VALUES, finish, put
 
@@ -127,6 +128,17 @@ def test_what_was_written_and_not_counted_in_is_dropped(root: Path) -> None:
     finish(store.writer("a", "k", "av", store.unfinished("a", "k")))
     assert np.array_equal(store.read("a").values, VALUES[:SHARD])
     assert not (root / "a" / "c" / "1").exists()
+
+
+def test_an_entry_that_was_copied_to_another_name_is_damaged(root: Path) -> None:
+    store = FeatureStore.prepare(root, SPEC)
+    put(store, "a", VALUES[:3])
+    put(store, "b", VALUES[3:6])
+    for file in ("zarr.json", "c/0/0"):
+        (root / "a" / file).write_bytes((root / "b" / file).read_bytes())
+    with pytest.raises(DamagedEntry, match="its folder holds those of 'b'"):
+        store.entry("a")
+    assert np.array_equal(store.read("b").values, VALUES[3:6])
 
 
 def test_odd_ids_are_written_and_read(root: Path) -> None:
