@@ -29,8 +29,8 @@ VERSIONS = {"features": 2, "train": 2, "detect": 1}
 # Raise a backbone's version when only its features change.
 BACKBONE_VERSIONS = {"clip": 2}
 
-_Known = tuple[Count, int, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]]
-"""Size in bytes, modification time in nanoseconds, SHA-256."""
+_Known = tuple[Count, int, int, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]]
+"""Size in bytes, times of modification and change in nanoseconds, SHA-256."""
 
 
 def cache_key(stage: str, **parts: Any) -> str:
@@ -79,10 +79,13 @@ def unchanged(path: Path, sha256: str | None = None) -> Iterator[str]:
 
 
 class Fingerprints:
-    """SHA-256 of whole files, cached by path, size and modification time.
+    """SHA-256 of whole files, cached by path, size, and times of modification and change.
 
-    Losing the cache file, or two processes overwriting each other's, only costs time. A file that
-    is rewritten with the same size and time counts as unchanged.
+    Losing the cache file, or two processes overwriting each other's, only costs time. The change
+    time moves also where a file takes the place of another with the same modification time, as
+    archives set it, and with a new link or new permissions: the file is then read again. Windows
+    has a creation time in its place. There, a file that is rewritten with the same size and
+    modification time counts as unchanged.
     """
 
     def __init__(self, cache: Path | None = None) -> None:
@@ -104,17 +107,20 @@ class Fingerprints:
         stamp = _stamp(path)
         real = os.path.realpath(path)
         known = self._known.get(real)
-        if known is not None and known[:2] == stamp:
-            return known[2]
+        if known is not None and known[:3] == stamp:
+            return known[3]
         try:
             # The path is not resolved: pieces are next to a link, not next to its target. Playlists
             # are never cached, because their pieces may change.
             if playlist := read_playlist(path):
                 return self._of_playlist(playlist)
             sha = file_sha256(path)
+            before, stamp = stamp, _stamp(path)
+            # Only the change time moved: a new link or new permissions, unless the content differs.
+            touched = stamp[:2] == before[:2] and stamp != before and file_sha256(path) == sha
         except OSError as error:
             raise UsageError(f"{path}: cannot be read: {reason(error)}") from None
-        if _stamp(path) != stamp:
+        if stamp != before and not touched:
             raise UsageError(
                 f"{path}: changed while it was being read; run the same command again when it is "
                 f"complete"
@@ -144,10 +150,11 @@ class Fingerprints:
             self._is_saved = True  # one warning is enough
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """Return size and modification time of a file. Raises UsageError if it is not one."""
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Return size, modification time and change time of a file. Raises UsageError if it is none."""
     size = file_size(path)
     try:
-        return size, os.stat(path).st_mtime_ns
+        found = os.stat(path)
+        return size, found.st_mtime_ns, found.st_ctime_ns
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {reason(error)}") from None

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
+import time
 import warnings
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -351,6 +354,95 @@ def test_changed_content_is_noticed(tmp_path: Path, reads: list[Path]) -> None:
     video.write_bytes(b"longer content")
     assert Fingerprints(cache).of(video) == file_sha256(video)
     assert len(reads) == 3
+
+
+def put_in_place(path: Path, content: bytes) -> None:
+    """Replace a file by another one with the times of an archive without times."""
+    time.sleep(0.05)  # file systems count the change time in steps
+    new = path.with_name("new")
+    new.write_bytes(content)
+    os.utime(new, (0, 0))
+    os.replace(new, path)
+
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no change time")
+
+
+@POSIX
+def test_another_file_of_the_same_size_and_modification_time_is_noticed(tmp_path: Path) -> None:
+    video, cache = tmp_path / "v.mp4", tmp_path / "prints.json"
+    put_in_place(video, b"content")
+    prints = Fingerprints(cache)
+    first = prints.of(video)
+    prints.save()
+    put_in_place(video, b"CONTENT")
+    assert prints.of(video) == Fingerprints(cache).of(video) == file_sha256(video) != first
+
+
+TOUCHES: dict[str, Callable[[Path], object]] = {
+    "permissions": lambda path: path.chmod(0o600),
+    "a link": lambda path: path.with_name("linked").hardlink_to(path),
+    "another file of equal content": lambda path: put_in_place(path, b"content"),
+}
+
+
+@POSIX
+@pytest.mark.parametrize("touch", TOUCHES)
+def test_a_file_whose_content_stays_keeps_its_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, touch: str
+) -> None:
+    """Also if it is touched while it is being read."""
+    video = tmp_path / "v.mp4"
+    put_in_place(video, b"content")
+    prints, sha = Fingerprints(), file_sha256(video)
+    assert prints.of(video) == sha
+    reads = []
+
+    def touching(path: Path) -> str:
+        found = file_sha256(path)
+        if not reads:
+            time.sleep(0.05)
+            TOUCHES[touch](path)
+        reads.append(path)
+        return found
+
+    monkeypatch.setattr(keys, "file_sha256", touching)
+    assert Fingerprints().of(video) == sha
+    assert len(reads) == 2
+    assert prints.of(video) == prints.of(video) == sha
+    assert len(reads) == 3
+
+
+@POSIX
+def test_a_file_that_is_replaced_while_it_is_read_has_no_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by one of the same size and modification time."""
+    video = tmp_path / "v.mp4"
+    put_in_place(video, b"content")
+
+    def replacing(path: Path) -> str:
+        sha = file_sha256(path)
+        put_in_place(path, b"CONTENT")
+        return sha
+
+    monkeypatch.setattr(keys, "file_sha256", replacing)
+    with pytest.raises(UsageError, match=r"v\.mp4: changed while it was being read"):
+        Fingerprints().of(video)
+
+
+def test_a_memory_of_earlier_versions_has_no_change_times(
+    tmp_path: Path, reads: list[Path]
+) -> None:
+    video, cache = tmp_path / "v.mp4", tmp_path / "prints.json"
+    video.write_bytes(b"content")
+    known = (7, video.stat().st_mtime_ns, "0" * 64)
+    cache.write_text(json.dumps({str(video.resolve()): known}))
+    prints = Fingerprints(cache)
+    assert prints.of(video) == file_sha256(video)
+    prints.save()
+    Fingerprints(cache).of(video)
+    assert len(reads) == 1
 
 
 @pytest.mark.parametrize(

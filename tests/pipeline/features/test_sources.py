@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -279,6 +281,21 @@ def test_a_second_import_does_nothing(folder: Path, workspace: Workspace) -> Non
     assert import_features(folder, workspace=workspace).cached == ["a"]
     np.save(folder / "a.npy", VALUES + 1)
     assert import_features(folder, workspace=workspace).made == ["a"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no change time")
+def test_an_array_that_replaces_one_of_the_same_size_and_time_is_imported(
+    folder: Path, workspace: Workspace
+) -> None:
+    file = folder / "a.npy"
+    os.utime(file, (0, 0))
+    import_features(folder, workspace=workspace)
+    np.save(folder / "new.npy", VALUES + 1)
+    os.utime(folder / "new.npy", (0, 0))
+    os.replace(folder / "new.npy", file)
+    result = import_features(folder, workspace=workspace)
+    assert result.made == ["a"]
+    assert np.array_equal(find_features(None, workspace).values("a"), VALUES + 1)
 
 
 def test_a_named_backbone_goes_into_the_specification(folder: Path, workspace: Workspace) -> None:
