@@ -398,8 +398,9 @@ def score(
         probabilities: NDArray[np.float32] = logits.float().sigmoid().cpu().numpy()
     if not np.isfinite(probabilities).all():
         raise CheckpointError(
-            "the network's scores contain NaN: its weights are damaged, or its training diverged; "
-            "use another checkpoint, or train again with a lower --lr"
+            f"the network's scores contain NaN: its weights are damaged, or its training diverged, "
+            f"or the features are too large (up to {np.abs(rows).max():.2g}); use another "
+            f"checkpoint, train again with a lower --lr, or make the features again"
         )
     return probabilities
 

@@ -380,6 +380,9 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
     assert score(network, rows).shape == (5, 3)
     with pytest.raises(StoreError, match="NaN or infinity in row 1 of 5"):
         score(network, np.where(np.arange(5)[:, None] == 1, np.nan, rows).astype(np.float32))
+    other = build(make_config("mstemba", 6, 3)).eval()
+    with pytest.raises(CheckpointError, match=r"or the features are too large \(up to 3e\+38\)"):
+        score(other, np.full((5, 6), 3e38, np.float32))
     with torch.no_grad():
         next(network.parameters()).fill_(torch.nan)
     with pytest.raises(CheckpointError, match="its weights are damaged, or its training diverged"):
