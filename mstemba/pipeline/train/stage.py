@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,18 +124,16 @@ def train(
     plan = make_plan(options, run_options, labels, source, fingerprints)
     run = as_local(output) or require_workspace(workspace, "--output").runs / plan.name
     _check_run_folder(output, plan.key)
-    _reopen_if_damaged(run, plan.key, on_event)
-    if not (run / DONE).is_file():
+    found = _finished(run, plan.key)
+    if found is None:
         check_installed(run_options.tracker_names)
     on_event(Event("train", description))
-    with _locked(run, plan, on_event), _memory_for(plan):
-        _check_run_folder(output, plan.key)  # another process may have begun meanwhile
-        cached = _is_done(run, plan)
-        done = read_done(run) if cached else _train(plan, recipe, source, labels, run, on_event)
+    with _locked(run, output, plan, found, on_event) as found, _memory_for(plan):
+        done = found or _train(plan, recipe, source, labels, run, on_event)
     if workspace is not None and run.parent == workspace.runs and distributed.is_first():
         remember_current(workspace.runs, run.name)
     return TrainResult(
-        run, done["checkpoint"], done["score"], done["steps"], done["seconds"], cached
+        run, done["checkpoint"], done["score"], done["steps"], done["seconds"], found is not None
     )
 
 
@@ -177,64 +175,102 @@ def _check_run_folder(given: str | Path | None, key: str) -> None:
             )
 
 
-def _reopen_if_damaged(run: Path, key: str, on_event: EventHandler) -> None:
-    """Have a finished run trained again if its result is damaged, or of another training.
+def _finished(
+    run: Path, key: str, on_damage: Callable[[str], object] = lambda problem: None
+) -> Done | None:
+    """Return the content of done.json; None if the run is unfinished, damaged or another's.
 
-    Of the processes of a distributed run the first one looks.
+    Of the processes of a distributed run only the first one reads the weights.
     """
-    if not distributed.is_first() or not (run / DONE).is_file():
-        return
+    if not (run / DONE).is_file():
+        return None
     try:
-        checkpoint = open_checkpoint(run)
+        done, checkpoint = read_done(run), open_checkpoint(run)
         if checkpoint.train_key == key:
-            check_digest(checkpoint.weights)
-            return
+            if distributed.is_first():
+                check_digest(checkpoint.weights)
+            return done
         problem = f"{checkpoint.folder}: the result of another training"
     except CheckpointError as error:
         problem = str(error)
     except (OSError, ValueError) as error:
         problem = f"{run}: its weights are damaged or cannot be read: {reason(error)}"
-    on_event(Event("train", f"{problem}; training again", warning=True))
-    (run / DONE).unlink(missing_ok=True)
+    on_damage(problem)
+    return None
 
 
 @contextmanager
-def _locked(run: Path, plan: TrainPlan, on_event: EventHandler) -> Iterator[None]:
+def _locked(
+    run: Path,
+    output: str | Path | None,
+    plan: TrainPlan,
+    found: Done | None,
+    on_event: EventHandler,
+) -> Iterator[Done | None]:
     """Wait until no other process trains in a run folder, and keep others from it.
 
     A finished run is only read, and needs no lock. Of the processes of a distributed run the first
     one takes the lock.
+
+    Args:
+        run: The run folder.
+        output: As it was given.
+        plan: Of the training.
+        found: What `_finished` has returned.
+        on_event: Receives a message if the result is damaged, or the lock is waited for.
+
+    Yields:
+        The content of done.json; None if there is something to train.
     """
+
+    def reopen(problem: str) -> None:
+        on_event(Event("train", f"{problem}; training again", warning=True))
+        (run / DONE).unlink(missing_ok=True)
+
+    def look_again() -> Done | None:
+        """Return what is there under the lock: another process may have made it meanwhile."""
+        _check_run_folder(output, plan.key)
+        return _finished(run, plan.key, reopen)
+
     locks = FolderLocks(run, "training")
     with ExitStack() as held:
         if distributed.world_size() > 1:
-            if lock := _wait_together(locks, run, plan, on_event):
+            lock = _wait_together(locks, plan, found is not None, look_again, on_event)
+            if lock is not None:
                 held.enter_context(lock)
-        elif not (run / DONE).is_file():
+            _check_run_folder(output, plan.key)
+            found = read_done(run) if _is_done(run, plan, lock is not None) else None
+        elif found is None:
             held.enter_context(
                 locks.wait_for(None, on_wait=lambda line: on_event(Event("train", line)))
             )
+            found = look_again()
         if distributed.is_first() and (run / DONE).is_file():
             # What a process leaves that was killed as soon as it was done.
             locks.sweep()
             with suppress(OSError):
                 (run / _STATE).unlink(missing_ok=True)
-        yield
+        yield found
 
 
 def _wait_together(
-    locks: FolderLocks, run: Path, plan: TrainPlan, on_event: EventHandler
+    locks: FolderLocks,
+    plan: TrainPlan,
+    finished: bool,
+    look_again: Callable[[], object],
+    on_event: EventHandler,
 ) -> EntryLock | None:
-    """Return the lock to the first process of a distributed run, once it has it.
+    """Return the lock to the first process of a distributed run, once it has it and has looked.
 
-    The others ask again and again, because a single question may not take hours.
+    A finished run needs none. The others ask again and again, because a single question may not
+    take hours.
     """
     lock, told = None, False
     while True:
-        may_start = not distributed.is_first() or (run / DONE).is_file()
-        if not may_start:
-            lock = locks.acquire(None)
-            may_start = lock is not None
+        if distributed.is_first() and not finished and (lock := locks.acquire(None)):
+            with suppress(UsageError):  # every process raises it afterwards
+                look_again()
+        may_start = not distributed.is_first() or finished or lock is not None
         if all(distributed.gather(plan.run_options.device, plan.options.precision, may_start)):
             return lock
         time.sleep(_SECONDS_BETWEEN_QUESTIONS)
@@ -243,20 +279,20 @@ def _wait_together(
             told = True
 
 
-def _is_done(run: Path, plan: TrainPlan) -> bool:
-    """Return whether the run has finished before.
+def _is_done(run: Path, plan: TrainPlan, locked: bool) -> bool:
+    """Return whether a distributed run has finished before.
 
     Raises:
         UsageError: In every process, if they find different things: otherwise one would wait
             forever for another that has nothing to do.
     """
     done = (run / DONE).is_file()
-    if distributed.world_size() == 1:
-        return done  # no torch: a finished run does not need it
     from mstemba.pipeline.train.state import STATE, saved_step
 
     step = saved_step(run / STATE)
     mine = "a finished run" if done else "no state" if step is None else f"the state of step {step}"
+    if distributed.is_first() and not done and not locked:
+        mine = "a run whose result has just been deleted"  # training it needs the lock
     found = distributed.gather(plan.run_options.device, plan.options.precision, mine)
     if len(set(found)) > 1:
         raise UsageError(

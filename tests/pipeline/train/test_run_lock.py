@@ -124,6 +124,55 @@ def test_a_finished_run_whose_result_is_damaged_is_trained_again(
     assert fit(workspace).cached
 
 
+def damage(run: Path) -> None:
+    """Change one bit of the weights."""
+    weights = run / "last" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 2
+    weights.write_bytes(content)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_of_two_trainings_that_find_a_run_damaged_one_trains_again(
+    named: bool, tmp_path: Path
+) -> None:
+    workspace = make_workspace(tmp_path / "w", validation=())
+    output = tmp_path / "run" if named else None
+    run = fit(workspace, output=output).run
+    damage(run)
+    others: list[TrainResult] = []
+
+    def overtake(event: Event) -> None:
+        """Let the other one train as soon as this one has said its first word."""
+        if not others:
+            others.append(fit(workspace, output=output))
+            marker.append((run / "done.json").stat().st_ino)
+
+    marker: list[int] = []
+    assert fit(workspace, output=output, on_event=overtake).cached
+    assert [other.cached for other in others] == [False]
+    assert marker == [(run / "done.json").stat().st_ino]
+    assert list(run.glob(".*")) == []
+
+
+def test_a_damaged_run_that_another_one_replaces_meanwhile_is_refused(tmp_path: Path) -> None:
+    workspace, run = make_workspace(tmp_path / "w", validation=()), tmp_path / "run"
+    fit(workspace, output=run)
+    damage(run)
+
+    events: list[Event] = []
+
+    def replace(event: Event) -> None:
+        events.append(event)
+        if len(events) == 1:
+            shutil.rmtree(run)
+            fit(workspace, output=run, seed=1)
+
+    with pytest.raises(UsageError, match="holds a run with other options"):
+        fit(workspace, output=run, on_event=replace)
+    assert fit(workspace, output=run, seed=1).cached
+
+
 def test_what_is_deleted_from_a_run_while_it_trains_is_written_at_its_end(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "w")
 
