@@ -42,6 +42,11 @@ LONGEST_VIDEO = 366 * 24 * 3600.0
 numbers that are not times in a video, are larger."""
 LARGEST_TIME = 240 * LONGEST_VIDEO
 """A time in a video if times count frames: a year at 240 frames a second."""
+MOST_FPS = 1000.0
+"""Frames per second of a video. Results give times in milliseconds; a higher rate is almost always
+that of a damaged clock."""
+LEAST_FPS = 1e-5
+"""Frames per second that can be given for a video: about one a day, as in long time lapses."""
 LONGEST_NAME = 1000
 """Characters of the name of a video, a class or a subset. Longer ones are content, not names."""
 LONGEST_PATH = 4096

@@ -25,9 +25,9 @@ from mstemba.limits import LARGEST_TIME, MOST_CLASSES
 from mstemba.reading.files import read_bytes, real_path
 from mstemba.reading.typed import (
     ClassName,
+    FrameRate,
     Name,
     PathText,
-    Positive,
     Time,
     convert,
     parse_untyped,
@@ -94,7 +94,7 @@ class _Content(Struct):
     time_unit: Literal["seconds", "frames"]
     videos: dict[Name, _Entry]
     dataset: PathText | None = None
-    fps: Positive | None = None
+    fps: FrameRate | None = None
 
 
 @dataclass(frozen=True)

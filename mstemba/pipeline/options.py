@@ -12,6 +12,7 @@ from typing import Any
 
 from mstemba.data_manifests.manifest import normalise_subset
 from mstemba.errors import UsageError
+from mstemba.limits import LEAST_FPS, MOST_FPS
 from mstemba.model.architectures import ARCHITECTURES
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -86,7 +87,7 @@ class FeatureOptions:
     def __post_init__(self) -> None:
         _require_finite(self)
         _at_least(1, self, "window", "stride", "frame_step")
-        _require(self.fps is None or self.fps > 0, f"fps is {self.fps}, expected more than 0")
+        _require_frame_rate(self.fps)
         _one_of("precision", self.precision, ("auto", *PRECISIONS))
         _one_of("dtype", self.dtype, ("float32", "float16"))
         _one_of("decoder", self.decoder, ("auto", "decord", "av"))
@@ -139,7 +140,8 @@ class ImportOptions:
 
     def __post_init__(self) -> None:
         _require_finite(self)
-        for name in ("window", "stride", "fps"):
+        _require_frame_rate(self.fps)
+        for name in ("window", "stride"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"{name} is {value}, expected more than 0")
         for name in ("model", "weights", "window"):
@@ -387,6 +389,13 @@ def _require_finite(options: Any) -> None:
     for name, value in asdict(options).items():
         finite = not isinstance(value, float) or math.isfinite(value)
         _require(finite, f"{name} is {value}, expected a number")
+
+
+def _require_frame_rate(fps: float | None) -> None:
+    _require(
+        fps is None or LEAST_FPS <= fps <= MOST_FPS,
+        f"fps is {fps}, expected {LEAST_FPS:g} (a frame a day) to {MOST_FPS:g}",
+    )
 
 
 def _at_least(least: int, options: Any, *names: str) -> None:

@@ -35,9 +35,11 @@ from msgspec import Meta
 from mstemba.errors import UsageError
 from mstemba.limits import (
     LARGEST_TIME,
+    LEAST_FPS,
     LONGEST_NAME,
     LONGEST_PATH,
     LONGEST_VIDEO,
+    MOST_FPS,
     MOST_NESTED,
     SPARE_MEMORY,
 )
@@ -60,6 +62,7 @@ Time = Annotated[float, Meta(ge=-LARGEST_TIME, le=LARGEST_TIME)]
 Finite = Annotated[float, Meta(ge=-1.7e308, le=1.7e308)]
 """A number that is neither NaN nor infinity."""
 Positive = Annotated[float, Meta(gt=0, le=1.7e308)]
+FrameRate = Annotated[float, Meta(ge=LEAST_FPS, le=MOST_FPS)]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 
 _NEITHER = bytes(set(range(256)) - set(b'"[]{}'))

@@ -61,5 +61,6 @@ def test_fps_is_for_files_without_times_and_part_of_the_key(
     assert "0 extracted, 1 cached" in again.stdout
     other = mstemba(*EXTRACT, "pi.h264", *first, cwd=folder, expect=2)
     assert "fps=15.0 (wanted None)" in other.stderr
-    wrong = mstemba(*EXTRACT, "pi.h264", "--fps", "0", *first, cwd=folder, expect=2)
-    assert "expected more than 0" in wrong.stderr
+    for rate in ("0", "1e-8", "1e9"):
+        wrong = mstemba(*EXTRACT, "pi.h264", "--fps", rate, *first, cwd=folder, expect=2)
+        assert "expected 1e-05 (a frame a day) to 1000" in wrong.stderr

@@ -190,7 +190,7 @@ def test_a_duration_that_is_none_names_the_video(tmp_path: Path, duration: Any) 
         ({"classes": [f"c{i}" for i in range(10_001)]}, "length <= 10000"),
         ({"classes": ["a\0b"]}, r"found 'a\\x00b' at \$\.classes\[0\]"),
         ({"classes": ["c" * 1001]}, r"length <= 1000, found 'ccc.* at \$\.classes\[0\]"),
-        ({"fps": -25}, r"expected float > 0\.0, found -25 at \$\.fps"),
+        ({"fps": -25}, r"expected float >= 1e-05, found -25 at \$\.fps"),
         ({"fps": "25"}, r"at \$\.fps"),
         ({"dataset": ["d"]}, r"at \$\.dataset"),
         ({"videos": {"a\ud800": {}}}, r"found 'a\\ud800' at \$\.videos\."),

@@ -22,6 +22,7 @@ from av.video.stream import VideoStream
 
 from mstemba.data_manifests.playlists import read_playlist
 from mstemba.errors import DecodeError, UsageError
+from mstemba.limits import LONGEST_VIDEO, MOST_FPS
 from mstemba.pipeline.decode.request import VideoInfo, no_heartbeat
 from mstemba.pipeline.decode.timeline import NO_TIME, PACKET, Packets, Timeline, closed_groups
 from mstemba.reading.files import file_size
@@ -117,6 +118,7 @@ def probe(
             stream.codec_context.thread_count = 1
             frame = _first_frame(container, stream, path)
             timeline, warnings = _timeline(container, stream, packets, fps)
+            _refuse_damaged_clock(path, timeline)
             if frame.interlaced_frame:
                 warnings.append(
                     "interlaced: its frames are used as they are. To deinterlace it: "
@@ -209,6 +211,20 @@ def _refuse_lost_recording(path: Path, end: int) -> None:
                 f"{path}: another recording begins at byte {end + begin.start()}, which players "
                 f"do not show. Join the recordings again: ffmpeg -f concat -i LIST -c copy OUT.mp4"
             )
+
+
+def _refuse_damaged_clock(path: Path, timeline: Timeline) -> None:
+    """Raise DecodeError for a rate or a length that no video has."""
+    found = None
+    if timeline.fps > MOST_FPS:
+        found = f"{timeline.fps:,.0f} frames per second, expected at most {MOST_FPS:,.0f}"
+    elif timeline.end > LONGEST_VIDEO:
+        found = f"{timeline.end:,.0f} s long, expected at most a year"
+    if found:
+        raise DecodeError(
+            f"{path}: {found}; its clock is damaged. Give it another one: "
+            f"ffmpeg -r FPS -i IN OUT.mp4"
+        )
 
 
 def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> VideoFrame:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mstemba.limits import MOST_FPS
+
 # Seconds. ffmpeg takes a longer step in a broadcast format for a new clock, not for a pause.
 _NEW_CLOCK = 10.0
 # Seconds by which the clock of a damaged file may go back without starting again.
@@ -106,8 +108,8 @@ class Timeline:
         together = np.concatenate(ticks)
         offset = together[0] * unit if start is None else start
         times = together * unit - offset
-        fps = typical_fps(times, unit) or 1 / (end * unit - offset - times[-1])
         end_time = end * unit - offset
+        fps = typical_fps(times, unit) or min(MOST_FPS, 1 / (end_time - times[-1]))
         return cls(np.concatenate(stamps), times, end_time, fps, by_number, unit, len(starts) + 1)
 
 
