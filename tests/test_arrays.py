@@ -24,7 +24,8 @@ from mstemba.extractors import registry
 from mstemba.model.architectures import build
 from mstemba.model.config import LinearConfig, ModelConfig
 from mstemba.model.weights import load_model, read_weights
-from mstemba.pipeline.checkpoint import save_weights
+from mstemba.pipeline.caching.files import write_json
+from mstemba.pipeline.checkpoint import checkpoint_config, open_checkpoint, save_weights
 from mstemba.pipeline.detect.scores_file import SavedScores, open_scores, read_scores, save_scores
 from mstemba.pipeline.detect.zero_shot import read_phrases
 from mstemba.pipeline.evaluate.predictions import read_predictions
@@ -32,7 +33,7 @@ from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.train.state import TrainerState, load_state, save_state
 from mstemba.reading.arrays import read_npy, read_npz
 from mstemba.reading.pickles import check_pickle
-from mstemba.records import Scores, TimeGrid
+from mstemba.records import FeatureSpec, Scores, TimeGrid
 
 CONFIG = LinearConfig(6, 3)
 ROWS = np.random.default_rng(0).random((20, 3)).astype(np.float32)
@@ -203,6 +204,49 @@ def test_equal_networks_give_equal_files_and_older_ones_are_read(tmp_path: Path)
     network = build(CONFIG)
     save_file(network.state_dict(), second)  # as before there was a SHA-256
     assert torch.equal(load_model(second.parent).state_dict()["head.weight"], network.head.weight)
+
+
+def test_a_configuration_with_a_changed_bit_is_refused_or_says_the_same(tmp_path: Path) -> None:
+    weights = checkpoint(tmp_path)
+    path, names = tmp_path / "config.json", ("walk", "sit", "né")
+    model, train = CONFIG.to_dict(), {"labels": "overlap", "lr": 1e-05, "epochs": 1, "seed": None}
+    config = checkpoint_config(model, names, FeatureSpec.unknown(6), None, train, "k", ["sit"])
+    write_json(path, config)
+    whole = path.read_bytes()
+    known = open_checkpoint(tmp_path)
+    refused = 0
+    for bit in range(8 * len(whole)):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            found = open_checkpoint(tmp_path)
+        except CheckpointError:
+            refused += 1
+        else:
+            assert found == known
+    assert refused > 0.8 * 8 * len(whole)
+    # Another layout and another order say the same.
+    path.write_text(json.dumps(dict(reversed(config.items())), indent=4))
+    assert open_checkpoint(weights) == known
+
+
+def test_a_network_is_not_loaded_with_a_changed_or_doubtful_configuration(tmp_path: Path) -> None:
+    config = ModelConfig(6, 3, widths=(8, 8, 8), state=2)
+    save_weights(tmp_path / "model.safetensors", build(config))
+    spec = FeatureSpec.unknown(6)
+    content = checkpoint_config(config.to_dict(), ("a", "b", "c"), spec, None, {}, "")
+    path = tmp_path / "config.json"
+    write_json(path, content)
+    assert load_model(tmp_path).config == config
+    whole = path.read_text()
+    path.write_text(whole.replace("interleaved", "contiguous"))
+    with pytest.raises(CheckpointError, match=r"config\.json: damaged or edited: .*'sha256'"):
+        load_model(tmp_path)
+    path.write_text(whole.replace('"state": 2', '"state": 2, "state": 3'))
+    for read in (load_model, open_checkpoint):
+        with pytest.raises(CheckpointError, match=r"'state' appears twice at \$\.model"):
+            read(tmp_path)
 
 
 def test_a_state_with_any_changed_bit_is_refused(tmp_path: Path) -> None:

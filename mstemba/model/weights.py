@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from mstemba.errors import CheckpointError, UsageError, first_line
 from mstemba.model.architectures import build, config_from_dict
 from mstemba.model.config import Config, ModelConfig
-from mstemba.reading.files import file_size
-from mstemba.reading.typed import read_json
+from mstemba.reading.digests import check_digest
+from mstemba.reading.files import file_size, read_bytes
+from mstemba.reading.typed import convert, parse_untyped
 from mstemba.tensor_files.mismatch import describe_mismatch, describe_network, some_of
 from mstemba.tensor_files.reading import read_tensors
 
@@ -143,7 +144,7 @@ def load_model(
     """
     path = Path(path)
     if path.is_dir():
-        values = read_json(path / CONFIG_FILE, _ConfigFile, CheckpointError).model
+        values = _read_config(path / CONFIG_FILE)
         weights = read_weights(path / WEIGHTS_FILE, ours=True)
         with _naming(path / CONFIG_FILE):
             config = config_from_dict(values)
@@ -164,6 +165,13 @@ def load_model(
         model = build(config)
         load_weights(model, weights)
     return model.to(device or "cpu").eval()
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    data = parse_untyped(read_bytes(path, CheckpointError), str(path), CheckpointError, unique=True)
+    model = convert(data, _ConfigFile, str(path), CheckpointError).model
+    check_digest(data, str(path), CheckpointError)
+    return model
 
 
 @contextmanager

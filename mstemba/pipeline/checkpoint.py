@@ -28,6 +28,7 @@ from mstemba.pipeline.devices import is_out_of_memory
 from mstemba.pipeline.options import LABEL_RULES
 from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, get_current
+from mstemba.reading import digests
 from mstemba.reading.files import read_bytes, real_path
 from mstemba.reading.typed import (
     ClassName,
@@ -193,7 +194,7 @@ def checkpoint_config(
     trained_on: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Return the content of config.json. Equal runs give equal files: no time and no path in it."""
-    return {
+    content = {
         "format": FORMAT,
         "version": VERSION,
         "model": model,
@@ -207,6 +208,7 @@ def checkpoint_config(
         # One text: a list would take a line a video.
         "trained_on": " ".join(sorted(trained_on)),
     }
+    return digests.with_digest(content)
 
 
 def short_key(features: str) -> str:
@@ -272,14 +274,20 @@ def _belong_together(done: Done, config: CheckpointConfig, weights: Path) -> boo
     return done.get("key", config.key) == config.key and done.get("weights", found) == found
 
 
-def read_config(folder: Path) -> CheckpointConfig:
+def read_config(folder: Path, verify: bool = True) -> CheckpointConfig:
     """Read the config.json of a checkpoint.
+
+    Args:
+        folder: Of the checkpoint.
+        verify: Whether to check the content against the SHA-256 in it. The first versions wrote
+            none.
 
     Raises:
         CheckpointError: It is missing or damaged, or describes an impossible network.
     """
     path = folder / CONFIG
-    data = parse_untyped(read_bytes(path, CheckpointError), str(path), CheckpointError)
+    content = read_bytes(path, CheckpointError)
+    data = parse_untyped(content, str(path), CheckpointError, unique=True)
     if isinstance(data, dict) and (data.get("format"), data.get("version")) != (FORMAT, VERSION):
         raise CheckpointError(
             f"{path}: format {shown(data.get('format'))}, version {shown(data.get('version'))}; "
@@ -290,6 +298,8 @@ def read_config(folder: Path) -> CheckpointConfig:
         config.check()
     except UsageError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    if verify:
+        digests.check_digest(data, str(path), CheckpointError)
     return config
 
 

@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mstemba.pipeline.detect.scores_file import read_scores
 from mstemba.pipeline.features.store import FeatureStore
-from tests.cli.conftest import DETECT, EXTRACT, TRAIN, current_run, current_store, edit_json, film
+from tests.cli.conftest import (
+    CLASSES,
+    DETECT,
+    EXTRACT,
+    TRAIN,
+    current_run,
+    current_store,
+    edit_json,
+    film,
+)
 from tests.command_line import complaint, mstemba
 
 IMPORT = ("import", "npy", "--backbone", "efficientnet-lite0", "--window", "4", "--stride", "4")
@@ -95,6 +105,46 @@ def test_a_run_without_a_readable_configuration_is_trained_again(
         config.write_text(content)
     assert "training again" in mstemba(*TRAIN, cwd=workspace).stderr
     assert config.read_text() == whole
+
+
+@pytest.mark.parametrize(
+    ("member", "change"),
+    [
+        ("classes", {"classes": CLASSES[::-1]}),
+        ("features", {"window": 8}),
+        ("features", {"precision": "float16"}),
+        ("train", {"labels": "overlap"}),
+        ("model", {"split": "contiguous"}),
+        ("model", {"padding": "released"}),
+    ],
+)
+def test_a_configuration_whose_content_has_changed_is_refused_and_made_again(
+    workspace: Path, member: str, change: dict[str, Any]
+) -> None:
+    config = current_run(workspace) / "last" / "config.json"
+    whole = config.read_text()
+    edit_json(config, lambda data: (data if member in change else data[member]).update(change))
+    line = complaint(mstemba(*DETECT, cwd=workspace, expect=2))
+    assert f"{config.relative_to(workspace)}: damaged or edited: its content has the SHA" in line
+    assert "delete its field 'sha256'" in line
+    assert "damaged" in mstemba("runs", cwd=workspace).stdout
+    run = ("--output", current_run(workspace).relative_to(workspace))
+    assert "training again" in mstemba(*TRAIN, *run, cwd=workspace).stderr
+    assert config.read_text() == whole
+
+
+def test_a_configuration_that_was_edited_on_purpose_is_read_without_its_digest(
+    workspace: Path,
+) -> None:
+    def rename(data: dict[str, Any]) -> None:
+        data["classes"][0] = "goes right"
+        del data["sha256"]
+
+    edit_json(current_run(workspace) / "last" / "config.json", rename)
+    mstemba(*DETECT, cwd=workspace)
+    scores = read_scores(workspace / "detections" / "v2.scores.npz").scores
+    assert scores.classes == ("goes right", *CLASSES[1:])
+    assert "training again" not in mstemba(*TRAIN, cwd=workspace).stderr
 
 
 @pytest.mark.parametrize("content", [None, '{"zarr_fo'])

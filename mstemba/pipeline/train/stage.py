@@ -162,7 +162,7 @@ def _check_run_folder(given: str | Path | None, key: str) -> None:
         return  # its name has the key: what it holds is this run, or damaged
     last = output / "last"
     if (last / CONFIG).is_file():
-        if read_config(last).key != key:
+        if read_config(last, verify=False).key != key:
             raise UsageError(
                 f"{output}: holds a run with other options, features or labels; "
                 f"pass another --output"
