@@ -468,3 +468,16 @@ def test_the_parts_of_saved_scores_are_checked(tmp_path: Path) -> None:
         with pytest.raises(StoreError) as error:
             read_scores(path)
         assert message.replace("\\", "") in str(error.value)
+
+
+@pytest.mark.parametrize("step", [1e300, 1e10, 0.0, -1.0])
+def test_scores_of_rows_that_no_video_has_are_damaged(tmp_path: Path, step: float) -> None:
+    path = tmp_path / "v.scores.npz"
+    scores = Scores(ROWS, TimeGrid.even(0.0, 0.5, 20), ("a", "b", "c"), "v.mp4", 10.0, 25.0)
+    save_scores(path, SavedScores(scores, "k", "f"))
+    assert read_scores(path).scores.grid.step == 0.5
+    with np.load(path) as content:
+        arrays = {**content, "step": step}
+    np.savez(path, **arrays)
+    with pytest.raises(StoreError, match=r"not readable as saved scores \(.*\$\.step"):
+        read_scores(path)

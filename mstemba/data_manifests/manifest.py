@@ -193,17 +193,23 @@ def refuse_same_names(
         raise ManifestError(f"{where}class name {twice[0]!r} appears twice; names must differ")
 
 
+def check_version(data: dict[str, Any], path: Path) -> None:
+    """Raise ManifestError for another format or version than that of `manifest_json`."""
+    if (data.get("format"), data.get("version")) != (FORMAT, VERSION):
+        found = f"format {shown(data.get('format'))}, version {shown(data.get('version'))}"
+        raise ManifestError(
+            f"{path}: {found}; expected {FORMAT!r}, version {VERSION}. `mstemba init` writes one"
+        )
+
+
 def load_manifest(path: Path) -> Manifest:
     """Read and check a manifest. Video paths are relative to its folder.
 
     Raises ManifestError that names the entry in question.
     """
     data = parse_untyped(read_bytes(path, ManifestError), str(path), ManifestError, unique=True)
-    if isinstance(data, dict) and (data.get("format"), data.get("version")) != (FORMAT, VERSION):
-        found = f"format {shown(data.get('format'))}, version {shown(data.get('version'))}"
-        raise ManifestError(
-            f"{path}: {found}; expected {FORMAT!r}, version {VERSION}. `mstemba init` writes one"
-        )
+    if isinstance(data, dict):
+        check_version(data, path)
     content = convert(data, _Content, str(path), ManifestError)
     refuse_same_names(content.classes, f"{path}: $.classes: ")
     classes = len(content.classes)

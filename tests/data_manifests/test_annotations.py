@@ -84,6 +84,25 @@ def test_the_three_forms_give_the_same_videos(
     assert report.lines() == []
 
 
+@pytest.mark.parametrize("version", [7, 0, "1", None])
+def test_a_manifest_of_another_version_is_refused_as_annotations(
+    tmp_path: Path, version: Any
+) -> None:
+    entry = {"subset": "training", "duration": 9.0, "actions": [[0, 1.0, 2.0]]}
+    manifest = {
+        "format": "mstemba-manifest",
+        "version": 1,
+        "classes": ["a"],
+        "videos": {"v": entry},
+    }
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(manifest))
+    assert read_annotations(path)[0].videos["v"].duration == 9.0
+    path.write_text(json.dumps(manifest | {"version": version}))
+    with pytest.raises(ManifestError, match=rf"version {version!r}; expected 'mstemba-man.*, ver"):
+        read_annotations(path)
+
+
 @pytest.mark.parametrize("classes", [{"0": "sit", "1": "stand"}, {"stand": 1, "sit": 0}], ids=str)
 def test_an_object_may_give_the_numbers_of_the_classes(tmp_path: Path, classes: Any) -> None:
     manifest, _ = read_annotations(write(tmp_path, {"classes": classes, "videos": {"v": ENTRY}}))

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from mstemba.data_manifests.manifest import refuse_same_names
+from mstemba.data_manifests.manifest import FORMAT, check_version, refuse_same_names
 from mstemba.data_manifests.readers.parsed import (
     ParsedAnnotations,
     ParsedVideo,
@@ -74,6 +74,8 @@ def read_json(path: Path, parsed: ParsedAnnotations) -> None:
     The first of several entries of a video counts, as in tables.
     """
     data = _load(path, parsed)
+    if isinstance(data, dict) and data.get("format") == FORMAT and "version" in data:
+        check_version(data, path)
     if title := other_format(data):
         raise ManifestError(
             f"{path}: this looks like an export of {title}, which is not supported; expected "

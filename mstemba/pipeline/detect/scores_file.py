@@ -21,7 +21,7 @@ from mstemba.pipeline.caching.files import write_atomically
 from mstemba.pipeline.features.row_times import pictures_anchor
 from mstemba.reading.arrays import read_npz
 from mstemba.reading.files import file_size, real_path
-from mstemba.reading.typed import Name, PathText, Positive, Seconds, convert, parse_untyped
+from mstemba.reading.typed import Name, PathText, Seconds, convert, parse_untyped
 from mstemba.records import Scores, TimeGrid
 
 SUFFIX = SCORES_SUFFIX
@@ -62,7 +62,7 @@ class _Source(Struct, kw_only=True):
 class _Content(_Source, kw_only=True):
     """All texts and numbers of a scores file. What the first files do not have has a default."""
 
-    step: Positive
+    step: Annotated[float, Meta(gt=0, le=LONGEST_VIDEO)]
     duration: Seconds
     fps: Annotated[float, Meta(gt=0, le=1e6)]
     timecode: str = ""
