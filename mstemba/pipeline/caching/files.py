@@ -153,7 +153,7 @@ def _locked_temporary(path: Path) -> Iterator[Path]:
             return
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         try:
-            if _try_lock(descriptor) is not False and os.path.lexists(temporary):
+            if try_lock(descriptor) is not False and os.path.lexists(temporary):
                 yield temporary
                 return
             # A process that sweeps was faster than the lock, and has removed the file or will do it
@@ -162,7 +162,7 @@ def _locked_temporary(path: Path) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def _try_lock(descriptor: int) -> bool | None:
+def try_lock(descriptor: int) -> bool | None:
     """Lock an open file; False if another process has locked it, None where that cannot be done."""
     if fcntl is None:
         return None
@@ -199,7 +199,7 @@ def _remove_abandoned(file: Path) -> None:
     flags = (os.O_NOFOLLOW | os.O_NONBLOCK) if fcntl else 0
     descriptor = os.open(file, os.O_RDWR | flags)
     try:
-        locked = _try_lock(descriptor)
+        locked = try_lock(descriptor)
         old = time.time() - os.fstat(descriptor).st_mtime > _ABANDONED
         if locked:
             file.unlink()  # while it is locked

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mstemba.errors import MstembaWarning, StoreError
-from mstemba.pipeline.caching.files import FULL_DISK, UNSUPPORTED, folder_name, remote, sweep
+from mstemba.pipeline.caching.files import (
+    FULL_DISK,
+    UNSUPPORTED,
+    folder_name,
+    remote,
+    sweep,
+    try_lock,
+)
 from mstemba.reading.files import real_path
 from mstemba.wording import counted
 
@@ -180,8 +187,17 @@ class Locks:
             return EntryLock(id, None)
         from filelock import FileLock, Timeout  # here: reading a store takes no locks
 
+        file = self._folder / name
+
+        def check(descriptor: int) -> None:
+            """Raise FileExistsError if the locked file is no longer the only one of its name."""
+            state = os.fstat(descriptor)
+            replaced = state.st_nlink > 1 or not os.path.samestat(state, os.lstat(file))
+            if replaced and os.name != "nt":  # where open files stay
+                raise FileExistsError(errno.EEXIST, "the lock file was replaced", str(file))
+
         # Not thread-local: another thread than the one that acquired it may release it.
-        lock = FileLock(self._folder / name, thread_local=False)
+        lock = FileLock(file, thread_local=False, on_acquired=check)
         for _ in range(_ATTEMPTS):
             try:
                 if not _can_lock(self._folder.parent.absolute()):
@@ -191,12 +207,14 @@ class Locks:
                         f"{self._folder}: a link, expected a folder of lock files; delete it"
                     )
                 self._folder.mkdir(parents=True, exist_ok=True)
-                _refuse_link(Path(lock.lock_file))
+                if not _separate(file):
+                    return None
                 lock.acquire(blocking=False)
             except Timeout:
                 return None
             except (FileExistsError, FileNotFoundError) as error:
-                failed = error  # another process released the last lock and removed the folder
+                # Another process released the last lock and removed the folder, or the file.
+                failed = error
             except OSError as error:
                 if error.errno in FULL_DISK:
                     raise
@@ -207,7 +225,7 @@ class Locks:
             else:
                 with contextlib.suppress(OSError):  # it only says who holds the lock
                     owner = f"{os.getpid()} {socket.gethostname()} {self._doing}\n"
-                    Path(lock.lock_file).write_text(owner)
+                    file.write_text(owner)
                 return EntryLock(id, lock)
         raise failed
 
@@ -242,12 +260,37 @@ def _file_name(id: str | None) -> str:
     return "store" if id is None else f"{folder_name(id)}{_SUFFIX}"
 
 
-def _refuse_link(file: Path) -> None:
-    """Raise StoreError if a lock file is a link of any kind: writing to it would change another."""
+def _separate(file: Path) -> bool:
+    """Remove a lock file that is a hard link, as a snapshot (`cp -al`) has it, and is not locked.
+
+    The file behind it stays as it is under its other names.
+
+    Returns:
+        False if a process holds a lock on it.
+
+    Raises:
+        StoreError: It is a symbolic link, or a hard link where files cannot be locked in this way.
+    """
     with contextlib.suppress(FileNotFoundError):
         state = os.lstat(file)
-        if stat.S_ISLNK(state.st_mode) or state.st_nlink > 1:
+        if not stat.S_ISLNK(state.st_mode) and state.st_nlink == 1:
+            return True
+        locked = None
+        if stat.S_ISREG(state.st_mode):
+            # Not written to. What has become a link or a pipe meanwhile is not followed.
+            flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+            descriptor = os.open(file, os.O_RDWR | flags)
+            try:
+                locked = try_lock(descriptor)
+                # Removed under its lock, and only if another process has not just replaced it.
+                if locked and os.path.samestat(os.fstat(descriptor), os.lstat(file)):
+                    file.unlink()
+            finally:
+                os.close(descriptor)
+        if locked is None:
             raise StoreError(f"{file}: found a link, expected a lock file; delete it")
+        return locked
+    return True
 
 
 @cache

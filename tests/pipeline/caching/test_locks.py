@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tests.pipeline.features.test_store import ODD_IDS
 
 # Children that have everything imported: their work begins at once.
 processes: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="no flock")
 
 
 @pytest.fixture
@@ -292,15 +293,90 @@ def test_a_killed_process_blocks_nobody(root: Path) -> None:
         assert list(root.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("link", [os.link, os.symlink])
-def test_a_lock_file_that_is_a_link_is_not_written_through(
-    root: Path, tmp_path: Path, link: Callable[[Path, Path], object]
+@pytest.mark.parametrize("to", ["precious", "folder", "pipe", "nothing"])
+def test_a_lock_file_that_is_a_symbolic_link_is_not_written_through(
+    to: str, root: Path, tmp_path: Path
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    folder = root.parent / f".{root.name}.locks"
+    folder.mkdir(parents=True)
+    (folder / "a.lock").symlink_to(tmp_path / to)
+    with pytest.raises(StoreError, match=r"a\.lock: found a link, expected a lock file"):
+        StoreLocks(root).acquire("a")
+    assert precious.read_text() == "mine"
+    assert not (tmp_path / "nothing").exists()
+
+
+@posix
+def test_a_lock_file_that_is_a_hard_link_is_replaced_and_not_written_to(
+    root: Path, tmp_path: Path
 ) -> None:
     precious = tmp_path / "precious"
     precious.write_text("mine")
     folder = root.parent / f".{root.name}.locks"
     folder.mkdir(parents=True)
-    link(precious, folder / "a.lock")
-    with pytest.raises(StoreError, match=r"a\.lock: found a link, expected a lock file"):
-        StoreLocks(root).acquire("a")
-    assert precious.read_text() == "mine"
+    for id in ("a", "b"):
+        os.link(precious, folder / f"{id}.lock")
+    lock = StoreLocks(root).acquire("a")
+    assert lock is not None
+    assert StoreLocks(root).acquire("a") is None
+    StoreLocks(root).sweep()
+    assert os.listdir(folder) == ["a.lock"]
+    lock.release()
+    assert list(root.parent.iterdir()) == []
+    assert (precious.read_text(), precious.stat().st_nlink) == ("mine", 1)
+
+
+@posix
+@pytest.mark.slow
+def test_a_snapshot_by_hard_links_has_the_locks_of_living_processes_only(
+    root: Path, tmp_path: Path
+) -> None:
+    here, there = processes.Pipe()
+    child = processes.Process(target=hold, args=(root, there))
+    child.start()
+    assert here.recv()
+    copy = tmp_path / "copy" / root.name
+    shutil.copytree(root.parent, copy.parent, copy_function=os.link)
+    for place in (root, copy):
+        assert StoreLocks(place).acquire("a") is None
+    child.kill()
+    child.join()
+    for first, second in ((root, copy), (copy, root)):
+        held = [StoreLocks(place).acquire("a") for place in (first, second)]
+        assert None not in held
+        assert StoreLocks(first).acquire("a") is None
+        for lock in held:
+            assert lock is not None
+            lock.release()
+    for place in (root, copy):
+        StoreLocks(place).sweep()
+        assert list(place.parent.iterdir()) == []
+
+
+@posix
+@pytest.mark.slow
+def test_snapshots_at_any_moment_let_no_two_processes_hold_one_lock(
+    root: Path, tmp_path: Path
+) -> None:
+    held, snapshots = tmp_path / "held", tmp_path / "snapshots"
+    held.mkdir()
+    snapshots.mkdir()
+    start = processes.Barrier(3)
+    counts = processes.Manager().dict(refused=0)
+    children = [processes.Process(target=work, args=(root, held, start, counts)) for _ in "abc"]
+    for child in children:
+        child.start()
+    made = 0
+    while any(child.is_alive() for child in children):
+        with contextlib.suppress(FileNotFoundError):
+            for file in root.parent.glob(".*.locks/*"):
+                os.link(file, snapshots / str(made))
+                made += 1
+        time.sleep(0.001)
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert made > 20
+    assert list(root.parent.iterdir()) == []
