@@ -117,6 +117,7 @@ def init(
         raise UsageError(
             f"{wrong[0]}: not a video; --annotations takes one file, or the folder of several"
         )
+    console = open_console(quiet or is_stdout(json))
     result = init(
         [*(videos or ()), *(more or ())],
         annotations,
@@ -125,10 +126,11 @@ def init(
         transposed=transposed,
         merge=merge,
         yes=yes,
+        on_event=console,
         **asdict(options),
     )
     write_json(json, result.as_dict())
-    open_console(quiet or is_stdout(json)).init(result)
+    console.init(result)
 
 
 @app.command()

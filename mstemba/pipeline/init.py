@@ -32,15 +32,16 @@ from mstemba.data_manifests.readers.parsed import AnnotationReport
 from mstemba.data_manifests.readers.text import read_text
 from mstemba.data_manifests.splits import NO_SPLIT, for_training, split_by_hash
 from mstemba.data_manifests.time_checks import check_units
-from mstemba.data_manifests.video_files import find_videos
+from mstemba.data_manifests.video_files import WORKSPACE_MARKER, find_videos
 from mstemba.errors import DecodeError, ManifestError, UsageError
 from mstemba.limits import MOST_CLASSES
 from mstemba.pipeline.caching.files import as_local, as_paths, write_atomically, write_text
 from mstemba.pipeline.caching.keys import Fingerprints
-from mstemba.pipeline.caching.locks import StoreLocks
+from mstemba.pipeline.caching.locks import EntryLock, StoreLocks
 from mstemba.pipeline.features.entry import DamagedEntry
 from mstemba.pipeline.features.npy_folder import NpyFolder
 from mstemba.pipeline.features.sources import FeatureSource, open_features
+from mstemba.pipeline.progress import Event, EventHandler, ignore_events
 from mstemba.pipeline.workspace import Workspace, create_workspace, open_workspace, set_current
 from mstemba.reading.files import real_path
 from mstemba.reading.typed import Name, convert
@@ -126,6 +127,7 @@ def init(
     join_spellings: bool = False,
     strict: bool = False,
     tiers: str | Iterable[str] | None = None,
+    on_event: EventHandler = ignore_events,
 ) -> InitResult:
     """Make `root` a workspace whose manifest joins videos with their annotations.
 
@@ -143,6 +145,7 @@ def init(
         merge: Add to the existing manifest: new annotations of a video replace its former ones, new
             videos and classes are added, and everything else stays.
         yes, strict: Whether a merge may leave videos fewer actions; whether a warning is an error.
+        on_event: Receives a message if another process writes the manifest.
 
     Returns:
         The workspace, its manifest, and a report of problems in single entries.
@@ -150,15 +153,16 @@ def init(
     Raises:
         ManifestError: A path does not exist, a folder has no videos, or annotations cannot be used
             as a whole, with `merge` or `strict` in any part, or would leave a video fewer actions.
-        UsageError: Options do not fit each other.
+        UsageError: Options do not fit each other, or the manifest is a link to another file.
     """
     folder, paths = as_local(root) or Path(), as_paths(videos)
     convert("-" if dataset is None else dataset, Name, "--dataset", UsageError)
     if annotations is None:
         given = classes, time_unit, split, tiers, join_spellings or None
         _check_without_annotations(paths, given)
+    _refuse_linked_manifest(folder)
     files = find_videos(paths, (skipped := list[str]()).append)
-    with _former(folder, dataset, features) if merge else nullcontext() as former:
+    with _former(folder, dataset, features, on_event) if merge else nullcontext() as former:
         files = known_files(former, files) if former else files
         if (path := as_local(annotations)) is None:
             manifest, report = _without_annotations(former, files, dataset)
@@ -167,7 +171,8 @@ def init(
             reader = _Reader(dataset, as_local(classes), *how)
             manifest, report = _join(path, reader, files, former, yes)
         report.notes[:0] = skipped
-        return _write_workspace(folder, manifest, report, features, transposed, strict, merge)
+        wait = None if merge else on_event  # a merge has locked the manifest already
+        return _write_workspace(folder, manifest, report, features, transposed, strict, wait)
 
 
 def _refuse_warnings(report: AnnotationReport) -> None:
@@ -280,11 +285,30 @@ def _check_without_annotations(videos: list[Path], given: tuple[object, ...]) ->
             raise UsageError(f"--{option} requires --annotations")
 
 
+def _refuse_linked_manifest(folder: Path) -> None:
+    """Raise UsageError if writing the manifest would put a file in the place of a link."""
+    known = (folder / WORKSPACE_MARKER).is_file()
+    manifest = open_workspace(folder).manifest if known else folder / "manifest.json"
+    if os.path.islink(manifest):
+        raise UsageError(
+            f"{manifest}: a link to {real_path(manifest)}, which init does not write to; delete "
+            f"the link, or run init in the workspace of that file"
+        )
+
+
+def _lock(manifest: Path, on_event: EventHandler) -> EntryLock:
+    """Wait until no other process writes a manifest, and keep others from it."""
+    locks = StoreLocks(manifest, "writing")
+    return locks.lock_store(lambda line: on_event(Event("init", line)))
+
+
 @contextmanager
-def _former(folder: Path, dataset: str | None, features: str | Path | None) -> Iterator[Manifest]:
+def _former(
+    folder: Path, dataset: str | None, features: str | Path | None, on_event: EventHandler
+) -> Iterator[Manifest]:
     """Load the manifest to merge into, and keep other processes from merging meanwhile."""
     workspace = open_workspace(folder)
-    with StoreLocks(workspace.manifest).lock_store():
+    with _lock(workspace.manifest, on_event):
         if not os.path.lexists(workspace.manifest):
             raise UsageError(f"{workspace.manifest}: no such file; --merge requires a manifest")
         former = load_manifest(workspace.manifest)
@@ -305,7 +329,7 @@ def _write_workspace(
     features: str | Path | None,
     transposed: bool | None,
     strict: bool,
-    merge: bool,
+    wait: EventHandler | None,
 ) -> InitResult:
     path, source = as_local(features), None
     if path is None and transposed is not None:
@@ -318,8 +342,7 @@ def _write_workspace(
     if strict:
         _refuse_warnings(report)
     workspace = create_workspace(folder)
-    # A merge has locked it already.
-    with nullcontext() if merge else StoreLocks(workspace.manifest).lock_store():
+    with _lock(workspace.manifest, wait) if wait else nullcontext():
         backup = _write(workspace, manifest)
     if source is not None:
         fingerprints.save()
