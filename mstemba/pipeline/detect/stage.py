@@ -417,6 +417,8 @@ class _Writer:
                 with lock:
                     job = todo.pop(lock.id)
                     now = _look_again(job, self.scorer.catalog, folder)
+                    if now.saved != job.saved:  # another process has saved them meanwhile
+                        _report_replaced([now], folder, on_event)
                     if now.stem != job.stem:
                         todo[now.stem] = now  # another process has given the stem to another video
                         continue

@@ -65,6 +65,27 @@ def test_videos_of_one_name_from_two_folders_never_share_files(
     assert len(list(out.glob("*.json"))) == 2
 
 
+def test_other_labels_of_another_process_are_replaced_with_a_message(
+    loaded: list[str], tmp_path: Path
+) -> None:
+    """As if it had ended before this one began."""
+    video, out = film(tmp_path / "v.mp4", [("red", 1)]), tmp_path / "out"
+    news, others = list[str](), list[Any]()
+
+    def on_event(event: Event) -> None:
+        news.append(event.message)
+        if event.stage == "extract" and event.message.startswith("loading") and not others:
+            others.append(run(video, out, ["green"], options=ExportOptions(formats=("csv",))))
+
+    run(video, out, ["red"], on_event=on_event)
+    (told,) = [line for line in news if line.startswith("replacing")]
+    assert f"found in v ({out}); another --output keeps both" in told
+    assert read_scores(out / "v.scores.npz").scores.classes == ("red",)
+    again: list[str] = []
+    run(video, out, ["red"], on_event=lambda event: again.append(event.message))
+    assert not [line for line in again if line.startswith("replacing")]
+
+
 def test_an_export_waits_for_the_files_of_a_video_that_is_detected(
     loaded: list[str], tmp_path: Path
 ) -> None:
