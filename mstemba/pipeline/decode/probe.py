@@ -291,6 +291,8 @@ def promised_duration(path: Path) -> float | None:
 
 def _promised_duration(container: InputContainer, stream: VideoStream) -> float:
     """Return the seconds of video that the header promises, 0 if it does not say."""
+    if container.format.name == "avi" and stream.frames:  # its duration is that of its index
+        return float(stream.frames * (stream.time_base or 0))
     if stream.duration:
         return float(stream.duration * (stream.time_base or 0))
     if tag := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", "")):

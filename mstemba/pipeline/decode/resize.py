@@ -9,6 +9,8 @@ import av.filter
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from mstemba.errors import DecodeError
+from mstemba.limits import LONGEST_SIDE
 from mstemba.pipeline.decode.request import DecodeRequest, Image, VideoInfo
 
 
@@ -30,10 +32,19 @@ def displayed_size(
         width: Of the stored frame, in pixels.
         height: Of the stored frame, in pixels.
         request: How long the short side becomes.
+
+    Raises:
+        DecodeError: The frame is so long and narrow that it would take gigabytes.
     """
     if aspect is None or not Fraction(1, 10) < aspect < 10:
         aspect = Fraction(1)
     shown = (float(width * aspect), float(height))
+    if max(shown) > LONGEST_SIDE * min(shown):
+        raise DecodeError(
+            f"{request.path}: pictures of {width} x {height} pixels, expected a long side of at "
+            f"most {LONGEST_SIDE} times the short one. Cut out a part: ffmpeg -i IN -vf crop=W:H "
+            f"OUT.mp4"
+        )
     turned = any(name == "transpose" for name, _ in info.upright)
     return resized(*(shown[::-1] if turned else shown), request.short_side or request.size)
 

@@ -240,6 +240,16 @@ def test_the_short_side_is_resized_and_the_proportions_kept(
     assert resized(width, height, size) == expected
 
 
+@pytest.mark.parametrize("decoder", [*DECODERS, "auto"])
+@pytest.mark.parametrize(("width", "height"), [(2000, 16), (18, 2000)])
+def test_pictures_that_are_far_longer_than_wide_are_refused(
+    tmp_path: Path, width: int, height: int, decoder: str
+) -> None:
+    path = encode(tmp_path / "a.mp4", 3, width=width, height=height)
+    with pytest.raises(DecodeError, match=f"of {width} x {height} pixels, expected a long side of"):
+        run(path, decoder)
+
+
 def test_the_square_may_be_cut_out_of_larger_frames(clip: Path) -> None:
     whole = run(clip, size=90)
     assert np.array_equal(run(clip, size=60, short_side=90).images, whole.images[:, 15:75, 15:75])
@@ -549,6 +559,15 @@ def test_a_truncated_file_gives_the_frames_there_are_and_a_warning(
     assert np.array_equal(found.images[:40], complete.images[:40])
     assert complete.report.warnings == []
     assert found.report.warnings != []
+
+
+def test_an_avi_that_is_cut_off_causes_a_warning(tmp_path: Path) -> None:
+    whole = encode(tmp_path / "v.avi", 100)
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    assert probe(whole).warnings == []
+    (warning,) = probe(cut).warnings
+    assert "its header says 10.0 s" in warning
 
 
 def test_a_file_without_its_index_is_a_decode_error(clip: Path, tmp_path: Path) -> None:
