@@ -10,6 +10,7 @@ import random
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mstemba.errors import CheckpointError, StoreError, UsageError
+from mstemba.errors import CheckpointError, MstembaWarning, StoreError, UsageError
 from mstemba.extractors import registry
 from mstemba.model.architectures import build
 from mstemba.model.config import LinearConfig, ModelConfig
@@ -481,3 +482,22 @@ def test_scores_of_rows_that_no_video_has_are_damaged(tmp_path: Path, step: floa
     np.savez(path, **arrays)
     with pytest.raises(StoreError, match=r"not readable as saved scores \(.*\$\.step"):
         read_scores(path)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("model", "state_dict"), ("state_dict", "model_state_dict")]
+)
+def test_a_file_of_two_state_dicts_says_which_one_is_read(
+    tmp_path: Path, first: str, second: str
+) -> None:
+    used, other = build(CONFIG).state_dict(), build(CONFIG).state_dict()
+    path = tmp_path / "w.pt"
+    torch.save({second: other, first: used}, path)
+    message = rf"w\.pt: found tensors under '{first}' and '{second}'; those under '{first}' are"
+    with pytest.warns(MstembaWarning, match=message):
+        read = read_weights(path)
+    assert torch.equal(read["head.weight"], used["head.weight"])
+    torch.save({first: used, second: {"epochs": 3}}, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_weights(path)

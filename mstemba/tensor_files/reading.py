@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mstemba.errors import UsageError, library_warnings_ignored
+from mstemba.errors import MstembaWarning, UsageError, library_warnings_ignored
 from mstemba.reading.arrays import open_zip
 from mstemba.reading.files import check_memory, reason
 from mstemba.reading.pickles import check_pickle
@@ -95,9 +96,9 @@ def read_tensors(path: Path, ours: bool = False) -> dict[str, Tensor]:
     if kind == TORCHSCRIPT:
         from mstemba.tensor_files.torchscript import read_torchscript
 
-        tensors = _state_dict(_without_code(read_torchscript, path))
+        tensors = _state_dict(path, _without_code(read_torchscript, path))
     else:
-        tensors = _state_dict(_without_code(_unpickle, path))
+        tensors = _state_dict(path, _without_code(_unpickle, path))
     try:
         _check_sizes(path, tensors)
     except UsageError as error:
@@ -199,11 +200,20 @@ def _without_code(read: Callable[[Path], Any], path: Path) -> Any:
         ) from error
 
 
-def _state_dict(content: Any) -> dict[str, Tensor]:
+def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
     from torch import Tensor
 
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            inner = {name: content[name] for name in _WRAPPERS if name in content}
+            full = [name for name, held in inner.items() if _holds(held, Tensor)]
+            if len(full) > 1 and full[0] == key:
+                warnings.warn(
+                    f"{path}: found tensors under {' and '.join(map(repr, full))}; those under "
+                    f"{key!r} are read. To use others, save them alone",
+                    MstembaWarning,
+                    stacklevel=2,
+                )
             content = content[key]
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"found {type(content).__name__}, expected a state dict")
@@ -215,6 +225,10 @@ def _state_dict(content: Any) -> dict[str, Tensor]:
                 f"itself or under {', '.join(_WRAPPERS)}; the file holds {held}"
             )
     return _without_prefix(content)
+
+
+def _holds(content: Any, kind: type) -> bool:
+    return isinstance(content, Mapping) and any(isinstance(v, kind) for v in content.values())
 
 
 def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
