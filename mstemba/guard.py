@@ -106,6 +106,7 @@ def _take_over() -> None:
     warnings.formatwarning = _formatter(warnings.formatwarning)
     if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    os.environ.pop("MPLBACKEND", None)  # figures go into files; matplotlib stops at unknown names
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):  # None if it is closed
             reconfigure(errors="backslashreplace")  # what the encoding lacks
@@ -141,7 +142,7 @@ def _on_ignored_error(ignored: Any) -> None:
 def _on_thread_error(error: threading.ExceptHookArgs) -> None:
     """Report an error that ends a thread; whoever waits for the thread notices its end."""
     if error.exc_value is not None and not isinstance(error.exc_value, SystemExit):
-        _say(_internal_error(error.exc_value))
+        _say(_out_of_memory(error.exc_value) or _internal_error(error.exc_value))
 
 
 def _report(error: BaseException) -> int:
@@ -177,15 +178,24 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return _Interruption.message(), _Interruption.code()
     if isinstance(error, MstembaError):
         return str(error), error.exit_code
-    if isinstance(error, MemoryError):
-        found = f" ({error})" if str(error) else ""
-        advice = "close other programs, or lower --batch-size, --clip-length or --workers"
-        return f"this machine does not have enough memory{found}: {advice}", 1
+    if message := _out_of_memory(error):
+        return message, 1
     if isinstance(error, ImportError) and not (error.name or "mstemba").startswith("mstemba"):
         return f"the package {error.name} cannot be imported ({error}): install mstemba again", 1
     if isinstance(error, OSError):
         return _explain_system(error), 1
     return _internal_error(error), INTERNAL_ERROR
+
+
+def _out_of_memory(error: BaseException | None) -> str:
+    """Return the line about a MemoryError, or what it has led to; empty if there was none."""
+    while error is not None and not isinstance(error, MemoryError):
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if error is None:
+        return ""
+    found = f" ({error})" if str(error) else ""
+    advice = "close other programs, or lower --batch-size, --clip-length or --workers"
+    return f"this machine does not have enough memory{found}: {advice}"
 
 
 def _explain_system(error: OSError) -> str:
@@ -207,19 +217,21 @@ def _explain_system(error: OSError) -> str:
 
 def _internal_error(error: BaseException) -> str:
     """Return the line about a bug, after its report was written."""
-    import tempfile
-    import traceback
-
-    trace = "".join(traceback.format_exception(error))
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    trace = ""
     try:
+        import tempfile
+        import traceback
+
+        trace = "".join(traceback.format_exception(error))
         text = f"{_circumstances()}\n{trace}"
         handle, path = tempfile.mkstemp(prefix="mstemba-error-", suffix=".txt")
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
-    except OSError:
-        _write(trace)  # no folder for temporary files, or a full disk
-        return f"internal error: {what}; please report it with the traceback above"
+    except Exception:  # no folder for temporary files, a full disk, no memory
+        _write(trace)
+        where = " with the traceback above" if trace else ", without its traceback"
+        return f"internal error: {what}; please report it{where}"
     return f"internal error: {what}; a report was written to {path}; please report it"
 
 

@@ -109,7 +109,7 @@ def _check_sizes(config: Config, weights: Mapping[str, Tensor]) -> None:
     try:
         with torch.device("meta"):
             model = build(config)
-    except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(
             f"model configuration: found sizes that no network can have ({first_line(error)})"
         ) from None

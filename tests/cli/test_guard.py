@@ -107,6 +107,39 @@ def test_without_a_folder_for_the_report_the_traceback_is_shown(
     assert result.stderr.splitlines()[-1] == last
 
 
+@pytest.mark.parametrize("fails", ["importlib.metadata.version", "traceback.format_exception"])
+def test_a_report_that_fails_itself_does_not_hide_the_bug(
+    fails: str, mstemba: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mstemba.extractors.registry.listing", raising(KeyError("monday")))
+    with monkeypatch.context() as patch:
+        patch.setattr(fails, raising(MemoryError()))
+        result = mstemba("backbones", cwd=tmp_path, expect=70)
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("mstemba: internal error: KeyError: 'monday'; please report it")
+
+
+def test_what_a_lack_of_memory_leads_to_is_a_lack_of_memory(
+    mstemba: Runner, reports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = RuntimeError("the compiler has failed")
+    error.__context__ = MemoryError()
+    monkeypatch.setattr("mstemba.extractors.registry.listing", raising(error))
+    result = mstemba("backbones", cwd=reports.parent, expect=1)
+    assert result.stderr.startswith("mstemba: this machine does not have enough memory: ")
+    assert list(reports.iterdir()) == []
+
+
+def test_a_backend_of_matplotlib_for_windows_has_no_effect(tmp_path: Path) -> None:
+    # In a process of its own: matplotlib reads the variable when it is imported.
+    program = (
+        "import sys; sys.argv = ['mstemba', 'backbones']; from mstemba.guard import run; "
+        "assert run() == 0; import matplotlib"
+    )
+    env = environment(MPLBACKEND="nonsense")
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, check=True)
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [

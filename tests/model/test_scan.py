@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,6 +22,7 @@ from mstemba.model.scan import backends, chunked, threads, vector
 from mstemba.model.scan.backends import choose, describe_choice
 from mstemba.model.scan.operations import causal_convolution, selective_scan
 from mstemba.model.scan.reference import Reverse
+from tests.command_line import environment
 from tests.model.operations import CountOperations
 from tests.model.scans import arguments, assert_close, with_gradients
 
@@ -447,3 +450,25 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         causal_convolution(u[None, ..., :3], torch.ones(2, 4, 3), torch.ones(2, 4), "both")
     with pytest.raises(UsageError, match="L >= 1"):
         selective_scan(u[:, :0], delta[:, :0], A, B[:, :0], C[:, :0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("NUMBA_NUM_THREADS", "0"), ("NUMBA_DISABLE_JIT", "1")]
+)
+def test_a_variable_that_stops_numba_is_named_and_another_backend_runs(
+    name: str, value: str
+) -> None:
+    # In a process of its own: Numba reads the variables when it is imported.
+    program = (
+        "import torch; from mstemba.model.scan.backends import describe_choice; "
+        "print(describe_choice(torch.device('cpu')))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(**{name: value, "MSTEMBA_SCAN": ""}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.startswith("scan backend chunked (large PyTorch operations); not cpu: ")
+    assert "NUMBA_" in result.stdout

@@ -304,3 +304,15 @@ def test_a_configuration_says_its_architecture() -> None:
         MSTCTConfig(5, 4, "pdan")
     with pytest.raises(UsageError, match="arch: found 'mstemba', expected one of pdan"):
         PDANConfig(5, 4, "mstemba")
+
+
+def test_a_machine_without_memory_is_no_fault_of_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(config: Config) -> None:
+        raise MemoryError
+
+    save_weights(tmp_path / "w.safetensors", build(SMALL["linear"]))
+    monkeypatch.setattr("mstemba.model.weights.build", fail)
+    with pytest.raises(MemoryError):
+        load_model(tmp_path / "w.safetensors")

@@ -136,9 +136,15 @@ def _unfit(backend: str, device: str, dtype: torch.dtype, carries: bool) -> str 
 def missing_for_cpu() -> str | None:
     """Return what is missing to run the backend ``cpu``; None if nothing is."""
     try:
-        importlib.import_module("numba")
+        numba = importlib.import_module("numba")
     except ImportError as error:
         return f"Numba cannot be imported ({error}); pip install numba"
+    except ValueError as error:  # of a variable, such as NUMBA_NUM_THREADS=0
+        return (
+            f"Numba cannot start ({first_line(error)}); correct the NUMBA_* environment variables"
+        )
+    if numba.config.DISABLE_JIT:
+        return "Numba compiles nothing; unset NUMBA_DISABLE_JIT"
     return None
 
 
