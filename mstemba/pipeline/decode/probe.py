@@ -126,13 +126,8 @@ def probe(
                 )
             if curve := _HDR.get(stream.codec_context.color_trc):
                 warnings.append(f"HDR ({curve}): its colours are used without tone mapping")
-            promised = _promised_duration(container, stream)
-            whole = (container.duration or 0) / av.time_base
-            is_cut = timeline.end < promised - 1
-            # A damaged clock: the header counts the frames, and the container tells another length.
-            if is_cut or (stream.frames and timeline.end > 2 * whole + 60 > 60):
-                said = promised if is_cut else whole
-                warnings.append(f"ends at {timeline.end:.1f} s, its header says {said:.1f} s")
+            is_cut, odd_end = _check_end(container, stream, timeline)
+            warnings += odd_end
             return VideoInfo(
                 width=frame.width,
                 height=frame.height,
@@ -213,10 +208,24 @@ def _refuse_lost_recording(path: Path, end: int) -> None:
             )
 
 
+def _check_end(
+    container: InputContainer, stream: VideoStream, timeline: Timeline
+) -> tuple[bool, list[str]]:
+    """Return whether the end of a video is missing, and a warning if its header says another."""
+    promised = _promised_duration(container, stream)
+    whole = (container.duration or 0) / av.time_base
+    is_cut = timeline.end < promised - 1
+    # A damaged clock: the header counts the frames, and the container tells another length.
+    if is_cut or (stream.frames and timeline.end > 2 * whole + 60 > 60):
+        said = promised if is_cut else whole
+        return is_cut, [f"ends at {timeline.end:.1f} s, its header says {said:.1f} s"]
+    return is_cut, []
+
+
 def _refuse_damaged_clock(path: Path, timeline: Timeline) -> None:
     """Raise DecodeError for a rate or a length that no video has."""
     found = None
-    if timeline.fps > MOST_FPS:
+    if round(timeline.fps) > MOST_FPS:  # its times are rounded
         found = f"{timeline.fps:,.0f} frames per second, expected at most {MOST_FPS:,.0f}"
     elif timeline.end > LONGEST_VIDEO:
         found = f"{timeline.end:,.0f} s long, expected at most a year"
