@@ -103,6 +103,21 @@ def test_a_manifest_of_another_version_is_refused_as_annotations(
         read_annotations(path)
 
 
+def test_the_frame_rate_of_a_manifest_is_kept(tmp_path: Path) -> None:
+    entry = {"subset": "training", "duration": 900.0, "actions": [[0, 10, 20]]}
+    manifest = {
+        "format": "mstemba-manifest", "version": 1, "classes": ["a"], "time_unit": "frames",
+        "fps": 25.0, "videos": {"v": entry},
+    }  # fmt: skip
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(manifest))
+    assert read_annotations(path)[0].fps == 25.0
+    assert read_annotations(path, time_unit="seconds")[0].fps is None
+    path.write_text(json.dumps(manifest | {"fps": -1}))
+    with pytest.raises(ManifestError, match=r"at \$\.fps"):
+        read_annotations(path)
+
+
 @pytest.mark.parametrize("classes", [{"0": "sit", "1": "stand"}, {"stand": 1, "sit": 0}], ids=str)
 def test_an_object_may_give_the_numbers_of_the_classes(tmp_path: Path, classes: Any) -> None:
     manifest, _ = read_annotations(write(tmp_path, {"classes": classes, "videos": {"v": ENTRY}}))

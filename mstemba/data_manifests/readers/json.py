@@ -37,6 +37,7 @@ from mstemba.limits import LONGEST_NAME, LONGEST_VIDEO, MOST_CLASSES
 from mstemba.reading.typed import (
     ClassName,
     Finite,
+    Positive,
     Seconds,
     convert,
     parse_untyped,
@@ -59,6 +60,7 @@ _FACTS: dict[str, Any] = {
     "duration": _Duration | None,
     "annotated_until": _Duration | None,
 }
+_Rate: Any = Positive | None
 
 
 class _Labelled(Struct):
@@ -76,6 +78,7 @@ def read_json(path: Path, parsed: ParsedAnnotations) -> None:
     data = _load(path, parsed)
     if isinstance(data, dict) and data.get("format") == FORMAT and "version" in data:
         check_version(data, path)
+        parsed.fps = convert(data.get("fps"), _Rate, str(path), ManifestError, "$.fps")
     if title := other_format(data):
         raise ManifestError(
             f"{path}: this looks like an export of {title}, which is not supported; expected "

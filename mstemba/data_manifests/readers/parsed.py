@@ -143,6 +143,8 @@ class ParsedAnnotations:
     """Class names, if the files list them in the order of their ids."""
     time_unit: str | None = None
     """`seconds` or `frames`, if the files define it."""
+    fps: float | None = None
+    """Frame rate of the recordings, if a manifest defines it."""
     seconds_of: str | None = None
     """The program whose files these are, if its times are always seconds."""
     dataset: str | None = None
