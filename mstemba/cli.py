@@ -117,7 +117,6 @@ def init(
         raise UsageError(
             f"{wrong[0]}: not a video; --annotations takes one file, or the folder of several"
         )
-    console = open_console(quiet or is_stdout(json))
     result = init(
         [*(videos or ()), *(more or ())],
         annotations,
@@ -126,7 +125,7 @@ def init(
         transposed=transposed,
         merge=merge,
         yes=yes,
-        on_event=console,
+        on_event=(console := open_console(quiet or is_stdout(json))),
         **asdict(options),
     )
     write_json(json, result.as_dict())

@@ -155,12 +155,10 @@ def init(
             as a whole, with `merge` or `strict` in any part, or would leave a video fewer actions.
         UsageError: Options do not fit each other, or the manifest is a link to another file.
     """
-    folder, paths = as_local(root) or Path(), as_paths(videos)
+    folder, paths = _workspace_folder(root), as_paths(videos)
     convert("-" if dataset is None else dataset, Name, "--dataset", UsageError)
     if annotations is None:
-        given = classes, time_unit, split, tiers, join_spellings or None
-        _check_without_annotations(paths, given)
-    _refuse_linked_manifest(folder)
+        _check_without_annotations(paths, (classes, time_unit, split, tiers, join_spellings))
     files = find_videos(paths, (skipped := list[str]()).append)
     with _former(folder, dataset, features, on_event) if merge else nullcontext() as former:
         files = known_files(former, files) if former else files
@@ -281,12 +279,13 @@ def _check_without_annotations(videos: list[Path], given: tuple[object, ...]) ->
         )
     options = ("classes", "time-unit", "split", "tiers", "join-spellings")
     for option, value in zip(options, given, strict=True):
-        if value is not None:
+        if value not in (None, False):
             raise UsageError(f"--{option} requires --annotations")
 
 
-def _refuse_linked_manifest(folder: Path) -> None:
-    """Raise UsageError if writing the manifest would put a file in the place of a link."""
+def _workspace_folder(root: str | Path) -> Path:
+    """Return the folder. Raises UsageError if writing its manifest would replace a link."""
+    folder = as_local(root) or Path()
     known = (folder / WORKSPACE_MARKER).is_file()
     manifest = open_workspace(folder).manifest if known else folder / "manifest.json"
     if os.path.islink(manifest):
@@ -294,6 +293,7 @@ def _refuse_linked_manifest(folder: Path) -> None:
             f"{manifest}: a link to {real_path(manifest)}, which init does not write to; delete "
             f"the link, or run init in the workspace of that file"
         )
+    return folder
 
 
 def _lock(manifest: Path, on_event: EventHandler) -> EntryLock:
