@@ -96,8 +96,7 @@ def _refuse_empty(context: typer.Context) -> None:
         if empty and _is_given(context, name):
             what = next((flag for flag in parameter.opts if flag[:2] == "--"), name)
             raise UsageError(
-                f"{what}: found an empty text, expected a value; a variable of the shell may not "
-                f"be set"
+                f"{what}: found an empty text, expected a value; is a variable of the shell unset?"
             )
 
 

@@ -189,9 +189,11 @@ def _explain(error: BaseException) -> tuple[str, int]:
 
 def _out_of_memory(error: BaseException | None) -> str:
     """Return the line about a MemoryError, or what it has led to; empty if there was none."""
-    while error is not None and not isinstance(error, MemoryError):
+    seen = set[int]()  # a chain may be a circle
+    while error is not None and not isinstance(error, MemoryError) and id(error) not in seen:
+        seen.add(id(error))
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if error is None:
+    if not isinstance(error, MemoryError):
         return ""
     found = f" ({error})" if str(error) else ""
     advice = "close other programs, or lower --batch-size, --clip-length or --workers"

@@ -42,12 +42,12 @@ LONGEST_VIDEO = 366 * 24 * 3600.0
 numbers that are not times in a video, are larger."""
 LARGEST_TIME = 240 * LONGEST_VIDEO
 """A time in a video if times count frames: a year at 240 frames a second."""
-LONGEST_SIDE = 100
+MOST_ASPECT = 100
 """Times that the long side of a picture may be as long as the short one. Backbones see the square
 in its middle, after the whole is resized: at 8000 : 1 that took 2 GB."""
-MOST_FPS = 1000.0
-"""Frames per second of a video. Results give times in milliseconds; a higher rate is almost always
-that of a damaged clock."""
+MOST_FPS = 100_000.0
+"""Frames per second of a video. Few cameras for experiments are faster; a higher rate is that of a
+damaged clock."""
 LEAST_FPS = 1e-5
 """Frames per second that can be given for a video: about one a day, as in long time lapses."""
 LONGEST_NAME = 1000

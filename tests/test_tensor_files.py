@@ -381,5 +381,16 @@ def test_a_call_of_a_text_of_a_million_characters_is_refused_at_once(
 ) -> None:
     text = b"X" + (1_000_000).to_bytes(4, "little") + b"2N" * 500_000
     (tmp_path / "w.pth").write_bytes(_torch_file(call % text))
-    with pytest.raises(CheckpointError, match="damaged or incomplete"):
+    with pytest.raises(CheckpointError, match="refused: damaged, or a pickle of something"):
+        read_weights(tmp_path / "w.pth")
+
+
+class Outer:
+    class Inner:
+        """A class that a pickle reaches through the class that holds it."""
+
+
+def test_a_class_in_a_class_is_code_and_no_damage(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(2), "config": Outer.Inner()}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="refused: "):
         read_weights(tmp_path / "w.pth")

@@ -145,7 +145,7 @@ def read_annotations(
     check_units(path, unit, later_videos(videos, before), report)
     videos = skip_impossible_times(videos, names, report)
     name = known.name if known and (dataset or "").casefold() in ("", known.name) else dataset
-    fps = (known.fps if known else parsed.fps) if unit == "frames" else None
+    fps = ((known and known.fps) or parsed.fps) if unit == "frames" else None
     manifest = Manifest(name or path.stem, names, unit, videos, fps)
     _compare(None if former else known, split, manifest, report)
     return manifest, report

@@ -29,8 +29,8 @@ def merge(
     lose actions.
 
     Raises:
-        ManifestError: The time units differ; annotations were skipped, which would replace complete
-            ones; or, without `yes`, a video would have fewer actions than before.
+        ManifestError: The time units or frame rates differ; annotations were skipped, which would
+            replace complete ones; or, without `yes`, a video would have fewer actions than before.
     """
     if report.skipped:
         kind, count = next(iter(report.skipped.items()))
@@ -39,11 +39,7 @@ def merge(
             f"{given.dataset}: nothing is merged, because {unusable} cannot be used: {kind} "
             f"({count}, for example {report.examples[kind]})"
         )
-    if given.time_unit != former.time_unit:
-        raise ManifestError(
-            f"{given.dataset}: times in {given.time_unit}, but the manifest to merge into has "
-            f"{former.time_unit}: convert them, or pass --time-unit {former.time_unit} if they are"
-        )
+    _check_times(former, given)
     same = known_names(former.classes, given.classes)
     for name, known in zip(given.classes, same, strict=True):
         if name != known:
@@ -87,6 +83,20 @@ class _Loss(NamedTuple):
     after: int
     removed: list[Action]
     """Actions of the former manifest that are not in the new one."""
+
+
+def _check_times(former: Manifest, given: Manifest) -> None:
+    """Raise ManifestError if the times of two manifests mean different things."""
+    if given.time_unit != former.time_unit:
+        raise ManifestError(
+            f"{given.dataset}: times in {given.time_unit}, but the manifest to merge into has "
+            f"{former.time_unit}: convert them, or pass --time-unit {former.time_unit} if they are"
+        )
+    if former.fps and given.fps and former.fps != given.fps:
+        raise ManifestError(
+            f"{given.dataset}: {given.fps:g} frames a second, but the manifest to merge into has "
+            f"{former.fps:g}: convert them, or make another workspace"
+        )
 
 
 def _find_losses(former: Manifest, merged: Manifest, ids: Iterable[str]) -> dict[str, _Loss]:

@@ -75,8 +75,8 @@ def read_playlist(path: Path) -> Playlist | None:
             # FFmpeg opens each as often as it is named: in a circle, without end.
             if is_playlist and (playlist is not path or os.path.samefile(file, path)):
                 found.problems.append(
-                    f"its playlist {playlist} names {file}, which is also a playlist; pass one "
-                    f"that names pieces of video"
+                    f"its playlist {playlist} names {file}, which is also a playlist; pass a "
+                    f"playlist that lists pieces of video"
                 )
             if real not in seen:
                 seen.add(real)

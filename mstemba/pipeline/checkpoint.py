@@ -407,10 +407,11 @@ def score(
         logits = model(batch, checked=True).logits[0, : len(features)]
         probabilities: NDArray[np.float32] = logits.float().sigmoid().cpu().numpy()
     if not np.isfinite(probabilities).all():
+        largest = np.abs(rows).max()
+        large = f", or the features are too large (up to {largest:.0e})" if largest > 1e4 else ""
         raise CheckpointError(
-            f"the network's scores contain NaN: its weights are damaged, or its training diverged, "
-            f"or the features are too large (up to {np.abs(rows).max():.2g}); use another "
-            f"checkpoint, train again with a lower --lr, or make the features again"
+            f"the network's scores contain NaN: its weights are damaged, or its training diverged"
+            f"{large}; use another checkpoint, or train again with a lower --lr"
         )
     return probabilities
 

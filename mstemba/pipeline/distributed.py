@@ -91,8 +91,10 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
         torch.cuda.set_device(device)
     with _checked_environment():
         accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
-        if accelerator.gradient_accumulation_steps != 1:  # it would divide every loss
-            raise ValueError("found gradient accumulation, expected none; use --batch-size instead")
+    if (steps := accelerator.gradient_accumulation_steps) != 1:  # it would divide every loss
+        raise UsageError(
+            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS is {steps}, expected 1; use --batch-size"
+        )
     if accelerator.num_processes > 1:
         _destroy_group_at_exit()
     return accelerator
@@ -100,7 +102,7 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
 
 @contextmanager
 def _checked_environment() -> Iterator[None]:
-    """Name the environment variables that accelerate fails with.
+    """Turn errors of accelerate into a UsageError that names the environment variables it reads.
 
     One process does not look for others: any command in the shell of an MPI job has such variables.
     """
@@ -113,8 +115,8 @@ def _checked_environment() -> Iterator[None]:
         if not names or is_out_of_memory(error):
             raise
         raise UsageError(
-            f"accelerate cannot start: {first_line(error).rstrip('.')}; correct or unset the "
-            f"environment variables that it reads, here {', '.join(names)}"
+            f"accelerate cannot start: {first_line(error).rstrip('.')}; it reads the environment "
+            f"variables {', '.join(names)}"
         ) from error
     finally:
         os.environ.update(hidden)

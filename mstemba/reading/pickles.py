@@ -7,6 +7,7 @@ twice, which does so again, and so on, value by value.
 
 from __future__ import annotations
 
+import pickle
 import pickletools
 
 from mstemba.limits import LONGEST_NAME, SHARED_VALUES, SPARE_MEMORY
@@ -71,7 +72,7 @@ have their own list; all small values share one."""
 
 
 def check_pickle(content: bytes, begin: int = 0) -> int:
-    """Raise ValueError for a pickle that is incomplete, or would take much memory or time.
+    """Check that a pickle is complete, and would not take much memory or time.
 
     Args:
         content: A file, which may hold several pickles and more.
@@ -79,6 +80,10 @@ def check_pickle(content: bytes, begin: int = 0) -> int:
 
     Returns:
         Where it ends.
+
+    Raises:
+        ValueError: It is incomplete, or would take much memory or time.
+        UnpicklingError: It calls something other than a class or a function that it names.
     """
     try:
         return _Machine(content).run(begin)
@@ -136,7 +141,7 @@ class _Machine:
             elif action == _CALL:
                 # torch takes hours to say that it cannot call a long text.
                 if stack[-takes] is not self._named:
-                    raise ValueError("it calls something that is not a class or a function")
+                    raise pickle.UnpicklingError("it calls what is not a class or a function")
                 stack.append([1 + self._take(to_mark, takes)])
             elif action == _ADD:
                 self._add(self._take(to_mark, takes))

@@ -130,6 +130,16 @@ def test_what_a_lack_of_memory_leads_to_is_a_lack_of_memory(
     assert list(reports.iterdir()) == []
 
 
+def test_errors_that_are_the_cause_of_each_other_are_reported(
+    mstemba: Runner, reports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = KeyError("monday"), KeyError("tuesday")
+    first.__cause__, second.__cause__ = second, first
+    monkeypatch.setattr("mstemba.extractors.registry.listing", raising(first))
+    result = mstemba("backbones", cwd=reports.parent, expect=70)
+    assert "internal error: KeyError: 'monday'" in result.stderr
+
+
 def test_a_backend_of_matplotlib_for_windows_has_no_effect(tmp_path: Path) -> None:
     # In a process of its own: matplotlib reads the variable when it is imported.
     program = (

@@ -113,9 +113,27 @@ def test_the_frame_rate_of_a_manifest_is_kept(tmp_path: Path) -> None:
     path.write_text(json.dumps(manifest))
     assert read_annotations(path)[0].fps == 25.0
     assert read_annotations(path, time_unit="seconds")[0].fps is None
-    path.write_text(json.dumps(manifest | {"fps": -1}))
-    with pytest.raises(ManifestError, match=r"at \$\.fps"):
-        read_annotations(path)
+    for fps in (-1, 2e5):
+        path.write_text(json.dumps(manifest | {"fps": fps}))
+        with pytest.raises(ManifestError, match=r"at \$\.fps"):
+            read_annotations(path)
+
+
+def test_manifests_of_two_frame_rates_are_not_merged(tmp_path: Path) -> None:
+    def write_rate(name: str, fps: float) -> Path:
+        entry = {"subset": "training", "duration": 900.0, "actions": [[0, 10, 20]]}
+        manifest = {
+            "format": "mstemba-manifest", "version": 1, "classes": ["a"], "time_unit": "frames",
+            "fps": fps, "videos": {name: entry},
+        }  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps(manifest))
+        return tmp_path / f"{name}.json"
+
+    init((), write_rate("monday", 25.0), root=tmp_path / "w")
+    merged = init((), write_rate("tuesday", 25.0), root=tmp_path / "w", merge=True).manifest
+    assert (merged.fps, len(merged.videos)) == (25.0, 2)
+    with pytest.raises(ManifestError, match=r"30 frames a second, but the manifest .* has 25"):
+        init((), write_rate("friday", 30.0), root=tmp_path / "w", merge=True)
 
 
 @pytest.mark.parametrize("classes", [{"0": "sit", "1": "stand"}, {"stand": 1, "sit": 0}], ids=str)

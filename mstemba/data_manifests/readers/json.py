@@ -37,7 +37,7 @@ from mstemba.limits import LONGEST_NAME, LONGEST_VIDEO, MOST_CLASSES
 from mstemba.reading.typed import (
     ClassName,
     Finite,
-    Positive,
+    FrameRate,
     Seconds,
     convert,
     parse_untyped,
@@ -60,7 +60,7 @@ _FACTS: dict[str, Any] = {
     "duration": _Duration | None,
     "annotated_until": _Duration | None,
 }
-_Rate: Any = Positive | None
+_Rate: Any = FrameRate | None
 
 
 class _Labelled(Struct):

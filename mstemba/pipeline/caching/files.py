@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 TEMPORARY = ".writing-"
 """Prefix of the names of incomplete files."""
+LOCKS = ".locks"
+"""Name of a folder of lock files in the folder whose files they are for."""
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ABANDONED = 24 * 3600.0
 """Seconds without a write after which an incomplete file has no writer, where locks do not tell."""

@@ -151,7 +151,7 @@ class Fingerprints:
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    """Return size, modification time and change time of a file. Raises UsageError if it is none."""
+    """Return size, times of modification and change. Raises UsageError if it is not a file."""
     size = file_size(path)
     try:
         found = os.stat(path)

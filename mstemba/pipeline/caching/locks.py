@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from mstemba.errors import MstembaWarning, StoreError
 from mstemba.pipeline.caching.files import (
     FULL_DISK,
+    LOCKS,
     UNSUPPORTED,
     folder_name,
     remote,
@@ -81,7 +82,7 @@ class Locks:
 
     Args:
         folder: Of the lock files; None grants every lock.
-        name: Of what they lock as a whole, for those that wait.
+        name: Of the store or run, shown to waiting processes.
         doing: What this process does with an entry, for those that wait: `extracting`.
     """
 
@@ -190,7 +191,7 @@ class Locks:
         file = self._folder / name
 
         def check(descriptor: int) -> None:
-            """Raise FileExistsError if the locked file is no longer the only one of its name."""
+            """Raise FileExistsError if the lock file was replaced or has other hard links."""
             state = os.fstat(descriptor)
             replaced = state.st_nlink > 1 or not os.path.samestat(state, os.lstat(file))
             if replaced and os.name != "nt":  # where open files stay
@@ -207,7 +208,7 @@ class Locks:
                         f"{self._folder}: a link, expected a folder of lock files; delete it"
                     )
                 self._folder.mkdir(parents=True, exist_ok=True)
-                if not _separate(file):
+                if not _remove_hard_link(file):
                     return None
                 lock.acquire(blocking=False)
             except Timeout:
@@ -233,13 +234,18 @@ class Locks:
 class StoreLocks(Locks):
     """The locks of the store or file at `root`, in `.<name>.locks` next to it.
 
+    They are in `.locks` in a store in a folder that may not be written to, such as a mount point.
     Links are followed: a store has one such folder under all its names. A store behind a URL has no
     locks: every lock is granted.
     """
 
     def __init__(self, root: Path, doing: str = "working on") -> None:
-        root = root if remote(root) else real_path(root)
-        folder = None if remote(root) else root.parent / f".{root.name}.locks"
+        folder = None
+        if not remote(root):
+            root = real_path(root)
+            folder = root.parent / f".{root.name}.locks"
+            if root.is_dir() and os.access(root, os.W_OK) > os.access(root.parent, os.W_OK):
+                folder = root / LOCKS
         super().__init__(folder, root.name, doing)
 
 
@@ -247,7 +253,7 @@ class FolderLocks(Locks):
     """The locks of a local folder of results, in `.locks` in it: its parent may be read-only."""
 
     def __init__(self, folder: Path, doing: str) -> None:
-        super().__init__(folder / ".locks", real_path(folder).name, doing)
+        super().__init__(folder / LOCKS, real_path(folder).name, doing)
         self._results = folder
 
     def sweep(self) -> None:
@@ -260,7 +266,7 @@ def _file_name(id: str | None) -> str:
     return "store" if id is None else f"{folder_name(id)}{_SUFFIX}"
 
 
-def _separate(file: Path) -> bool:
+def _remove_hard_link(file: Path) -> bool:
     """Remove a lock file that is a hard link, as a snapshot (`cp -al`) has it, and is not locked.
 
     The file behind it stays as it is under its other names.

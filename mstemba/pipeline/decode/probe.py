@@ -225,7 +225,7 @@ def _check_end(
 def _refuse_damaged_clock(path: Path, timeline: Timeline) -> None:
     """Raise DecodeError for a rate or a length that no video has."""
     found = None
-    if round(timeline.fps) > MOST_FPS:  # its times are rounded
+    if timeline.fps > MOST_FPS:
         found = f"{timeline.fps:,.0f} frames per second, expected at most {MOST_FPS:,.0f}"
     elif timeline.end > LONGEST_VIDEO:
         found = f"{timeline.end:,.0f} s long, expected at most a year"

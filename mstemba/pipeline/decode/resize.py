@@ -10,7 +10,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from mstemba.errors import DecodeError
-from mstemba.limits import LONGEST_SIDE
+from mstemba.limits import MOST_ASPECT
 from mstemba.pipeline.decode.request import DecodeRequest, Image, VideoInfo
 
 
@@ -39,10 +39,10 @@ def displayed_size(
     if aspect is None or not Fraction(1, 10) < aspect < 10:
         aspect = Fraction(1)
     shown = (float(width * aspect), float(height))
-    if max(shown) > LONGEST_SIDE * min(shown):
+    if max(shown) > MOST_ASPECT * min(shown):
         raise DecodeError(
             f"{request.path}: pictures of {width} x {height} pixels, expected a long side of at "
-            f"most {LONGEST_SIDE} times the short one. Cut out a part: ffmpeg -i IN -vf crop=W:H "
+            f"most {MOST_ASPECT} times the short one. Cut out a part: ffmpeg -i IN -vf crop=W:H "
             f"OUT.mp4"
         )
     turned = any(name == "transpose" for name, _ in info.upright)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mstemba.errors import StoreError
 from mstemba.limits import LARGEST_TEXT
-from mstemba.pipeline.caching.files import TEMPORARY, reaching, remote, visible
+from mstemba.pipeline.caching.files import LOCKS, TEMPORARY, reaching, remote, visible
 from mstemba.reading.files import read_bytes, reason
 from mstemba.reading.typed import parse_json
 
@@ -81,7 +81,7 @@ def is_free(root: Path) -> bool:
         if url := remote(root):
             with reaching(root, FileNotFoundError):
                 return not url.fs.ls(url.path)
-        return all(file.name.startswith(TEMPORARY) for file in root.iterdir())
+        return all(file.name.startswith((TEMPORARY, LOCKS)) for file in root.iterdir())
     except FileNotFoundError:
         return True
     except NotADirectoryError:
@@ -113,7 +113,7 @@ def folders(root: Path) -> list[str]:
         with reaching(root):
             found = url.fs.ls(url.path, detail=True)
         return sorted(os.path.basename(f["name"]) for f in found if f["type"] == "directory")
-    return sorted(place.name for place in root.iterdir() if place.is_dir())
+    return sorted(place.name for place in root.iterdir() if place.is_dir() and place.name != LOCKS)
 
 
 def store_attributes(root: Path) -> dict[str, Any] | None:

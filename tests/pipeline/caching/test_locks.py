@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from filelock import FileLock, Timeout
 from mstemba.errors import StoreError
 from mstemba.pipeline.caching.files import as_path
 from mstemba.pipeline.caching.locks import StoreLocks
+from mstemba.pipeline.features.store_files import folders, is_free
 from tests.pipeline.features.test_store import ODD_IDS
 
 # Children that have everything imported: their work begins at once.
@@ -90,6 +92,34 @@ def test_a_folder_has_the_same_locks_under_all_its_names(
             lock.release()
     assert root.exists() == exists
     assert not list(tmp_path.rglob(".*"))
+
+
+def _lock_by_two_names(root: Path, link: Path) -> None:
+    if os.geteuid() == 0:
+        os.setuid(65534)  # root may write anywhere
+    lock = StoreLocks(link).acquire("a")
+    assert lock is not None
+    assert StoreLocks(root).acquire("a") is None
+    assert [file.name for file in root.iterdir()] == [".locks"]
+    assert is_free(root)
+    assert folders(root) == []
+    lock.release()
+    assert list(root.iterdir()) == []
+
+
+@posix
+def test_a_store_whose_parent_is_read_only_has_its_locks_in_it() -> None:
+    with tempfile.TemporaryDirectory() as name:  # other users may not enter the tests' folder
+        disk, link = Path(name) / "disk", Path(name) / "link.zarr"
+        (disk / "mine").mkdir(parents=True)
+        link.symlink_to(disk / "mine")
+        for folder, mode in ((Path(name), 0o755), (disk / "mine", 0o777), (disk, 0o555)):
+            folder.chmod(mode)
+        child = processes.Process(target=_lock_by_two_names, args=(disk / "mine", link))
+        child.start()
+        child.join()
+        disk.chmod(0o755)
+        assert child.exitcode == 0
 
 
 def test_a_lock_may_be_released_by_another_thread(root: Path, tmp_path: Path) -> None:

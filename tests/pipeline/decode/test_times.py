@@ -183,27 +183,27 @@ def test_pictures_minutes_apart_and_a_long_pause(tmp_path: Path) -> None:
     assert paused.report.duration == pytest.approx(94, abs=0.05)
 
 
-@pytest.mark.parametrize("per_second", [2**31 - 1, 2**24 + 10240])
+@pytest.mark.parametrize("per_second", [2**31 - 1, 2**28])
 def test_a_clock_that_is_far_too_fast_is_refused(tmp_path: Path, per_second: int) -> None:
     path = write(tmp_path / "a.mp4")
     content = bytearray(path.read_bytes())
     place = content.index(b"mdhd") + 16  # ticks per second of the track
     content[place : place + 4] = per_second.to_bytes(4, "big")
     path.write_bytes(content)
-    with pytest.raises(DecodeError, match=r"frames per second, expected at most 1,000; its clock"):
+    with pytest.raises(DecodeError, match=r"frames per second, expected at most 100,000; its"):
         probe(path)
 
 
 def test_rates_and_lengths_of_a_bare_stream_are_bounded(tmp_path: Path) -> None:
     path = write(tmp_path / "a.h264", form="h264")
     assert probe(path, fps=1000.0).timeline.fps == 1000
-    for fps, found in ((1e4, "10,000 frames per second"), (1e-6, "50,000,000 s long")):
+    for fps, found in ((1e6, "1,000,000 frames per second"), (1e-6, "50,000,000 s long")):
         with pytest.raises(DecodeError, match=f"{found}, expected at most"):
             probe(path, fps=fps)
 
 
 def test_a_single_frame_without_a_duration_is_a_video(tmp_path: Path) -> None:
-    assert probe(write(tmp_path / "a.ts", 1)).timeline.fps <= 1000
+    assert probe(write(tmp_path / "a.ts", 1)).timeline.fps <= 100_000
 
 
 # Times that a file does not have

@@ -458,7 +458,7 @@ def test_damaged_scores_are_listed_and_the_exit_code_is_1(run: Run) -> None:
     ("args", "says"),
     [
         (("--format", "docx"), "unknown format 'docx'; there are json, csv, tsv, eaf"),
-        (("--format", ""), "no format named; there are json"),
+        (("--format", ","), "no format named; there are json"),
         (("--output", "file"), "file: this is a file, expected a folder"),
     ],
 )

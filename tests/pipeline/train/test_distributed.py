@@ -286,8 +286,6 @@ def test_one_process_does_not_look_for_those_of_an_mpi_job(
         ("ACCELERATE_DYNAMO_BACKEND", "zzz", "'ZZZ' is not a valid DynamoBackend"),
         ("ACCELERATE_TORCH_DEVICE", "cuter", "cuter"),
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "x", "invalid literal"),
-        # Valid, but each loss would be divided by it.
-        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2", "use --batch-size"),
     ],
 )
 def test_variables_that_accelerate_fails_with_are_named(
@@ -295,7 +293,13 @@ def test_variables_that_accelerate_fails_with_are_named(
 ) -> None:
     monkeypatch.setenv("RANK", "3")  # of the cluster: no reason for anything
     monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match=f"cannot start: .*{says}.*, here {name}$"):
+    with pytest.raises(UsageError, match=f"cannot start: .*{says}.*variables {name}$"):
+        make_accelerator("cpu", "no")
+
+
+def test_gradient_accumulation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    with pytest.raises(UsageError, match="is 2, expected 1; use --batch-size"):
         make_accelerator("cpu", "no")
 
 
