@@ -82,8 +82,8 @@ def content(store: Path) -> dict[str, bytes]:
             found[name] = file.read_bytes()
             if file.name == "zarr.json":
                 metadata = json.loads(found[name])
-                for name in ("made", "attributes_sha256"):
-                    metadata["attributes"].pop(name, None)
+                for varies in ("made", "attributes_sha256"):
+                    metadata["attributes"].pop(varies, None)
                 found[name] = json.dumps(metadata).encode()
     return found
 

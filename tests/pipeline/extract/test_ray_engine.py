@@ -93,8 +93,8 @@ def contents(store: Path) -> dict[str, bytes]:
             data = file.read_bytes()
             if file.name == "zarr.json":
                 metadata = json.loads(data)
-                for name in ("made", "attributes_sha256"):
-                    metadata["attributes"].pop(name, None)
+                for varies in ("made", "attributes_sha256"):
+                    metadata["attributes"].pop(varies, None)
                 data = json.dumps(metadata).encode()
             files[str(file.relative_to(store))] = data
     return files
