@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,17 @@ SIZE = 64
 HAS_DECORD = importlib.util.find_spec("decord") is not None
 needs_decord = pytest.mark.skipif(not HAS_DECORD, reason="decord is not made for this platform")
 DECODERS = ["av", pytest.param("decord", marks=needs_decord)]
+
+
+@pytest.fixture(autouse=True)
+def usual_priority() -> Iterator[None]:
+    """Undo what the encoder of AV1 does: it gives a process of root real-time priority.
+
+    Later tests and what they start would take all time from other processes.
+    """
+    yield
+    if hasattr(os, "sched_setscheduler"):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 @dataclass
